@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Strictness for every test, and eight fake CPU devices. Set before anything imports JAX."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # JAX_PLATFORMS=cuda pytest -m gpu
+
+import hypothesis
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# `ci` draws the same examples on every machine; HYPOTHESIS_PROFILE=explore looks for new ones.
+# No deadline: the first example of a shape pays for its compilation.
+quiet = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile(
+    "ci", deadline=None, derandomize=True, suppress_health_check=quiet
+)
+hypothesis.settings.register_profile("explore", deadline=None, suppress_health_check=quiet)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
