@@ -31,7 +31,7 @@ venv: $(READY)
 # The stamp is written last. Without it, whatever lies in .venv is a set-up that was interrupted,
 # and is laid anew; with it, a changed pyproject.toml or lock only brings .venv up to date.
 $(READY): pyproject.toml requirements.lock
-	@if [ -e $(READY) ]; then rm $(READY); else \
+	@python=; if [ -e $(READY) ]; then rm $(READY); else \
 	  for candidate in $(CANDIDATES); do \
 	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	      python=$$candidate; break; \
