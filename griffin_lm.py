@@ -24,6 +24,7 @@ MARK = "griffin-lm"  # stands in the first docstring of each of our packages
 def require_ours(*packages: str) -> None:
     """Check, without importing them, that these packages are griffin-lm's own.
 
+    Each of our packages names all below it that it imports, because none of those may get to run.
     Raises ImportError that names what was found in place of ours, and what to do.
     """
     for package in packages:
@@ -51,7 +52,7 @@ def require_ours(*packages: str) -> None:
 def main() -> int:
     """The `griffin` command: `recurrentgemma.cli`, once that is known to be ours."""
     try:
-        require_ours("recurrentgemma")
+        require_ours("kernels", "recurrentgemma")
     except ImportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

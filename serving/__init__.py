@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many requests, one batch of states. Part of griffin-lm."""
+"""griffin-lm's serving: many requests in one batch of states, behind OpenAI's HTTP API."""
 
 from griffin_lm import require_ours
 

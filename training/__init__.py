@@ -3,4 +3,4 @@
 
 from griffin_lm import require_ours
 
-require_ours("recurrentgemma", "checkpoints")
+require_ours("recurrentgemma", "checkpoints", "eval")

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`griffin`: its verbs, its flags (frozen in flags.txt), its errors and exit statuses."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import griffin_lm
+from recurrentgemma import cli
+
+ROOT = Path(__file__).parent.parent
+FLAGS = ROOT / "tests" / "flags.txt"
+
+
+def griffin(*argv: str, **kwargs) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "import griffin_lm, sys; sys.exit(griffin_lm.main())", *argv]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, **kwargs)
+
+
+def flags_of(verb: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The arguments in a verb's help, sorted: tyro's boxes list them in their first column."""
+    with pytest.raises(SystemExit) as stop:
+        cli.run([verb, "--help"])
+    assert stop.value.code == 0
+    box, found = "", []
+    for line in capsys.readouterr().out.splitlines():
+        if line.startswith("╭"):
+            box = line
+        elif line.startswith("│ ") and line[2] != " ":
+            first = line[2:].split("  ")[0]
+            if "positional arguments" in box:
+                found.append(first.split()[0])
+            else:
+                found.extend(re.findall(r"(?:^|, )(--?[a-z][a-z0-9.-]*)", first))
+    assert "--help" in found, "the help is not tyro's"
+    return sorted(set(found) - {"-h", "--help"})
+
+
+def test_the_verbs_are_frozen():
+    assert list(cli.VERBS) == ["info", "train", "generate", "serve", "convert", "demo"]
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_the_flags_are_frozen(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """A flag that comes or goes is a change of the interface: mend flags.txt in the same commit."""
+    monkeypatch.setenv("COLUMNS", "100")
+    frozen = {}
+    for line in FLAGS.read_text("utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name, _, flags = line.partition(":")
+            frozen[name] = flags.split()
+    found = flags_of(verb, capsys)
+    assert found == frozen.get(verb), f"flags.txt should say:\n{verb}: {' '.join(found)}"
+
+
+def test_help_lists_every_verb_in_one_line_and_does_not_wait_for_jax():
+    code = (
+        "import sys; from recurrentgemma import cli; status = cli.main(['--help'])\n"
+        "heavy = {'jax', 'flax', 'numpy', 'optax', 'tyro', 'orbax'} & set(sys.modules)\n"
+        "sys.exit(f'{heavy} imported' if heavy else status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for name, verb in cli.VERBS.items():
+        assert [line for line in done.stdout.splitlines() if line.split()[:1] == [name]] != []
+        assert verb.summary in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_version():
+    done = griffin("--version")
+    assert (done.returncode, done.stdout) == (0, f"griffin-lm {griffin_lm.__version__}\n")
+
+
+def test_no_verb_is_an_error_that_shows_the_verbs():
+    done = griffin()
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", cli.usage())
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"), [("generat", "did you mean `generate`?"), ("xyz", "the verbs are info, ")]
+)
+def test_unknown_verb(word: str, hint: str):
+    done = griffin(word)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {word!r} is not a verb of griffin; {hint}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch):
+    """Make `griffin fake` run a function."""
+
+    def install(function) -> None:
+        module = types.ModuleType("serving.fake")
+        module.main = function  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "serving.fake", module)
+        monkeypatch.setitem(cli.VERBS, "fake", cli.Verb("serving.fake:main", "for a test"))
+
+    return install
+
+
+def raising(error: BaseException):
+    def main(argv: list[str]):
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("width is 0, expected 1 or more"), OSError("disk full"), ImportError("no torch")],
+    ids=repr,
+)
+def test_what_a_user_got_wrong_is_one_line(verb, capsys, error):
+    verb(raising(error))
+    assert cli.main(["fake"]) == 2
+    assert tuple(capsys.readouterr()) == ("", f"error: {error}\n")
+
+
+def test_a_traceback_can_be_had(verb, monkeypatch: pytest.MonkeyPatch):
+    verb(raising(ValueError("width is 0")))
+    monkeypatch.setenv("GRIFFIN_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="width is 0"):
+        cli.main(["fake"])
+
+
+def test_a_defect_of_ours_keeps_its_traceback(verb):
+    verb(raising(AssertionError("an invariant")))
+    with pytest.raises(AssertionError, match="an invariant"):
+        cli.main(["fake"])
+
+
+def test_a_verb_gets_its_arguments_and_gives_its_status(verb):
+    seen = []
+    verb(seen.extend)
+    assert cli.main(["fake", "a", "--b"]) == 0
+    assert seen == ["a", "--b"]
+    verb(lambda argv: 3)
+    assert cli.main(["fake"]) == 3
+
+
+WAITING = """
+import sys, types
+from recurrentgemma import cli
+module = types.ModuleType("serving.fake")
+def main(argv):
+    import time
+    print("ready", flush=True)
+    time.sleep(60)
+module.main = main
+sys.modules["serving.fake"] = module
+cli.VERBS["fake"] = cli.Verb("serving.fake:main", "waits")
+sys.exit(cli.main(["fake"]))
+"""
+
+
+def test_ctrl_c_is_quiet():
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, b"")
+
+
+def test_a_reader_that_left_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "recurrentgemma.cli", "--help"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
