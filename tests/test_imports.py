@@ -18,7 +18,9 @@ from recurrentgemma.cli import VERBS
 
 ROOT = Path(__file__).parent.parent
 ORDER = ("kernels", "recurrentgemma", "checkpoints", "eval", "training", "training.recipes")
-MAY_IMPORT: dict[str, set[str]] = {layer: set(ORDER[: rank + 1]) for rank, layer in enumerate(ORDER)}
+MAY_IMPORT: dict[str, set[str]] = {
+    layer: set(ORDER[: rank + 1]) for rank, layer in enumerate(ORDER)
+}
 MAY_IMPORT["serving"] = {"kernels", "recurrentgemma", "checkpoints", "eval", "serving"}
 OPTIMIZER = {"optax", "grain", "qwix"}
 HTTP = {"fastapi", "uvicorn", "starlette", "httpx", "requests", "openai", "urllib", "http"}
