@@ -1,0 +1,94 @@
+"""Sliding-window attention for XLA, in blocks of queries: cost O(T W) in compute and memory.
+
+A block of C queries sees one slice of W + C keys. The heads of a query share their keys, so they
+are rows of one matrix product.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from kernels.dot import dot
+from kernels.local_attention import ring
+
+BLOCK = 256  # queries per block
+MASKED = -2.3819763e38
+
+
+def attention(
+    q_BTHK, k_BTK, v_BTK, ring_k_BWK, ring_v_BWK, window, positions_BT, start_position_B
+) -> jax.Array:
+    """See api.local_attention."""
+    time = q_BTHK.shape[1]
+    if ring_k_BWK is not None:
+        if time == 1:
+            return _decode(
+                q_BTHK, k_BTK, v_BTK, ring_k_BWK, ring_v_BWK, positions_BT, start_position_B
+            )
+        past_k_BSK = ring.time_order(ring_k_BWK, start_position_B).astype(k_BTK.dtype)
+        past_v_BSK = ring.time_order(ring_v_BWK, start_position_B).astype(v_BTK.dtype)
+        k_BTK = jnp.concatenate([past_k_BSK, k_BTK], 1)
+        v_BTK = jnp.concatenate([past_v_BSK, v_BTK], 1)
+    reach_BT = jnp.minimum(window, positions_BT)
+    row = functools.partial(_row, window=window)
+    args = (q_BTHK, k_BTK, v_BTK, reach_BT)
+    # One row after the other on a CPU: its compiler has fast products of two matrices only.
+    return jax.lax.platform_dependent(
+        *args, cpu=lambda *args: jax.lax.map(lambda a: row(*a), args), default=jax.vmap(row)
+    )
+
+
+def _row(
+    q_THK: jax.Array, k_SK: jax.Array, v_SK: jax.Array, reach_T: jax.Array, *, window: int
+) -> jax.Array:
+    """One row of the batch. S - T keys (0 or W) come before the first query."""
+    time, heads, size = q_THK.shape
+    block = min(BLOCK, time)
+    count = -(-time // block)
+    padding = count * block - time
+    past = k_SK.shape[0] - time
+    before = past or min(window, (count - 1) * block)  # keys that a block sees before its own
+    grow = ((before - past, padding), (0, 0))
+    k_SK, v_SK = jnp.pad(k_SK, grow), jnp.pad(v_SK, grow)
+    q_NCHK = jnp.pad(q_THK, ((0, padding), (0, 0), (0, 0))).reshape(count, block, heads, size)
+    reach_NC = jnp.pad(reach_T, (0, padding)).reshape(count, block)
+    distance_CS = (
+        before + jnp.arange(block)[:, None] - jnp.arange(before + block)[None]
+    )  # the same for every block
+
+    @jax.checkpoint
+    def one(first: jax.Array, q_CHK: jax.Array, reach_C: jax.Array) -> jax.Array:
+        keys_SK = jax.lax.dynamic_slice_in_dim(k_SK, first, before + block)
+        values_SK = jax.lax.dynamic_slice_in_dim(v_SK, first, before + block)
+        visible_CS = (distance_CS >= 0) & (distance_CS <= reach_C[:, None])
+        logits_RS = dot(q_CHK.reshape(block * heads, size), keys_SK.T) * size**-0.5
+        logits_CHS = logits_RS.reshape(block, heads, -1)
+        logits_CHS = jnp.where(visible_CS[:, None], logits_CHS, MASKED)
+        weights_CHS = jax.nn.softmax(logits_CHS, -1).astype(values_SK.dtype)
+        return dot(weights_CHS.reshape(block * heads, -1), values_SK).reshape(q_CHK.shape)
+
+    if count == 1:
+        return one(jnp.int32(0), q_NCHK[0], reach_NC[0])[:time].astype(q_THK.dtype)
+    first_N = jnp.arange(count, dtype=jnp.int32) * block
+    out_NCHK = jax.lax.map(lambda args: one(*args), (first_N, q_NCHK, reach_NC))
+    return out_NCHK.reshape(-1, heads, size)[:time].astype(q_THK.dtype)
+
+
+def _decode(
+    q_B1HK, k_B1K, v_B1K, ring_k_BWK, ring_v_BWK, positions_B1, start_position_B
+) -> jax.Array:
+    """One query per row, over the ring as it lies (no copy of it) and the query's own key."""
+    size, window = q_B1HK.shape[-1], ring_k_BWK.shape[1]
+    q_BHK = q_B1HK[:, 0].astype(jnp.float32) * size**-0.5
+    past_BHW = jnp.einsum("bhk,bwk->bhw", q_BHK, ring_k_BWK.astype(jnp.float32))
+    own_BH1 = jnp.einsum("bhk,bk->bh", q_BHK, k_B1K[:, 0].astype(jnp.float32))[..., None]
+    distance_BW = ring.slot_distance(start_position_B, window)
+    visible_BW = distance_BW <= positions_B1
+    past_BHW = jnp.where(visible_BW[:, None], past_BHW, MASKED)
+    top_BH1 = jnp.maximum(jnp.max(past_BHW, -1, keepdims=True), own_BH1)
+    past_BHW, own_BH1 = jnp.exp(past_BHW - top_BH1), jnp.exp(own_BH1 - top_BH1)
+    total_BH1 = jnp.sum(past_BHW, -1, keepdims=True) + own_BH1
+    out_BHK = jnp.einsum("bhw,bwk->bhk", past_BHW, ring_v_BWK.astype(jnp.float32))
+    out_BHK = (out_BHK + own_BH1 * v_B1K.astype(jnp.float32)) / total_BH1
+    return out_BHK[:, None].astype(q_B1HK.dtype)

@@ -1,0 +1,251 @@
+"""Griffin: tokens and a state to logits and the next state. The file to read first.
+
+    logits_BTV, state = model(tokens_BT, state)
+
+is the whole model: training, prefill, decoding, scoring and serving call nothing else. Hawk,
+RecurrentGemma and the MQA Transformer differ in their configuration only. Where this departs from
+the Griffin paper it follows DeepMind's code: a window of W + 1 keys, rotary embedding on half of
+each head, biases on all but the query, key and value projections, a multiplier of 1 at a
+document's first token.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from kernels.dot import dot
+from recurrentgemma.blocks import ResidualBlock
+from recurrentgemma.chunk import Chunk, check_inputs, locate
+from recurrentgemma.config import GriffinConfig
+from recurrentgemma.counts import param_shapes
+from recurrentgemma.layers import Embedder, RMSNorm
+from recurrentgemma.state import State
+
+
+class Griffin(nnx.Module):
+    """A language model whose memory is a state of fixed size (Griffin paper, section 2).
+
+    With config.scan_layers the blocks are stacked by their place in the pattern (`groups`, and a
+    `tail` of what remains), else they are a list (`blocks`); flat_params names both alike.
+    """
+
+    def __init__(self, config: GriffinConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.embedder = Embedder(config, rngs=rngs)
+        types = config.block_types
+        period = len(config.pattern)
+        count = config.num_layers // period if config.scan_layers else 0
+
+        def stacked(block_type, rngs: nnx.Rngs) -> ResidualBlock:
+            @nnx.split_rngs(splits=count)
+            @nnx.vmap(in_axes=0, out_axes=0)
+            def make(rngs: nnx.Rngs) -> ResidualBlock:
+                return ResidualBlock(config, block_type=block_type, rngs=rngs)
+
+            return make(rngs)
+
+        if count:
+            self.groups = nnx.List([stacked(t, rngs) for t in types[:period]])
+        rest = [ResidualBlock(config, block_type=t, rngs=rngs) for t in types[count * period :]]
+        if config.scan_layers:
+            self.tail = nnx.List(rest)
+        else:
+            self.blocks = nnx.List(rest)
+        self.final_norm = RMSNorm(config.width, dtype=jnp.dtype(config.param_dtype))
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        state: State | None = None,
+        *,
+        positions: jax.Array | None = None,
+        lengths: jax.Array | None = None,
+    ) -> tuple[jax.Array, State]:
+        """Logits of every token and the state after the last one.
+
+        Args:
+          tokens_BT: token ids.
+          state: what came before (default: nothing).
+          positions: [B, T] position of each token in its document: 0 starts a document, -1 is
+            padding before one (default: go on from the state).
+          lengths: [B] how many tokens of each row are real; the rest is right padding.
+
+        Returns:
+          logits_BTV in float32 (meaningless at padding) and the new state.
+
+        Raises:
+          ValueError: a bad shape; and, outside of jit where values are known, a token outside the
+            vocabulary, positions that jump or go backwards, a length over T, or a document longer
+            than the context_length of a global attention block. (Inside jit the logits of the last
+            are NaN.)
+        """
+        return self._run(_logits, tokens_BT, state, positions, lengths)
+
+    def hidden(
+        self,
+        tokens_BT: jax.Array,
+        state: State | None = None,
+        *,
+        positions: jax.Array | None = None,
+        lengths: jax.Array | None = None,
+    ) -> tuple[jax.Array, State]:
+        """What __call__ passes to the output head: x_BTD after the final norm, and the new state."""
+        return self._run(_hidden, tokens_BT, state, positions, lengths)
+
+    def unembed(self, x_BTD: jax.Array) -> jax.Array:
+        """Logits [..., V] in float32 of normed activations [..., D], soft-capped."""
+        x_MD = x_BTD.reshape(-1, x_BTD.shape[-1])
+        logits = dot(x_MD, self.embedder.input_embedding[...].T)
+        if self.config.logits_soft_cap is not None:
+            logits = jnp.tanh(logits / self.config.logits_soft_cap) * self.config.logits_soft_cap
+        return logits.reshape(*x_BTD.shape[:-1], -1)
+
+    def _run(self, function, tokens_BT, state, positions, lengths):
+        tokens_BT, positions, lengths = (
+            x if x is None or isinstance(x, jax.Array) else jnp.asarray(x)
+            for x in (tokens_BT, positions, lengths)
+        )
+        check_inputs(self.config, tokens_BT, state, positions, lengths)
+        values = (tokens_BT, state and state.position_B, positions, lengths)
+        if any(isinstance(x, jax.core.Tracer) for x in (*values, self.final_norm.scale[...])):
+            return function(self, tokens_BT, state, positions, lengths)
+        graphdef, params = nnx.split(self)
+        return _jitted(function, graphdef, params, tokens_BT, state, positions, lengths)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _jitted(function, graphdef, params, tokens_BT, state, positions, lengths):
+    return function(nnx.merge(graphdef, params), tokens_BT, state, positions, lengths)
+
+
+def _logits(model: Griffin, tokens_BT, state, positions, lengths) -> tuple[jax.Array, State]:
+    x_BTD, state = _hidden(model, tokens_BT, state, positions, lengths)
+    return model.unembed(x_BTD), state
+
+
+def _hidden(model: Griffin, tokens_BT, state, positions, lengths) -> tuple[jax.Array, State]:
+    config = model.config
+    chunk = locate(state, tokens_BT.shape, positions, lengths)
+    x_BTD = model.embedder.encode(tokens_BT, config)
+    states = state.layers if state else (None,) * config.num_layers
+    done: list = []
+    if config.scan_layers:
+        if hasattr(model, "groups"):
+            x_BTD, done = _scan_groups(model, x_BTD, states, chunk)
+        blocks = model.tail
+    else:
+        blocks = model.blocks
+    for block, block_state in zip(blocks, states[len(done) :], strict=True):
+        x_BTD, block_state = _remat(config, _call)(block, x_BTD, block_state, chunk)
+        done.append(block_state)
+    if "global_attention" in config.block_types:  # never silently forget what should be seen
+        beyond_BT = chunk.positions_BT >= config.context_length
+        x_BTD = jnp.where(beyond_BT[..., None], jnp.nan, x_BTD)
+    return model.final_norm(x_BTD), State(chunk.next_position_B, tuple(done))
+
+
+def _call(block: ResidualBlock, x_BTD, block_state, chunk: Chunk):
+    return block(x_BTD, block_state, chunk)
+
+
+def _scan_groups(model: Griffin, x_BTD, states, chunk: Chunk):
+    """lax.scan over the groups of the pattern: one group is compiled, whatever the depth."""
+    period = len(model.config.pattern)
+    count = model.config.num_layers // period
+    graphdef, params = nnx.split(model.groups)
+    stacked_states = [
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *states[j : count * period : period])
+        for j in range(period)
+    ]
+
+    def group(x_BTD, params_and_states):
+        params, group_states = params_and_states
+        done = []
+        for block, block_state in zip(nnx.merge(graphdef, params), group_states, strict=True):
+            x_BTD, block_state = _remat(model.config, _call)(block, x_BTD, block_state, chunk)
+            done.append(block_state)
+        return x_BTD, done
+
+    x_BTD, stacked_states = jax.lax.scan(group, x_BTD, (params, stacked_states))
+    done = [
+        jax.tree.map(lambda leaf, i=i: leaf[i], stacked_states[j])
+        for i in range(count)
+        for j in range(period)
+    ]
+    return x_BTD, done
+
+
+def _remat(config: GriffinConfig, function):
+    """What the backward pass recomputes instead of keeping (config.remat)."""
+    if config.remat == "none":
+        return function
+
+    def pure(graphdef, params, x_BTD, block_state, chunk_arrays, may_reset):
+        chunk = Chunk(*chunk_arrays, may_reset)
+        return function(nnx.merge(graphdef, params), x_BTD, block_state, chunk)
+
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    checkpointed = jax.checkpoint(
+        pure, static_argnums=(0, 5), policy=policy if config.remat == "dots" else None
+    )
+
+    def call(block, x_BTD, block_state, chunk):
+        graphdef, params = nnx.split(block)
+        return checkpointed(graphdef, params, x_BTD, block_state, chunk[:-1], chunk.may_reset)
+
+    return call
+
+
+def flat_params(model: Griffin) -> dict[str, jax.Array]:
+    """The parameters by canonical name, per layer, whether the model scans its layers or not."""
+    period = len(model.config.pattern)
+    flat: dict[str, jax.Array] = {}
+    for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        value = leaf[...]
+        parts = [str(part) for part in path]
+        if parts[0] == "groups":
+            for i in range(value.shape[0]):
+                layer = i * period + int(parts[1])
+                flat["/".join([f"blocks.{layer}", *parts[2:]])] = value[i]
+        elif parts[0] == "tail":
+            layer = model.config.num_layers // period * period + int(parts[1])
+            flat["/".join([f"blocks.{layer}", *parts[2:]])] = value
+        elif parts[0] == "blocks":
+            flat["/".join([f"blocks.{parts[1]}", *parts[2:]])] = value
+        else:
+            flat["/".join(parts)] = value
+    return {name: flat[name] for name in param_shapes(model.config)}
+
+
+def from_flat_params(config: GriffinConfig, flat: dict[str, jax.Array]) -> Griffin:
+    """The model with these parameters by canonical name, taken as they are.
+
+    Raises:
+      ValueError: a parameter is missing, unknown or has another shape than the configuration's.
+    """
+    shapes = param_shapes(config)
+    for name in shapes.keys() ^ flat.keys():
+        kind = "missing" if name in shapes else "not a parameter of this model"
+        raise ValueError(f"parameter {name!r} is {kind}")
+    for name, shape in shapes.items():
+        if flat[name].shape != shape:
+            raise ValueError(f"parameter {name!r} has shape {flat[name].shape}; expected {shape}")
+    model = nnx.eval_shape(lambda: Griffin(config, rngs=nnx.Rngs(0)))
+    period = len(config.pattern)
+    count = config.num_layers // period
+    graphdef, abstract = nnx.split(model)
+
+    def value(path: tuple) -> jax.Array:
+        parts = [str(part) for part in path]
+        if parts[0] == "groups":
+            names = [f"blocks.{i * period + int(parts[1])}" for i in range(count)]
+            return jnp.stack([flat["/".join([name, *parts[2:]])] for name in names])
+        if parts[0] in ("tail", "blocks"):
+            layer = int(parts[1]) + (count * period if parts[0] == "tail" else 0)
+            return flat["/".join([f"blocks.{layer}", *parts[2:]])]
+        return flat["/".join(parts)]
+
+    leaves = [(path, leaf.replace(value(path))) for path, leaf in nnx.to_flat_state(abstract)]
+    return nnx.merge(graphdef, nnx.from_flat_state(leaves))

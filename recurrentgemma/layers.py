@@ -1,0 +1,188 @@
+"""The layers: matrix product, RMSNorm, linear, block-diagonal linear, convolution, RG-LRU, rotary
+embedding, embedder.
+
+Activations have the dtype of their input; parameters are cast to it where they are used. Products
+are accumulated in float32, norms and the recurrence are computed in it. Names and initial standard
+deviations are those of DeepMind's JAX code, which differ from its PyTorch port's in the gates and
+the MLP. Shape letters: config.py.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from kernels.dot import dot
+from kernels.rg_lru import rg_lru
+from recurrentgemma.config import CONV_WIDTH, GriffinConfig
+
+NORM_EPSILON = 1e-6
+ROPE_BASE = 10_000.0
+
+
+def normal_init(std: float) -> nnx.Initializer:
+    return jax.nn.initializers.normal(std)
+
+
+def matmul(x: jax.Array, w_IJ: jax.Array) -> jax.Array:
+    """x [..., I] times w [I, J], in x's dtype, summed in float32."""
+    y = dot(x.reshape(-1, x.shape[-1]), w_IJ)
+    return y.astype(x.dtype).reshape(*x.shape[:-1], w_IJ.shape[1])
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean(x^2) + 1e-6) (1 + scale), computed in float32; the scale starts at 0."""
+
+    def __init__(self, width: int, *, dtype: jnp.dtype):
+        self.scale = nnx.Param(jnp.zeros((width,), dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x32), -1, keepdims=True) + NORM_EPSILON)
+        scale = 1 + self.scale[...].astype(jnp.float32)
+        return (x32 * inverse * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+
+
+class Linear(nnx.Module):
+    """x kernel + bias, kernel [I, J]."""
+
+    def __init__(
+        self, fan_in: int, width: int, *, std: float, bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
+        self.kernel = nnx.Param(normal_init(std)(rngs.params(), (fan_in, width), dtype))
+        self.bias = nnx.Param(jnp.zeros((width,), dtype)) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = matmul(x, self.kernel[...])
+        if self.bias is None:
+            return y
+        return y + self.bias[...].astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+class BlockDiagonalLinear(nnx.Module):
+    """N independent linear maps on N equal slices of the channels (paper, section 4.1).
+
+    DeepMind's code counts the block axis as fan-in: std 1/sqrt(E), not 1/sqrt(E/N).
+    """
+
+    def __init__(self, width: int, blocks: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        size = width // blocks
+        init = normal_init(1 / math.sqrt(width))
+        self.w = nnx.Param(init(rngs.params(), (blocks, size, size), dtype))
+        self.b = nnx.Param(jnp.zeros((blocks, size), dtype))
+
+    def __call__(self, x_BTE: jax.Array) -> jax.Array:
+        w_NIJ = self.w[...]
+        blocks = jnp.split(x_BTE, w_NIJ.shape[0], axis=-1)
+        y_BTE = jnp.concatenate([matmul(x, w_NIJ[n]) for n, x in enumerate(blocks)], -1)
+        return y_BTE + self.b[...].astype(y_BTE.dtype).reshape(1, 1, -1)
+
+
+class Conv1D(nnx.Module):
+    """Causal depthwise convolution: out_t = b + sum_s w[3 - s] x_{t-s}, within the document.
+
+    A tap s before position p reaches into another document where s > p, so the position alone
+    says what to mask, in a chunk and in its first three tokens alike.
+    """
+
+    def __init__(self, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        init = normal_init(math.sqrt(0.01 / CONV_WIDTH))
+        self.w = nnx.Param(init(rngs.params(), (CONV_WIDTH, width), dtype))
+        self.b = nnx.Param(jnp.zeros((width,), dtype))
+
+    def __call__(
+        self, x_BTE: jax.Array, past_B3E: jax.Array | None, positions_BT: jax.Array
+    ) -> jax.Array:
+        w_4E = self.w[...].astype(jnp.float32)
+        out_BTE = (
+            self.b[...].astype(jnp.float32)[None, None]
+            + x_BTE.astype(jnp.float32) * (w_4E[None, None, CONV_WIDTH - 1])
+        )
+        for s in range(1, CONV_WIDTH):
+            tap_BTE = shift(x_BTE, past_B3E, s).astype(jnp.float32) * w_4E[None, None, -1 - s]
+            out_BTE += jnp.where((positions_BT >= s)[..., None], tap_BTE, 0)
+        return out_BTE.astype(x_BTE.dtype)
+
+
+def shift(x_BTE: jax.Array, past_B3E: jax.Array | None, s: int) -> jax.Array:
+    """x delayed by s tokens, the first s of them from the inputs before the chunk (or zero)."""
+    batch, time, width = x_BTE.shape
+    if past_B3E is None:
+        past_B3E = jnp.zeros((batch, CONV_WIDTH - 1, width), x_BTE.dtype)
+    past_BSE = past_B3E[:, CONV_WIDTH - 1 - s :].astype(x_BTE.dtype)
+    return jnp.concatenate([past_BSE, x_BTE], 1)[:, :time]
+
+
+def a_param_init(config: GriffinConfig) -> nnx.Initializer:
+    """softplus(a_param) = -log a (code) or -log(a) / 8 (paper), a^2 uniform in [0.9^2, 0.999^2].
+
+    The paper draws a^c itself, uniformly (section 2.4); its c is 8.
+    """
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+        uniform = functools.partial(jax.random.uniform, key, shape, jnp.float32)
+        if config.a_init == "paper":
+            minus_log_a = -jnp.log(uniform(minval=0.9, maxval=0.999)) / 8
+        else:
+            minus_log_a = -0.5 * jnp.log(uniform(minval=0.9**2, maxval=0.999**2))
+        return jnp.log(jnp.expm1(minus_log_a)).astype(dtype)
+
+    return init
+
+
+class RGLRU(nnx.Module):
+    """The real-gated linear recurrent unit (paper, section 2.4), with its two gates."""
+
+    def __init__(self, config: GriffinConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        width, blocks = config.lru_width, config.num_gate_blocks
+        self.a_param = nnx.Param(a_param_init(config)(rngs.params(), (width,), dtype))
+        self.input_gate = BlockDiagonalLinear(width, blocks, dtype=dtype, rngs=rngs)
+        self.a_gate = BlockDiagonalLinear(width, blocks, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        x_BTE: jax.Array,
+        h0_BE: jax.Array | None,
+        positions_BT: jax.Array,
+        real_BT: jax.Array | None,
+    ) -> tuple[jax.Array, jax.Array]:
+        return rg_lru(
+            x_BTE,
+            self.input_gate(x_BTE),
+            self.a_gate(x_BTE),
+            self.a_param[...],
+            h0_BE,
+            reset_BT=positions_BT == 0,
+            real_BT=real_BT,
+        )
+
+
+def rotary(x_BTHK: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    """Rotary embedding of the first half of each head (base 10000, pairs i and i + K/4)."""
+    quarter = x_BTHK.shape[-1] // 4
+    exponent = jnp.arange(quarter, dtype=jnp.float32) / quarter
+    angle_BT1Q = positions_BT.astype(jnp.float32)[..., None, None] / (
+        ROPE_BASE ** exponent[None, None, None]
+    )
+    sin, cos = jnp.sin(angle_BT1Q), jnp.cos(angle_BT1Q)
+    first = x_BTHK[..., :quarter].astype(jnp.float32)
+    second = x_BTHK[..., quarter : 2 * quarter].astype(jnp.float32)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
+    return jnp.concatenate([turned.astype(x_BTHK.dtype), x_BTHK[..., 2 * quarter :]], -1)
+
+
+class Embedder(nnx.Module):
+    """Token embedding [V, D], tied with the output head."""
+
+    def __init__(self, config: GriffinConfig, *, rngs: nnx.Rngs):
+        init = normal_init(1 / math.sqrt(config.width))
+        shape = (config.vocab_size, config.width)
+        self.input_embedding = nnx.Param(init(rngs.params(), shape, jnp.dtype(config.param_dtype)))
+
+    def encode(self, tokens_BT: jax.Array, config: GriffinConfig) -> jax.Array:
+        x_BTD = self.input_embedding[...][tokens_BT].astype(config.dtype)
+        if config.scale_embeddings:  # rounded to bfloat16 whatever the dtype, as in DeepMind's code
+            x_BTD *= jnp.sqrt(config.width).astype(jnp.bfloat16).astype(x_BTD.dtype)
+        return x_BTD

@@ -1,0 +1,175 @@
+"""Token log-likelihood and its mean, without ever holding the logits of all tokens.
+
+The head runs in chunks of tokens. Where gradients are wanted each chunk makes its own at once, so
+that nothing is computed twice: with weights w_t and n their sum, the loss is linear in the
+log-likelihoods and its gradient with respect to the logits, w_t (p - onehot) / n, is known as soon
+as the chunk's logits are.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kernels.dot import dot
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.state import State
+
+CHUNK_ELEMENTS = 2**25  # logits held at a time; at least MIN_CHUNK_TOKENS rows of them
+MIN_CHUNK_TOKENS = 256
+
+
+class Batch(NamedTuple):
+    """What a training step sees. Weight 0 leaves a target out; position 0 starts a document."""
+
+    tokens_BT: jax.Array
+    targets_BT: jax.Array
+    weights_BT: jax.Array  # float32
+    positions_BT: jax.Array
+
+
+def next_token_loss(
+    model: Griffin, batch: Batch, *, z_loss: float = 0.0
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Weighted mean negative log-likelihood of the targets, in nats per token.
+
+    Args:
+      model: the model.
+      batch: tokens, targets, weights and positions.
+      z_loss: coefficient of mean(log(Z)^2), added to the loss and to its gradient.
+
+    Returns:
+      the loss, and metrics: "nll" (nats per token, without the z-loss), "tokens" (sum of the
+      weights) and "log_z" (mean log normaliser).
+    """
+    x_BTD, _ = model.hidden(batch.tokens_BT, positions=batch.positions_BT)
+    tokens = jnp.sum(batch.weights_BT)
+    weights_BT = batch.weights_BT / jnp.maximum(tokens, 1)
+    loss, nll_M, log_z_M = _weighted_loss(
+        x_BTD.reshape(-1, x_BTD.shape[-1]),
+        model.embedder.input_embedding[...],
+        batch.targets_BT.reshape(-1),
+        weights_BT.reshape(-1),
+        model.config.logits_soft_cap,
+        z_loss,
+    )
+    weights_M = weights_BT.reshape(-1)
+    metrics = {
+        "nll": jnp.sum(nll_M * weights_M),
+        "tokens": tokens,
+        "log_z": jnp.sum(log_z_M * weights_M),
+    }
+    return loss, metrics
+
+
+def token_log_probs(
+    model: Griffin,
+    tokens_BT: jax.Array,
+    targets_BT: jax.Array,
+    state: State | None = None,
+    *,
+    positions: jax.Array | None = None,
+    lengths: jax.Array | None = None,
+) -> tuple[jax.Array, State]:
+    """log p(target_t | tokens up to t) in nats, float32 [B, T], and the state after the chunk.
+
+    Differentiable in nothing: for gradients use next_token_loss.
+    """
+    x_BTD, state = model.hidden(tokens_BT, state, positions=positions, lengths=lengths)
+    nll_M, _ = _nll(
+        x_BTD.reshape(-1, x_BTD.shape[-1]),
+        model.embedder.input_embedding[...],
+        targets_BT.reshape(-1),
+        model.config.logits_soft_cap,
+    )
+    return -nll_M.reshape(tokens_BT.shape), state
+
+
+def _chunk_tokens(tokens: int, vocab_size: int) -> int:
+    return min(tokens, max(CHUNK_ELEMENTS // vocab_size, MIN_CHUNK_TOKENS))
+
+
+def _chunks(tokens: int, size: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Arrays [M, ...] cut into [M / size, size, ...], padded with zeros at the end."""
+    count = -(-tokens // size)
+    grow = count * size - tokens
+
+    def cut(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, ((0, grow), *((0, 0),) * (x.ndim - 1)))
+        return x.reshape(count, size, *x.shape[1:])
+
+    return tuple(cut(x) for x in arrays)
+
+
+def _head(x_MD, embedding_VD, targets_M, soft_cap):
+    """(logits, nll, log Z) of one chunk."""
+    logits_MV = dot(x_MD, embedding_VD.T)
+    if soft_cap is not None:
+        logits_MV = jnp.tanh(logits_MV / soft_cap) * soft_cap
+    log_z_M = jax.nn.logsumexp(logits_MV, -1)
+    target_M = jnp.take_along_axis(logits_MV, targets_M[:, None], 1)[:, 0]
+    return logits_MV, log_z_M - target_M, log_z_M
+
+
+def _nll(x_MD, embedding_VD, targets_M, soft_cap):
+    tokens = x_MD.shape[0]
+    size = _chunk_tokens(tokens, embedding_VD.shape[0])
+    embedding_VD = embedding_VD.astype(x_MD.dtype)
+
+    def one(chunk):
+        _, nll_M, log_z_M = _head(chunk[0], embedding_VD, chunk[1], soft_cap)
+        return nll_M, log_z_M
+
+    nll, log_z = jax.lax.map(one, _chunks(tokens, size, x_MD, targets_M))
+    return nll.reshape(-1)[:tokens], log_z.reshape(-1)[:tokens]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _weighted_loss(x_MD, embedding_VD, targets_M, weights_M, soft_cap, z_loss):
+    """sum_t w_t (nll_t + z_loss log(Z_t)^2), and nll and log Z, which carry no gradient."""
+    nll_M, log_z_M = _nll(x_MD, embedding_VD, targets_M, soft_cap)
+    loss = jnp.sum(weights_M * (nll_M + z_loss * jnp.square(log_z_M)))
+    return loss, nll_M, log_z_M
+
+
+def _weighted_loss_fwd(x_MD, embedding_VD, targets_M, weights_M, soft_cap, z_loss):
+    tokens, vocab_size = x_MD.shape[0], embedding_VD.shape[0]
+    size = _chunk_tokens(tokens, vocab_size)
+    cast_VD = embedding_VD.astype(x_MD.dtype)
+
+    def one(d_embedding_VD, chunk):
+        x_MD, targets_M, weights_M = chunk
+        logits_MV, nll_M, log_z_M = _head(x_MD, cast_VD, targets_M, soft_cap)
+        scale_M = weights_M * (1 + 2 * z_loss * log_z_M)
+        onehot_MV = targets_M[:, None] == jnp.arange(vocab_size)[None]
+        d_logits_MV = jnp.exp(logits_MV - log_z_M[:, None]) * scale_M[:, None]
+        d_logits_MV -= jnp.where(onehot_MV, weights_M[:, None], 0)
+        if soft_cap is not None:
+            d_logits_MV *= 1 - jnp.square(logits_MV / soft_cap)
+        d_logits_MV = d_logits_MV.astype(x_MD.dtype)
+        d_x_MD = dot(d_logits_MV, cast_VD).astype(x_MD.dtype)
+        return d_embedding_VD + dot(d_logits_MV.T, x_MD), (d_x_MD, nll_M, log_z_M)
+
+    zero_VD = jnp.zeros(embedding_VD.shape, jnp.float32)
+    chunks = _chunks(tokens, size, x_MD, targets_M, weights_M)
+    if chunks[0].shape[0] == 1:
+        d_embedding_VD, outputs = one(zero_VD, [x[0] for x in chunks])
+    else:
+        d_embedding_VD, outputs = jax.lax.scan(one, zero_VD, chunks)
+    d_x_MD = outputs[0].reshape(-1, x_MD.shape[1])[:tokens]
+    nll_M, log_z_M = (y.reshape(-1)[:tokens] for y in outputs[1:])
+    loss = jnp.sum(weights_M * (nll_M + z_loss * jnp.square(log_z_M)))
+    residuals = (d_x_MD, d_embedding_VD.astype(embedding_VD.dtype), nll_M, log_z_M)
+    return (loss, nll_M, log_z_M), residuals
+
+
+def _weighted_loss_bwd(soft_cap, z_loss, residuals, gradients):
+    d_x_MD, d_embedding_VD, nll_M, log_z_M = residuals
+    g = gradients[0]
+    d_weights_M = g * (nll_M + z_loss * jnp.square(log_z_M))
+    d_x_MD = (g * d_x_MD.astype(jnp.float32)).astype(d_x_MD.dtype)
+    return d_x_MD, (g * d_embedding_VD).astype(d_embedding_VD.dtype), None, d_weights_M
+
+
+_weighted_loss.defvjp(_weighted_loss_fwd, _weighted_loss_bwd)

@@ -1,0 +1,94 @@
+"""The state: all that a model remembers of the past, in a size that does not depend on it.
+
+Per recurrent layer the recurrence (float32) and the last three inputs of the convolution; per
+attention layer a ring of the last W keys and values; and the position of the next token in its
+document. What the current document has not filled yet is zero, so that equal histories give equal
+states. A state is a pytree of arrays: snapshot it by keeping it, roll back by using the old one.
+"""
+
+import operator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from recurrentgemma.config import CONV_WIDTH, GriffinConfig
+
+
+class RecurrentState(NamedTuple):
+    """What a recurrent block remembers."""
+
+    h_BE: jax.Array  # float32
+    conv_B3E: jax.Array  # the convolution's last three inputs, oldest first
+
+
+class AttentionState(NamedTuple):
+    """What an attention block remembers: the token at position p has slot p mod W."""
+
+    keys_BWK: jax.Array  # rotated
+    values_BWK: jax.Array
+
+
+class State(NamedTuple):
+    """What a model remembers; row i of every array belongs to sequence i."""
+
+    position_B: jax.Array  # int32, position of the next token in its document
+    layers: tuple[RecurrentState | AttentionState, ...]
+
+
+def init_state(config: GriffinConfig, batch_size: int) -> State:
+    """The state of batch_size sequences that have seen nothing.
+
+    Raises:
+      ValueError: batch_size is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: expected at least 1")
+    layers: list[RecurrentState | AttentionState] = []
+    for block_type in config.block_types:
+        if block_type == "recurrent":
+            h_BE = jnp.zeros((batch_size, config.lru_width), jnp.float32)
+            conv = (batch_size, CONV_WIDTH - 1, config.lru_width)
+            layers.append(RecurrentState(h_BE, jnp.zeros(conv, config.dtype)))
+        else:
+            ring = (batch_size, config.keys_held(block_type), config.head_dim)
+            layers.append(
+                AttentionState(jnp.zeros(ring, config.dtype), jnp.zeros(ring, config.dtype))
+            )
+    return State(jnp.zeros((batch_size,), jnp.int32), tuple(layers))
+
+
+def take_slot(state: State, i: int | jax.Array) -> State:
+    """The state of sequence i alone, a batch of one.
+
+    Raises:
+      ValueError: i is not a row of the state (checked where i is a known number).
+    """
+    _check_slot(state, i)
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i, 1), state)
+
+
+def insert_slot(state: State, i: int | jax.Array, one: State) -> State:
+    """The state with sequence i replaced by that of a batch of one; the other rows are untouched.
+
+    Raises:
+      ValueError: i is not a row of the state (checked where i is a known number), or `one` is not
+        a batch of one of the same model.
+    """
+    _check_slot(state, i)
+    expected = jax.tree.map(lambda x: (1, *x.shape[1:]), state)
+    if (given := jax.tree.map(lambda x: x.shape, one)) != expected:
+        raise ValueError(
+            f"insert_slot: expected a batch of one of the same model, {expected}; got {given}"
+        )
+    return jax.tree.map(
+        lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y.astype(x.dtype), i, 0), state, one
+    )
+
+
+def _check_slot(state: State, i: int | jax.Array) -> None:
+    slots = state.position_B.shape[0]
+    if isinstance(i, jax.core.Tracer):
+        return
+    if not 0 <= operator.index(i) < slots:
+        raise ValueError(f"slot {i} is out of range: the state has slots 0 to {slots - 1}")
