@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`griffin serve`: take the port, load and compile, serve until Ctrl-C.
+
+The port is taken first, so that one in use is known before minutes of loading, and so that
+`GET /health` can say "loading" meanwhile.
+"""
+
+import dataclasses
+import errno
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import tyro
+import uvicorn
+
+from serving.engine import Engine
+from serving.engine_thread import EngineThread, Status
+from serving.server import create_app, curl_example
+
+EXAMPLES = """Serve a model over OpenAI's completions API until Ctrl-C.
+
+examples:
+  griffin serve runs/demo                                 at http://127.0.0.1:8000
+  griffin serve recurrentgemma-2b --port 9000 --slots 32
+  curl -N http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
+      -d '{"prompt": "O Romeo, ", "max_tokens": 64, "stream": true}'
+"""
+
+_STOP_IN_S = 5.0  # what an open connection, and then the engine, may take to end after Ctrl-C
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServeArguments:
+    path: Annotated[Path, tyro.conf.Positional]
+    """A run, or a checkpoint of any format."""
+    host: str = "127.0.0.1"
+    """Where to listen; 0.0.0.0 lets other machines in."""
+    port: int = 8000
+    """0 takes a free one."""
+    slots: int = 8
+    """How many sequences are decoded at once; each costs one state (griffin info PATH)."""
+    queue: int = 256
+    """How many more may wait for a slot; beyond that a request is answered with 429."""
+    model_name: str | None = None
+    """What the API calls the model; by default the last part of the path."""
+
+
+def main(argv: list[str]) -> int:
+    """Serve. Raises ValueError for a bad option or a checkpoint that cannot be loaded, OSError for
+    a port that cannot be had."""
+    arguments = tyro.cli(ServeArguments, prog="griffin serve", description=EXAMPLES, args=argv)
+    return serve(arguments)
+
+
+def serve(arguments: ServeArguments) -> int:
+    """Serve until SIGINT or SIGTERM, then return 0 (1 when the engine has failed meanwhile)."""
+    for option in ("slots", "queue"):
+        least = 1 if option == "slots" else 0
+        if getattr(arguments, option) < least:
+            given = getattr(arguments, option)
+            raise ValueError(f"--{option} {given}: expected {least} or more")
+    model_name = arguments.model_name or arguments.path.resolve().name
+    with listen(arguments.host, arguments.port) as listener:
+        url = _url(arguments.host, listener.getsockname()[1])
+
+        def build() -> Engine:
+            import recurrentgemma as rg  # here: this is what takes long
+
+            began = time.monotonic()
+            _say(f"loading {arguments.path}")
+            engine = Engine(rg.load(arguments.path), slots=arguments.slots)
+            _say("compiling")
+            engine.warm_up()
+            _say(f"{model_name} is ready after {time.monotonic() - began:.1f} s")
+            return engine
+
+        def changed(status: Status) -> None:
+            if status == "ready":
+                was_ready.set()
+                _say(f"serving at {url} (Ctrl-C stops it); try:\n  {curl_example(url)}")
+            elif status == "failed" and was_ready.is_set():
+                traceback.print_exception(thread.error)
+                _say(f"the engine has failed: {url}/health answers 503 until this is restarted")
+            elif status == "failed":
+                server.should_exit = True  # there is nothing to serve
+
+        was_ready = threading.Event()
+        thread = EngineThread(build, max_waiting=arguments.queue, on_change=changed)
+        app = create_app(thread, model_name=model_name)
+        config = uvicorn.Config(
+            app, log_level="warning", timeout_graceful_shutdown=int(_STOP_IN_S), lifespan="off"
+        )
+        server = uvicorn.Server(config)
+        stop = server.handle_exit
+
+        def stop_answers_too(sig: int, frame) -> None:
+            thread.close(timeout_s=0.0)  # ends streams that uvicorn would wait for
+            stop(sig, frame)
+
+        server.handle_exit = stop_answers_too
+        signal.signal(signal.SIGTERM, _interrupt)  # uvicorn raises it anew when it is done
+        thread.start()
+        try:
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:
+            _say("stopped")
+        if not thread.close(timeout_s=_STOP_IN_S):
+            sys.stdout.flush()
+            os._exit(0)  # a compilation cannot be interrupted, and nothing is lost with it
+    if thread.error is not None and not was_ready.is_set():
+        raise thread.error
+    return 0 if thread.error is None else 1
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises OSError that says what to do, ValueError for no port."""
+    if not 0 <= port < 65536:
+        raise ValueError(f"--port {port}: expected 0 (any free port) to 65535")
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except socket.gaierror as error:
+        raise OSError(
+            f"--host {host!r} is not an address of this machine ({error.strerror}): try 127.0.0.1"
+        ) from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            reason = "is already in use: stop what listens there, or choose another --port"
+        elif error.errno == errno.EACCES:
+            reason = "needs more rights than you have: choose a --port from 1024 on"
+        elif error.errno == errno.EADDRNOTAVAIL:
+            reason = "is not an address of this machine: try --host 127.0.0.1"
+        else:
+            reason = f"cannot be listened on ({error.strerror})"
+        raise OSError(f"port {port} on {host} {reason} (0 takes any free port)") from None
+
+
+def _url(host: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _interrupt(sig: int, frame) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,184 @@
+"""An engine without a model, and a real uvicorn on a free port: what the tests of the HTTP side
+stand on.
+"""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from serving.engine import Event, GenerationRequest, TokenScore
+from serving.engine_thread import EngineThread
+from serving.server import create_app
+
+VOCABULARY = 128
+
+
+class FakeEngine:
+    """Answers every sequence with its own prompt, again and again, one character a step. Steps wait
+    while `gate` is clear; `fail` makes the next one raise.
+    """
+
+    def __init__(self, *, slots: int = 2):
+        self.lm = SimpleNamespace(tokenizer="ascii")
+        self.slots = slots
+        self.gate = threading.Event()
+        self.gate.set()
+        self.fail = False
+        self.steps = 0
+        self.live: dict[int, tuple[GenerationRequest, int]] = {}
+        self._next_id = 0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.live)
+
+    @property
+    def running(self) -> int:
+        return min(self.slots, len(self.live))
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(map(chr, ids))
+
+    def token_name(self, id: int) -> str:
+        return chr(id)
+
+    def check(self, request: GenerationRequest) -> None:
+        for token in request.prompt:
+            if not 0 <= token < VOCABULARY:
+                raise ValueError(f"token {token} is outside the vocabulary of {VOCABULARY}")
+
+    def submit(self, request: GenerationRequest) -> int:
+        self._next_id += 1
+        self.live[self._next_id] = (request, 0)
+        return self._next_id
+
+    def cancel(self, id: int) -> None:
+        del self.live[id]
+
+    def step(self) -> list[Event]:
+        self.gate.wait()
+        if self.fail:
+            raise RuntimeError("the device is gone")
+        self.steps += 1
+        return [self._next(id) for id in list(self.live)[: self.slots]]
+
+    def _next(self, id: int) -> Event:
+        request, done = self.live[id]
+        token = request.prompt[done % len(request.prompt)]
+        self.live[id] = (request, done + 1)
+        finished = done + 1 == request.max_tokens
+        if finished:
+            del self.live[id]
+        echoed = [
+            TokenScore(token_id=t, logprob=-1.0 if i else None, top=(), offset=i)
+            for i, t in enumerate(request.prompt)
+        ]
+        return Event(
+            request_id=id,
+            text=chr(token),
+            token_ids=(token,),
+            scores=(TokenScore(token_id=token, logprob=-0.5, top=((65, -0.25),), offset=done),),
+            prompt_scores=tuple(echoed) if request.prompt_logprobs and done == 0 else (),
+            num_generated=done + 1,
+            finish_reason="length" if finished else None,
+        )
+
+
+@contextlib.contextmanager
+def _running_thread(build: Callable[[], Any], max_waiting: int) -> Iterator[EngineThread]:
+    thread = EngineThread(build, max_waiting=max_waiting)
+    thread.start()
+    _wait_until(lambda: thread.status != "loading")
+    try:
+        yield thread
+    finally:
+        assert thread.close(timeout_s=10)
+
+
+@contextlib.contextmanager
+def _running_server(app: FastAPI) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            _wait_until(lambda: server.started)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+def _wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., None]:
+    return _wait_until
+
+
+@pytest.fixture
+def running_thread() -> Callable[..., Any]:
+    """`with running_thread(build, max_waiting) as thread`: closed at the end."""
+    return _running_thread
+
+
+@pytest.fixture
+def running_server() -> Callable[..., Any]:
+    """`with running_server(app) as url`: a real uvicorn on a free loopback port."""
+    return _running_server
+
+
+@pytest.fixture
+def fake_engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def engine_thread(fake_engine: FakeEngine) -> Iterator[EngineThread]:
+    """Over the fake engine: two slots and two places in the queue."""
+    with _running_thread(lambda: fake_engine, 2) as thread:
+        yield thread
+        fake_engine.gate.set()
+
+
+@pytest.fixture
+def app(engine_thread: EngineThread) -> FastAPI:
+    return create_app(engine_thread, model_name="fake")
+
+
+@pytest.fixture
+def url(app: FastAPI) -> Iterator[str]:
+    with _running_server(app) as url:
+        yield url
+
+
+@pytest.fixture
+def ask(app: FastAPI) -> Callable[..., httpx.Response]:
+    """`ask("POST", path, json=...)` through the ASGI transport."""
+
+    async def send(method: str, path: str, **kwargs: Any) -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path, **kwargs)
+
+    return lambda *args, **kwargs: asyncio.run(send(*args, **kwargs))

@@ -1,0 +1,216 @@
+"""OpenAI's completions API through the ASGI transport, over an engine without a model."""
+
+import json
+
+import pytest
+
+
+def complete(ask, **body):
+    return ask("POST", "/v1/completions", json=body)
+
+
+def test_a_completion(ask):
+    answer = complete(ask, model="fake", prompt="abc", max_tokens=5)
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body["object"] == "text_completion"
+    assert body["model"] == "fake"
+    assert body["id"].startswith("cmpl-")
+    assert body["choices"] == [
+        {"index": 0, "text": "abcab", "logprobs": None, "finish_reason": "length"}
+    ]
+    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "texts"),
+    [
+        ("ab", ["aba"]),
+        (["ab", "c"], ["aba", "ccc"]),
+        ([97, 98], ["aba"]),
+        ([[97, 98], [99]], ["aba", "ccc"]),
+    ],
+)
+def test_every_form_of_prompt(ask, prompt, texts):
+    body = complete(ask, prompt=prompt, max_tokens=3).json()
+    assert [choice["text"] for choice in body["choices"]] == texts
+    assert [choice["index"] for choice in body["choices"]] == list(range(len(texts)))
+    assert body["usage"]["prompt_tokens"] == sum(len(set(text)) for text in texts)
+
+
+def test_n_counts_each_prompt_once(ask):
+    body = complete(ask, prompt=["ab", "c"], n=2, max_tokens=2).json()
+    assert [choice["text"] for choice in body["choices"]] == ["ab", "ab", "cc", "cc"]
+    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 8, "total_tokens": 11}
+
+
+def test_choices_take_consecutive_seeds_and_prompts_the_same(ask, fake_engine, monkeypatch):
+    seen = []
+    monkeypatch.setattr(fake_engine, "check", seen.append)
+    complete(ask, prompt=["ab", "c"], n=2, seed=7, max_tokens=1)
+    assert [request.seed for request in seen] == [7, 8, 7, 8]
+
+
+def test_echo_with_logprobs_in_the_legacy_schema(ask):
+    body = complete(ask, prompt="ab", echo=True, logprobs=1, max_tokens=1).json()
+    choice = body["choices"][0]
+    assert choice["text"] == "aba"
+    assert choice["logprobs"] == {
+        "tokens": ["a", "b", "a"],
+        "token_logprobs": [None, -1.0, -0.5],
+        "top_logprobs": [None, {"b": -1.0}, {"A": -0.25, "a": -0.5}],
+        "text_offset": [0, 1, 2],
+    }
+
+
+def test_token_ids_when_asked_for(ask):
+    choice = complete(ask, prompt="ab", max_tokens=3, return_token_ids=True).json()["choices"][0]
+    assert choice["token_ids"] == [97, 98, 97]
+    assert choice["prompt_token_ids"] == [97, 98]
+
+
+def test_a_stream_adds_up_to_the_whole(ask):
+    asked = {"prompt": ["ab", "c"], "max_tokens": 4, "echo": True, "logprobs": 1, "n": 2}
+    whole = complete(ask, **asked).json()
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    answer = complete(ask, **asked, **options)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    lines = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
+    assert lines.pop() == "[DONE]"
+    chunks = [json.loads(line) for line in lines]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert chunks[-1]["choices"] == []
+    assert chunks.pop()["usage"] == whole["usage"]
+    assert all(chunk["usage"] is None for chunk in chunks)
+    for choice in whole["choices"]:
+        mine = [c for chunk in chunks for c in chunk["choices"] if c["index"] == choice["index"]]
+        assert len(mine) == 4
+        assert "".join(c["text"] for c in mine) == choice["text"]
+        assert [c["finish_reason"] for c in mine] == [None, None, None, "length"]
+        for field, values in choice["logprobs"].items():
+            assert [v for c in mine for v in c["logprobs"][field]] == values
+
+
+def test_a_stream_without_usage_has_none(ask):
+    assert "usage" not in complete(ask, prompt="a", max_tokens=2, stream=True).text
+
+
+def test_fields_at_the_value_without_effect_are_taken(ask):
+    neutral = {"best_of": 2, "n": 2, "suffix": None, "logit_bias": {}, "presence_penalty": 0}
+    assert complete(ask, prompt="a", max_tokens=1, **neutral).status_code == 200
+    nulls = {"max_tokens": None, "temperature": None, "stop": None, "stream": None, "user": None}
+    body = complete(ask, prompt="a", **nulls).json()
+    assert body["usage"]["completion_tokens"] == 16
+
+
+BAD = {
+    "missing prompt": ({"prompt": ...}, "prompt", "is missing"),
+    "empty text": ({"prompt": ""}, "prompt", "the prompt is empty"),
+    "empty list": ({"prompt": []}, "prompt", "the prompt is empty"),
+    "empty row": ({"prompt": [[65], []]}, "prompt", "the prompt is empty"),
+    "mixed list": ({"prompt": ["a", 1]}, "prompt", "a string, an integer"),
+    "object prompt": ({"prompt": {"a": 1}}, "prompt", "got an object"),
+    "boolean token": ({"prompt": [True]}, "prompt", "a boolean"),
+    "token outside": ({"prompt": [5, 128]}, "prompt", "token 128 is outside the vocabulary of 128"),
+    "huge token": ({"prompt": [2**70]}, "prompt", "outside the vocabulary"),
+    "negative token": ({"prompt": [-1]}, "prompt", "token -1 is outside the vocabulary"),
+    "unknown field": ({"max_token": 3}, "max_token", "the fields are: echo, logprobs, max_tokens"),
+    "unsupported": ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
+    "best_of": ({"best_of": 3}, "best_of", "not supported"),
+    "user": ({"user": "me"}, "user", "not supported"),
+    "logit bias": ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
+    "max_tokens": ({"max_tokens": -1}, "max_tokens", "greater than or equal to 0 (got -1)"),
+    "max_tokens text": ({"max_tokens": "5"}, "max_tokens", "valid integer (got '5')"),
+    "max_tokens float": ({"max_tokens": 1.5}, "max_tokens", "valid integer"),
+    "max_tokens huge": ({"max_tokens": 2**31}, "max_tokens", "less than or equal to"),
+    "temperature": ({"temperature": -0.1}, "temperature", "greater than or equal to 0"),
+    "top_p": ({"top_p": 0}, "top_p", "greater than 0"),
+    "top_k": ({"top_k": -1}, "top_k", "greater than or equal to 0"),
+    "min_p": ({"min_p": 1.1}, "min_p", "less than or equal to 1"),
+    "n": ({"n": 0}, "n", "greater than or equal to 1"),
+    "too many": ({"n": 5}, "prompt", "1 prompts x n=5 is more than the 4 sequences"),
+    "logprobs": ({"logprobs": 6}, "logprobs", "less than or equal to 5"),
+    "logprobs bool": ({"logprobs": True}, "logprobs", "valid integer"),
+    "five stops": ({"stop": list("abcde")}, "stop", "at most 4"),
+    "empty stop": ({"stop": ["a", ""]}, "stop", "stop string is empty"),
+    "stop of ids": ({"stop": [5]}, "stop.0", "valid string"),
+    "stream text": ({"stream": "yes"}, "stream", "valid boolean"),
+    "options alone": ({"stream_options": {"include_usage": True}}, "stream_options", "needs"),
+    "options": ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "not permitted"),
+    "seed": ({"seed": 2**63}, "seed", "less than or equal to"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_requests_name_the_field(ask, case):
+    change, param, message = BAD[case]
+    body = {"prompt": "a", "max_tokens": 2} | change
+    answer = complete(ask, **{k: v for k, v in body.items() if v is not ...})
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+    assert message in error["message"]
+    assert error["code"]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+@pytest.mark.parametrize("field", ["temperature", "top_p", "min_p"])
+def test_numbers_that_are_not(ask, field, number):
+    content = f'{{"prompt": "a", "{field}": {number}}}'
+    answer = ask("POST", "/v1/completions", content=content, headers=JSON)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == field
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "message"),
+    [
+        ("{", JSON, "the body is not JSON"),
+        ("[1]", JSON, "must be a JSON object"),
+        ("5", JSON, "must be a JSON object"),
+        ("", JSON, "missing"),
+        ('{"prompt": "a"}', {"Content-Type": "text/plain"}, "Content-Type: application/json"),
+    ],
+)
+def test_bad_bodies(ask, content, headers, message):
+    answer = ask("POST", "/v1/completions", content=content, headers=headers)
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]
+
+
+def test_another_model_and_another_path(ask):
+    answer = complete(ask, model="gpt", prompt="a")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "model_not_found"
+    assert "'fake'" in answer.json()["error"]["message"]
+    assert ask("GET", "/v1/nothing").status_code == 404
+    assert "Not Found" in ask("GET", "/v1/nothing").json()["error"]["message"]
+    assert ask("GET", "/v1/completions").status_code == 405
+    assert ask("GET", "/v1/completions").json()["error"]["type"] == "invalid_request_error"
+
+
+def test_models_health_and_the_page(ask):
+    assert ask("GET", "/v1/models").json()["data"][0]["id"] == "fake"
+    assert ask("GET", "/v1/models/fake").json()["object"] == "model"
+    assert ask("GET", "/v1/models/other").status_code == 404
+    health = ask("GET", "/health")
+    assert health.status_code == 200
+    assert health.json() == {
+        "status": "ok", "model": "fake", "slots": 2, "running": 0, "waiting": 0,
+    }  # fmt: skip
+    page = ask("GET", "/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "curl -N http://test/v1/completions" in page.text
+
+
+def test_text_without_a_tokenizer(ask, fake_engine):
+    fake_engine.lm.tokenizer = None
+    error = complete(ask, prompt="a", stop="b").json()["error"]
+    assert error["param"] == "stop"
+    choice = complete(ask, prompt=[65], max_tokens=2).json()["choices"][0]
+    assert choice["token_ids"] == [65, 65]  # there is no other way to see the answer
