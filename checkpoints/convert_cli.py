@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`griffin convert`: one checkpoint format into another."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from checkpoints.names import Format
+from recurrentgemma.config import GriffinConfig
+from recurrentgemma.presets import PRESETS, preset
+
+EXAMPLES = """Convert a checkpoint, of any format, to another format. Its tokenizer travels along.
+
+examples:
+  griffin convert recurrentgemma-2b my-2b --to griffin --dtype bfloat16
+  griffin convert runs/demo demo-hf --to huggingface
+  griffin convert runs/demo demo.pt --to deepmind-torch
+  griffin convert their-orbax ours --to griffin --config their-config.json
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvertArguments:
+    src: Annotated[Path, tyro.conf.Positional]
+    """A run, or a checkpoint of any format."""
+    dst: Annotated[Path, tyro.conf.Positional]
+    """Where to write: a directory, or for deepmind-torch also a name that ends in .pt."""
+    to: Format
+    """The format to write."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """The dtype to write; by default the one stored."""
+    config: str | None = None
+    """A preset, or one of our config.json files, for a source that does not say what it is."""
+    kaggle: bool = False
+    """For deepmind-flax: leave out the `params` level, as in the files on Kaggle."""
+
+
+def main(argv: list[str]) -> int:
+    """Convert. Raises ValueError, OSError or ImportError for what a user got wrong."""
+    arguments = tyro.cli(ConvertArguments, prog="griffin convert", description=EXAMPLES, args=argv)
+    if arguments.kaggle and arguments.to != "deepmind-flax":
+        raise ValueError(f"--kaggle has no effect with --to {arguments.to}; leave it out")
+    from checkpoints.convert import convert  # here: JAX takes a second to import
+
+    report = convert(
+        arguments.src,
+        arguments.dst,
+        arguments.to,
+        config=None if arguments.config is None else _config(arguments.config),
+        dtype=arguments.dtype,
+        params_wrapper=not arguments.kaggle,
+    )
+    print(
+        f"{arguments.src} ({report.format}) -> {arguments.dst} ({arguments.to}): "
+        f"{report.parameters:,} parameters in {report.dtype}, {report.bytes:,} bytes, "
+        f"{report.seconds:.1f} s; "
+        + (f"with {', '.join(report.tokenizer)}" if report.tokenizer else "no tokenizer")
+    )
+    return 0
+
+
+def _config(named: str) -> GriffinConfig:
+    from checkpoints.model_json import read_model_json
+
+    if named in PRESETS:
+        return preset(named)
+    config = read_model_json(Path(named))
+    if config is None:
+        raise ValueError(
+            f"--config {named}: neither a preset ({', '.join(PRESETS)}) nor a file that exists"
+        )
+    return config

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face checkpoints: safetensors in one file or in shards, and transformers' config.json.
+
+Departures from what transformers does: its head is tied to the embedding, but some released files
+store a copy (`lm_head.weight`); an equal copy is dropped, one that differs is an error. Files are
+opened anew every so often, because pages of a memory map count as resident until it is closed.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from checkpoints.huggingface_json import config_from_json, config_to_json, require_huggingface
+from checkpoints.model_json import read_json
+from checkpoints.names import ROWS
+from checkpoints.shapes import file_shapes
+from checkpoints.source import DTYPES, Source, Spec, write_names
+from recurrentgemma.config import GriffinConfig
+from recurrentgemma.counts import param_shapes
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+HEAD, EMBEDDING = "lm_head.weight", ROWS[0].huggingface
+MAPPED_BYTES = 256 << 20
+DTYPE_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+
+
+def open_source(path: Path) -> Source:
+    """The checkpoint in a directory (one file, or shards with an index) or in one safetensors file.
+
+    Raises:
+      ValueError: a file is missing, truncated or disagrees with the index; the config is not one
+        of RecurrentGemma; `lm_head.weight` differs from the embedding.
+    """
+    directory = path if path.is_dir() else path.parent
+    specs: dict[str, Spec] = {}
+    files: dict[str, Path] = {}
+    for file, expected in _files(path).items():
+        found = _file_specs(file)
+        for name in expected - found.keys():
+            raise ValueError(
+                f"{directory / INDEX}: says that {name!r} is in {file.name}; it is not"
+            )
+        specs |= found
+        files |= dict.fromkeys(found, file)
+    if HEAD in specs:
+        _require_tied(path, files, specs)
+        del specs[HEAD]
+
+    def read(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+        largest_first = sorted(specs, key=lambda name: -np.prod(specs[name].shape))
+        handle, opened, copied = None, None, 0
+        for name in largest_first:
+            if opened != files[name] or copied > MAPPED_BYTES:
+                handle, opened, copied = None, files[name], 0
+                handle = safe_open(opened, framework="np")
+            array = handle.get_tensor(name)  # type: ignore[union-attr]
+            copied += array.nbytes
+            yield name, array
+            del array
+
+    source = Source(path, "huggingface", specs, read, folders=(directory,))
+    if not (directory / "config.json").is_file():
+        return source
+    config = config_from_json(directory / "config.json", source.stored_dtype)
+    return Source(path, "huggingface", specs, read, config, folders=(directory,))
+
+
+def write(
+    path: Path, params: dict[str, Any], config: GriffinConfig, *, shard_bytes: int = 5 * 10**9
+) -> None:
+    """Write safetensors, config.json and generation_config.json into the directory `path`, which
+    must not exist; empties `params`. Above shard_bytes it takes several files and an index.
+
+    Raises:
+      ValueError: transformers cannot hold this config.
+    """
+    require_huggingface(config)
+    path.mkdir(parents=True)
+    item = DTYPES[config.param_dtype].itemsize
+    sizes = {n: item * int(np.prod(s)) for n, s in file_shapes(config, "huggingface").items()}
+    shards: list[list[str]] = [[]]
+    used = 0
+    for name, size in sizes.items():
+        if shards[-1] and used + size > shard_bytes:
+            shards.append([])
+            used = 0
+        shards[-1].append(name)
+        used += size
+    names = [WEIGHTS]
+    if len(shards) > 1:
+        names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+        index = {
+            "metadata": {"total_size": sum(sizes.values())},
+            "weight_map": {n: f for f, shard in zip(names, shards, strict=True) for n in shard},
+        }
+        (path / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    for name in param_shapes(config):  # the order in which the shards were laid out
+        params[name] = params.pop(name)
+    tensors = write_names(params, "huggingface")
+    for file, shard in zip(names, shards, strict=True):
+        batch = dict(next(tensors) for _ in shard)
+        assert batch.keys() == set(shard)
+        save_file(batch, path / file, metadata={"format": "pt"})
+    for file, content in config_to_json(config).items():
+        (path / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _files(path: Path) -> dict[Path, set[str]]:
+    """The safetensors files of a checkpoint, and the tensors that an index promises in each."""
+    if path.is_file():
+        return {path: set()}
+    if (path / INDEX).is_file():
+        promised: dict[Path, set[str]] = {}
+        for name, file in read_json(path / INDEX).get("weight_map", {}).items():
+            promised.setdefault(path / file, set()).add(name)
+        if not promised:
+            raise ValueError(f'{path / INDEX}: expected a "weight_map" from tensor to file')
+        for file in promised:
+            if not file.is_file():
+                raise ValueError(f"{file}: missing; {INDEX} names it as a shard. Copy it again")
+        return promised
+    if (path / WEIGHTS).is_file():
+        return {path / WEIGHTS: set()}
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) != 1:
+        raise ValueError(
+            f"{path}: expected {WEIGHTS} or {INDEX}, found {[f.name for f in found]}; "
+            "download the whole checkpoint"
+        )
+    return {found[0]: set()}
+
+
+def _file_specs(file: Path) -> dict[str, Spec]:
+    try:
+        with safe_open(file, framework="np") as handle:
+            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
+            return {
+                name: Spec(tuple(s.get_shape()), DTYPE_NAMES.get(s.get_dtype(), str(s.get_dtype())))
+                for name, s in slices.items()
+            }
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file}: truncated or not a safetensors file ({error}); copy it again"
+        ) from error
+
+
+def _require_tied(path: Path, files: dict[str, Path], specs: dict[str, Spec]) -> None:
+    """Compare lm_head with the embedding, some rows at a time."""
+    if EMBEDDING not in specs:
+        return  # a missing embedding is reported as such
+    message = (
+        f"{path}: {HEAD!r} differs from {EMBEDDING!r}: this model's head is not tied to its "
+        "embedding, which Griffin's always is"
+    )
+    if specs[HEAD] != specs[EMBEDDING]:
+        raise ValueError(f"{message} ({specs[HEAD]} and {specs[EMBEDDING]})")
+    rows, columns = specs[HEAD].shape
+    step = max(1, MAPPED_BYTES // (4 * columns))
+    for start in range(0, rows, step):
+        parts = []
+        for name in (HEAD, EMBEDDING):
+            with safe_open(files[name], framework="np") as handle:
+                parts.append(handle.get_slice(name)[start : start + step])
+        if parts[0].tobytes() != parts[1].tobytes():
+            raise ValueError(message)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""transformers' config.json of RecurrentGemma, to and from GriffinConfig.
+
+`intermediate_size` there is twice the hidden width and is halved inside. What transformers cannot
+vary is checked (FIXED): a file that says otherwise would run differently there and here.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from checkpoints.model_json import deepmind_problems, read_json
+from recurrentgemma.config import CONV_WIDTH, BlockType, Dtype, GriffinConfig
+
+FIXED: dict[str, Any] = {
+    "model_type": "recurrent_gemma",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "attention_bias": False,
+    "num_key_value_heads": 1,
+    "conv1d_width": CONV_WIDTH,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.5,
+    "tie_word_embeddings": True,
+    "embeddings_scale_by_sqrt_dim": True,
+}
+BLOCK_TYPES: dict[str, BlockType] = {"recurrent": "recurrent", "attention": "local_attention"}
+TOKEN_IDS = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}  # Gemma's
+
+
+def config_from_json(path: Path, dtype: Dtype) -> GriffinConfig:
+    """The config in transformers' config.json, for tensors stored in dtype.
+
+    Raises:
+      ValueError: a field is missing, or has a value that this architecture does not have.
+    """
+    found = read_json(path)
+    rope = found.get("rope_parameters") or {}
+    said = {**found, **{k: rope[k] for k in ("rope_theta", "partial_rotary_factor") if k in rope}}
+    if "model_type" not in found:
+        raise ValueError(f"{path}: lacks model_type; expected {FIXED['model_type']!r}")
+    for name, value in FIXED.items():
+        if name in said and said[name] != value:
+            raise ValueError(
+                f"{path}: {name} is {said[name]!r}; RecurrentGemma has {value!r}, nothing else is "
+                "supported"
+            )
+    if rope.get("rope_type", "default") != "default":
+        raise ValueError(f"{path}: rope_type is {rope['rope_type']!r}; expected 'default'")
+    try:
+        heads, width, intermediate = (
+            found[name] for name in ("num_attention_heads", "hidden_size", "intermediate_size")
+        )
+        block_types = found["block_types"]
+        for block_type in block_types:
+            if block_type not in BLOCK_TYPES:
+                raise ValueError(
+                    f"{path}: block type {block_type!r}; expected one of {list(BLOCK_TYPES)}"
+                )
+        if intermediate % 2:
+            raise ValueError(f"{path}: intermediate_size={intermediate} is odd; expected 2 F")
+        return GriffinConfig(
+            vocab_size=found["vocab_size"],
+            width=width,
+            mlp_width=intermediate // 2,
+            num_layers=found["num_hidden_layers"],
+            pattern=tuple(BLOCK_TYPES[name] for name in block_types),
+            lru_width=found.get("lru_width") or width,
+            num_gate_blocks=heads,
+            num_heads=heads,
+            head_dim=_head_dim(found),
+            attention_window=found["attention_window_size"],
+            scale_embeddings=True,
+            logits_soft_cap=found["logits_soft_cap"],
+            dtype=dtype,
+            param_dtype=dtype,
+        )
+    except KeyError as error:
+        raise ValueError(f"{path}: lacks {error.args[0]}") from error
+
+
+def config_to_json(config: GriffinConfig) -> dict[str, dict[str, Any]]:
+    """The contents of config.json and generation_config.json that transformers loads.
+
+    The token ids are Gemma's; the converter replaces them where a tokenizer says otherwise.
+    """
+    inverse = {ours: theirs for theirs, ours in BLOCK_TYPES.items()}
+    names = {k: v for k, v in FIXED.items() if k not in ("rope_theta", "partial_rotary_factor")}
+    names.pop("embeddings_scale_by_sqrt_dim")
+    content = {
+        "architectures": ["RecurrentGemmaForCausalLM"],
+        **names,
+        **TOKEN_IDS,
+        "attention_dropout": 0.0,
+        "attention_window_size": config.attention_window,
+        "block_types": [inverse[block_type] for block_type in config.pattern],
+        "dtype": config.param_dtype,
+        "final_w_init_variance_scale": 2.0 / config.num_layers,
+        "head_dim": config.head_dim,
+        "hidden_size": config.width,
+        "intermediate_size": 2 * config.mlp_width,
+        "logits_soft_cap": config.logits_soft_cap,
+        "lru_width": config.lru_width,
+        "num_attention_heads": _heads(config),
+        "num_hidden_layers": config.num_layers,
+        "rope_parameters": {
+            "partial_rotary_factor": FIXED["partial_rotary_factor"],
+            "rope_theta": FIXED["rope_theta"],
+            "rope_type": "default",
+        },
+        "use_cache": True,
+        "vocab_size": config.vocab_size,
+        "w_init_variance_scale": 0.01,
+    }
+    return {"config.json": content, "generation_config.json": {**TOKEN_IDS, "use_cache": True}}
+
+
+def require_huggingface(config: GriffinConfig) -> None:
+    """Check that transformers can run a config.
+
+    Raises:
+      ValueError: it cannot; the message names the fields.
+    """
+    problems = deepmind_problems(config)
+    if not config.scale_embeddings:
+        problems.append("it always scales embeddings (scale_embeddings=False)")
+    if config.logits_soft_cap is None:
+        problems.append("it always caps logits (logits_soft_cap=None)")
+    if len(config.pattern) * 100 < config.num_layers:
+        problems.append("it repeats a pattern at most 100 times")
+    if problems:
+        raise ValueError("transformers cannot run this model: " + "; ".join(problems))
+
+
+def _heads(config: GriffinConfig) -> int:
+    """transformers has one number for heads and gate blocks; Hawk needs it for the latter alone."""
+    return config.num_heads if "local_attention" in config.block_types else config.num_gate_blocks
+
+
+def _head_dim(found: dict[str, Any]) -> int:
+    """The head size. Where no block attends (Hawk) it says nothing, but our config wants one."""
+    width, heads = found["hidden_size"], found["num_attention_heads"]
+    stated = found.get("head_dim", width // heads)
+    if "attention" not in found["block_types"][: found["num_hidden_layers"]]:
+        return stated if stated % 4 == 0 else 4 * math.ceil(stated / 4)
+    if stated * heads != width:
+        raise ValueError(
+            f"head_dim={stated} times num_attention_heads={heads} must be hidden_size={width}"
+        )
+    return stated

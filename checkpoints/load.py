@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a path to a model: which format it is, told by content, then parameters into a Griffin.
+
+Only one tensor exists twice at any time: each goes to the device as it is read.
+"""
+
+from pathlib import Path
+
+import jax
+
+from checkpoints import deepmind_flax, deepmind_torch, huggingface, orbax_tree, store
+from checkpoints.shapes import resolve_config
+from checkpoints.source import Source, read_params
+from recurrentgemma.config import GriffinConfig
+from recurrentgemma.griffin import Griffin, from_flat_params
+from recurrentgemma.tokenizer import Tokenizer, find_tokenizer
+
+EXPECTED = (
+    "expected a run or checkpoint of griffin's, a DeepMind Orbax directory, a DeepMind .pt file, "
+    "or a Hugging Face directory or safetensors file"
+)
+
+
+def load_checkpoint(
+    path: str | Path, config: GriffinConfig | None = None, *, dtype: str | None = None
+) -> tuple[Griffin, GriffinConfig, Tokenizer | None]:
+    """The model, its config and its tokenizer (None where there is none), from any format.
+
+    config overrides what the checkpoint says of itself; DeepMind's formats need it unless their
+    shapes match a preset. dtype ("float32" or "bfloat16") sets both of the config's dtypes; by
+    default parameters stay as they are stored.
+
+    Raises:
+      ValueError: not a checkpoint, damaged, or its tensors contradict the config.
+      ImportError: a .pt file, and torch is not installed.
+    """
+    source = open_source(path)
+    config = resolve_config(source, config, dtype)
+    params = {
+        name: jax.device_put(array) for name, array in read_params(source, config.param_dtype)
+    }
+    return from_flat_params(config, params), config, tokenizer_of(source)
+
+
+def tokenizer_of(source: Source) -> Tokenizer | None:
+    """The tokenizer that lies with a checkpoint."""
+    for folder in source.folders:
+        if (found := find_tokenizer(folder)) is not None:
+            return found
+    return None
+
+
+def open_source(path: str | Path) -> Source:
+    """Open a checkpoint of any format.
+
+    Raises:
+      ValueError: there is nothing, or nothing that is a checkpoint, or it is damaged.
+      ImportError: a .pt file, and torch is not installed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_directory(path)
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or directory; {EXPECTED}")
+    with path.open("rb") as file:
+        start = file.read(9)
+    if path.suffix == ".safetensors" or (len(start) == 9 and start[8:] == b"{"):
+        return huggingface.open_source(path)
+    if path.suffix == ".pt" or start.startswith(b"PK\x03\x04"):
+        return deepmind_torch.open_source(path)
+    raise ValueError(f"{path}: not a checkpoint; {EXPECTED}")
+
+
+def _open_directory(path: Path) -> Source:
+    if store.is_ours(path):
+        return store.open_source(path)
+    if orbax_tree.is_tree(path):
+        return deepmind_flax.open_source(path)
+    if any(path.glob("*.safetensors")) or (path / huggingface.INDEX).is_file():
+        return huggingface.open_source(path)
+    if any(path.glob("*.pt")):
+        return deepmind_torch.open_source(path)
+    inside = [child for child in sorted(path.iterdir()) if orbax_tree.is_tree(child)]
+    if len(inside) == 1:  # as Kaggle packs it: the tree in a folder, the tokenizer beside it
+        return deepmind_flax.open_source(inside[0])
+    names = sorted(child.name for child in path.iterdir())[:8]
+    raise ValueError(f"{path}: holds no checkpoint ({', '.join(names) or 'empty'}); {EXPECTED}")
