@@ -1,4 +1,4 @@
-"""The blocks: residual block, recurrent block, attention block, gated MLP (Griffin paper, section 2).
+"""The blocks: residual, recurrent, attention, gated MLP (Griffin paper, section 2).
 
 A temporal block maps (x_BTD, its state or None, chunk) to (x_BTD, its new state). Shape letters:
 config.py.

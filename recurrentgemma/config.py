@@ -17,6 +17,8 @@ AInit = Literal["code", "paper"]
 Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["none", "block", "dots"]
 
+_SIZES = ("width", "mlp_width", "num_layers", "lru_width", "num_gate_blocks", "num_heads")
+_SIZES += ("head_dim", "vocab_size", "attention_window", "context_length")
 CONV_WIDTH = 4  # temporal width of the convolution; the state keeps the last CONV_WIDTH - 1 inputs
 
 
@@ -37,7 +39,7 @@ class GriffinConfig:
     head_dim: int  # K: 128 in the Griffin paper, 256 in RecurrentGemma
     vocab_size: int = 256_000  # V
     pattern: tuple[BlockType, ...] = ("recurrent", "recurrent", "local_attention")
-    """Block types, repeated over the depth and cut at num_layers (so the tail may be any length)."""
+    """Block types, repeated over the depth and cut at num_layers: the tail may be any length."""
     attention_window: int = 2048  # W: a query sees the W previous tokens and itself
     context_length: int = 8192  # most tokens of a document that a global_attention block can hold
     scale_embeddings: bool = False  # input embeddings times sqrt(D), rounded to bfloat16
@@ -52,10 +54,7 @@ class GriffinConfig:
     remat: Remat = "none"  # what the backward pass recomputes: nothing, blocks, all but matmuls
 
     def __post_init__(self) -> None:
-        for name in (
-            "width mlp_width num_layers lru_width num_gate_blocks num_heads head_dim vocab_size "
-            "attention_window context_length"
-        ).split():
+        for name in _SIZES:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")

@@ -91,7 +91,7 @@ class Griffin(nnx.Module):
         positions: jax.Array | None = None,
         lengths: jax.Array | None = None,
     ) -> tuple[jax.Array, State]:
-        """What __call__ passes to the output head: x_BTD after the final norm, and the new state."""
+        """What __call__ gives to the output head: x_BTD after the final norm; and the new state."""
         return self._run(_hidden, tokens_BT, state, positions, lengths)
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The RG-LRU: the linear scan with its gates (Griffin paper, section 2.4; resets as in its code)."""
+"""The RG-LRU: the linear scan with its gates (Griffin paper, section 2.4; resets as in code)."""
 
 import jax
 import jax.numpy as jnp

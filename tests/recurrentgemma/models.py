@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small models of every kind, with parameters that make each part matter."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from recurrentgemma.config import GriffinConfig
+from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
+
+WINDOW = 8
+
+GRIFFIN = GriffinConfig(
+    width=32,
+    mlp_width=48,
+    num_layers=5,  # a whole pattern and a tail of two
+    lru_width=48,
+    num_gate_blocks=4,
+    num_heads=2,
+    head_dim=16,
+    vocab_size=64,
+    attention_window=WINDOW,
+    context_length=128,
+    scale_embeddings=True,
+    logits_soft_cap=30.0,
+)
+CONFIGS = {
+    "griffin": GRIFFIN,
+    "hawk": dataclasses.replace(GRIFFIN, pattern=("recurrent",), num_layers=2),
+    "mqa": dataclasses.replace(
+        GRIFFIN, pattern=("global_attention",), num_layers=2, logits_soft_cap=None
+    ),
+}
+
+
+@functools.cache
+def make(kind: str, dtype: str = "float32") -> Griffin:
+    """A model whose biases and norm scales are not zero, so that none of them can be forgotten."""
+    config = dataclasses.replace(CONFIGS[kind], dtype=dtype, param_dtype=dtype)
+    flat = flat_params(Griffin(config, rngs=nnx.Rngs(0)))
+    keys = jax.random.split(jax.random.key(1), len(flat))
+    for key, (name, value) in zip(keys, flat.items(), strict=True):
+        if name.endswith(("bias", "/b", "scale")):
+            flat[name] = (0.3 * jax.random.normal(key, value.shape)).astype(value.dtype)
+        elif name.endswith("conv_1d/w"):
+            flat[name] = (0.5 * jax.random.normal(key, value.shape)).astype(value.dtype)
+    return from_flat_params(config, flat)
+
+
+def tokens(seed: int, *shape: int) -> jax.Array:
+    return jax.random.randint(jax.random.key(seed), shape, 0, GRIFFIN.vocab_size, jnp.int32)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state contract (docs/architecture.md): however a sequence is run, it is the same."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels.local_attention import api as attention_api
+from recurrentgemma import layers
+from tests.recurrentgemma.contract import BUCKETS, LONGEST, ROWS, Plan, Step, check, same_state
+from tests.recurrentgemma.models import CONFIGS, WINDOW, make, tokens
+
+KINDS = sorted(CONFIGS)
+DTYPES = ("float32", "bfloat16")
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    document = st.one_of(st.just(1), st.integers(2, 6), st.integers(7, LONGEST))
+    rows = tuple(tuple(draw(st.lists(document, min_size=1, max_size=4))) for _ in range(ROWS))
+    steps = []
+    done = [0] * ROWS
+    while any(done[r] < sum(rows[r]) for r in range(ROWS)):
+        bucket = draw(st.sampled_from(BUCKETS))
+        full = draw(st.booleans())  # a whole bucket, or any number of tokens down to none
+        lengths = tuple(bucket if full else draw(st.integers(0, bucket)) for _ in range(ROWS))
+        if len(steps) >= 10:  # enough small steps: finish
+            bucket, lengths = LONGEST, (LONGEST,) * ROWS
+        before = draw(st.sampled_from(("nothing", "nothing", "rollback", "move", "save")))
+        steps.append(Step(bucket, lengths, before))
+        done = [min(done[r] + lengths[r], sum(rows[r])) for r in range(ROWS)]
+    return Plan(rows, tuple(steps), seed=draw(st.integers(0, 9)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=20)
+@given(plan=plans())
+def test_any_run_equals_the_document_alone(kind: str, dtype: str, plan: Plan):
+    check(make(kind, dtype), plan)
+
+
+# Plans that show each way to break the contract: packed documents down to one token, chunks that
+# cut them anywhere, several windows.
+SHARP = Plan(
+    rows=((1, 2, LONGEST, 1, 1, 3), (LONGEST,), (2, 1, 30)),
+    steps=(
+        Step(3, (2, 3, 3)),
+        Step(12, (9, 12, 5), "move"),
+        *[Step(1, (1, 1, 1))] * 12,
+        Step(LONGEST, (LONGEST,) * ROWS, "rollback"),
+    ),
+)
+
+
+def _without_document_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = layers.Conv1D.__call__
+    monkeypatch.setattr(
+        layers.Conv1D,
+        "__call__",
+        lambda self, x, past, positions: call(self, x, past, positions + 9),
+    )
+
+
+def _without_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    rg_lru = layers.rg_lru
+    monkeypatch.setattr(
+        layers, "rg_lru", lambda *args, reset_BT, **kw: rg_lru(*args, reset_BT=None, **kw)
+    )
+
+
+def _window_too_wide_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    xla = attention_api.IMPLEMENTATIONS["xla"]
+
+    def wide(q, k, v, ring_k, ring_v, window, positions, start):
+        if q.shape[1] > 1 and ring_k is None:
+            return xla(q, k, v, ring_k, ring_v, window + 1, positions, start)
+        return xla(q, k, v, ring_k, ring_v, window, positions, start)
+
+    monkeypatch.setitem(attention_api.IMPLEMENTATIONS, "xla", wide)
+
+
+def _window_ignores_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    xla = attention_api.IMPLEMENTATIONS["xla"]
+
+    def leaky(q, k, v, ring_k, ring_v, window, positions, start):
+        return xla(q, k, v, ring_k, ring_v, window, positions + window, start)
+
+    monkeypatch.setitem(attention_api.IMPLEMENTATIONS, "xla", leaky)
+
+
+def test_the_plan_that_shows_breakage_passes():
+    check(make("griffin"), SHARP)
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        _without_document_mask,
+        _without_reset,
+        _window_too_wide_in_chunks,
+        _window_ignores_documents,
+    ],
+)
+def test_the_check_goes_red_when_the_model_is_broken(break_it, monkeypatch):
+    model = make("griffin")
+    jax.clear_caches()
+    break_it(monkeypatch)
+    try:
+        with pytest.raises(AssertionError, match="Not equal"):
+            check(model, SHARP)
+    finally:
+        monkeypatch.undo()
+        jax.clear_caches()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoding_over_several_wraps_of_the_ring(kind: str):
+    model, sequence = make(kind), tokens(0, 2, 5 * WINDOW + 3)
+    whole, _ = model(sequence)
+    logits, state = model(sequence[:, : WINDOW + 3])  # a chunk longer than the window
+    pieces = [logits]
+    for t in range(WINDOW + 3, sequence.shape[1]):
+        logits, state = model(sequence[:, t : t + 1], state)
+        pieces.append(logits)
+    np.testing.assert_allclose(np.concatenate(pieces, 1), whole, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_shapes_are_equal_bit_for_bit(kind: str):
+    model, sequence = make(kind), tokens(1, 3, 20)
+    logits, state = model(sequence)
+    swapped_logits, swapped_state = model(sequence[::-1])
+    np.testing.assert_array_equal(logits, swapped_logits[::-1])
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(swapped_state), strict=True):
+        np.testing.assert_array_equal(a, b[::-1])
+    other = tokens(2, 3, 20).at[1].set(sequence[1])
+    np.testing.assert_array_equal(model(other)[0][1], logits[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_left_padding_never_enters_the_state(kind: str):
+    model, sequence = make(kind), tokens(3, 1, 12)
+    logits, state = model(sequence)
+    padded = np.concatenate([tokens(4, 1, 7), sequence], 1)
+    positions = np.concatenate([np.full((1, 7), -1), np.arange(12)[None]], 1)
+    padded_logits, padded_state = model(padded, positions=positions)
+    np.testing.assert_allclose(padded_logits[:, 7:], logits, rtol=0, atol=2e-5)
+    same_state(padded_state, state, 2e-5)
+
+
+def test_a_row_of_padding_leaves_its_state_alone():
+    model = make("griffin")
+    _, state = model(tokens(5, 2, 11))
+    _, after = model(tokens(6, 2, 4), state, lengths=np.array([0, 4]))
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+    _, after = model(tokens(6, 2, 1), state, lengths=np.array([0, 1]))
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        np.testing.assert_array_equal(a[0], b[0])

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Logits, decoding and every gradient against float64 values of DeepMind's code (tests/golden)."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from recurrentgemma.config import GriffinConfig
+from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
+from recurrentgemma.losses import Batch, next_token_loss
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+CONFIG = GriffinConfig(
+    width=64,
+    mlp_width=192,
+    num_layers=6,
+    lru_width=96,
+    num_gate_blocks=2,
+    num_heads=2,
+    head_dim=32,
+    vocab_size=128,
+    attention_window=64,
+    scale_embeddings=True,
+    logits_soft_cap=30.0,
+)
+
+
+def split_mlp(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """DeepMind's fused MLP weight as our two."""
+    ours = {}
+    for name, value in flat.items():
+        if name.endswith("ffw_up/w"):
+            ours[name.replace("ffw_up/w", "ffw_gate/kernel")] = value[0]
+            ours[name.replace("ffw_up/w", "ffw_up/kernel")] = value[1]
+        elif name.endswith("ffw_up/b"):
+            ours[name.replace("ffw_up/b", "ffw_gate/bias")] = value[0, 0, 0]
+            ours[name.replace("ffw_up/b", "ffw_up/bias")] = value[1, 0, 0]
+        else:
+            ours[name] = value
+    return ours
+
+
+def load(**changes) -> Griffin:
+    flat = split_mlp(dict(np.load(GOLDEN / "params.npz")))
+    flat = {name: jnp.asarray(value) for name, value in flat.items()}
+    return from_flat_params(dataclasses.replace(CONFIG, **changes), flat)
+
+
+INPUTS = dict(np.load(GOLDEN / "inputs.npz"))
+LOGITS = dict(np.load(GOLDEN / "logits.npz"))
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize(
+    ("positions", "logits"), [("pos", "full"), ("seg", "packed"), ("pad_pos", "padded")]
+)
+def test_logits(positions: str, logits: str, scan_layers: bool):
+    model = load(scan_layers=scan_layers)
+    where = INPUTS[positions]
+    got, _ = model(INPUTS["tokens"], positions=where)
+    error = np.abs(np.asarray(got, np.float64) - LOGITS[logits])
+    assert error[where >= 0].max() < 2e-5
+
+
+@pytest.mark.parametrize("positions", ["pos", "seg"])
+def test_prefill_and_decode(positions: str):
+    model = load()
+    tokens, where = INPUTS["tokens"], INPUTS[positions]
+    logits, state = model(tokens[:, :100], positions=where[:, :100])
+    pieces = [logits]
+    for t in range(100, 300):
+        step = slice(t, t + 1)
+        given = {"positions": where[:, step]} if positions == "seg" else {}
+        logits, state = model(tokens[:, step], state, **given)
+        pieces.append(logits)
+    want = LOGITS["full" if positions == "pos" else "packed"]
+    assert np.abs(np.concatenate(pieces, 1) - want).max() < 2e-5
+
+
+@pytest.mark.parametrize("remat", ["none", "block", "dots"])
+@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize(("positions", "golden"), [("pos", "full"), ("seg", "packed")])
+def test_gradients(positions: str, golden: str, scan_layers: bool, remat: str):
+    if remat != "none" and positions == "pos":
+        pytest.skip("rematerialisation is checked on the packed batch, the harder one")
+    model = load(scan_layers=scan_layers, remat=remat)
+    tokens, where = INPUTS["tokens"], INPUTS[positions]
+    batch = Batch(
+        jnp.asarray(tokens[:, :-1]),
+        jnp.asarray(tokens[:, 1:]),
+        jnp.ones((2, 299), jnp.float32),
+        jnp.asarray(where[:, :-1]),
+    )
+    graphdef, params = nnx.split(model, nnx.Param)
+
+    @jax.jit
+    def gradients(params):
+        return jax.grad(lambda p: next_token_loss(nnx.merge(graphdef, p), batch)[0])(params)
+
+    got = flat_params(nnx.merge(graphdef, gradients(params)))
+    want = split_mlp(dict(np.load(GOLDEN / f"grads_{golden}.npz")))
+    for name, value in want.items():
+        error = np.abs(np.asarray(got[name], np.float64) - value).max() / np.abs(value).max()
+        assert error < 1e-5, f"{name}: relative error {error:.1e}"
