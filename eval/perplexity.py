@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loss and bits per byte of a model on whole documents, its state carried from chunk to chunk.
+
+Legend: B documents at once, T tokens in a chunk. Each document begins with a fresh state and is
+read once from its first token to its last, however long it is, so every token is predicted from all
+text before it that the state holds.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.losses import token_log_probs
+from recurrentgemma.state import State, init_state
+
+if TYPE_CHECKING:
+    from recurrentgemma.lm import LanguageModel
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sum of -log p in nats over `tokens` predicted tokens, which spell `bytes` bytes of UTF-8."""
+
+    nats: float
+    tokens: int
+    bytes: int
+
+    @property
+    def perplexity(self) -> float:
+        """e to the mean nats per token. It depends on the tokenizer: compare bits_per_byte
+        instead."""
+        return math.exp(self.nats / self.tokens)
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2.0) / self.bytes
+
+
+def perplexity(lm: "LanguageModel", stream: Iterable[str], *, chunk_length: int = 512) -> Score:
+    """Score of the texts of `stream`, each a document of its own that starts with the tokenizer's
+    BOS."""
+    texts = list(stream)
+    documents = [lm.tokenizer.encode(text, bos=True) for text in texts]
+    return score_documents(lm.model, documents, texts, chunk_length=chunk_length)
+
+
+def score_documents(
+    model: Griffin,
+    documents: Sequence[Sequence[int]],
+    texts: Sequence[str],
+    *,
+    chunk_length: int = 512,
+    batch_size: int = 8,
+) -> Score:
+    """Score of documents given as token ids, texts[i] being what documents[i] spells after its
+    first id.
+
+    Raises ValueError if there is nothing to predict.
+    """
+    tokens = sum(len(ids) - 1 for ids in documents)
+    bytes_of_text = sum(len(text.encode()) for text in texts)
+    if tokens < 1 or bytes_of_text < 1:
+        raise ValueError("there is no text to score: give at least one document that is not empty")
+    graphdef, params = nnx.split(model, nnx.Param)
+    longest_first = sorted(documents, key=len, reverse=True)
+    nats = 0.0
+    for start in range(0, len(longest_first), batch_size):
+        group = longest_first[start : start + batch_size]
+        state = init_state(model.config, len(group))
+        for offset in range(0, len(group[0]) - 1, chunk_length):
+            pairs = [ids[offset : offset + chunk_length + 1] for ids in group]
+            lengths_B = np.array([max(len(ids) - 1, 0) for ids in pairs], np.int32)
+            tokens_BT = np.zeros((len(group), chunk_length), np.int32)
+            targets_BT = np.zeros((len(group), chunk_length), np.int32)
+            for row, ids in enumerate(pairs):
+                tokens_BT[row, : lengths_B[row]] = ids[:-1]
+                targets_BT[row, : lengths_B[row]] = ids[1:]
+            chunk_nats_B, state = _chunk_nats(
+                graphdef, params, tokens_BT, targets_BT, lengths_B, state
+            )
+            nats += float(np.asarray(chunk_nats_B, np.float64).sum())
+    return Score(nats, tokens, bytes_of_text)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=5)
+def _chunk_nats(
+    graphdef: nnx.GraphDef[Griffin],
+    params: nnx.State,
+    tokens_BT: jax.Array,
+    targets_BT: jax.Array,
+    lengths_B: jax.Array,
+    state: State,
+) -> tuple[jax.Array, State]:
+    model = nnx.merge(graphdef, params)
+    logp_BT, state = token_log_probs(model, tokens_BT, targets_BT, state, lengths=lengths_B)
+    real_BT = jnp.arange(tokens_BT.shape[1])[None] < lengths_B[:, None]
+    return -jnp.where(real_BT, logp_BT, 0.0).sum(axis=1), state

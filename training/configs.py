@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TrainConfig, and the named runs: each a function, headed by its command, its time and the number
+to expect."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from recurrentgemma.config import GriffinConfig
+from recurrentgemma.presets import PRESETS, tiny
+from training.optim import OptimConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides what a run computes. Two runs with equal configs and text are equal
+    bit for bit.
+
+    Raises ValueError: a field is out of range, or two contradict each other.
+    """
+
+    model: GriffinConfig
+    optimizer: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    text: tuple[str, ...] = ()
+    """UTF-8 files to train on, one document each; none: Shakespeare's plays."""
+    tokenizer: str = "bytes"
+    """`bytes`, `sentencepiece` (trained on the text, with model.vocab_size pieces) or the path of a
+    tokenizer."""
+    steps: int = 1000
+    batch_size: int = 8
+    """Rows in a batch (B)."""
+    row_length: int = 512
+    """Tokens in a row (T); longer documents are cut."""
+    seed: int = 0
+    """Decides the initial parameters and the order of the data."""
+    z_loss: float = 0.0
+    """Weight of the square of log Z in the loss, which keeps the logits from drifting."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    eval_every: int = 500
+    """Steps between evaluations on the beginning of the held-out documents."""
+    eval_characters: int = 10_000
+    """How much of each held-out document those evaluations read; the last step's reads all."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+    keep: int = 2
+    """How many checkpoints are kept, the newest ones."""
+
+    def __post_init__(self) -> None:
+        whole_numbers = ("steps", "batch_size", "row_length", "log_every", "eval_every")
+        for name in (*whole_numbers, "eval_characters", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: expected a whole number of at least 1"
+                )
+        for name in ("seed", "z_loss"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+        if self.optimizer.warmup_steps >= self.steps:
+            raise ValueError(
+                f"optimizer.warmup_steps={self.optimizer.warmup_steps} leaves nothing of "
+                f"steps={self.steps}; expected fewer warm-up steps than steps"
+            )
+        held = self.model.context_length
+        if "global_attention" in self.model.block_types and self.row_length > held:
+            raise ValueError(
+                f"row_length={self.row_length} is longer than model.context_length={held}, the "
+                f"most that a global_attention block holds; choose a shorter row or raise it"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for config.json, where the model's own config stands beside them."""
+        fields = dataclasses.asdict(self)
+        del fields["model"]
+        return {**fields, "text": list(self.text)}
+
+
+def differences(saved: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two TrainConfig.to_json dictionaries, one line a field, as `name: saved
+    -> asked`."""
+    lines = []
+    for name in sorted(saved.keys() | asked.keys()):
+        old, new = saved.get(name), asked.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            lines.append(f"{prefix}{name}: {old!r} -> {new!r}")
+    return lines
+
+
+def demo(text: tuple[str, ...] = ()) -> TrainConfig:
+    """A small Griffin on Shakespeare, good enough to read.
+
+    griffin demo --no-serve          4.5 minutes on two cores: held-out bits per byte
+    """
+    model = GriffinConfig(
+        vocab_size=2048,
+        width=256,
+        mlp_width=768,
+        num_layers=6,
+        lru_width=256,
+        num_gate_blocks=4,
+        num_heads=4,
+        head_dim=64,
+        attention_window=128,
+        scale_embeddings=True,
+        logits_soft_cap=30.0,
+    )
+    return TrainConfig(
+        model=model,
+        text=text,
+        tokenizer="sentencepiece",
+        steps=1000,
+        batch_size=8,
+        row_length=256,
+    )
+
+
+def tiny_bytes() -> TrainConfig:
+    """The smallest run that learns something: a byte-level Griffin, to see that training works.
+
+    griffin train --preset tiny_bytes     1 minute on two cores
+    """
+    return TrainConfig(
+        model=dataclasses.replace(tiny(), vocab_size=512, width=128, mlp_width=384, lru_width=128),
+        steps=300,
+    )
+
+
+RUNS: dict[str, Callable[[], TrainConfig]] = {"demo": demo, "tiny_bytes": tiny_bytes}
+
+
+def run_named(name: str) -> TrainConfig:
+    """The named run, or a run with default settings of the model preset of that name.
+
+    Raises ValueError: there is neither; the message lists both.
+    """
+    if name in RUNS:
+        return RUNS[name]()
+    if name in PRESETS:
+        return TrainConfig(model=PRESETS[name]())
+    close = difflib.get_close_matches(name, [*RUNS, *PRESETS], 1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise ValueError(
+        f"unknown preset {name!r}{hint}; the named runs are {', '.join(RUNS)}; "
+        f"the model presets are {', '.join(PRESETS)}"
+    )

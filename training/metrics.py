@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""metrics.jsonl: one line of JSON for each logged step, each step once, however often the run was
+interrupted."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+
+def bits_per_byte(nats_per_token: float, *, bytes_per_token: float) -> float:
+    """Bits of surprise per byte of UTF-8 text: independent of the tokenizer, unlike nats per
+    token."""
+    return nats_per_token / math.log(2.0) / bytes_per_token
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records in order; none if there is no file yet. A last line cut off by a crash is left
+    out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [
+        json.loads(line) for line in lines[:-1]
+    ]  # after the last newline: nothing, or half a line
+
+
+class MetricsLog:
+    """Appends records to metrics.jsonl, beginning after the records of steps up to `step`.
+
+    Lines of later steps, left by a run that was killed after its last checkpoint, are removed
+    first: the resumed run computes those steps again.
+    """
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        kept = [record for record in read_metrics(path) if record["step"] <= step]
+        path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """One line, on disk when this returns. Numbers that are not finite become null, so that it
+        stays JSON."""
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in record.items()
+        }
+        self._file.write(json.dumps(finite) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()

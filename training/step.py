@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One optimizer step as a pure function: train_step(train_state, batch) -> (train_state,
+metrics)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.losses import next_token_loss
+from training.data import Batch
+
+Metrics = dict[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+    """All that a step changes. `skipped` counts the steps so far whose gradients were not
+    finite."""
+
+    step: jax.Array  # int32, how many batches have been seen
+    params: Any
+    opt_state: optax.OptState
+    skipped: jax.Array  # int32
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def init_train_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
+    """Step 0. The first train_step donates these buffers: params may not be used after it."""
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, tx.init(params), zero.copy())
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef[Griffin], tx: optax.GradientTransformation, *, z_loss: float = 0.0
+) -> TrainStep:
+    """The jitted step for models of this structure. It donates the train state it is given.
+
+    metrics: float32 scalars `loss` (mean nats per counted target, before the z-loss), `grad_norm`
+    (before clipping) and int32 `skipped`. A step whose loss or gradient norm is not finite leaves
+    parameters and optimizer as they were and is counted; its batch is not seen again.
+    """
+
+    def loss_fn(params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
+        return next_token_loss(nnx.merge(graphdef, params), batch, z_loss=z_loss)
+
+    def train_step(train_state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        step, params, opt_state, skipped = train_state
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        updates, new_opt_state = tx.update(grads, opt_state, params)
+        new_params = optax.apply_updates(params, updates)
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (new_params, new_opt_state),
+            (params, opt_state),
+        )
+        skipped = skipped + (~finite).astype(jnp.int32)
+        metrics = {"loss": metrics["nll"], "grad_norm": grad_norm, "skipped": skipped}
+        return TrainState(step + 1, params, opt_state, skipped), metrics
+
+    return jax.jit(train_step, donate_argnums=0)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`griffin train`: TrainConfig on the command line, and nothing else."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from training.configs import TrainConfig, run_named
+from training.loop import train
+
+EXAMPLES = """Train a model on text; a run that was stopped goes on where it stopped.
+
+examples:
+  griffin train --preset tiny_bytes                       a byte-level Griffin on Shakespeare
+  griffin train --preset demo --text a.txt b.txt          the demo's model on your own files
+  griffin train --preset tiny --model.num-layers 3 --steps 2000 --run-dir runs/shallow
+  griffin generate runs/tiny_bytes "O Romeo, "            what it has learned
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainArguments:
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    preset: str = "tiny_bytes"
+    """A named run or a model preset: where the defaults of all other options come from."""
+    run_dir: Path | None = None
+    """Where the run is kept; runs/PRESET by default. If it holds a run, that run goes on."""
+
+
+def parse(argv: list[str]) -> TrainArguments:
+    """The arguments, with the defaults that --preset chooses. Raises ValueError if it is
+    unknown."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default=TrainArguments.preset)
+    preset = first.parse_known_args(argv)[0].preset
+    default = TrainArguments(config=run_named(preset), preset=preset)
+    return tyro.cli(
+        TrainArguments, prog="griffin train", description=EXAMPLES, args=argv, default=default
+    )
+
+
+def main(argv: list[str]) -> None:
+    arguments = parse(argv)
+    run_dir = arguments.run_dir or Path("runs") / arguments.preset
+    train(arguments.config, run_dir)
