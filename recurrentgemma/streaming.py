@@ -89,6 +89,7 @@ class StopScanner:
                 f"stop is {stop!r}: expected a sequence of strings, none of them empty"
             )
         self.found = False
+        self.scans = bool(stop)
         self._stop = tuple(stop)
         self._held = ""
 
@@ -116,3 +117,32 @@ class StopScanner:
         """How much of the end of the text held may be the beginning of `stop`."""
         sizes = range(min(len(stop) - 1, len(self._held)), 0, -1)
         return next((n for n in sizes if self._held.endswith(stop[:n])), 0)
+
+
+class TextStream:
+    """The text of one answer, in pieces, cut before the first stop string.
+
+    context: the tokens that the answer follows.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", context: Sequence[int], stop: Sequence[str] = ()):
+        self._decoder = StreamDecoder(tokenizer, context)
+        self._scanner = StopScanner(stop)
+
+    @property
+    def scans(self) -> bool:
+        """Whether there is a stop string to look for."""
+        return self._scanner.scans
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has ended the text."""
+        return self._scanner.found
+
+    def push(self, ids: Sequence[int]) -> str:
+        """Take `ids` and return the text that they make certain."""
+        return self._scanner.push(self._decoder.push(ids))
+
+    def finish(self) -> str:
+        """The rest of the text. The stream is over."""
+        return self._scanner.push(self._decoder.finish()) + self._scanner.finish()
