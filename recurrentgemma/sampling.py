@@ -34,7 +34,8 @@ class SamplingParams(NamedTuple):
 
 def each(name: str, value: Any, batch_size: int) -> list:
     """`value` as one value for each row. Raises ValueError for a sequence of another length."""
-    values = list(value) if isinstance(value, Sequence | np.ndarray) else [value] * batch_size
+    many = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
+    values = list(value) if many else [value] * batch_size
     if len(values) != batch_size:
         raise ValueError(f"{name} has {len(values)} values for {batch_size} prompts")
     return values
@@ -180,11 +181,12 @@ def _order(x: jax.Array) -> jax.Array:
 
 
 def _largest_threshold(order_BV: jax.Array, weight_BV: jax.Array, wanted_B: jax.Array) -> jax.Array:
-    """The largest t with sum of the weights where order >= t at least `wanted`; 0 if none is."""
+    """The largest t with sum of the weights where order >= t at least `wanted`, 0 for 0."""
 
     def next_bit(i: jax.Array, least_B: jax.Array) -> jax.Array:
         higher_B = least_B | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))
         above_BV = jnp.where(order_BV >= higher_B[:, None], weight_BV, jnp.zeros_like(weight_BV))
         return jnp.where(jnp.sum(above_BV, axis=-1) >= wanted_B, higher_B, least_B)
 
-    return jax.lax.fori_loop(0, 32, next_bit, jnp.zeros(order_BV.shape[:1], jnp.uint32))
+    zero_B = jnp.zeros(order_BV.shape[:1], jnp.uint32)
+    return jnp.where(wanted_B > 0, jax.lax.fori_loop(0, 32, next_bit, zero_B), zero_B)
