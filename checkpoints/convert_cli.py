@@ -23,9 +23,9 @@ examples:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvertArguments:
-    src: Annotated[Path, tyro.conf.Positional]
+    src: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
     """A run, or a checkpoint of any format."""
-    dst: Annotated[Path, tyro.conf.Positional]
+    dst: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """Where to write: a directory, or for deepmind-torch also a name that ends in .pt."""
     to: Format
     """The format to write."""
@@ -33,8 +33,8 @@ class ConvertArguments:
     """The dtype to write; by default the one stored."""
     config: str | None = None
     """A preset, or one of our config.json files, for a source that does not say what it is."""
-    kaggle: bool = False
-    """For deepmind-flax: leave out the `params` level, as in the files on Kaggle."""
+    kaggle: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """For deepmind-flax: without the `params` level, as the files on Kaggle are."""
 
 
 def main(argv: list[str]) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from checkpoints import orbax_tree
 from checkpoints.model_json import read_model_json, require_deepmind, write_model_json
-from checkpoints.source import Source, Spec, write_names
+from checkpoints.source import Source, write_names
 from recurrentgemma.config import GriffinConfig
 
 WRAPPER = "params/"
@@ -27,20 +27,11 @@ def open_source(path: Path) -> Source:
       ValueError: the directory is incomplete or damaged.
     """
     specs = orbax_tree.read_specs(path)
-    whole: dict[str, np.ndarray] = {}
-    if not specs:  # older than the metadata: the shapes are known once it is read
-        whole = orbax_tree.read_whole(path)
-        specs = {name: Spec(array.shape, array.dtype.name) for name, array in whole.items()}
-    wrapped = all(name.startswith(WRAPPER) for name in specs)
-    prefix = WRAPPER if wrapped else ""
+    prefix = WRAPPER if all(name.startswith(WRAPPER) for name in specs) else ""
 
     def read(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-        if whole:
-            for name in list(whole):
-                yield name.removeprefix(prefix), whole.pop(name)
-        else:
-            for name, array in orbax_tree.read_arrays(path, list(specs), dtype):
-                yield name.removeprefix(prefix), array
+        for name, array in orbax_tree.read_arrays(path, specs, dtype):
+            yield name.removeprefix(prefix), array
 
     return Source(
         path,

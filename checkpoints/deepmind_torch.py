@@ -5,6 +5,7 @@ The file is mapped, not read: a tensor is copied out when its turn comes, and th
 opened again every so often, because its pages count as resident memory until then.
 """
 
+import math
 import pickle
 import zipfile
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ def open_source(path: Path) -> Source:
     del state
 
     def read(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-        largest_first = sorted(specs, key=lambda name: -np.prod(specs[name].shape))
+        largest_first = sorted(specs, key=lambda name: -math.prod(specs[name].shape))
         state, copied = _load(file), 0
         for name in largest_first:
             if copied > MAPPED_BYTES:
@@ -127,7 +128,7 @@ def require_torch() -> ModuleType:
     except ImportError as error:
         raise ImportError(
             "DeepMind's .pt checkpoints need PyTorch, which is not installed: run "
-            f"`pip install {TORCH}` (the CPU build is enough), or use the Flax or Hugging Face form "
-            "of this checkpoint"
+            f"`pip install {TORCH}` (the CPU build is enough), or use the Flax or Hugging Face "
+            "form of this checkpoint"
         ) from error
     return torch

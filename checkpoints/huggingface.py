@@ -7,6 +7,7 @@ opened anew every so often, because pages of a memory map count as resident unti
 """
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def open_source(path: Path) -> Source:
         del specs[HEAD]
 
     def read(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-        largest_first = sorted(specs, key=lambda name: -np.prod(specs[name].shape))
+        largest_first = sorted(specs, key=lambda name: -math.prod(specs[name].shape))
         handle, opened, copied = None, None, 0
         for name in largest_first:
             if opened != files[name] or copied > MAPPED_BYTES:
@@ -82,7 +83,7 @@ def write(
     require_huggingface(config)
     path.mkdir(parents=True)
     item = DTYPES[config.param_dtype].itemsize
-    sizes = {n: item * int(np.prod(s)) for n, s in file_shapes(config, "huggingface").items()}
+    sizes = {n: item * math.prod(s) for n, s in file_shapes(config, "huggingface").items()}
     shards: list[list[str]] = [[]]
     used = 0
     for name, size in sizes.items():
@@ -165,6 +166,6 @@ def _require_tied(path: Path, files: dict[str, Path], specs: dict[str, Spec]) ->
         parts = []
         for name in (HEAD, EMBEDDING):
             with safe_open(files[name], framework="np") as handle:
-                parts.append(handle.get_slice(name)[start : start + step])
+                parts.append(handle.get_slice(name)[start : min(start + step, rows)])
         if parts[0].tobytes() != parts[1].tobytes():
             raise ValueError(message)

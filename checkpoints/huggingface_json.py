@@ -34,49 +34,12 @@ def config_from_json(path: Path, dtype: Dtype) -> GriffinConfig:
     Raises:
       ValueError: a field is missing, or has a value that this architecture does not have.
     """
-    found = read_json(path)
-    rope = found.get("rope_parameters") or {}
-    said = {**found, **{k: rope[k] for k in ("rope_theta", "partial_rotary_factor") if k in rope}}
-    if "model_type" not in found:
-        raise ValueError(f"{path}: lacks model_type; expected {FIXED['model_type']!r}")
-    for name, value in FIXED.items():
-        if name in said and said[name] != value:
-            raise ValueError(
-                f"{path}: {name} is {said[name]!r}; RecurrentGemma has {value!r}, nothing else is "
-                "supported"
-            )
-    if rope.get("rope_type", "default") != "default":
-        raise ValueError(f"{path}: rope_type is {rope['rope_type']!r}; expected 'default'")
     try:
-        heads, width, intermediate = (
-            found[name] for name in ("num_attention_heads", "hidden_size", "intermediate_size")
-        )
-        block_types = found["block_types"]
-        for block_type in block_types:
-            if block_type not in BLOCK_TYPES:
-                raise ValueError(
-                    f"{path}: block type {block_type!r}; expected one of {list(BLOCK_TYPES)}"
-                )
-        if intermediate % 2:
-            raise ValueError(f"{path}: intermediate_size={intermediate} is odd; expected 2 F")
-        return GriffinConfig(
-            vocab_size=found["vocab_size"],
-            width=width,
-            mlp_width=intermediate // 2,
-            num_layers=found["num_hidden_layers"],
-            pattern=tuple(BLOCK_TYPES[name] for name in block_types),
-            lru_width=found.get("lru_width") or width,
-            num_gate_blocks=heads,
-            num_heads=heads,
-            head_dim=_head_dim(found),
-            attention_window=found["attention_window_size"],
-            scale_embeddings=True,
-            logits_soft_cap=found["logits_soft_cap"],
-            dtype=dtype,
-            param_dtype=dtype,
-        )
+        return _config(read_json(path), dtype)
     except KeyError as error:
         raise ValueError(f"{path}: lacks {error.args[0]}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def config_to_json(config: GriffinConfig) -> dict[str, dict[str, Any]]:
@@ -137,14 +100,40 @@ def _heads(config: GriffinConfig) -> int:
     return config.num_heads if "local_attention" in config.block_types else config.num_gate_blocks
 
 
-def _head_dim(found: dict[str, Any]) -> int:
-    """The head size. Where no block attends (Hawk) it says nothing, but our config wants one."""
-    width, heads = found["hidden_size"], found["num_attention_heads"]
-    stated = found.get("head_dim", width // heads)
-    if "attention" not in found["block_types"][: found["num_hidden_layers"]]:
-        return stated if stated % 4 == 0 else 4 * math.ceil(stated / 4)
-    if stated * heads != width:
+def _config(found: dict[str, Any], dtype: Dtype) -> GriffinConfig:
+    rope = found.get("rope_parameters") or {}
+    said = {**found, **{k: rope[k] for k in ("rope_theta", "partial_rotary_factor") if k in rope}}
+    said.setdefault("model_type", None)
+    for name, value in FIXED.items():
+        if name in said and said[name] != value:
+            raise ValueError(f"{name} is {said[name]!r}; RecurrentGemma has {value!r}, always")
+    if rope.get("rope_type", "default") != "default":
+        raise ValueError(f"rope_type is {rope['rope_type']!r}; expected 'default'")
+    for name in found["block_types"]:
+        if name not in BLOCK_TYPES:
+            raise ValueError(f"block type {name!r}; expected one of {', '.join(BLOCK_TYPES)}")
+    if found["intermediate_size"] % 2:
         raise ValueError(
-            f"head_dim={stated} times num_attention_heads={heads} must be hidden_size={width}"
+            f"intermediate_size={found['intermediate_size']} is odd; expected twice the MLP's "
+            "hidden width"
         )
-    return stated
+    width, heads = found["hidden_size"], found["num_attention_heads"]
+    head_dim = found.get("head_dim", width // heads)
+    if "attention" not in found["block_types"][: found["num_hidden_layers"]]:
+        head_dim = 4 * math.ceil(head_dim / 4)  # Hawk has no heads, but our config wants a size
+    return GriffinConfig(
+        vocab_size=found["vocab_size"],
+        width=width,
+        mlp_width=found["intermediate_size"] // 2,
+        num_layers=found["num_hidden_layers"],
+        pattern=tuple(BLOCK_TYPES[name] for name in found["block_types"]),
+        lru_width=found.get("lru_width") or width,
+        num_gate_blocks=heads,
+        num_heads=heads,
+        head_dim=head_dim,
+        attention_window=found["attention_window_size"],
+        scale_embeddings=True,
+        logits_soft_cap=found["logits_soft_cap"],
+        dtype=dtype,
+        param_dtype=dtype,
+    )

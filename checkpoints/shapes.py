@@ -25,6 +25,7 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.counts import param_shapes
 from recurrentgemma.presets import PRESETS
 
+READABLE = ("float32", "bfloat16", "float16")
 UNKNOWABLE = ("attention_window", "logits_soft_cap", "scale_embeddings")
 
 
@@ -55,8 +56,8 @@ def check(source: Source, config: GriffinConfig) -> None:
     """Compare every tensor of a source with what a config expects.
 
     Raises:
-      ValueError: a tensor is missing, extra or misshapen; it is named as the file names it, with
-        the shapes and the config field.
+      ValueError: a tensor is missing, extra, misshapen or of a dtype that float32 does not hold;
+        it is named as the file names it, with the shapes and the config field.
     """
     expected = file_shapes(config, source.format)
     absent = [name for name in expected if name not in source.specs]
@@ -66,6 +67,12 @@ def check(source: Source, config: GriffinConfig) -> None:
     for name, shape in expected.items():
         if source.specs[name].shape != shape:
             raise ValueError(f"{source.path}: " + _shape_message(source, name, shape))
+    for name, spec in source.specs.items():
+        if spec.dtype not in READABLE:
+            raise ValueError(
+                f"{source.path}: tensor {name!r} is stored as {spec.dtype}; expected one of "
+                f"{', '.join(READABLE)}: convert it with the tool that wrote it"
+            )
 
 
 def file_shapes(config: GriffinConfig, fmt: Any) -> dict[str, tuple[int, ...]]:

@@ -164,7 +164,7 @@ def open_source(path: Path) -> Source:
     specs = orbax_tree.read_specs(folder / PARAMS)
 
     def read(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-        return orbax_tree.read_arrays(folder / PARAMS, list(specs), dtype)
+        return orbax_tree.read_arrays(folder / PARAMS, specs, dtype)
 
     return Source(path, "griffin", specs, read, config, folders=(_home(path),))
 

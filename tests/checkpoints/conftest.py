@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small models to write and read: the golden one, and random ones that every format can hold."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from checkpoints.model_json import read_model_json
+from checkpoints.source import Source, Spec, read_params
+from recurrentgemma.config import GriffinConfig
+from recurrentgemma.counts import param_shapes
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SHARED = Path(__file__).parents[3] / "shared" / "golden"  # the stored originals, on some machines
+
+
+def small_config(**changes) -> GriffinConfig:
+    """Four blocks, the last of them a tail; every size another number."""
+    config = GriffinConfig(
+        width=24,
+        mlp_width=40,
+        num_layers=4,
+        lru_width=36,
+        num_gate_blocks=3,
+        num_heads=3,
+        head_dim=8,
+        vocab_size=50,
+        attention_window=16,
+        scale_embeddings=True,
+        logits_soft_cap=30.0,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def random_params(config: GriffinConfig, seed: int = 0) -> dict[str, np.ndarray]:
+    """Parameters by canonical name; no two elements alike, so that a wrong order shows."""
+    generator = np.random.default_rng(seed)
+    dtype = jnp.dtype(config.param_dtype)
+    return {
+        name: generator.standard_normal(shape).astype(np.float32).astype(dtype)
+        for name, shape in param_shapes(config).items()
+    }
+
+
+def assert_same_bits(got: Any, expected: Any) -> None:
+    """Two dictionaries of arrays are equal in names, shapes, dtypes and every bit."""
+    assert got.keys() == expected.keys()
+    for name, array in expected.items():
+        other = np.asarray(got[name])
+        assert (other.dtype, other.shape) == (array.dtype, array.shape), name
+        assert other.tobytes() == np.asarray(array).tobytes(), name
+
+
+@pytest.fixture(scope="session")
+def golden() -> tuple[GriffinConfig, dict[str, np.ndarray]]:
+    """The golden model's config and parameters by canonical name."""
+    config = read_model_json(GOLDEN / "config.json")
+    assert config is not None
+    return config, canonical(GOLDEN / "params.npz")
+
+
+def canonical(file: Path) -> dict[str, np.ndarray]:
+    """An npz of arrays under DeepMind's Flax names, by canonical name."""
+    stored = dict(np.load(file))
+    specs = {name: Spec(array.shape, array.dtype.name) for name, array in stored.items()}
+
+    def read(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+        yield from stored.items()
+
+    return dict(read_params(Source(file, "deepmind-flax", specs, read), "float32"))

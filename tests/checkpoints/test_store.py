@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs: steps appear whole, the newest are kept, training goes on from them exactly."""
+
+import functools
+import json
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from checkpoints import store
+from checkpoints.load import load_checkpoint, open_source
+from recurrentgemma.griffin import flat_params
+from tests.checkpoints.conftest import assert_same_bits, random_params, small_config
+
+CONFIG = small_config(num_layers=3)
+
+
+@pytest.fixture
+def params():
+    return {name: jnp.asarray(array) for name, array in random_params(CONFIG).items()}
+
+
+@pytest.fixture
+def tx():
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(
+            optax.linear_schedule(1e-3, 0.0, 10),
+            mask=lambda tree: jax.tree.map(lambda array: array.ndim > 1, tree),
+        ),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def step(tx, params, opt_state) -> tuple[Any, Any]:
+    grads = jax.tree.map(lambda p: p * 0.25 + 1, params)
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+        updates, opt_state = tx.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+
+def test_resuming_is_exact(tmp_path, params, tx):
+    params = {name: array for name, array in params.items() if "blocks.0/mlp_block" in name}
+    opt_state = tx.init(params)
+    for _ in range(3):
+        params, opt_state = step(tx, params, opt_state)
+    store.write_run_config(tmp_path, CONFIG, {"steps": 6})
+    store.save(tmp_path, 3, params, opt_state=opt_state, data_state={"file": 2, "at": [5, 7]})
+    like = jax.eval_shape(tx.init, params)
+    found = store.restore(tmp_path, params_like=params, opt_state_like=like)
+    assert found.step == 3
+    assert found.data_state == {"file": 2, "at": [5, 7]}
+    assert jax.tree.structure(found.opt_state) == jax.tree.structure(opt_state)
+    assert_same_bits(found.params, params)
+    for _ in range(3):
+        params, opt_state = step(tx, params, opt_state)
+    again, state = found.params, found.opt_state
+    for _ in range(3):
+        again, state = step(tx, again, state)
+    assert_same_bits(again, params)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(opt_state), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    config, train = store.read_run_config(tmp_path)
+    assert (config, train) == (CONFIG, {"steps": 6})
+
+
+def test_the_newest_are_kept(tmp_path, params):
+    assert store.latest_step(tmp_path) is None
+    for at in (1, 5, 10, 100):
+        store.save(tmp_path, at, params, keep=2)
+    assert store.all_steps(tmp_path) == [10, 100]
+    assert store.latest_step(tmp_path) == 100
+    assert store.restore(tmp_path, 10).step == 10
+    with pytest.raises(ValueError, match=r"no step 5; it holds \[10, 100\]"):
+        store.restore(tmp_path, 5)
+    with pytest.raises(ValueError, match="100: this step exists already"):
+        store.save(tmp_path, 100, params)
+    with pytest.raises(ValueError, match="keep=0: expected at least 1"):
+        store.save(tmp_path, 101, params, keep=0)
+    with pytest.raises(ValueError, match=r"no step None; it holds \[\]"):
+        store.restore(tmp_path / "elsewhere")
+
+
+def test_a_run_one_of_its_steps_and_a_bare_checkpoint_load(tmp_path, params):
+    run = tmp_path / "run"
+    store.write_run_config(run, CONFIG, {})
+    with pytest.raises(ValueError, match="neither checkpoints/ nor params/"):
+        open_source(run)
+    older = {name: array + 1 for name, array in params.items()}
+    store.save(run, 1, older)
+    store.save(run, 2, params)
+    for path, expected in {
+        run: params,
+        run / "checkpoints" / "2": params,
+        run / "checkpoints" / "1": older,
+    }.items():
+        model, config, _ = load_checkpoint(path)
+        assert config == CONFIG
+        assert_same_bits(flat_params(model), expected)
+    (run / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"config\.json: missing"):
+        open_source(run)
+    (run / "config.json").write_text('{"model": {"width": 24')
+    with pytest.raises(ValueError, match=r"config\.json: not a JSON file"):
+        open_source(run)
+    (run / "config.json").write_text(json.dumps({"model": CONFIG.to_json() | {"colour": 1}}))
+    with pytest.raises(ValueError, match=r"config\.json: unknown GriffinConfig field 'colour'"):
+        open_source(run)
+
+
+def test_an_unfinished_step_does_not_count(tmp_path, params):
+    """What a killed process leaves: Orbax's temporary directory, or an empty one."""
+    store.write_run_config(tmp_path, CONFIG, {})
+    store.save(tmp_path, 1, params)
+    steps = tmp_path / "checkpoints"
+    shutil.copytree(steps / "1", steps / "2.orbax-checkpoint-tmp-1700000000")
+    (steps / "3").mkdir()
+    assert store.all_steps(tmp_path) == [1]
+    assert load_checkpoint(tmp_path)[1] == CONFIG
+    store.save(tmp_path, 4, params)
+    assert store.all_steps(tmp_path) == [1, 4]
+
+
+def test_a_checkpoint_of_another_model_or_optimizer(tmp_path, params, tx):
+    store.save(tmp_path, 1, params, opt_state=tx.init(params))
+    name = "final_norm/scale"
+    with pytest.raises(ValueError, match=rf"'{name}' has shape \(24,\), expected \(25,\)"):
+        store.restore(tmp_path, params_like={**params, name: jnp.zeros(25)})
+    with pytest.raises(ValueError, match=rf"'{name}' has shape \(24,\), expected none: it is unk"):
+        store.restore(tmp_path, params_like={k: v for k, v in params.items() if k != name})
+    with pytest.raises(ValueError, match=r"opt_state: '.*; the checkpoint is .* another optimiz"):
+        store.restore(tmp_path, opt_state_like=optax.sgd(1.0, momentum=0.9).init(params))
+    store.save(tmp_path, 2, params)
+    with pytest.raises(ValueError, match="holds no optimizer state"):
+        store.restore(tmp_path, opt_state_like=tx.init(params))
+
+
+def test_a_damaged_step_is_named(tmp_path, params):
+    store.save(tmp_path, 7, params)
+    for data in (tmp_path / "checkpoints" / "7" / "params").rglob("d/*"):
+        data.write_bytes(data.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"checkpoints/7/params: .* is incomplete or damaged"):
+        store.restore(tmp_path)
+
+
+def test_restored_onto_a_mesh(tmp_path, params):
+    """Saved from one device, restored over eight, and the other way round."""
+    mesh = Mesh(np.array(jax.devices()), ("fsdp",))
+    name = "blocks.0/recurrent_block/linear_x/kernel"
+    params = {
+        key: params[key] for key in (name, "final_norm/scale", "blocks.0/mlp_block/ffw_up/bias")
+    }
+    store.save(tmp_path, 1, params)
+    sharding = {
+        key: NamedSharding(mesh, PartitionSpec("fsdp" if key == name else None)) for key in params
+    }
+    like = {
+        key: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding[key])
+        for key, array in params.items()
+    }
+    found = store.restore(tmp_path, params_like=like)
+    assert found.params[name].sharding == sharding[name]
+    assert len(found.params[name].addressable_shards) == 8
+    assert_same_bits(found.params, params)
+    store.save(tmp_path, 2, found.params)
+    assert_same_bits(store.restore(tmp_path).params, params)
