@@ -2,7 +2,9 @@
 without an end.
 """
 
+import asyncio
 import concurrent.futures
+import functools
 import json
 import socket
 
@@ -35,6 +37,28 @@ def test_a_client_that_leaves_while_it_waits_frees_its_place(url, fake_engine, w
     fake_engine.gate.set()
     wait_until(lambda: not fake_engine.live, timeout_s=10)
     assert fake_engine.steps < 10**5
+
+
+def test_a_client_that_is_gone_before_the_first_byte_frees_its_slot(app, fake_engine, wait_until):
+    body = json.dumps({"prompt": "a", "max_tokens": 10**9, "stream": True}).encode()
+    messages = [{"type": "http.request", "body": body}]
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "method": "POST",
+        "path": "/v1/completions",
+        "headers": [(b"content-type", b"application/json")],
+        "query_string": b"",
+    }
+
+    async def receive():
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    async def send(message):
+        await asyncio.Event().wait()  # nobody reads
+
+    asyncio.run(app(scope, receive, send))
+    wait_until(lambda: fake_engine.steps and not fake_engine.live, timeout_s=10)
 
 
 def test_a_full_queue_answers_429_and_recovers(url, fake_engine, engine_thread, wait_until):
@@ -72,14 +96,18 @@ def test_the_death_of_the_engine_is_told_to_everybody(url, fake_engine, wait_unt
     assert caught.value.status_code == 503
 
 
-def test_death_ends_an_answer_that_is_not_streamed(url, fake_engine, wait_until):
+def test_death_ends_answers_that_are_not_streamed(url, fake_engine, engine_thread, wait_until):
     fake_engine.gate.clear()
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        answer = pool.submit(httpx.post, f"{url}/v1/completions", json={"prompt": ["a", "b", "c"]})
+        ask = functools.partial(pool.submit, httpx.post, f"{url}/v1/completions")
+        running = ask(json={"prompt": ["a", "b", "c"]})
         wait_until(lambda: fake_engine.live)
+        waiting = ask(json={"prompt": "d"})  # the engine, inside a step, has not heard of it
+        wait_until(lambda: engine_thread.unfinished == 4)
         fake_engine.fail = True
         fake_engine.gate.set()
-        assert answer.result().status_code == 503
+        assert running.result().status_code == 503
+        assert waiting.result().status_code == 503
 
 
 def test_health_while_loading(fake_engine, running_thread, running_server, wait_until):
