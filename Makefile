@@ -19,7 +19,7 @@ demo: $(READY)
 	$(BIN)/griffin demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -rs
 
 lint: $(READY)
 	$(BIN)/ruff check .
