@@ -4,6 +4,7 @@ stand on.
 
 import asyncio
 import contextlib
+import dataclasses
 import socket
 import threading
 import time
@@ -15,8 +16,13 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from flax import nnx
 
-from serving.engine import Event, GenerationRequest, TokenScore
+import recurrentgemma as rg
+from recurrentgemma.config import BlockType
+from recurrentgemma.lm import LanguageModel
+from recurrentgemma.tokenizer import ByteTokenizer, Tokenizer
+from serving.engine import Engine, Event, GenerationRequest, TokenScore
 from serving.engine_thread import EngineThread
 from serving.server import create_app
 
@@ -129,6 +135,48 @@ def _wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.005)
+
+
+PATTERNS: dict[str, tuple[BlockType, ...]] = {
+    "griffin": ("recurrent", "local_attention"),
+    "hawk": ("recurrent",),
+    "mqa": ("global_attention",),
+}
+
+
+def _language_model(pattern: str, tokenizer: Tokenizer | None = ByteTokenizer()) -> LanguageModel:  # noqa: B008
+    config = dataclasses.replace(
+        rg.tiny(),
+        vocab_size=261,
+        width=32,
+        mlp_width=48,
+        lru_width=32,
+        num_heads=2,
+        head_dim=16,
+        num_gate_blocks=2,
+        attention_window=8,
+        context_length=128,
+        num_layers=len(PATTERNS[pattern]),
+        pattern=PATTERNS[pattern],
+        scan_layers=False,
+        dtype="float32",
+        param_dtype="float32",
+    )
+    return LanguageModel(rg.Griffin(config, rngs=nnx.Rngs(3)), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def language_model() -> Callable[..., LanguageModel]:
+    """`language_model("griffin" | "hawk" | "mqa", tokenizer)`: a small random one, of bytes."""
+    return _language_model
+
+
+@pytest.fixture(scope="session")
+def griffin() -> Engine:
+    """Three slots over a small Griffin, warmed up; every test leaves it idle."""
+    engine = Engine(_language_model("griffin"), slots=3)
+    engine.warm_up()
+    return engine
 
 
 @pytest.fixture

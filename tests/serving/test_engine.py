@@ -4,54 +4,18 @@ import dataclasses
 
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import recurrentgemma as rg
-from recurrentgemma.tokenizer import ByteTokenizer
 from serving import engine as engine_module
 from serving.engine import Engine, GenerationRequest
 
-PATTERNS = {
-    "griffin": ("recurrent", "local_attention"),
-    "hawk": ("recurrent",),
-    "mqa": ("global_attention",),
-}
 
-
-@pytest.fixture(scope="module")
-def griffin() -> Engine:
-    engine = Engine(language_model("griffin"), slots=3)
-    engine.warm_up()
-    return engine
-
-
-@pytest.fixture(scope="module", params=PATTERNS)
-def engine(request, griffin) -> Engine:
+@pytest.fixture(scope="module", params=["griffin", "hawk", "mqa"])
+def engine(request, griffin, language_model) -> Engine:
     if request.param == "griffin":
         return griffin
     return Engine(language_model(request.param), slots=3)
-
-
-def language_model(pattern: str, *, tokenizer=ByteTokenizer()) -> rg.LanguageModel:  # noqa: B008
-    config = dataclasses.replace(
-        rg.tiny(),
-        vocab_size=261,
-        width=32,
-        mlp_width=48,
-        lru_width=32,
-        num_heads=2,
-        head_dim=16,
-        num_gate_blocks=2,
-        attention_window=8,
-        context_length=128,
-        num_layers=len(PATTERNS[pattern]),
-        pattern=PATTERNS[pattern],
-        dtype="float32",
-        param_dtype="float32",
-    )
-    return rg.LanguageModel(rg.Griffin(config, rngs=nnx.Rngs(3)), tokenizer)
 
 
 def run(engine: Engine, arrivals, *, cancelled=()) -> dict[int, list]:
@@ -258,7 +222,7 @@ def test_bad_requests(griffin, case):
     assert not griffin.busy
 
 
-def test_the_context_of_global_attention():
+def test_the_context_of_global_attention(language_model):
     engine = Engine(language_model("mqa"), slots=1)
     engine.check(GenerationRequest(prompt=(1,) * 100, max_tokens=29))
     with pytest.raises(ValueError, match="need 129 tokens of context"):
@@ -269,7 +233,7 @@ def test_local_attention_has_no_longest_context(griffin):
     griffin.check(GenerationRequest(prompt=(1,) * 1000, max_tokens=10**6))
 
 
-def test_without_a_tokenizer():
+def test_without_a_tokenizer(language_model):
     engine = Engine(language_model("griffin", tokenizer=None), slots=1)
     request = GenerationRequest(prompt=(1, 2), max_tokens=9, seed=1, temperature=1.0)
     events = run(engine, [(0, request)])[0]
@@ -283,6 +247,6 @@ def test_without_a_tokenizer():
         engine.submit(dataclasses.replace(request, stop=("a",)))
 
 
-def test_no_slots():
+def test_no_slots(language_model):
     with pytest.raises(ValueError, match="slots is 0"):
         Engine(language_model("hawk"), slots=0)

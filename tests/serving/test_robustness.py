@@ -4,7 +4,6 @@ without an end.
 
 import asyncio
 import concurrent.futures
-import functools
 import json
 import socket
 
@@ -99,7 +98,7 @@ def test_the_death_of_the_engine_is_told_to_everybody(url, fake_engine, wait_unt
 def test_death_ends_answers_that_are_not_streamed(url, fake_engine, engine_thread, wait_until):
     fake_engine.gate.clear()
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        ask = functools.partial(pool.submit, httpx.post, f"{url}/v1/completions")
+        ask = lambda **body: pool.submit(httpx.post, f"{url}/v1/completions", **body)  # noqa: E731
         running = ask(json={"prompt": ["a", "b", "c"]})
         wait_until(lambda: fake_engine.live)
         waiting = ask(json={"prompt": "d"})  # the engine, inside a step, has not heard of it

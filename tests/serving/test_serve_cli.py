@@ -1,14 +1,19 @@
 """`griffin serve` as a process: what it says and with which status it ends."""
 
+import contextlib
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
 
+import httpx
 import pytest
 
+from checkpoints import store
 from recurrentgemma import cli
-from serving import serve_cli
+from recurrentgemma.griffin import flat_params
 
 
 def test_a_port_in_use_is_an_error_before_anything_is_loaded(capsys):
@@ -47,9 +52,65 @@ def test_an_unknown_option_and_help(capsys):
     assert "griffin serve runs/demo" in capsys.readouterr().out
 
 
-def test_the_flags_are_frozen():
-    names = [field.name for field in serve_cli.dataclasses.fields(serve_cli.ServeArguments)]
-    assert names == ["path", "host", "port", "slots", "queue", "model_name"]
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory, language_model):
+    """A run as training leaves it."""
+    lm = language_model("hawk")
+    path = tmp_path_factory.mktemp("runs") / "little"
+    store.write_run_config(path, lm.config, {})
+    store.save(path, 10, flat_params(lm.model))
+    lm.tokenizer.save(path)
+    return path
+
+
+@contextlib.contextmanager
+def griffin_serve(*arguments):
+    """The process, with a function that reads its output up to a line that holds some text."""
+    command = [sys.executable, "-m", "recurrentgemma.cli", "serve", *map(str, arguments)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lines, errors = process.stdout, process.stderr
+
+        def until(text: str) -> str:
+            for line in lines:
+                if text in line:
+                    return line
+            raise AssertionError(f"no line with {text!r}; stderr: {errors.read()}")
+
+        try:
+            yield process, until
+        finally:
+            process.kill()
+
+
+def test_serving_until_interrupted(run_dir, language_model):
+    with griffin_serve(run_dir, "--port", "0", "--slots", "2") as (process, until):
+        url = re.findall(r"http://127.0.0.1:\d+", until("serving at"))[0]
+        assert f"curl -N {url}/v1/completions" in until("curl")
+        assert httpx.get(f"{url}/health").json() == {
+            "status": "ok", "model": "little", "slots": 2, "running": 0, "waiting": 0,
+        }  # fmt: skip
+        asked = {"prompt": "O Romeo", "max_tokens": 8, "temperature": 1.0, "seed": 5}
+        answer = httpx.post(f"{url}/v1/completions", json=asked, timeout=60).json()
+        expected = language_model("hawk").generate("O Romeo", max_tokens=8, temperature=1.0, seed=5)
+        assert answer["choices"][0]["text"] == expected
+        endless = {"prompt": "a", "max_tokens": 10**9, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/completions", json=endless, timeout=60) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGINT)
+            assert "the server is shutting down" in [line for line in lines if line][-1]
+        assert process.wait(30) == 0
+        assert process.communicate()[1] == ""
+
+
+def test_an_interrupt_while_compiling(run_dir):
+    with griffin_serve(run_dir, "--port", "0", "--slots", "2") as (process, until):
+        until("compiling")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
 
 
 def test_a_checkpoint_that_does_not_load_ends_the_server(tmp_path):
