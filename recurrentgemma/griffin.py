@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kernels.dot import dot
+from kernels.dot import dot_transposed
 from recurrentgemma.blocks import ResidualBlock
 from recurrentgemma.chunk import Chunk, check_inputs, locate
 from recurrentgemma.config import GriffinConfig
@@ -97,7 +97,7 @@ class Griffin(nnx.Module):
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits [..., V] in float32 of normed activations [..., D], soft-capped."""
         x_MD = x_BTD.reshape(-1, x_BTD.shape[-1])
-        logits = dot(x_MD, self.embedder.input_embedding[...].T)
+        logits = dot_transposed(x_MD, self.embedder.input_embedding[...])
         if self.config.logits_soft_cap is not None:
             logits = jnp.tanh(logits / self.config.logits_soft_cap) * self.config.logits_soft_cap
         return logits.reshape(*x_BTD.shape[:-1], -1)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kernels.dot import dot
+from kernels.dot import dot, spread
 from kernels.rg_lru import rg_lru
 from recurrentgemma.config import CONV_WIDTH, GriffinConfig
 
@@ -41,8 +41,7 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
         inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x32), -1, keepdims=True) + NORM_EPSILON)
-        scale = 1 + self.scale[...].astype(jnp.float32)
-        return (x32 * inverse * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+        return (x32 * inverse * (1 + spread(self.scale[...], x32))).astype(x.dtype)
 
 
 class Linear(nnx.Module):
@@ -58,7 +57,7 @@ class Linear(nnx.Module):
         y = matmul(x, self.kernel[...])
         if self.bias is None:
             return y
-        return y + self.bias[...].astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+        return y + spread(self.bias[...], y)
 
 
 class BlockDiagonalLinear(nnx.Module):
@@ -77,7 +76,7 @@ class BlockDiagonalLinear(nnx.Module):
         w_NIJ = self.w[...]
         blocks = jnp.split(x_BTE, w_NIJ.shape[0], axis=-1)
         y_BTE = jnp.concatenate([matmul(x, w_NIJ[n]) for n, x in enumerate(blocks)], -1)
-        return y_BTE + self.b[...].astype(y_BTE.dtype).reshape(1, 1, -1)
+        return y_BTE + spread(self.b[...].reshape(-1), y_BTE)
 
 
 class Conv1D(nnx.Module):
@@ -95,14 +94,13 @@ class Conv1D(nnx.Module):
     def __call__(
         self, x_BTE: jax.Array, past_B3E: jax.Array | None, positions_BT: jax.Array
     ) -> jax.Array:
-        w_4E = self.w[...].astype(jnp.float32)
-        out_BTE = (
-            self.b[...].astype(jnp.float32)[None, None]
-            + x_BTE.astype(jnp.float32) * (w_4E[None, None, CONV_WIDTH - 1])
-        )
+        w_4E = self.w[...]
+        x32_BTE = x_BTE.astype(jnp.float32)
+        out_BTE = spread(self.b[...], x32_BTE) + spread(w_4E[-1], x32_BTE) * x32_BTE
         for s in range(1, CONV_WIDTH):
-            tap_BTE = shift(x_BTE, past_B3E, s).astype(jnp.float32) * w_4E[None, None, -1 - s]
-            out_BTE += jnp.where((positions_BT >= s)[..., None], tap_BTE, 0)
+            tap_BTE = shift(x_BTE, past_B3E, s).astype(jnp.float32)
+            tap_BTE = jnp.where((positions_BT >= s)[..., None], tap_BTE, 0)
+            out_BTE += spread(w_4E[-1 - s], x32_BTE) * tap_BTE
         return out_BTE.astype(x_BTE.dtype)
 
 

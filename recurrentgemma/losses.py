@@ -12,11 +12,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kernels.dot import dot
+from kernels.dot import dot, dot_over_rows, dot_transposed
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.state import State
 
-CHUNK_ELEMENTS = 2**25  # logits held at a time; at least MIN_CHUNK_TOKENS rows of them
+CHUNK_ELEMENTS = 2**21  # logits held at a time; at least MIN_CHUNK_TOKENS rows of them
 MIN_CHUNK_TOKENS = 256
 
 
@@ -104,7 +104,7 @@ def _chunks(tokens: int, size: int, *arrays: jax.Array) -> tuple[jax.Array, ...]
 
 def _head(x_MD, embedding_VD, targets_M, soft_cap):
     """(logits, nll, log Z) of one chunk."""
-    logits_MV = dot(x_MD, embedding_VD.T)
+    logits_MV = dot_transposed(x_MD, embedding_VD)
     if soft_cap is not None:
         logits_MV = jnp.tanh(logits_MV / soft_cap) * soft_cap
     log_z_M = jax.nn.logsumexp(logits_MV, -1)
@@ -149,7 +149,7 @@ def _weighted_loss_fwd(x_MD, embedding_VD, targets_M, weights_M, soft_cap, z_los
             d_logits_MV *= 1 - jnp.square(logits_MV / soft_cap)
         d_logits_MV = d_logits_MV.astype(x_MD.dtype)
         d_x_MD = dot(d_logits_MV, cast_VD).astype(x_MD.dtype)
-        return d_embedding_VD + dot(d_logits_MV.T, x_MD), (d_x_MD, nll_M, log_z_M)
+        return d_embedding_VD + dot_over_rows(d_logits_MV, x_MD), (d_x_MD, nll_M, log_z_M)
 
     zero_VD = jnp.zeros(embedding_VD.shape, jnp.float32)
     chunks = _chunks(tokens, size, x_MD, targets_M, weights_M)

@@ -9,7 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from kernels.dot import dot
+from kernels.dot import dot, dot_transposed
 from kernels.local_attention import ring
 
 BLOCK = 256  # queries per block
@@ -62,7 +62,7 @@ def _row(
         keys_SK = jax.lax.dynamic_slice_in_dim(k_SK, first, before + block)
         values_SK = jax.lax.dynamic_slice_in_dim(v_SK, first, before + block)
         visible_CS = (distance_CS >= 0) & (distance_CS <= reach_C[:, None])
-        logits_RS = dot(q_CHK.reshape(block * heads, size), keys_SK.T) * size**-0.5
+        logits_RS = dot_transposed(q_CHK.reshape(block * heads, size), keys_SK) * size**-0.5
         logits_CHS = logits_RS.reshape(block, heads, -1)
         logits_CHS = jnp.where(visible_CS[:, None], logits_CHS, MASKED)
         weights_CHS = jax.nn.softmax(logits_CHS, -1).astype(values_SK.dtype)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from kernels.dot import spread
 from kernels.linear_scan import linear_scan
 
 C = 8.0  # the paper's c: a_t = a^(c r_t)
@@ -37,11 +38,8 @@ def rg_lru(
       h_BTE in x's dtype and the last state h_last_BE in float32. Everything between is float32.
       The derivative of the square root is clipped at 1000.
     """
-    log_a_BTE = (
-        -C
-        * jax.nn.sigmoid(a_gate_BTE.astype(jnp.float32))
-        * jax.nn.softplus(a_param_E.astype(jnp.float32))[None, None]
-    )
+    r_BTE = jax.nn.sigmoid(a_gate_BTE.astype(jnp.float32))
+    log_a_BTE = spread(-C * jax.nn.softplus(a_param_E.astype(jnp.float32)), r_BTE) * r_BTE
     a_BTE = jnp.exp(log_a_BTE)
     multiplier_BTE = _sqrt_clipped(-jnp.expm1(2 * log_a_BTE))
     if reset_BT is not None:
