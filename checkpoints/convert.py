@@ -2,7 +2,8 @@
 """From one checkpoint format to another: read, check, write elsewhere, rename into place.
 
 The names and layouts are in names.py; here is only the order of things. Memory: one copy of the
-parameters in the target dtype. The destination appears whole or not at all.
+parameters in the target dtype, and one more while Orbax writes (griffin, deepmind-flax). The
+destination appears whole or not at all.
 """
 
 import contextlib

@@ -26,6 +26,10 @@ from recurrentgemma.counts import param_shapes
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 HEAD, EMBEDDING = "lm_head.weight", ROWS[0].huggingface
+UNTIED = (
+    f"{HEAD!r} differs from {EMBEDDING!r}: this model's head is not tied to its embedding, which "
+    "Griffin's always is"
+)
 MAPPED_BYTES = 256 << 20
 DTYPE_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 
@@ -35,7 +39,8 @@ def open_source(path: Path) -> Source:
 
     Raises:
       ValueError: a file is missing, truncated or disagrees with the index; the config is not one
-        of RecurrentGemma; `lm_head.weight` differs from the embedding.
+        of RecurrentGemma; `lm_head.weight` differs from the embedding (the values are compared
+        when the tensors are read).
     """
     directory = path if path.is_dir() else path.parent
     specs: dict[str, Spec] = {}
@@ -48,11 +53,13 @@ def open_source(path: Path) -> Source:
             )
         specs |= found
         files |= dict.fromkeys(found, file)
-    if HEAD in specs:
-        _require_tied(path, files, specs)
-        del specs[HEAD]
+    head = specs.pop(HEAD, None)
+    if head is not None and head != specs.get(EMBEDDING, head):
+        raise ValueError(f"{path}: {UNTIED} ({head.shape} and {specs[EMBEDDING].shape})")
 
     def read(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+        if head is not None:
+            _require_tied(path, files, head)
         largest_first = sorted(specs, key=lambda name: -math.prod(specs[name].shape))
         handle, opened, copied = None, None, 0
         for name in largest_first:
@@ -150,17 +157,9 @@ def _file_specs(file: Path) -> dict[str, Spec]:
         ) from error
 
 
-def _require_tied(path: Path, files: dict[str, Path], specs: dict[str, Spec]) -> None:
+def _require_tied(path: Path, files: dict[str, Path], head: Spec) -> None:
     """Compare lm_head with the embedding, some rows at a time."""
-    if EMBEDDING not in specs:
-        return  # a missing embedding is reported as such
-    message = (
-        f"{path}: {HEAD!r} differs from {EMBEDDING!r}: this model's head is not tied to its "
-        "embedding, which Griffin's always is"
-    )
-    if specs[HEAD] != specs[EMBEDDING]:
-        raise ValueError(f"{message} ({specs[HEAD]} and {specs[EMBEDDING]})")
-    rows, columns = specs[HEAD].shape
+    rows, columns = head.shape
     step = max(1, MAPPED_BYTES // (4 * columns))
     for start in range(0, rows, step):
         parts = []
@@ -168,4 +167,4 @@ def _require_tied(path: Path, files: dict[str, Path], specs: dict[str, Spec]) ->
             with safe_open(files[name], framework="np") as handle:
                 parts.append(handle.get_slice(name)[start : min(start + step, rows)])
         if parts[0].tobytes() != parts[1].tobytes():
-            raise ValueError(message)
+            raise ValueError(f"{path}: {UNTIED}")
