@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +17,9 @@ import numpy as np
 from flax import nnx
 
 from recurrentgemma.griffin import Griffin
+from recurrentgemma.lm import LanguageModel
 from recurrentgemma.losses import token_log_probs
 from recurrentgemma.state import State, init_state
-
-if TYPE_CHECKING:
-    from recurrentgemma.lm import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -44,11 +41,18 @@ class Score:
         return self.nats / math.log(2.0) / self.bytes
 
 
-def perplexity(lm: "LanguageModel", stream: Iterable[str], *, chunk_length: int = 512) -> Score:
-    """Score of the texts of `stream`, each a document of its own that starts with the tokenizer's
-    BOS."""
+def perplexity(lm: LanguageModel, stream: Iterable[str], *, chunk_length: int = 512) -> Score:
+    """Score of the texts of `stream`, each a document of its own, after the tokenizer's BOS.
+
+    Raises ValueError if there is nothing to predict, or the model came without a tokenizer.
+    """
+    if lm.tokenizer is None:
+        raise ValueError(
+            "this model came without a tokenizer, so it cannot read text: put one beside its "
+            "checkpoint, or give token ids to score_documents"
+        )
     texts = list(stream)
-    documents = [lm.tokenizer.encode(text, bos=True) for text in texts]
+    documents = [lm.tokenizer.encode(text) for text in texts]
     return score_documents(lm.model, documents, texts, chunk_length=chunk_length)
 
 

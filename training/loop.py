@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from eval.perplexity import score_documents
+from recurrentgemma.counts import parameter_count
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.tokenizer import Tokenizer
 from training import run
@@ -40,7 +41,13 @@ def train(config: TrainConfig, run_dir: Path) -> bool:
     batches = Batches(
         documents, batch_size=config.batch_size, row_length=config.row_length, seed=config.seed
     )
-    bytes_per_token = utf8_bytes(corpus.train) / sum(len(ids) - 1 for ids in documents)
+    tokens = sum(len(ids) - 1 for ids in documents)
+    bytes_per_token = utf8_bytes(corpus.train) / tokens
+
+    print(
+        f"{len(documents)} documents, {tokens:,} tokens of {bytes_per_token:.2f} bytes; "
+        f"{len(corpus.held_out)} held out; {parameter_count(config.model):,} parameters; {run_dir}"
+    )
 
     tx = make_optimizer(config.optimizer, steps=config.steps)
     graphdef, params = nnx.split(Griffin(config.model, rngs=nnx.Rngs(config.seed)), nnx.Param)

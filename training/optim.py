@@ -90,7 +90,7 @@ def decay_mask(params: Any) -> Any:
 
 def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransformation:
     """Clip, then AdamW. `steps` is the length of the schedule: all steps of the run."""
-    return optax.chain(
+    tx = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
             learning_rate_schedule(config, steps),
@@ -101,3 +101,10 @@ def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransfor
             mask=decay_mask,
         ),
     )
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        # optax raises a Python float to the power of an int32 counter, which strictness forbids.
+        with jax.numpy_dtype_promotion("standard"):
+            return tx.update(updates, state, params)
+
+    return optax.GradientTransformation(tx.init, update)

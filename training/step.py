@@ -52,7 +52,7 @@ def make_train_step(
     def train_step(train_state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         step, params, opt_state, skipped = train_state
         (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, new_opt_state = tx.update(grads, opt_state, params)
         new_params = optax.apply_updates(params, updates)

@@ -42,7 +42,14 @@ def parse(argv: list[str]) -> TrainArguments:
     )
 
 
+def check_text(argv: list[str], text: tuple[str, ...]) -> None:
+    """Raises ValueError for a `--text` with no file after it, which would mean the plays."""
+    if not text and any(argument.split("=")[0] == "--text" for argument in argv):
+        raise ValueError("--text names no file; give the path of at least one UTF-8 text file")
+
+
 def main(argv: list[str]) -> None:
     arguments = parse(argv)
+    check_text(argv, arguments.config.text)
     run_dir = arguments.run_dir or Path("runs") / arguments.preset
     train(arguments.config, run_dir)

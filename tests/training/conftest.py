@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run small enough to train in a second, on text that is quickly learned."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from recurrentgemma.presets import tiny
+from training.configs import TrainConfig
+from training.optim import OptimConfig
+
+SONG = "".join(
+    f"{n} green bottles hanging on the wall,\nand if one green bottle should accidentally fall,\n"
+    for n in ("ten", "nine", "eight", "seven", "six", "five", "four", "three", "two", "one") * 4
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs of one config compile one program: a cache on disk saves most of the time here."""
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "song.txt"
+    path.write_text(SONG)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small(song: Path) -> TrainConfig:
+    """Griffin of two layers over bytes; 12 steps of 4 rows of 32 tokens."""
+    model = dataclasses.replace(
+        tiny(),
+        vocab_size=261,
+        width=32,
+        mlp_width=64,
+        num_layers=2,
+        pattern=("recurrent", "local_attention"),
+        lru_width=32,
+        num_gate_blocks=2,
+        num_heads=2,
+        head_dim=16,
+        attention_window=16,
+    )
+    return TrainConfig(
+        model=model,
+        optimizer=OptimConfig(learning_rate=1e-2, warmup_steps=4),
+        text=(str(song),),
+        steps=12,
+        batch_size=4,
+        row_length=32,
+        log_every=2,
+        eval_every=5,
+        eval_characters=100,
+        save_every=4,
+    )

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Named runs, what a config refuses, and how the command line makes one."""
+
+import dataclasses
+import json
+
+import pytest
+
+from recurrentgemma import cli
+from recurrentgemma.presets import PRESETS, recurrentgemma_2b
+from training import train_cli
+from training.configs import RUNS, TrainConfig, differences, run_named
+
+
+@pytest.mark.parametrize("name", [*RUNS, *PRESETS])
+def test_every_name_is_a_run(name):
+    config = run_named(name)
+    json.dumps(config.to_json())
+    if name in PRESETS:
+        assert config.model == PRESETS[name]()
+
+
+def test_an_unknown_name_is_refused_with_the_right_ones():
+    with pytest.raises(ValueError, match=r"unknown preset 'tiny_byte' \(did you mean 'tiny_bytes'"):
+        run_named("tiny_byte")
+
+
+@pytest.mark.parametrize("field", ["steps", "batch_size", "row_length", "save_every", "keep"])
+def test_counts_below_one_are_refused(field):
+    with pytest.raises(ValueError, match=f"{field}=0: expected a whole number of at least 1"):
+        dataclasses.replace(run_named("tiny_bytes"), **{field: 0})
+
+
+def test_contradictions_are_refused():
+    with pytest.raises(ValueError, match=r"warmup_steps=100 leaves nothing of steps=100"):
+        TrainConfig(model=recurrentgemma_2b(), steps=100)
+    mqa = dataclasses.replace(PRESETS["mqa_100m"](), context_length=64)
+    with pytest.raises(ValueError, match=r"row_length=512 is longer .*context_length=64"):
+        TrainConfig(model=mqa)
+    with pytest.raises(ValueError, match="seed=-1: expected 0 or more"):
+        dataclasses.replace(run_named("tiny_bytes"), seed=-1)
+
+
+def test_differences_name_every_field_by_its_path():
+    saved = {"seed": 0, "model": {"width": 8, "pattern": ["a"]}, "old": 1}
+    asked = {"seed": 0, "model": {"width": 9, "pattern": ["a"]}, "new": 2}
+    assert differences(saved, asked) == ["model.width: 8 -> 9", "new: None -> 2", "old: 1 -> None"]
+    assert differences(saved, saved) == []
+
+
+def test_the_command_line_overrides_the_preset(monkeypatch):
+    calls = []
+    monkeypatch.setattr(train_cli, "train", lambda config, run_dir: calls.append((config, run_dir)))
+    argv = "--preset tiny --model.num-layers 3 --steps 7 --optimizer.warmup-steps 2 --text a b"
+    assert cli.run(["train", *argv.split()]) == 0
+    config, run_dir = calls[0]
+    assert config.model == dataclasses.replace(PRESETS["tiny"](), num_layers=3)
+    assert (config.steps, config.optimizer.warmup_steps, config.text) == (7, 2, ("a", "b"))
+    assert str(run_dir) == "runs/tiny"
+    cli.run(["train", "--preset=demo", "--run-dir", "elsewhere"])
+    assert calls[1][0] == RUNS["demo"]()
+    assert str(calls[1][1]) == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--preset nothing", "unknown preset 'nothing'"),
+        ("--steps 0", "steps=0: expected a whole number"),
+        ("--text", "--text names no file"),
+        ("--text absent.txt", "absent.txt: no such text file"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_status_2(argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", *argv.split()]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("argv", ["--stpes 3", "--steps many", "--model.width 1.5"])
+def test_unknown_and_ill_typed_options_are_refused_by_name(argv, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(["train", *argv.split()])
+    assert stop.value.code == 2
+    assert "--steps" in (error := capsys.readouterr().err) or "--model.width" in error

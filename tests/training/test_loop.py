@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole run: what it leaves, and that one interrupted and resumed is the same bit for bit."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from checkpoints import store
+from recurrentgemma.byte_tokenizer import ByteTokenizer
+from recurrentgemma.griffin import Griffin
+from training import loop, run
+from training.configs import TrainConfig
+from training.corpus import Document, load_corpus
+from training.data import Batches
+from training.metrics import read_metrics
+from training.optim import make_optimizer
+from training.step import init_train_state
+
+
+def left_by(run_dir: Path, config: TrainConfig) -> dict:
+    """All that a run leaves: parameters, optimizer, data order and metrics of every checkpoint."""
+    graphdef, params = nnx.split(Griffin(config.model, rngs=nnx.Rngs(1)), nnx.Param)
+    fresh = init_train_state(params, make_optimizer(config.optimizer, steps=config.steps))
+    documents = [np.arange(2)]
+    steps = {}
+    for step in store.all_steps(run_dir):
+        batches = Recorded(documents, batch_size=1, row_length=1, seed=0)
+        train_state = run.restore(
+            run_dir, step, batches, graphdef=graphdef, config=config.model, fresh=fresh
+        )
+        leaves = jax.tree_util.tree_leaves_with_path(train_state)
+        arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+        steps[step] = (arrays, batches.restored)
+    records = read_metrics(run_dir / run.METRICS)
+    for record in records:
+        del record["tokens_per_second"]
+    return {"steps": steps, "metrics": records}
+
+
+class Recorded(Batches):
+    """Takes any state, and keeps it to be looked at."""
+
+    def restore(self, state):
+        self.restored = state
+
+
+def assert_same(one: dict, other: dict) -> None:
+    assert one["metrics"] == other["metrics"]
+    assert one["steps"].keys() == other["steps"].keys()
+    for step, (arrays, data_state) in one["steps"].items():
+        other_arrays, other_data_state = other["steps"][step]
+        assert data_state == other_data_state
+        assert arrays.keys() == other_arrays.keys()
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, other_arrays[name], err_msg=f"{step} {name}")
+
+
+@pytest.fixture(scope="module")
+def whole_run(small: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the uninterrupted run, not to be touched."""
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    assert loop.train(small, run_dir)
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def whole(small: TrainConfig, whole_run: Path) -> dict:
+    """What the uninterrupted run leaves."""
+    return left_by(whole_run, small)
+
+
+@pytest.fixture
+def cut_short(whole_run: Path, tmp_path: Path) -> Path:
+    """A copy of that run whose newest checkpoint, step 12, is lost."""
+    run_dir = tmp_path / "cut_short"
+    shutil.copytree(whole_run, run_dir)
+    shutil.rmtree(run_dir / "checkpoints" / "12")
+    return run_dir
+
+
+def test_a_run_leaves_its_config_metrics_and_checkpoints(small, whole_run, whole, capsys):
+    assert list(whole["steps"]) == [8, 12]
+    assert [record["step"] for record in whole["metrics"]] == [2, 4, 5, 6, 8, 10, 12]
+    assert [r["step"] for r in whole["metrics"] if "held_out_bits_per_byte" in r] == [5, 10, 12]
+    losses = [record["loss"] for record in whole["metrics"]]
+    assert losses[-1] < losses[0] - 1
+    saved = json.loads((whole_run / "config.json").read_text())
+    assert saved == {"model": small.model.to_json(), "train": small.to_json()}
+    assert loop.train(small, whole_run)  # done already: nothing is trained again
+    assert "is trained: step 12 of 12" in capsys.readouterr().out
+    assert_same(left_by(whole_run, small), whole)
+
+
+def train_until_signal(number: int, step: int, config: TrainConfig, run_dir: Path, monkeypatch):
+    """Train, and have the signal arrive while the batch of `step` is made."""
+    real = Batches.__next__
+
+    def next_batch(batches: Batches):
+        if batches.state()["next_row"] == (step - 1) * config.batch_size:
+            os.kill(os.getpid(), number)
+        return real(batches)
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(Batches, "__next__", next_batch)
+        assert not loop.train(config, run_dir)
+    assert signal.getsignal(number) is before
+
+
+def test_interrupted_and_resumed_is_the_same(small, tmp_path, whole, monkeypatch, capsys):
+    train_until_signal(signal.SIGINT, 7, small, tmp_path / "stopped", monkeypatch)
+    assert store.latest_step(tmp_path / "stopped") == 7
+    assert "stopped at step 7" in capsys.readouterr().out
+    assert loop.train(small, tmp_path / "stopped")
+    assert_same(left_by(tmp_path / "stopped", small), whole)
+
+
+def test_sigterm_on_a_step_that_is_saved_anyway_saves_once(small, cut_short, monkeypatch):
+    shorter = dataclasses.replace(small, save_every=1)
+    store.write_run_config(cut_short, shorter.model, shorter.to_json())
+    train_until_signal(signal.SIGTERM, 9, shorter, cut_short, monkeypatch)
+    assert store.all_steps(cut_short) == [8, 9]
+
+
+def test_killed_without_warning_and_resumed_is_the_same(small, cut_short, whole):
+    """The newest checkpoint is lost and the metrics run ahead of the one before."""
+    with (cut_short / run.METRICS).open("a") as file:
+        file.write('{"step": 14, "loss"')
+    assert loop.train(small, cut_short)
+    assert_same(left_by(cut_short, small), whole)
+
+
+def test_a_run_goes_on_with_scanned_layers(small, cut_short, whole_run):
+    """Checkpoints name parameters and moments layer by layer, however the model stacks them."""
+    scanned = dataclasses.replace(small, model=dataclasses.replace(small.model, scan_layers=True))
+    store.write_run_config(cut_short, scanned.model, scanned.to_json())
+    assert loop.train(scanned, cut_short)
+    unrolled = store.restore(whole_run, 12).params
+    for name, array in store.restore(cut_short, 12).params.items():
+        np.testing.assert_allclose(array, unrolled[name], rtol=0.02, atol=2e-3, err_msg=name)
+
+
+def test_another_config_is_refused_with_what_differs(small, whole_run):
+    other = dataclasses.replace(
+        small, seed=1, optimizer=dataclasses.replace(small.optimizer, learning_rate=0.5)
+    )
+    with pytest.raises(
+        ValueError, match=r"optimizer\.learning_rate: 0\.01 -> 0\.5; seed: 0 -> 1\. Ask for"
+    ):
+        loop.train(other, whole_run)
+
+
+def test_another_text_under_the_same_name_is_refused(small, song, cut_short):
+    text = song.read_text()
+    song.write_text(text.replace("green", "brown"))
+    try:
+        with pytest.raises(ValueError, match=r"fingerprint .* the text, the tokenizer"):
+            loop.train(small, cut_short)
+    finally:
+        song.write_text(text)
+
+
+def test_a_directory_of_something_else_is_refused(small, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match="mine exists and is not a run"):
+        loop.train(small, tmp_path / "mine")
+
+
+def test_a_vocabulary_smaller_than_the_tokenizers_is_refused(small, tmp_path):
+    model = dataclasses.replace(small.model, vocab_size=200)
+    with pytest.raises(ValueError, match=r"vocab_size=200 is too small .*'bytes', which has 261"):
+        loop.train(dataclasses.replace(small, model=model), tmp_path / "narrow")
+
+
+def test_a_tokenizer_is_trained_once_and_kept_with_the_run(small, tmp_path):
+    config = dataclasses.replace(
+        small,
+        model=dataclasses.replace(small.model, vocab_size=320),
+        tokenizer="sentencepiece",
+    )
+    documents = load_corpus(config.text).train
+    for name in ("pieces", "reused"):
+        (tmp_path / name).mkdir()
+    pieces = run.run_tokenizer(tmp_path / "pieces", config, documents)
+    assert pieces.vocab_size == 320
+    again = run.run_tokenizer(tmp_path / "pieces", config, ())  # no text: it is read, not trained
+    reuse = dataclasses.replace(config, tokenizer=str(tmp_path / "pieces" / "tokenizer.model"))
+    reused = run.run_tokenizer(tmp_path / "reused", reuse, ())
+    text = documents[0].text
+    assert again.encode(text) == reused.encode(text) == pieces.encode(text)
+    assert (tmp_path / "reused" / "tokenizer.model").is_file()
+
+
+def test_a_document_starts_with_bos_and_ends_with_eos():
+    tokenizer = ByteTokenizer()
+    ids = loop.encode_document(tokenizer, Document("a", "Ay"))
+    assert ids.tolist() == [tokenizer.bos_id, *b"Ay", tokenizer.eos_id]
