@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matrix products with float32 sums, and the same for their gradients; sums over rows.
 
 In bfloat16 JAX's own rule would multiply a float32 gradient by a bfloat16 factor: several times

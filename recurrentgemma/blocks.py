@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The blocks: residual, recurrent, attention, gated MLP (Griffin paper, section 2).
 
 A temporal block maps (x_BTD, its state or None, chunk) to (x_BTD, its new state). Shape letters:
@@ -5,6 +6,7 @@ config.py.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -162,7 +164,7 @@ class ResidualBlock(nnx.Module):
         state: RecurrentState | AttentionState | None,
         chunk: Chunk,
     ) -> tuple[jax.Array, RecurrentState | AttentionState]:
-        temporal = self.recurrent_block if self.recurrent else self.attention_block
+        temporal: Any = self.recurrent_block if self.recurrent else self.attention_block
         mixed_BTD, state = temporal(self.temporal_pre_norm(x_BTD), state, chunk)
         x_BTD = x_BTD + mixed_BTD
         return x_BTD + self.mlp_block(self.channel_pre_norm(x_BTD)), state

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where each token of a chunk stands: its position, whether it is padding, what comes after.
 
 Positions count within a document: consecutive, 0 starts one, -1 marks padding. Padding may come
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.state import State
@@ -87,7 +89,7 @@ def check_inputs(
             f"state: it has {state.position_B.shape[0]} rows and tokens {batch}; expected as many"
         )
     values = (tokens_BT, positions_BT, lengths_B, state and state.position_B)
-    if any(isinstance(value, jax.core.Tracer) for value in values):
+    if any(isinstance(value, Tracer) for value in values):
         return
     tokens = np.asarray(tokens_BT)
     lengths = np.full((batch,), time) if lengths_B is None else np.asarray(lengths_B)

@@ -13,6 +13,7 @@ import sys
 from typing import NamedTuple
 
 from griffin_lm import __version__, require_ours
+from recurrentgemma.memory import keep_freed_memory
 
 
 class Verb(NamedTuple):
@@ -24,7 +25,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "info": Verb(
-        "recurrentgemma.info:main",
+        "checkpoints.info_cli:main",
         "parameters, state size and FLOPs of a preset or a checkpoint",
     ),
     "train": Verb("training.train_cli:main", "train a model on text; resumes where it stopped"),
@@ -72,6 +73,7 @@ def run(argv: list[str]) -> int:
         raise ValueError(f"{name!r} is not a verb of griffin; {hint}")
     module, function = VERBS[name].target.split(":")
     require_ours(module.split(".")[0])
+    keep_freed_memory()
     return getattr(importlib.import_module(module), function)(rest) or 0
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a model is: one frozen dataclass for Hawk, Griffin, RecurrentGemma and the MQA Transformer.
 
 The paper and DeepMind's released code disagree in several places (head size, gate blocks, embedding

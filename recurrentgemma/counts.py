@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parameters, bytes and FLOPs of a configuration, by arithmetic: nothing is allocated."""
 
 import math
@@ -62,7 +63,7 @@ def parameter_count(config: GriffinConfig) -> int:
 
 def parameters_by_part(config: GriffinConfig) -> dict[str, int]:
     """Number of parameters in the embedding, the recurrent, attention and MLP blocks, the norms."""
-    parts = dict.fromkeys(("embedding", "recurrent", "attention", "mlp", "norms"), 0)
+    parts: dict[str, int] = {"embedding": 0, "recurrent": 0, "attention": 0, "mlp": 0, "norms": 0}
     for name, shape in param_shapes(config).items():
         if name.startswith("embedder/"):
             part = "embedding"

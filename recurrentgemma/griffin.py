@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Griffin: tokens and a state to logits and the next state. The file to read first.
 
     logits_BTV, state = model(tokens_BT, state)
@@ -10,10 +11,13 @@ document's first token.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from kernels.dot import dot_transposed
 from recurrentgemma.blocks import ResidualBlock
@@ -57,11 +61,11 @@ class Griffin(nnx.Module):
 
     def __call__(
         self,
-        tokens_BT: jax.Array,
+        tokens_BT: ArrayLike,
         state: State | None = None,
         *,
-        positions: jax.Array | None = None,
-        lengths: jax.Array | None = None,
+        positions: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
     ) -> tuple[jax.Array, State]:
         """Logits of every token and the state after the last one.
 
@@ -85,11 +89,11 @@ class Griffin(nnx.Module):
 
     def hidden(
         self,
-        tokens_BT: jax.Array,
+        tokens_BT: ArrayLike,
         state: State | None = None,
         *,
-        positions: jax.Array | None = None,
-        lengths: jax.Array | None = None,
+        positions: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
     ) -> tuple[jax.Array, State]:
         """What __call__ gives to the output head: x_BTD after the final norm; and the new state."""
         return self._run(_hidden, tokens_BT, state, positions, lengths)
@@ -103,13 +107,12 @@ class Griffin(nnx.Module):
         return logits.reshape(*x_BTD.shape[:-1], -1)
 
     def _run(self, function, tokens_BT, state, positions, lengths):
-        tokens_BT, positions, lengths = (
-            x if x is None or isinstance(x, jax.Array) else jnp.asarray(x)
-            for x in (tokens_BT, positions, lengths)
-        )
+        tokens_BT = jnp.asarray(tokens_BT)
+        positions = None if positions is None else jnp.asarray(positions)
+        lengths = None if lengths is None else jnp.asarray(lengths)
         check_inputs(self.config, tokens_BT, state, positions, lengths)
         values = (tokens_BT, state and state.position_B, positions, lengths)
-        if any(isinstance(x, jax.core.Tracer) for x in (*values, self.final_norm.scale[...])):
+        if any(isinstance(x, Tracer) for x in (*values, self.final_norm.scale[...])):
             return function(self, tokens_BT, state, positions, lengths)
         graphdef, params = nnx.split(self)
         return _jitted(function, graphdef, params, tokens_BT, state, positions, lengths)
@@ -187,7 +190,7 @@ def _remat(config: GriffinConfig, function):
         return function(nnx.merge(graphdef, params), x_BTD, block_state, chunk)
 
     policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    checkpointed = jax.checkpoint(
+    checkpointed: Any = jax.checkpoint(
         pure, static_argnums=(0, 5), policy=policy if config.remat == "dots" else None
     )
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The layers: matrix product, RMSNorm, linear, block-diagonal linear, convolution, RG-LRU, rotary
 embedding, embedder.
 

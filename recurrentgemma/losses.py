@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Token log-likelihood and its mean, without ever holding the logits of all tokens.
 
 The head runs in chunks of tokens. Where gradients are wanted each chunk makes its own at once, so
@@ -7,7 +8,7 @@ as the chunk's logits are.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def next_token_loss(
     x_BTD, _ = model.hidden(batch.tokens_BT, positions=batch.positions_BT)
     tokens = jnp.sum(batch.weights_BT)
     weights_BT = batch.weights_BT / jnp.maximum(tokens, 1)
-    loss, nll_M, log_z_M = _weighted_loss(
+    losses: Any = _weighted_loss(
         x_BTD.reshape(-1, x_BTD.shape[-1]),
         model.embedder.input_embedding[...],
         batch.targets_BT.reshape(-1),
@@ -54,6 +55,7 @@ def next_token_loss(
         model.config.logits_soft_cap,
         z_loss,
     )
+    loss, nll_M, log_z_M = losses
     weights_M = weights_BT.reshape(-1)
     metrics = {
         "nll": jnp.sum(nll_M * weights_M),

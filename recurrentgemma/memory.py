@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the process takes memory from the system: a setting of glibc, for the commands to call."""
 
 import ctypes

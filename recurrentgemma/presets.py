@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The published models as functions: Griffin, Hawk and MQA of the Griffin paper, RecurrentGemma.
 
 Griffin paper, table 2 (appendix C): widths, recurrence widths, depths and heads; head size 128,

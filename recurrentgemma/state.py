@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The state: all that a model remembers of the past, in a size that does not depend on it.
 
 Per recurrent layer the recurrence (float32) and the last three inputs of the convolution; per
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from recurrentgemma.config import CONV_WIDTH, GriffinConfig
 
@@ -88,7 +90,7 @@ def insert_slot(state: State, i: int | jax.Array, one: State) -> State:
 
 def _check_slot(state: State, i: int | jax.Array) -> None:
     slots = state.position_B.shape[0]
-    if isinstance(i, jax.core.Tracer):
+    if isinstance(i, Tracer):
         return
     if not 0 <= operator.index(i) < slots:
         raise ValueError(f"slot {i} is out of range: the state has slots 0 to {slots - 1}")

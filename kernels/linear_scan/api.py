@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The linear scan h_t = a_t h_{t-1} + x_t with its gradients (Griffin paper, section 4.2)."""
 
 import functools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The linear scan as its definition: a loop over time, for tests only."""
 
 import jax

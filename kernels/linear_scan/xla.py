@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The linear scan for XLA: lax.scan over time, the fastest form that XLA's CPU compiler has."""
 
 import jax

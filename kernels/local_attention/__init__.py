@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sliding-window multi-query attention with a ring of past keys and values."""
 
 from kernels.local_attention.api import local_attention

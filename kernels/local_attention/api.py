@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sliding-window multi-query attention (Griffin paper, section 2.3): cost O(T W).
 
 Each query sees itself and the W tokens before it (W + 1 keys, as in DeepMind's code), none of them

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sliding-window attention by its definition, with the whole T x (W + T) matrix: for tests only."""
 
 import jax

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ring of the last W keys or values: the token at position p of its document has slot p mod W.
 
 A slot is empty, and zero, where the document has no token for it yet, so that equal histories give

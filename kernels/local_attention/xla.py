@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sliding-window attention for XLA, in blocks of queries: cost O(T W) in compute and memory.
 
 A block of C queries sees one slice of W + C keys. The heads of a query share their keys, so they

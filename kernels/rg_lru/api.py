@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The RG-LRU: the linear scan with its gates (Griffin paper, section 2.4; resets as in code)."""
 
 import jax
