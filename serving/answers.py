@@ -102,8 +102,11 @@ class Answer:
             if score.logprob is None:
                 out.top_logprobs.append(None)
             else:
-                pairs = [*score.top, (score.token_id, score.logprob)]
-                out.top_logprobs.append({name(id): logprob for id, logprob in pairs})
+                top = {name(score.token_id): score.logprob}
+                for id, logprob in score.top:
+                    other = id != score.token_id and name(id) in top  # two tokens, one text
+                    top[f"token_id:{id}" if other else name(id)] = logprob
+                out.top_logprobs.append(top)
         return out
 
 

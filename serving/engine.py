@@ -59,7 +59,7 @@ class Event:
 
     request_id: int
     text: str = ""
-    token_ids: tuple[int, ...] = ()  # neither a stop token nor what follows a stop string's start
+    token_ids: tuple[int, ...] = ()  # a stop token too, but nothing of a stop string
     scores: tuple[TokenScore, ...] = ()  # of these tokens, if asked for
     prompt_scores: tuple[TokenScore, ...] = ()
     num_generated: int = 0  # so far, with the tokens that ended the answer
@@ -271,20 +271,20 @@ class Engine:
         taken, done = int(found.taken_B[slot]), bool(self._done_B[slot])
         tokens_T = found.tokens_BC[slot, :taken]
         ended = done and bool(np.isin(tokens_T[-1], self._rows.stop_BS[slot]))
-        if ended:
-            tokens_T = tokens_T[:-1]
         request, transcript = sequence.request, sequence.transcript
         if request.logprobs is None:
             scores = [TokenScore(token_id=id, logprob=None, top=()) for id in tokens_T.tolist()]
         else:
             of_slot = (found.logp_BC, found.top_logp_BCN, found.top_tokens_BCN)
             scores = token_scores(tokens_T, *(array[slot] for array in of_slot))
-        pushed, text, released = transcript.push(scores)
+        pushed, text, released = transcript.push(scores[: taken - ended])
         sequence.num_generated += pushed
         if done and not transcript.stopped:
-            sequence.num_generated += ended
             rest, more = transcript.finish()
             text, released = text + rest, released + more
+            if ended and not transcript.stopped:
+                sequence.num_generated += 1
+                released.append(dataclasses.replace(scores[-1], offset=transcript.length))
         reason = None
         if ended or transcript.stopped:
             reason = "stop"

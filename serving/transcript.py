@@ -44,6 +44,11 @@ class Transcript:
         self._decoded = self._released = 0  # characters
         self._held: list[TokenScore] = []
 
+    @property
+    def length(self) -> int:
+        """Characters released so far."""
+        return self._released
+
     def push(self, tokens: Sequence[TokenScore]) -> tuple[int, str, list[TokenScore]]:
         """How many of `tokens` were taken (fewer than all when a stop string was complete), and
         the text and tokens released."""

@@ -86,6 +86,21 @@ def test_what_the_evaluation_harness_asks(client, lm):
     assert len(answer.choices[1].logprobs.tokens) == 3
 
 
+def test_a_stop_token_has_its_place_among_the_log_probabilities(client, lm):
+    """The harness drops the last entry as the generated token: a stop token must be there too."""
+    options = {"max_tokens": 1, "temperature": 2.0}
+    seed = next(s for s in range(2000) if not lm.complete(["ab"], **options, seed=s)[0].tokens)
+    answer = client.completions.create(
+        model="griffin", prompt="ab", **options, seed=seed, logprobs=1, echo=True
+    )
+    choice = answer.choices[0]
+    assert (choice.text, choice.finish_reason) == ("ab", "stop")
+    assert choice.logprobs.tokens[1:3] == ["a", "b"]
+    assert len(choice.logprobs.token_logprobs) == 4
+    assert choice.logprobs.text_offset == [0, 0, 1, 2]
+    assert answer.usage.completion_tokens == 1
+
+
 def test_only_the_prompt_can_be_scored(client, lm):
     answer = client.completions.create(
         model="griffin", prompt="Hi there", max_tokens=0, logprobs=0, echo=True
@@ -157,7 +172,3 @@ def test_text_for_a_checkpoint_without_a_tokenizer(language_model, running_threa
         answer = httpx.post(f"{url}/v1/completions", json={"prompt": "Hi"})
         assert answer.status_code == 400
         assert "send the prompt as token ids" in answer.json()["error"]["message"]
-        ids = httpx.post(
-            f"{url}/v1/completions", json={"prompt": [1, 2], "max_tokens": 3}, timeout=120
-        )
-    assert len(ids.json()["choices"][0]["token_ids"]) == 3

@@ -63,6 +63,12 @@ def test_echo_with_logprobs_in_the_legacy_schema(ask):
     }
 
 
+def test_two_tokens_with_one_text_stay_apart(ask, fake_engine, monkeypatch):
+    monkeypatch.setattr(fake_engine, "token_name", lambda id: "x")
+    choice = complete(ask, prompt="a", logprobs=1, max_tokens=1).json()["choices"][0]
+    assert choice["logprobs"]["top_logprobs"] == [{"x": -0.5, "token_id:65": -0.25}]
+
+
 def test_token_ids_when_asked_for(ask):
     choice = complete(ask, prompt="ab", max_tokens=3, return_token_ids=True).json()["choices"][0]
     assert choice["token_ids"] == [97, 98, 97]
