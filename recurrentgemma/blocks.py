@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kernels.gating import gelu_gate
 from kernels.local_attention import local_attention, write_one, write_ring
 from recurrentgemma.chunk import Chunk
 from recurrentgemma.config import CONV_WIDTH, BlockType, GriffinConfig
@@ -37,13 +38,13 @@ class RecurrentBlock(nnx.Module):
     def __call__(
         self, x_BTD: jax.Array, state: RecurrentState | None, chunk: Chunk
     ) -> tuple[jax.Array, RecurrentState]:
-        y_BTE = jax.nn.gelu(self.linear_y(x_BTD))
+        y_BTE = self.linear_y(x_BTD)
         x_BTE = self.linear_x(x_BTD)
         past_B3E, h0_BE = (state.conv_B3E, state.h_BE) if state else (None, None)
         conv_B3E = last_inputs(x_BTE, past_B3E, chunk)
         x_BTE = self.conv_1d(x_BTE, past_B3E, chunk.positions_BT)
         h_BTE, h_BE = self.rg_lru(x_BTE, h0_BE, chunk.positions_BT, chunk.real_BT)
-        return self.linear_out(h_BTE * y_BTE), RecurrentState(h_BE, conv_B3E)
+        return self.linear_out(gelu_gate(y_BTE, h_BTE)), RecurrentState(h_BE, conv_B3E)
 
 
 def last_inputs(x_BTE: jax.Array, past_B3E: jax.Array | None, chunk: Chunk) -> jax.Array:
@@ -138,7 +139,7 @@ class MLPBlock(nnx.Module):
         self.ffw_down = Linear(f, d, std=out_std / math.sqrt(f), bias=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        return self.ffw_down(jax.nn.gelu(self.ffw_gate(x_BTD)) * self.ffw_up(x_BTD))
+        return self.ffw_down(gelu_gate(self.ffw_gate(x_BTD), self.ffw_up(x_BTD)))
 
 
 class ResidualBlock(nnx.Module):

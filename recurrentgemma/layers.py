@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kernels.conv import causal_conv
 from kernels.dot import dot, spread
+from kernels.norm import rms_norm
 from kernels.rg_lru import rg_lru
 from recurrentgemma.config import CONV_WIDTH, GriffinConfig
 
-NORM_EPSILON = 1e-6
 ROPE_BASE = 10_000.0
 
 
@@ -40,9 +41,7 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.zeros((width,), dtype))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
-        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x32), -1, keepdims=True) + NORM_EPSILON)
-        return (x32 * inverse * (1 + spread(self.scale[...], x32))).astype(x.dtype)
+        return rms_norm(x, self.scale[...])
 
 
 class Linear(nnx.Module):
@@ -81,11 +80,7 @@ class BlockDiagonalLinear(nnx.Module):
 
 
 class Conv1D(nnx.Module):
-    """Causal depthwise convolution: out_t = b + sum_s w[3 - s] x_{t-s}, within the document.
-
-    A tap s before position p reaches into another document where s > p, so the position alone
-    says what to mask, in a chunk and in its first three tokens alike.
-    """
+    """Causal depthwise convolution of temporal width 4, within the document."""
 
     def __init__(self, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         init = normal_init(math.sqrt(0.01 / CONV_WIDTH))
@@ -95,23 +90,9 @@ class Conv1D(nnx.Module):
     def __call__(
         self, x_BTE: jax.Array, past_B3E: jax.Array | None, positions_BT: jax.Array
     ) -> jax.Array:
-        w_4E = self.w[...]
-        x32_BTE = x_BTE.astype(jnp.float32)
-        out_BTE = spread(self.b[...], x32_BTE) + spread(w_4E[-1], x32_BTE) * x32_BTE
-        for s in range(1, CONV_WIDTH):
-            tap_BTE = shift(x_BTE, past_B3E, s).astype(jnp.float32)
-            tap_BTE = jnp.where((positions_BT >= s)[..., None], tap_BTE, 0)
-            out_BTE += spread(w_4E[-1 - s], x32_BTE) * tap_BTE
-        return out_BTE.astype(x_BTE.dtype)
-
-
-def shift(x_BTE: jax.Array, past_B3E: jax.Array | None, s: int) -> jax.Array:
-    """x delayed by s tokens, the first s of them from the inputs before the chunk (or zero)."""
-    batch, time, width = x_BTE.shape
-    if past_B3E is None:
-        past_B3E = jnp.zeros((batch, CONV_WIDTH - 1, width), x_BTE.dtype)
-    past_BSE = past_B3E[:, CONV_WIDTH - 1 - s :].astype(x_BTE.dtype)
-    return jnp.concatenate([past_BSE, x_BTE], 1)[:, :time]
+        if past_B3E is None:
+            past_B3E = jnp.zeros((x_BTE.shape[0], CONV_WIDTH - 1, x_BTE.shape[2]), x_BTE.dtype)
+        return causal_conv(x_BTE, self.w[...], self.b[...], past_B3E, positions_BT)
 
 
 def a_param_init(config: GriffinConfig) -> nnx.Initializer:
