@@ -44,6 +44,21 @@ def test_deepmind_torch_names_follow_deepminds_rule():
     assert not torch
 
 
+def test_hugging_faces_linears_are_transposed():
+    """torch.nn.Linear keeps [out, in]; a square one would not show it in its shape."""
+    config = small_config(mlp_width=136)  # wide enough for three slabs of the copy
+    params = random_params(config)
+    written = dict(write_names(dict(params), "huggingface"))
+    for row in ROWS:
+        for block in range(config.num_layers):
+            name = fill_block(row.canonical, block)
+            if name in params and params[name].ndim == 2 and "conv" not in name:
+                linear = name.endswith("/kernel")
+                theirs = written[fill_block(row.huggingface, block)]
+                expected = params[name].T if linear else params[name]
+                np.testing.assert_array_equal(theirs, expected, name)
+
+
 def test_fused_and_transposed_tensors():
     config = small_config()
     params = random_params(config)

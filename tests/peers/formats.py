@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportMissingImports=false
 """Do the real DeepMind and Hugging Face programs load what we write, and compute the same?
 
 Their packages need PyTorch and one of them has our import name, so this runs in an environment of
