@@ -17,6 +17,7 @@ from flax import nnx
 
 from kernels.conv import causal_conv
 from kernels.dot import dot, spread
+from kernels.lookup import lookup
 from kernels.norm import rms_norm
 from kernels.rg_lru import rg_lru
 from recurrentgemma.config import CONV_WIDTH, GriffinConfig
@@ -162,7 +163,7 @@ class Embedder(nnx.Module):
         self.input_embedding = nnx.Param(init(rngs.params(), shape, jnp.dtype(config.param_dtype)))
 
     def encode(self, tokens_BT: jax.Array, config: GriffinConfig) -> jax.Array:
-        x_BTD = self.input_embedding[...][tokens_BT].astype(config.dtype)
+        x_BTD = lookup(self.input_embedding[...], tokens_BT).astype(config.dtype)
         if config.scale_embeddings:  # rounded to bfloat16 whatever the dtype, as in DeepMind's code
             x_BTD *= jnp.sqrt(config.width).astype(jnp.bfloat16).astype(x_BTD.dtype)
         return x_BTD
