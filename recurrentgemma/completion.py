@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from recurrentgemma.generate import CAPACITY, Decoded, Generator, Rows
@@ -46,14 +45,15 @@ def run(
 ) -> Iterator[list[str]]:
     """Fill `completions`, and yield what each block of tokens adds to the text of each row.
 
+    rows: as numpy arrays.
     streamed: blocks that begin with one token and grow, instead of blocks as long as possible.
     """
     most = STOP_BLOCK if any(text is not None and text.scans for text in texts) else CAPACITY
     steps = 1 if streamed else most
-    progress = generator.start(prompts)
+    progress, device_rows = generator.start(prompts), jax.device_put(rows)
     while True:
         start_s = time.perf_counter()
-        progress, decoded = generator.advance(progress, rows, steps, top=top)
+        progress, decoded = generator.advance(progress, device_rows, steps, top=top)
         decoded, done_B = jax.device_get((decoded, progress.done_B))
         if streamed:
             steps_in_time = steps * BLOCK_SECONDS / (time.perf_counter() - start_s)
@@ -69,7 +69,7 @@ def run(
         if all(finished):
             return
         if finished != done_B.tolist():  # a stop string, of which the device knows nothing
-            progress = progress._replace(done_B=jnp.asarray(finished))
+            progress = progress._replace(done_B=jax.device_put(np.array(finished)))
 
 
 def _take(

@@ -53,7 +53,7 @@ class Decoded(NamedTuple):
     top_tokens_BCN: Any
 
 
-def chunk_sizes(length: int, sizes: Sequence[int] = CHUNKS) -> list[int]:
+def chunk_sizes(length: int, sizes: Sequence[int]) -> list[int]:
     """Chunks of the given sizes that together hold `length` tokens, the last one padded.
 
     A chunk is never more than half padding, unless it is of the smallest size.
@@ -66,7 +66,7 @@ def chunk_sizes(length: int, sizes: Sequence[int] = CHUNKS) -> list[int]:
     return chunks
 
 
-def padded_chunks(rows: Sequence[Sequence[int]], sizes: Sequence[int] = CHUNKS) -> Iterator:
+def padded_chunks(rows: Sequence[Sequence[int]], sizes: Sequence[int]) -> Iterator:
     """(tokens_BT, lengths_B) of the chunks that `rows`, of any lengths, are cut into."""
     lengths_B = np.array([len(row) for row in rows], np.int32)
     tokens_BT = np.zeros((len(rows), sum(chunk_sizes(int(lengths_B.max()), sizes))), np.int32)
@@ -132,8 +132,8 @@ class Generator:
 
     def __init__(self, graphdef, params, config: GriffinConfig, vocab_size: int):
         self.params = params
-        self._config = config
         # Closed over, because hashing a model's structure anew would slow every single call.
+        self._init_state = jax.jit(partial(init_state, config), static_argnums=0)
         self._prefill = jax.jit(partial(prefill, graphdef), donate_argnums=1)
         self._decode: Callable = jax.jit(
             partial(decode, graphdef, vocab_size=vocab_size),
@@ -144,12 +144,14 @@ class Generator:
     def start(self, prompts: Sequence[Sequence[int]]) -> Progress:
         """Read prompts, each of at least one token, but for the last token of each."""
         batch_size = len(prompts)
-        state = init_state(self._config, batch_size)
-        for tokens_BT, lengths_B in padded_chunks([prompt[:-1] for prompt in prompts]):
+        state = self._init_state(batch_size)
+        for tokens_BT, lengths_B in padded_chunks([prompt[:-1] for prompt in prompts], CHUNKS):
             state = self._prefill(self.params, state, tokens_BT, lengths_B)
         last_B = np.array([prompt[-1] for prompt in prompts], np.int32)
-        zero_B = jnp.zeros(batch_size, jnp.int32)
-        return Progress(state, jnp.asarray(last_B), zero_B, zero_B != 0)
+        return Progress(
+            state,
+            *jax.device_put((last_B, np.zeros(batch_size, np.int32), np.zeros(batch_size, bool))),
+        )
 
     def advance(
         self, progress: Progress, rows: Rows, steps: int, *, top: int | None = None

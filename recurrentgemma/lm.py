@@ -149,7 +149,7 @@ class LanguageModel:
         ids = self._encode(text_or_ids)
         self._check_context(len(ids) - 1)
         state, found = init_state(self.config, 1), []
-        inputs, targets = padded_chunks([ids[:-1]]), padded_chunks([ids[1:]])
+        inputs, targets = (padded_chunks([part], CHUNKS) for part in (ids[:-1], ids[1:]))
         for (tokens_BT, lengths_B), (targets_BT, _) in zip(inputs, targets, strict=True):
             logp_BT, state = self._score(self._params, state, tokens_BT, targets_BT, lengths_B)
             found.append((logp_BT, int(lengths_B[0])))
@@ -221,7 +221,7 @@ class LanguageModel:
         ]
         stop_ids = self.tokenizer.stop_ids if self.tokenizer else ()
         stop_BS = np.array([stop_ids or (-1,)] * len(ids), np.int32)
-        rows = jax.device_put(Rows(params, stop_BS, np.array(most, np.int32)))
+        rows = Rows(params, stop_BS, np.array(most, np.int32))
         completions = [Completion() for _ in ids]
         blocks = run(
             self._generator, ids, rows, texts, completions, top=logprobs, streamed=streamed

@@ -70,14 +70,17 @@ def sampling_params(
         "temperature", temperature, lambda v: 0 <= v < np.inf, "a number of at least 0"
     )
     top_k = rows(
-        "top_k", top_k, lambda v: v is None or (v == int(v) >= 0), "a whole number, 0 for all"
+        "top_k",
+        top_k,
+        lambda v: v is None or (isinstance(v, int | np.integer) and v >= 0),
+        "a whole number, 0 for all",
     )
     top_p = rows("top_p", top_p, lambda v: 0 < v <= 1, "a number over 0 and at most 1")
     min_p = rows("min_p", min_p, lambda v: 0 <= v <= 1, "a number from 0 to 1")
     seeds = rows(
         "seed",
         seed,
-        lambda v: v is None or (v == int(v) and -(2**63) <= v < 2**64),
+        lambda v: v is None or (isinstance(v, int | np.integer) and -(2**63) <= v < 2**64),
         "a whole number of at most 64 bits",
     )
     words = [int.from_bytes(os.urandom(8)) if seed is None else int(seed) % 2**64 for seed in seeds]
@@ -142,10 +145,11 @@ def _categorical(key: jax.Array, logits_V: jax.Array) -> jax.Array:
     width = 2 ** math.ceil(math.log2(vocab_size) / 2)
     padding = (0, -vocab_size % width)
     blocks_MN = jnp.pad(logits_V, padding, constant_values=-jnp.inf).reshape(-1, width)
-    of_block, in_block = jax.random.split(key)
+    blocks = blocks_MN.shape[0]
+    noise = jax.random.gumbel(key, (blocks + width,), jnp.float32)
     mass_M = jnp.sum(jnp.exp(blocks_MN), axis=1)
-    block = jax.random.categorical(of_block, jnp.log(mass_M))
-    place = jax.random.categorical(in_block, blocks_MN[block])
+    block = jnp.argmax(jnp.log(mass_M) + noise[:blocks])
+    place = jnp.argmax(blocks_MN[block] + noise[blocks:])
     return (block * width + place).astype(jnp.int32)
 
 
