@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sliding-window attention against its definition: windows, documents, rings, gradients, memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kernels.local_attention import local_attention, write_one, write_ring, xla
+from tests.kernels.test_recurrence import draw, same, value_and_gradients
+
+
+def mixed_positions(time: int, start: int) -> jax.Array:
+    """Three rows: one document, packed documents down to one token, and right padding."""
+    where = np.tile(start + np.arange(time)[None], (3, 1))
+    for first in (3, 4, time // 2):
+        where[1, first:] = np.arange(max(time - first, 0))
+    where[2, max(time // 2, 1) :] = -1
+    return jnp.asarray(where, jnp.int32)
+
+
+@pytest.mark.parametrize("ring", [False, True])
+@pytest.mark.parametrize(
+    ("time", "window", "block"), [(1, 6, 4), (29, 6, 4), (16, 16, 4), (12, 3, 256)]
+)
+def test_values_and_gradients(time, window, block, ring, monkeypatch):
+    monkeypatch.setattr(xla, "BLOCK", block)
+    batch, heads, size, start = 3, 3, 8, 4 if ring else 0
+    where = mixed_positions(time, start)
+    arrays = [draw(0, batch, time, heads, size), draw(1, batch, time, size)]
+    arrays += [draw(2, batch, time, size)]
+    if ring:
+        arrays += [draw(3, batch, window, size), draw(4, batch, window, size)]
+    start_B = jnp.full((batch,), start, jnp.int32)
+
+    def attend(implementation):
+        def run(*arrays):
+            out = local_attention(
+                *arrays,
+                window=window,
+                positions_BT=where,
+                start_position_B=start_B,
+                implementation=implementation,
+            )
+            return jnp.where((where >= 0)[..., None, None], out, 0)
+
+        return value_and_gradients(run, *arrays)
+
+    same(attend("xla"), attend("reference"))
+
+
+def test_the_window_is_w_keys_and_the_query():
+    time, window = 12, 4
+    v = jnp.eye(time)[None]
+    q = jnp.zeros((1, time, 1, time))  # equal weights: the output shows which keys are seen
+    out = local_attention(q, v, v, window=window, positions_BT=jnp.arange(time)[None])
+    seen = np.asarray(out[0, :, 0] > 0)
+    distance = np.arange(time)[:, None] - np.arange(time)[None]
+    np.testing.assert_array_equal(seen, (distance >= 0) & (distance <= window))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_writing_one_by_one_equals_writing_a_chunk(given):
+    window, new = 4, draw(0, 2, 11, 3)
+    zero = jnp.zeros((2,), jnp.int32)
+    ring = jnp.zeros((2, window, 3))
+    for t in range(11):
+        ring = write_one(
+            ring,
+            new[:, t : t + 1],
+            position_B1=jnp.full((2, 1), t, jnp.int32),
+            real_B1=jnp.ones((2, 1), bool) if given else None,
+            may_reset=given,
+        )
+    whole = write_ring(
+        None, new, window, start_position_B=zero, end_B=zero + 11, next_position_B=zero + 11
+    )
+    np.testing.assert_array_equal(ring, whole)
+
+
+def test_no_square_of_time_in_the_compiled_program():
+    """T = 16,384 and W = 128: no array has T x T elements, and memory grows with T."""
+
+    def temporary(time: int) -> int:
+        q = jax.ShapeDtypeStruct((1, time, 2, 16), jnp.float32)
+        k = jax.ShapeDtypeStruct((1, time, 16), jnp.float32)
+
+        def loss(q, k, v):
+            where = jnp.arange(time)[None]
+            return local_attention(q, k, v, window=128, positions_BT=where).sum()
+
+        compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, k).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary(16_384) < 16_384 * 16_384  # bytes: a quarter of one T x T array
+    assert temporary(16_384) < 6 * temporary(4_096)
+
+
+def test_it_refuses():
+    q, k = jnp.zeros((1, 3, 2, 8)), jnp.zeros((1, 3, 8))
+    where = jnp.zeros((1, 3), jnp.int32)
+    with pytest.raises(ValueError, match=r"expected k and v of shape \(1, 3, 8\)"):
+        local_attention(q, k[:, :2], k, window=4, positions_BT=where)
+    with pytest.raises(ValueError, match="needs values of the same shape"):
+        local_attention(q, k, k, jnp.zeros((1, 4, 8)), window=4, positions_BT=where)
+    with pytest.raises(ValueError, match="implementation 'flash' is unknown"):
+        local_attention(q, k, k, window=4, positions_BT=where, implementation="flash")
