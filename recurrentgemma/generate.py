@@ -22,7 +22,7 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.sampling import SamplingParams, log_probs, sample
 from recurrentgemma.state import State, init_state
 
-CHUNKS = (16, 64, 256, 1024)
+CHUNKS = (16, 128, 1024)
 CAPACITY = 256  # C; most steps of one call of `decode`
 
 
@@ -78,8 +78,11 @@ def padded_chunks(rows: Sequence[Sequence[int]], sizes: Sequence[int]) -> Iterat
         start += size
 
 
-def prefill(graphdef, params, state: State, tokens_BT, lengths_B) -> State:
-    """The state after a chunk, of which row i has lengths_B[i] real tokens, 0 included."""
+def prefill(graphdef, params, state: State | None, tokens_BT, lengths_B) -> State:
+    """The state after a chunk, of which row i has lengths_B[i] real tokens, 0 included.
+
+    state: None for the first chunk: a program of its own, which spares it the empty window.
+    """
     _, state = nnx.merge(graphdef, params).hidden(tokens_BT, state, lengths=lengths_B)
     return state
 
@@ -143,10 +146,11 @@ class Generator:
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Progress:
         """Read prompts, each of at least one token, but for the last token of each."""
-        batch_size = len(prompts)
-        state = self._init_state(batch_size)
+        batch_size, state = len(prompts), None
         for tokens_BT, lengths_B in padded_chunks([prompt[:-1] for prompt in prompts], CHUNKS):
             state = self._prefill(self.params, state, tokens_BT, lengths_B)
+        if state is None:  # prompts of one token
+            state = self._init_state(batch_size)
         last_B = np.array([prompt[-1] for prompt in prompts], np.int32)
         return Progress(
             state,
