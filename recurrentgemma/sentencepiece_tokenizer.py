@@ -12,9 +12,8 @@ import sentencepiece
 from recurrentgemma.chat import END_OF_TURN, START_OF_TURN
 
 _FILE = "tokenizer.model"
-# The trainer leaves out a sentence of more than 4,192 bytes (a character has up to four), and the
-# newlines at the end of one: cut before the newlines.
-_SENTENCE = re.compile(r".{1,1000}(?<!\n)(?=\n|\Z)|.{1,1000}", re.DOTALL)
+# The trainer leaves out a sentence of more than 4,192 bytes; a character has up to four.
+_SENTENCE = re.compile(".{1,1000}", re.DOTALL)
 # It also leaves out a sentence that holds one of the characters it keeps for itself.
 _RESERVED = re.compile("[\0\t\u2047\u2581\u2585]+")
 
@@ -120,7 +119,7 @@ def train_sentencepiece(
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
-    """The texts in pieces that the trainer accepts, cut before a newline where there is one."""
+    """The texts in pieces that the trainer accepts."""
     for text in texts:
         for part in _RESERVED.split(text):
             yield from _SENTENCE.findall(part)

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from recurrentgemma.tokenizer import Tokenizer
 
 _UNSURE = "\ufffd"  # what unfinished UTF-8 decodes as; at most three bytes of a character are
-_WINDOW = 48  # tokens decoded anew at each push, before those at the front are let go
+_WINDOW = 48  # tokens decoded anew at each push, before those at the front are let go ...
+_KEPT = 8  # ... but for about so many
 
 
 class StreamDecoder:
@@ -21,7 +22,7 @@ class StreamDecoder:
 
     def __init__(self, tokenizer: "Tokenizer", context: Sequence[int] = ()):
         self._tokenizer = tokenizer
-        self._window = [int(i) for i in context]
+        self._window = [int(i) for i in context[-_WINDOW:]]
         self._sent = tokenizer.decode(self._window)
         self._limit = _WINDOW
         self._forget()
@@ -60,16 +61,10 @@ class StreamDecoder:
         decode, window = self._tokenizer.decode, self._window
         text = decode(window)
         held = text[len(self._sent) :]
-        for i in range(len(window) - 8, max(0, len(window) - 16), -1):
-            head, tail = decode(window[:i]), decode(window[i:])
-            if (
-                self._tokenizer.settled(window[:i])
-                and not head.endswith(_UNSURE)
-                and not tail.startswith(_UNSURE)
-                and decode(window[i : i + 1])  # so it is this token that the text now begins with
-                and text.endswith(tail)
-                and len(tail) > len(held)
-            ):
+        for i in range(len(window) - _KEPT, max(0, len(window) - 2 * _KEPT), -1):
+            tail = decode(window[i:])
+            # Something sent must stay: it holds the end of what is unsure, or of the text's space.
+            if text.endswith(tail) and len(tail) > len(held):
                 self._window = window[i:]
                 self._sent = tail[: len(tail) - len(held)]
                 break

@@ -87,7 +87,7 @@ def word_piece() -> HuggingFaceTokenizer:
 def odd_decoder() -> HuggingFaceTokenizer:
     """A decoder that rewrites text across tokens: nothing is sure before the end."""
     tokenizer = tokenizers.Tokenizer.from_str(word_piece().content)
-    tokenizer.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace("o b", "0B")])
+    tokenizer.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace("ob", "0B")])
     return HuggingFaceTokenizer(tokenizer.to_str())
 
 

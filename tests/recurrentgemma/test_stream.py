@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recurrentgemma.tokenizer import ByteTokenizer, StopScanner, StreamDecoder
@@ -31,12 +31,31 @@ def test_pieces_join_to_the_decoded_text(tokenizer, data):
     assert "".join(pieces_of(tokenizer, ids, cuts)) == tokenizer.decode(ids)
 
 
+@pytest.fixture(params=[(48, 8), (3, 1), (4, 3)])
+def window(request, monkeypatch) -> None:
+    """The window of the stream; small ones, to let go of tokens everywhere."""
+    monkeypatch.setattr("recurrentgemma.streaming._WINDOW", request.param[0])
+    monkeypatch.setattr("recurrentgemma.streaming._KEPT", request.param[1])
+
+
 @given(data=st.data())
-def test_bytes_of_every_kind_in_a_long_stream(tokenizer, data):
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@pytest.mark.usefixtures("window")
+def test_a_long_stream_of_anything(tokenizer, data):
     """Long enough for the window to move, and full of bytes that are not UTF-8."""
-    some = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), min_size=1, max_size=12))
-    block = data.draw(st.lists(st.sampled_from(some), min_size=60, max_size=200))
+    ids = range(tokenizer.vocab_size)
+    texts = [tokenizer.decode([i]) for i in ids]  # alone some are no text, or no whole character
+    odd = [i for i in ids if not texts[i] or texts[i][0] in " \ufffd"]
+    any_id = st.one_of(st.sampled_from(odd), st.sampled_from(ids))
+    some = data.draw(st.lists(any_id, min_size=1, max_size=5))
+    some += tokenizer.encode(data.draw(st.sampled_from(["é", "🎉", "  a", "to be"])), bos=False)
+    block = data.draw(st.lists(st.sampled_from(some), max_size=100))
     assert "".join(pieces_of(tokenizer, block)) == tokenizer.decode(block)
+
+
+def test_text_that_later_tokens_change_is_held_back(tokenizer):
+    ids = tokenizer.encode("to be or not to be")
+    assert "".join(pieces_of(tokenizer, ids)) == tokenizer.decode(ids)
 
 
 @given(prompt=TEXT, answer=TEXT)
