@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The peers' benchmark as a Markdown table: ours beside the best of the others, and the limit.
 
-    python tests/peers/table.py PEERS_FOLDER bench.jsonl --bandwidth 25 --float32 200 --bfloat16 1000
+    python tests/peers/table.py PEERS bench.jsonl --bandwidth 25 --float32 200 --bfloat16 1000
 
-PEERS_FOLDER holds the drivers (drive.py, common.py) that wrote bench.jsonl, one line a run; of equal
-runs the last one counts. Bandwidth in GB/s and matrix products in GFLOP/s are what limits.py of the
+PEERS holds the drivers (drive.py, common.py) that wrote bench.jsonl, one line a run; of equal runs
+the last one counts. Bandwidth in GB/s and matrix products in GFLOP/s are what limits.py of the
 same folder measured on the same machine. See docs/performance.md.
 """
 
