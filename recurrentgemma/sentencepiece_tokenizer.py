@@ -2,7 +2,6 @@
 """SentencePiece `.model` files: Gemma's tokenizer, and those that we train."""
 
 import io
-import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -80,14 +79,10 @@ def train_sentencepiece(
     Raises ValueError for texts without a character, and for a vocabulary too small to hold 256
     bytes, the control tokens and the characters covered.
     """
-    sentences = _sentences(texts)
-    first = next(sentences, None)
-    if first is None:  # the trainer would end the process
-        raise ValueError("there is no text to train a tokenizer on: every text is empty")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=itertools.chain([first], sentences),
+            sentence_iterator=_sentences(texts),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -113,7 +108,7 @@ def train_sentencepiece(
         reason = str(error).rsplit("] ", 1)[-1]
         raise ValueError(
             f"no SentencePiece tokenizer of {vocab_size} pieces from this text: "
-            f"{reason or 'it is too small'}"
+            f"{reason or 'there is hardly any'}"
         ) from None
     return SentencePieceTokenizer(model.getvalue())
 

@@ -132,7 +132,7 @@ def test_training_takes_text_of_any_shape():
 
 @pytest.mark.parametrize(
     ("texts", "size", "message"),
-    [([], 400, "no text"), (["", ""], 400, "no text"), (["abc"], 100, "100")],
+    [([], 400, "hardly any"), (["", ""], 400, "hardly any"), (["abc"], 100, "100")],
 )
 def test_training_that_cannot_work(texts, size, message):
     with pytest.raises(ValueError, match=message):
