@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from checkpoints.model_json import config_named
 from checkpoints.names import Format
-from recurrentgemma.config import GriffinConfig
-from recurrentgemma.presets import PRESETS, preset
 
 EXAMPLES = """Convert a checkpoint, of any format, to another format. Its tokenizer travels along.
 
@@ -48,7 +47,7 @@ def main(argv: list[str]) -> int:
         arguments.src,
         arguments.dst,
         arguments.to,
-        config=None if arguments.config is None else _config(arguments.config),
+        config=None if arguments.config is None else config_named(arguments.config),
         dtype=arguments.dtype,
         params_wrapper=not arguments.kaggle,
     )
@@ -59,16 +58,3 @@ def main(argv: list[str]) -> int:
         + (f"with {', '.join(report.tokenizer)}" if report.tokenizer else "no tokenizer")
     )
     return 0
-
-
-def _config(named: str) -> GriffinConfig:
-    from checkpoints.model_json import read_model_json
-
-    if named in PRESETS:
-        return preset(named)
-    config = read_model_json(Path(named))
-    if config is None:
-        raise ValueError(
-            f"--config {named}: neither a preset ({', '.join(PRESETS)}) nor a file that exists"
-        )
-    return config

@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args
 
 import tyro
 
+from checkpoints.model_json import config_named
 from recurrentgemma.config import Dtype, GriffinConfig
 from recurrentgemma.counts import (
     flops_per_token,
@@ -34,6 +35,8 @@ class InfoArguments:
     """A preset's name, a run, or a checkpoint of any format."""
     sequence_length: int | None = None
     """Tokens of the documents that FLOPs are averaged over; by default the windows are full."""
+    config: str | None = None
+    """A preset, or one of our config.json files, for a checkpoint that does not say what it is."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print one JSON object."""
 
@@ -64,7 +67,7 @@ def describe(config: GriffinConfig, sequence_length: int | None = None) -> dict[
 def main(argv: list[str]) -> int:
     """Print it. Raises ValueError where the name is neither a preset nor a checkpoint."""
     arguments = tyro.cli(InfoArguments, prog="griffin info", description=EXAMPLES, args=argv)
-    facts = describe(_config(arguments.model), arguments.sequence_length)
+    facts = describe(_config(arguments.model, arguments.config), arguments.sequence_length)
     if arguments.json:
         print(json.dumps(facts))
     else:
@@ -72,8 +75,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _config(name: str) -> GriffinConfig:
-    if name in PRESETS:
+def _config(name: str, named: str | None) -> GriffinConfig:
+    if name in PRESETS and named is None:
         return preset(name)
     if not Path(name).exists():
         try:
@@ -83,7 +86,8 @@ def _config(name: str) -> GriffinConfig:
     from checkpoints.load import open_source  # here: Orbax takes a second to import
     from checkpoints.shapes import resolve_config
 
-    return resolve_config(open_source(name), None, None)
+    given = None if named is None else config_named(named)
+    return resolve_config(open_source(name), given, None)
 
 
 def _print_table(name: str, facts: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recurrentgemma.config import GriffinConfig
+from recurrentgemma.presets import PRESETS, preset
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -38,6 +39,22 @@ def read_model_json(path: Path) -> GriffinConfig | None:
         return GriffinConfig.from_json(found["model"])
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def config_named(named: str) -> GriffinConfig:
+    """What `--config` means: a preset, or one of our config.json files.
+
+    Raises:
+      ValueError: it is neither, or the file is not ours.
+    """
+    if named in PRESETS:
+        return preset(named)
+    config = read_model_json(Path(named))
+    if config is None:
+        raise ValueError(
+            f"--config {named}: neither a preset ({', '.join(PRESETS)}) nor a file that exists"
+        )
+    return config
 
 
 def write_model_json(
