@@ -12,7 +12,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recurrentgemma.generate import CAPACITY, CHUNKS, chunk_sizes, padded_chunks
+from recurrentgemma.generate import CAPACITY, CHUNKS, Rows, chunk_sizes, padded_chunks
 from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
 from recurrentgemma.lm import LanguageModel
 from recurrentgemma.sampling import sample, sampling_params
@@ -172,6 +172,14 @@ def test_a_call_does_not_go_to_the_device_for_every_token(griffin, monkeypatch):
     )
     tokens_of(griffin, prompts(0, 9, 3), max_tokens=200)
     assert len(calls) == 1
+
+
+def test_the_loop_ends_with_the_last_row(griffin):
+    rows = Rows(sampling_params(2), np.full((2, 1), -1, np.int32), np.array([3, 5], np.int32))
+    progress = griffin._generator.start([[1, 2], [3]])
+    progress, decoded = griffin._generator.advance(progress, rows, 100)
+    assert progress.state.position_B.tolist() == [6, 5]  # five steps, of a hundred
+    assert decoded.taken_B.tolist() == [3, 5]
 
 
 @given(
