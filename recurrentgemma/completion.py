@@ -65,11 +65,8 @@ def run(
                 completions[i], texts[i], decoded, i, rows.stop_BS[i], bool(done_B[i])
             )
         yield pieces
-        finished = [completion.finish_reason is not None for completion in completions]
-        if all(finished):
+        if all(completion.finish_reason for completion in completions):
             return
-        if finished != done_B.tolist():  # a stop string, of which the device knows nothing
-            progress = progress._replace(done_B=jax.device_put(np.array(finished)))
 
 
 def _take(

@@ -256,6 +256,7 @@ def test_text_ends_before_a_stop_string(babbler, streamed):
         assert text(stop=stop) == whole[: whole.index(stop)]
         assert text(stop=["never this", stop]) == whole[: whole.index(stop)]
     assert text(stop=["never this"]) == whole
+    assert text(stop=whole[-1] + "more") == whole  # held back until the end, not lost
     (completion,) = babbler.complete(["Once"], **babble(stop=whole[20:25]))
     assert completion.finish_reason == "stop"
 
