@@ -83,8 +83,8 @@ def prefill(graphdef, params, state: State | None, tokens_BT, lengths_B) -> Stat
 
     state: None for the first chunk: a program of its own, which spares it the empty window.
     """
-    _, state = nnx.merge(graphdef, params).hidden(tokens_BT, state, lengths=lengths_B)
-    return state
+    _, after = nnx.merge(graphdef, params).hidden(tokens_BT, state, lengths=lengths_B)
+    return after
 
 
 def decode(

@@ -55,7 +55,7 @@ def sampling_params(
     Raises ValueError for a value out of range and for a sequence that is not one value a row.
     """
 
-    def rows(name: str, value: Any, good: Callable[[Any], bool], expected: str) -> list:
+    def rows(name: str, value: Any, good: Callable[[Any], Any], expected: str) -> list:
         values = each(name, value, batch_size)
         for v in values:
             try:
