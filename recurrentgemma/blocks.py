@@ -166,6 +166,6 @@ class ResidualBlock(nnx.Module):
         chunk: Chunk,
     ) -> tuple[jax.Array, RecurrentState | AttentionState]:
         temporal: Any = self.recurrent_block if self.recurrent else self.attention_block
-        mixed_BTD, state = temporal(self.temporal_pre_norm(x_BTD), state, chunk)
+        mixed_BTD, new_state = temporal(self.temporal_pre_norm(x_BTD), state, chunk)
         x_BTD = x_BTD + mixed_BTD
-        return x_BTD + self.mlp_block(self.channel_pre_norm(x_BTD)), state
+        return x_BTD + self.mlp_block(self.channel_pre_norm(x_BTD)), new_state

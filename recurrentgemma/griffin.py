@@ -11,7 +11,6 @@ document's first token.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -186,13 +185,12 @@ def _remat(config: GriffinConfig, function):
         return function
 
     def pure(graphdef, params, x_BTD, block_state, chunk_arrays, may_reset):
-        chunk = Chunk(*chunk_arrays, may_reset)
+        chunk = Chunk(*chunk_arrays, may_reset=may_reset)
         return function(nnx.merge(graphdef, params), x_BTD, block_state, chunk)
 
     policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    checkpointed: Any = jax.checkpoint(
-        pure, static_argnums=(0, 5), policy=policy if config.remat == "dots" else None
-    )
+    kept = policy if config.remat == "dots" else None
+    checkpointed = jax.checkpoint(pure, static_argnums=(0, 5), policy=kept)
 
     def call(block, x_BTD, block_state, chunk):
         graphdef, params = nnx.split(block)

@@ -74,7 +74,9 @@ def _scan_decay(a_BTE, reset_BT, real_BT):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(7,))
-def _rg_lru(x_BTE, input_gate_BTE, a_gate_BTE, a_param_E, h0_BE, reset_BT, real_BT, implementation):
+def _rg_lru(
+    x_BTE, input_gate_BTE, a_gate_BTE, a_param_E, h0_BE, reset_BT, real_BT, implementation
+) -> tuple[jax.Array, jax.Array]:
     x, i, _, _, log_a, a = _gates(x_BTE, input_gate_BTE, a_gate_BTE, a_param_E)
     multiplier = jnp.where(reset_BT[..., None], 1, jnp.sqrt(-jnp.expm1(2 * log_a)))
     input_BTE = multiplier * i * x
@@ -87,7 +89,7 @@ def _rg_lru(x_BTE, input_gate_BTE, a_gate_BTE, a_param_E, h0_BE, reset_BT, real_
 
 def _fwd(x_BTE, input_gate_BTE, a_gate_BTE, a_param_E, h0_BE, reset_BT, real_BT, implementation):
     args = (x_BTE, input_gate_BTE, a_gate_BTE, a_param_E, h0_BE, reset_BT, real_BT)
-    h_BTE, h_last_BE = _rg_lru(*args, implementation)
+    h_BTE, h_last_BE = _rg_lru(*args, implementation)  # pyright: ignore[reportGeneralTypeIssues]
     return (h_BTE, h_last_BE), (*args, h_BTE)
 
 

@@ -90,7 +90,9 @@ def test_no_square_of_time_in_the_compiled_program():
             return local_attention(q, k, v, window=128, positions_BT=where).sum()
 
         compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, k).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        memory = compiled.memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
 
     assert temporary(16_384) < 16_384 * 16_384  # bytes: a quarter of one T x T array
     assert temporary(16_384) < 6 * temporary(4_096)

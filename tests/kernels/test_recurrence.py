@@ -33,7 +33,7 @@ def value_and_gradients(function, *args):
     return run(*args)
 
 
-def by_definition(x, a, h0, reverse):
+def by_definition(x, a, h0, reverse: bool):
     steps, h = [], h0
     order = range(x.shape[1])
     for t in reversed(order) if reverse else order:
@@ -52,7 +52,7 @@ def test_linear_scan(implementation, reverse, time, width):
         lambda x, a, h0: linear_scan(x, a, h0, reverse=reverse, implementation=implementation),
         *(x, a, h0),
     )
-    same(got, value_and_gradients(lambda *args: by_definition(*args, reverse), x, a, h0))
+    same(got, value_and_gradients(lambda *args: by_definition(*args, reverse=reverse), x, a, h0))
 
 
 def test_linear_scan_in_bfloat16_accumulates_in_float32():
@@ -104,7 +104,7 @@ def test_rg_lru(resets, padded):
         return jnp.where(real[..., None], h, 0), last
 
     def truth(*args):
-        h, last = rg_lru_by_definition(*args, reset, real)
+        h, last = rg_lru_by_definition(*args, reset=reset, real=real)
         return jnp.where(real[..., None], h, 0), last
 
     got = value_and_gradients(ours, *arrays, a_param, h0)
