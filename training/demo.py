@@ -25,7 +25,7 @@ EXAMPLES = """Train a small Griffin on Shakespeare's plays, show what it can do,
 Ctrl-C. A second call goes on where the first one stopped.
 
 examples:
-  griffin demo                                    about 5 minutes on two cores, then serves
+  griffin demo                                    about 3 minutes on two cores, then serves
   griffin demo --no-serve                         stops before serving
   griffin demo --text a.txt b.txt --run-dir runs/mine
   griffin generate runs/demo "O Romeo, "          once it is trained
