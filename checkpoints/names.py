@@ -68,14 +68,14 @@ class Layout:
 AS_IS = Layout(lambda x: x, lambda x: x, lambda s: s)
 TRANSPOSED = Layout(lambda x: x.T, lambda x: x.T, lambda s: s[::-1])
 DEPTHWISE = Layout(lambda x: x[:, 0].T, lambda x: x.T[:, None], lambda s: (s[1], 1, s[0]))
-BRANCH = Layout(lambda x: x[0], lambda x: x[None], lambda s: (1, *s))
+BRANCH = Layout(lambda x: x[0].T, lambda x: x.T[None], lambda s: (1, s[1], s[0]))
 BRANCH_BIAS = Layout(lambda x: x[0, 0, 0], lambda x: x[None, None, None], lambda s: (1, 1, 1, *s))
 
 LAYOUTS: dict[str, dict[Format, Layout]] = {  # kind -> format -> layout; AS_IS where not said
     "as is": {},
-    "linear": {"deepmind-torch": TRANSPOSED, "huggingface": TRANSPOSED},
+    "linear": {"deepmind-flax": TRANSPOSED},
     "conv": {"huggingface": DEPTHWISE},
-    "branch": {"deepmind-flax": BRANCH, "deepmind-torch": BRANCH, "huggingface": TRANSPOSED},
+    "branch": {"deepmind-flax": BRANCH, "deepmind-torch": BRANCH},
     "branch bias": {"deepmind-flax": BRANCH_BIAS, "deepmind-torch": BRANCH_BIAS},
 }
 
@@ -101,11 +101,11 @@ ROWS: tuple[Row, ...] = (
     *_block(
         "recurrent_block/",
         "temporal_block.",
-        ("linear_x/kernel", "D E", "=", "linear_x.weight", "linear"),
+        ("linear_x/weight", "E D", "linear_x/kernel", "linear_x.weight", "linear"),
         ("linear_x/bias", "E", "=", "linear_x.bias", "as is"),
-        ("linear_y/kernel", "D E", "=", "linear_y.weight", "linear"),
+        ("linear_y/weight", "E D", "linear_y/kernel", "linear_y.weight", "linear"),
         ("linear_y/bias", "E", "=", "linear_y.bias", "as is"),
-        ("linear_out/kernel", "E D", "=", "linear_out.weight", "linear"),
+        ("linear_out/weight", "D E", "linear_out/kernel", "linear_out.weight", "linear"),
         ("linear_out/bias", "D", "=", "linear_out.bias", "as is"),
         ("conv_1d/w", "4 E", "=", "conv_1d.weight", "conv"),
         ("conv_1d/b", "E", "=", "conv_1d.bias", "as is"),
@@ -118,21 +118,21 @@ ROWS: tuple[Row, ...] = (
     *_block(
         "attention_block/",
         "temporal_block.",
-        ("proj_q/kernel", "D HK", "=", "q_proj.weight", "linear"),
-        ("proj_k/kernel", "D K", "=", "k_proj.weight", "linear"),
-        ("proj_v/kernel", "D K", "=", "v_proj.weight", "linear"),
-        ("proj_final/kernel", "HK D", "=", "o_proj.weight", "linear"),
+        ("proj_q/weight", "HK D", "proj_q/kernel", "q_proj.weight", "linear"),
+        ("proj_k/weight", "K D", "proj_k/kernel", "k_proj.weight", "linear"),
+        ("proj_v/weight", "K D", "proj_v/kernel", "v_proj.weight", "linear"),
+        ("proj_final/weight", "D HK", "proj_final/kernel", "o_proj.weight", "linear"),
         ("proj_final/bias", "D", "=", "o_proj.bias", "as is"),
     ),
     *_block("", "", ("channel_pre_norm/scale", "D", "=", "channel_pre_norm.weight", "as is")),
     *_block(
         "mlp_block/",
         "mlp_block.",
-        ("ffw_gate/kernel", "D F", "ffw_up/w", "gate_proj.weight", "branch"),
+        ("ffw_gate/weight", "F D", "ffw_up/w", "gate_proj.weight", "branch"),
         ("ffw_gate/bias", "F", "ffw_up/b", "gate_proj.bias", "branch bias"),
-        ("ffw_up/kernel", "D F", "ffw_up/w", "up_proj.weight", "branch"),
+        ("ffw_up/weight", "F D", "ffw_up/w", "up_proj.weight", "branch"),
         ("ffw_up/bias", "F", "ffw_up/b", "up_proj.bias", "branch bias"),
-        ("ffw_down/kernel", "F D", "=", "down_proj.weight", "linear"),
+        ("ffw_down/weight", "D F", "ffw_down/kernel", "down_proj.weight", "linear"),
         ("ffw_down/bias", "D", "=", "down_proj.bias", "as is"),
     ),
     Row("final_norm/scale", ("D",), "final_norm/scale", "model.final_norm.weight"),

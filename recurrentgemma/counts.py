@@ -13,11 +13,11 @@ def param_shapes(config: GriffinConfig) -> dict[str, tuple[int, ...]]:
     n, i = c.num_gate_blocks, c.lru_width // c.num_gate_blocks
     hk, k = c.num_heads * c.head_dim, c.head_dim
     recurrent = {
-        "linear_x/kernel": (d, e),
+        "linear_x/weight": (e, d),
         "linear_x/bias": (e,),
-        "linear_y/kernel": (d, e),
+        "linear_y/weight": (e, d),
         "linear_y/bias": (e,),
-        "linear_out/kernel": (e, d),
+        "linear_out/weight": (d, e),
         "linear_out/bias": (d,),
         "conv_1d/w": (CONV_WIDTH, e),
         "conv_1d/b": (e,),
@@ -28,18 +28,18 @@ def param_shapes(config: GriffinConfig) -> dict[str, tuple[int, ...]]:
         "rg_lru/a_gate/b": (n, i),
     }
     attention = {
-        "proj_q/kernel": (d, hk),
-        "proj_k/kernel": (d, k),
-        "proj_v/kernel": (d, k),
-        "proj_final/kernel": (hk, d),
+        "proj_q/weight": (hk, d),
+        "proj_k/weight": (k, d),
+        "proj_v/weight": (k, d),
+        "proj_final/weight": (d, hk),
         "proj_final/bias": (d,),
     }
     mlp = {
-        "ffw_gate/kernel": (d, f),
+        "ffw_gate/weight": (f, d),
         "ffw_gate/bias": (f,),
-        "ffw_up/kernel": (d, f),
+        "ffw_up/weight": (f, d),
         "ffw_up/bias": (f,),
-        "ffw_down/kernel": (f, d),
+        "ffw_down/weight": (d, f),
         "ffw_down/bias": (d,),
     }
     shapes: dict[str, tuple[int, ...]] = {"embedder/input_embedding": (c.vocab_size, d)}

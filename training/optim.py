@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW with warm-up and cosine decay, clipping by global norm, and weight decay on dense kernels
-only.
+"""AdamW with warm-up and cosine decay, clipping by global norm, and weight decay on the
+weights of linear layers only.
 
 RecurrentGemma (section 2) takes the parameters of the RG-LRU out of weight decay; DeepMind's
 fine-tuning mask also takes out embeddings, norm scales and biases called `b`, but decays the biases
-of linear layers, which are called `bias`. Here decay is opt-in: only the kernels of dense layers
+of linear layers, which are called `bias`. Here decay is opt-in: only the weights of linear layers
 decay, so a parameter of a new kind never decays by accident. Everything else is optax.
 """
 
@@ -30,7 +30,7 @@ class OptimConfig:
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
-    """Times the learning rate; on the kernels of dense layers only."""
+    """Times the learning rate; on the weights of linear layers only."""
     clip_norm: float = 1.0
     """Gradients of a larger global norm are scaled down to it."""
 
@@ -68,13 +68,13 @@ def learning_rate_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def decays(name: str) -> bool:
-    """Whether the parameter of this slash-joined name decays: the `kernel` of a dense layer does,
+    """Whether the parameter of this slash-joined name decays: the `weight` of a linear layer does,
     nothing else.
 
     Left out by it: `rg_lru` (a_param, gate weights and biases), `conv_1d`, norm scales, biases, the
     embedding.
     """
-    return name.rsplit("/", 1)[-1] == "kernel"
+    return name.rsplit("/", 1)[-1] == "weight"
 
 
 def parameter_name(path: tuple[Any, ...]) -> str:

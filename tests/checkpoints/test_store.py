@@ -152,13 +152,14 @@ def test_a_damaged_step_is_named(tmp_path, params):
 def test_restored_onto_a_mesh(tmp_path, params):
     """Saved from one device, restored over eight, and the other way round."""
     mesh = Mesh(np.array(jax.devices()), ("fsdp",))
-    name = "blocks.0/recurrent_block/linear_x/kernel"
+    name = "blocks.0/recurrent_block/linear_x/weight"
     params = {
         key: params[key] for key in (name, "final_norm/scale", "blocks.0/mlp_block/ffw_up/bias")
     }
     store.save(tmp_path, 1, params)
     sharding = {
-        key: NamedSharding(mesh, PartitionSpec("fsdp" if key == name else None)) for key in params
+        key: NamedSharding(mesh, PartitionSpec(*(None, "fsdp") if key == name else (None,)))
+        for key in params
     }
     like = {
         key: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding[key])

@@ -130,14 +130,14 @@ def test_initial_standard_deviations():
     flat = flat_params(Griffin(config, rngs=nnx.Rngs(0)))
     expected = {
         "embedder/input_embedding": 256**-0.5,
-        "blocks.0/recurrent_block/linear_x/kernel": 256**-0.5,
-        "blocks.0/recurrent_block/linear_out/kernel": (2 / 3 / 256) ** 0.5,
+        "blocks.0/recurrent_block/linear_x/weight": 256**-0.5,
+        "blocks.0/recurrent_block/linear_out/weight": (2 / 3 / 256) ** 0.5,
         "blocks.0/recurrent_block/conv_1d/w": 0.05,
         "blocks.0/recurrent_block/rg_lru/a_gate/w": 256**-0.5,
-        "blocks.2/attention_block/proj_k/kernel": 256**-0.5,
-        "blocks.2/attention_block/proj_final/kernel": (2 / 3 / 256) ** 0.5,
-        "blocks.0/mlp_block/ffw_up/kernel": (2 * 256) ** -0.5,
-        "blocks.0/mlp_block/ffw_down/kernel": (2 / 3 / 768) ** 0.5,
+        "blocks.2/attention_block/proj_k/weight": 256**-0.5,
+        "blocks.2/attention_block/proj_final/weight": (2 / 3 / 256) ** 0.5,
+        "blocks.0/mlp_block/ffw_up/weight": (2 * 256) ** -0.5,
+        "blocks.0/mlp_block/ffw_down/weight": (2 / 3 / 768) ** 0.5,
     }
     for name, std in expected.items():
         assert np.std(flat[name]) == pytest.approx(std, rel=0.05), name

@@ -31,15 +31,17 @@ CONFIG = GriffinConfig(
 
 
 def split_mlp(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """DeepMind's fused MLP weight as our two."""
+    """DeepMind's arrays as ours: its fused MLP weight is two, its kernels are transposed."""
     ours = {}
     for name, value in flat.items():
         if name.endswith("ffw_up/w"):
-            ours[name.replace("ffw_up/w", "ffw_gate/kernel")] = value[0]
-            ours[name.replace("ffw_up/w", "ffw_up/kernel")] = value[1]
+            ours[name.replace("ffw_up/w", "ffw_gate/weight")] = value[0].T
+            ours[name.replace("ffw_up/w", "ffw_up/weight")] = value[1].T
         elif name.endswith("ffw_up/b"):
             ours[name.replace("ffw_up/b", "ffw_gate/bias")] = value[0, 0, 0]
             ours[name.replace("ffw_up/b", "ffw_up/bias")] = value[1, 0, 0]
+        elif name.endswith("kernel"):
+            ours[name.replace("kernel", "weight")] = value.T
         else:
             ours[name] = value
     return ours

@@ -28,15 +28,15 @@ KINDS = {
     "final_norm/scale": False,
     "temporal_pre_norm/scale": False,
     "channel_pre_norm/scale": False,
-    **{f"recurrent_block/linear_{x}/kernel": True for x in ("x", "y", "out")},
+    **{f"recurrent_block/linear_{x}/weight": True for x in ("x", "y", "out")},
     **{f"recurrent_block/linear_{x}/bias": False for x in ("x", "y", "out")},
     "recurrent_block/conv_1d/w": False,
     "recurrent_block/conv_1d/b": False,
     "recurrent_block/rg_lru/a_param": False,
     **{f"recurrent_block/rg_lru/{gate}_gate/{x}": False for gate in ("input", "a") for x in "wb"},
-    **{f"attention_block/proj_{x}/kernel": True for x in ("q", "k", "v", "final")},
+    **{f"attention_block/proj_{x}/weight": True for x in ("q", "k", "v", "final")},
     "attention_block/proj_final/bias": False,
-    **{f"mlp_block/ffw_{x}/kernel": True for x in ("gate", "up", "down")},
+    **{f"mlp_block/ffw_{x}/weight": True for x in ("gate", "up", "down")},
     **{f"mlp_block/ffw_{x}/bias": False for x in ("gate", "up", "down")},
 }
 
@@ -66,16 +66,16 @@ def test_the_mask_reaches_the_models_own_layout(scan_layers):
     assert kinds == set(KINDS)
 
 
-def test_only_dense_kernels_shrink_when_all_gradients_are_zero():
+def test_only_linear_weights_shrink_when_all_gradients_are_zero():
     params = {
-        "linear_x": {"kernel": jnp.ones(3), "bias": jnp.ones(3)},
+        "linear_x": {"weight": jnp.ones(3), "bias": jnp.ones(3)},
         "rg_lru": {"w": jnp.ones(3)},
     }
     config = OptimConfig(learning_rate=0.1, warmup_steps=0, weight_decay=0.5)
     tx = make_optimizer(config, steps=10)
     updates: Any
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
-    np.testing.assert_allclose(updates["linear_x"]["kernel"], -0.1 * 0.5)
+    np.testing.assert_allclose(updates["linear_x"]["weight"], -0.1 * 0.5)
     np.testing.assert_array_equal(updates["linear_x"]["bias"], 0.0)
     np.testing.assert_array_equal(updates["rg_lru"]["w"], 0.0)
 
