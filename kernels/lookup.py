@@ -9,13 +9,12 @@ import jax.numpy as jnp
 def lookup(table_VD: jax.Array, index: jax.Array) -> jax.Array:
     """table[index], [..., D]; the gradient is summed in float32.
 
-    A bfloat16 table is read as 16-bit integers: XLA's CPU compiler would else convert all of it to
-    float32 before it takes a single row.
+    XLA's CPU compiler converts a whole bfloat16 table to float32 before a loop that takes rows of
+    it. It cannot where the table seems to come out of the same step as the index.
     """
-    if table_VD.dtype != jnp.bfloat16:
-        return table_VD[index]
-    rows = jax.lax.bitcast_convert_type(table_VD, jnp.uint16)[index]
-    return jax.lax.bitcast_convert_type(rows, jnp.bfloat16)
+    if table_VD.dtype == jnp.bfloat16:
+        table_VD, index = jax.lax.optimization_barrier((table_VD, index))
+    return table_VD[index]
 
 
 def _fwd(table_VD: jax.Array, index: jax.Array):

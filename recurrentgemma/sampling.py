@@ -93,6 +93,16 @@ def sampling_params(
     )
 
 
+def likeliest(logits_BV: jax.Array) -> jax.Array:
+    """The likeliest token of each row, the first of equals, int32 [B].
+
+    XLA's CPU compiler makes an argmax three times slower than a maximum and a search for it.
+    """
+    most_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
+    index_1V = jnp.arange(logits_BV.shape[1], dtype=jnp.int32)[None]
+    return jnp.min(jnp.where(logits_BV == most_B1, index_1V, logits_BV.shape[1] - 1), axis=-1)
+
+
 def sample(logits_BV: jax.Array, params: SamplingParams, step_B: jax.Array) -> jax.Array:
     """The next token of each row, int32 [B].
 
@@ -105,10 +115,7 @@ def sample(logits_BV: jax.Array, params: SamplingParams, step_B: jax.Array) -> j
     """
     greedy_B = params.temperature_B < GREEDY_BELOW
     most_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
-    # XLA's CPU compiler makes an argmax three times slower than a maximum and a search for it.
-    index_1V = jnp.arange(logits_BV.shape[1], dtype=jnp.int32)[None]
-    last = logits_BV.shape[1] - 1
-    likeliest_B = jnp.min(jnp.where(logits_BV == most_B1, index_1V, last), axis=-1)
+    likeliest_B = likeliest(logits_BV)
 
     def draw() -> jax.Array:
         temperature_B1 = jnp.where(greedy_B, 1.0, params.temperature_B)[:, None]

@@ -70,9 +70,26 @@ def write_one(
     if may_reset:
         clear_B = position_B == 0
         ring_BWK = jnp.where(clear_B[:, None, None], 0, ring_BWK)
-    row_B = jnp.arange(ring_BWK.shape[0])
     slot_B = jnp.maximum(position_B, 0) % window
-    new_BK = new_B1K[:, 0].astype(ring_BWK.dtype)
-    if real_B1 is not None:
-        new_BK = jnp.where(real_B1, new_BK, ring_BWK[row_B, slot_B])
+    if real_B1 is None:
+        real_B1 = jnp.ones_like(position_B1, bool)
+    return jax.lax.platform_dependent(
+        *(ring_BWK, slot_B, new_B1K[:, 0].astype(ring_BWK.dtype), real_B1),
+        cpu=_set_on_cpu,
+        default=_set,
+    )
+
+
+def _set(ring_BWK, slot_B, new_BK, real_B1) -> jax.Array:
+    row_B = jnp.arange(ring_BWK.shape[0])
+    new_BK = jnp.where(real_B1, new_BK, ring_BWK[row_B, slot_B])
     return ring_BWK.at[row_B, slot_B].set(new_BK)
+
+
+def _set_on_cpu(ring_BWK, slot_B, new_BK, real_B1) -> jax.Array:
+    """XLA's CPU compiler writes into bfloat16 by way of a float32 copy of it all, unless there is one
+    row only: one pass over the ring costs half."""
+    if ring_BWK.dtype != jnp.bfloat16 or ring_BWK.shape[0] == 1:
+        return _set(ring_BWK, slot_B, new_BK, real_B1)
+    here_BW = (jnp.arange(ring_BWK.shape[1])[None] == slot_B[:, None]) & real_B1
+    return jnp.where(here_BW[..., None], new_BK[:, None], ring_BWK)

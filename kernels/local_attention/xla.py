@@ -32,12 +32,7 @@ def attention(
         k_BTK = jnp.concatenate([past_k_BSK, k_BTK], 1)
         v_BTK = jnp.concatenate([past_v_BSK, v_BTK], 1)
     reach_BT = jnp.minimum(window, positions_BT)
-    row = functools.partial(_row, window=window)
-    args = (q_BTHK, k_BTK, v_BTK, reach_BT)
-    # One row after the other on a CPU: its compiler has fast products of two matrices only.
-    return jax.lax.platform_dependent(
-        *args, cpu=lambda *args: jax.lax.map(lambda a: row(*a), args), default=jax.vmap(row)
-    )
+    return _rows(functools.partial(_row, window=window), q_BTHK, k_BTK, v_BTK, reach_BT)
 
 
 def _row(
@@ -80,16 +75,35 @@ def _decode(
     q_B1HK, k_B1K, v_B1K, ring_k_BWK, ring_v_BWK, positions_B1, start_position_B
 ) -> jax.Array:
     """One query per row, over the ring as it lies (no copy of it) and the query's own key."""
-    size, window = q_B1HK.shape[-1], ring_k_BWK.shape[1]
-    q_BHK = q_B1HK[:, 0].astype(jnp.float32) * size**-0.5
-    past_BHW = jnp.einsum("bhk,bwk->bhw", q_BHK, ring_k_BWK.astype(jnp.float32))
-    own_BH1 = jnp.einsum("bhk,bk->bh", q_BHK, k_B1K[:, 0].astype(jnp.float32))[..., None]
-    distance_BW = ring.slot_distance(start_position_B, window)
-    visible_BW = distance_BW <= positions_B1
-    past_BHW = jnp.where(visible_BW[:, None], past_BHW, MASKED)
-    top_BH1 = jnp.maximum(jnp.max(past_BHW, -1, keepdims=True), own_BH1)
-    past_BHW, own_BH1 = jnp.exp(past_BHW - top_BH1), jnp.exp(own_BH1 - top_BH1)
-    total_BH1 = jnp.sum(past_BHW, -1, keepdims=True) + own_BH1
-    out_BHK = jnp.einsum("bhw,bwk->bhk", past_BHW, ring_v_BWK.astype(jnp.float32))
-    out_BHK = (out_BHK + own_BH1 * v_B1K.astype(jnp.float32)) / total_BH1
+    visible_BW = ring.slot_distance(start_position_B, ring_k_BWK.shape[1]) <= positions_B1
+    args = (q_B1HK[:, 0], k_B1K, v_B1K, ring_k_BWK, ring_v_BWK, visible_BW)
+    out_BHK = _rows(_decode_row, *args)
     return out_BHK[:, None].astype(q_B1HK.dtype)
+
+
+def _decode_row(q_HK, k_1K, v_1K, ring_k_WK, ring_v_WK, visible_W) -> jax.Array:
+    scale = q_HK.shape[-1] ** -0.5
+    past_HW = dot_transposed(q_HK, ring_k_WK) * scale
+    own_H1 = dot_transposed(q_HK, k_1K) * scale
+    past_HW = jnp.where(visible_W[None], past_HW, MASKED)
+    top_H1 = jnp.maximum(jnp.max(past_HW, -1, keepdims=True), own_H1)
+    past_HW, own_H1 = jnp.exp(past_HW - top_H1), jnp.exp(own_H1 - top_H1)
+    total_H1 = jnp.sum(past_HW, -1, keepdims=True) + own_H1
+    out_HK = dot(past_HW.astype(q_HK.dtype), ring_v_WK) + own_H1 * v_1K.astype(jnp.float32)
+    return out_HK / total_H1
+
+
+def _rows(function, *args: jax.Array) -> jax.Array:
+    """The function of each row of the batch: one after the other on a CPU, whose compiler has fast
+    products of two matrices only."""
+    if args[0].shape[0] == 1:
+        return function(*[x[0] for x in args])[None]
+
+    def one_by_one(*args: jax.Array) -> jax.Array:
+        def row(b: jax.Array) -> jax.Array:
+            tied, b = jax.lax.optimization_barrier((args, b))  # for the reason in lookup.py
+            return function(*[jax.lax.dynamic_index_in_dim(x, b, 0, False) for x in tied])
+
+        return jax.lax.map(row, jnp.arange(args[0].shape[0]))
+
+    return jax.lax.platform_dependent(*args, cpu=one_by_one, default=jax.vmap(function))

@@ -18,6 +18,7 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.memory import keep_freed_memory
+from recurrentgemma.sampling import likeliest
 from recurrentgemma.state import init_state
 
 
@@ -99,7 +100,7 @@ class Ours:
         def prefill(params, x):
             model = nnx.merge(graphdef, params)
             hidden_BTD, state = model.hidden(x)
-            return jnp.argmax(model.unembed(hidden_BTD[:, -1]), -1), state
+            return likeliest(model.unembed(hidden_BTD[:, -1])), state
 
         compiled, info = self.compile(prefill, params, x)
         info.update(tokens=B * P)
@@ -126,7 +127,7 @@ class Ours:
             def one(carry, _):
                 token, state = carry
                 logits, state = nnx.merge(graphdef, params)(token, state)
-                return (jnp.argmax(logits, -1).astype(jnp.int32), state), token
+                return (likeliest(logits[:, 0])[:, None], state), token
 
             (token, state), tokens = jax.lax.scan(one, (token, state), None, length=n)
             return token, state, tokens
