@@ -87,8 +87,8 @@ def _set(ring_BWK, slot_B, new_BK, real_B1) -> jax.Array:
 
 
 def _set_on_cpu(ring_BWK, slot_B, new_BK, real_B1) -> jax.Array:
-    """XLA's CPU compiler writes into bfloat16 by way of a float32 copy of it all, unless there is one
-    row only: one pass over the ring costs half."""
+    """XLA's CPU compiler writes into bfloat16 by way of a float32 copy of it all, unless there is
+    one row only: one pass over the ring costs half."""
     if ring_BWK.dtype != jnp.bfloat16 or ring_BWK.shape[0] == 1:
         return _set(ring_BWK, slot_B, new_BK, real_B1)
     here_BW = (jnp.arange(ring_BWK.shape[1])[None] == slot_B[:, None]) & real_B1
