@@ -8,6 +8,7 @@ opened anew every so often, because pages of a memory map count as resident unti
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ def write(
         batch = dict(next(tensors) for _ in shard)
         assert batch.keys() == set(shard)
         save_file(batch, path / file, metadata={"format": "pt"})
+        (path / file).chmod(0o666 & ~_umask())  # it writes files that only their owner can read
     for file, content in config_to_json(config).items():
         (path / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -168,3 +170,9 @@ def _require_tied(path: Path, files: dict[str, Path], head: Spec) -> None:
                 parts.append(handle.get_slice(name)[start : min(start + step, rows)])
         if parts[0].tobytes() != parts[1].tobytes():
             raise ValueError(f"{path}: {UNTIED}")
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)  # there is no way to read it alone
+    os.umask(mask)
+    return mask

@@ -4,6 +4,7 @@
 Only one tensor exists twice at any time: each goes to the device as it is read.
 """
 
+import zipfile
 from pathlib import Path
 
 import jax
@@ -26,9 +27,9 @@ def load_checkpoint(
 ) -> tuple[Griffin, GriffinConfig, Tokenizer | None]:
     """The model, its config and its tokenizer (None where there is none), from any format.
 
-    config overrides what the checkpoint says of itself; DeepMind's formats need it unless their
-    shapes match a preset. dtype ("float32" or "bfloat16") sets both of the config's dtypes; by
-    default parameters stay as they are stored.
+    config must agree with what the checkpoint says of itself, but for the fields shapes.FREE;
+    DeepMind's formats need it unless their shapes match a preset. dtype ("float32" or "bfloat16")
+    sets both of the config's dtypes; by default parameters stay as they are stored.
 
     Raises:
       ValueError: not a checkpoint, damaged, or its tensors contradict the config.
@@ -66,9 +67,16 @@ def open_source(path: str | Path) -> Source:
         start = file.read(9)
     if path.suffix == ".safetensors" or (len(start) == 9 and start[8:] == b"{"):
         return huggingface.open_source(path)
-    if path.suffix == ".pt" or start.startswith(b"PK\x03\x04"):
+    if path.suffix == ".pt" or _is_torch_archive(path):
         return deepmind_torch.open_source(path)
     raise ValueError(f"{path}: not a checkpoint; {EXPECTED}")
+
+
+def _is_torch_archive(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.split("/")[-1] == "data.pkl" for name in archive.namelist())
 
 
 def _open_directory(path: Path) -> Source:

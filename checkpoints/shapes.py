@@ -27,6 +27,7 @@ from recurrentgemma.presets import PRESETS
 
 READABLE = ("float32", "bfloat16", "float16")
 UNKNOWABLE = ("attention_window", "logits_soft_cap", "scale_embeddings")
+FREE = ("context_length", "a_init", "dtype", "param_dtype", "scan_layers", "remat")
 
 
 def resolve_config(
@@ -34,14 +35,22 @@ def resolve_config(
 ) -> GriffinConfig:
     """The config a source is to be read with, checked against its tensors.
 
-    The caller's config wins over the checkpoint's own, which wins over a preset's. `dtype` sets
+    The caller's config may differ from the checkpoint's own in what does not change the logits
+    (FREE); without either a preset's is taken. `dtype` sets
     both of the config's dtypes; without it they are the config's, or with a preset the stored one.
 
     Raises:
-      ValueError: nothing tells the fields in UNKNOWABLE, or the config contradicts a tensor.
+      ValueError: nothing tells the fields in UNKNOWABLE, or the config contradicts a tensor or the
+        checkpoint's own config.
     """
     if dtype is not None:
         as_dtype(dtype)
+    if config is not None and not isinstance(config, GriffinConfig):
+        raise ValueError(
+            f"config is {config!r}: expected a GriffinConfig, such as recurrentgemma.tiny()"
+        )
+    if config is not None and source.config is not None:
+        _check_agrees(source, config)
     stored = source.stored_dtype
     chosen = config or source.config
     if chosen is None:
@@ -50,6 +59,17 @@ def resolve_config(
     if dtype is None:
         return chosen
     return dataclasses.replace(chosen, dtype=dtype, param_dtype=dtype)  # type: ignore[arg-type]
+
+
+def _check_agrees(source: Source, config: GriffinConfig) -> None:
+    assert source.config is not None
+    for field in dataclasses.fields(GriffinConfig):
+        given, stored = getattr(config, field.name), getattr(source.config, field.name)
+        if given != stored and field.name not in FREE:
+            raise ValueError(
+                f"{source.path}: its own config says {field.name}={stored!r}, the config passed "
+                f"{given!r}: pass none, or correct the checkpoint's if it is wrong"
+            )
 
 
 def check(source: Source, config: GriffinConfig) -> None:

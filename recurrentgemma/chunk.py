@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.state import State
+from recurrentgemma.state import State, check_state
 
 
 class Chunk(NamedTuple):
@@ -66,9 +66,9 @@ def check_inputs(
     """Checks what can be known now: shapes always, values where they are not being traced.
 
     Raises:
-      ValueError: a shape is wrong, a token is outside the vocabulary, a length is not in [0, T],
-        positions are not consecutive within documents, or a document outgrows the
-        context_length of a global attention block.
+      ValueError: a shape is wrong, the state is another model's, a token is outside the vocabulary,
+        a length is not in [0, T], positions are not consecutive within documents, or a document
+        outgrows the context_length of a global attention block.
     """
     if tokens_BT.ndim != 2 or not jnp.issubdtype(tokens_BT.dtype, jnp.integer):
         raise ValueError(
@@ -88,6 +88,8 @@ def check_inputs(
         raise ValueError(
             f"state: it has {state.position_B.shape[0]} rows and tokens {batch}; expected as many"
         )
+    if state is not None:
+        check_state(state, config)
     values = (tokens_BT, positions_BT, lengths_B, state and state.position_B)
     if any(isinstance(value, Tracer) for value in values):
         return

@@ -11,6 +11,7 @@ K head size, V vocabulary, W window, N diagonal blocks of the gates.
 
 import dataclasses
 import difflib
+import math
 from typing import Any, Literal, get_args
 
 BlockType = Literal["recurrent", "local_attention", "global_attention"]
@@ -59,6 +60,8 @@ class GriffinConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
+        if isinstance(self.pattern, str):
+            raise ValueError(f"pattern={self.pattern!r}: expected a tuple of block types")
         object.__setattr__(self, "pattern", tuple(self.pattern))
         if not self.pattern:
             raise ValueError("pattern=(): expected at least one block type")
@@ -78,7 +81,8 @@ class GriffinConfig:
                 f"head_dim={self.head_dim}: expected a multiple of 4, because rotary embedding "
                 "turns pairs in the first half of each head"
             )
-        if self.logits_soft_cap is not None and not self.logits_soft_cap > 0:
+        cap = self.logits_soft_cap
+        if cap is not None and not (isinstance(cap, int | float) and 0 < cap < math.inf):
             raise ValueError(
                 f"logits_soft_cap={self.logits_soft_cap!r}: expected a positive number, or None "
                 "for no cap"

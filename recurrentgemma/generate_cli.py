@@ -55,6 +55,8 @@ def main(argv: list[str]) -> int:
     chat, dtype = options.pop("chat"), options.pop("dtype")
     if prompt == "-":
         prompt = _standard_input()
+    if not prompt:
+        raise ValueError("the prompt is empty: pass at least one character")
     from recurrentgemma.chat import encode_chat  # here: JAX takes a second to import
     from recurrentgemma.lm import load
 

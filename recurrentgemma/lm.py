@@ -162,7 +162,10 @@ class LanguageModel:
 
         Raises ValueError for a token outside of the vocabulary and for positions that jump.
         """
-        tokens_BT = np.asarray(tokens_BT)
+        try:
+            tokens_BT = np.asarray(tokens_BT)
+        except ValueError:
+            raise ValueError("tokens: expected [B, T], and the rows differ in length") from None
         positions_BT = None if positions is None else np.asarray(positions)
         check_inputs(self.config, tokens_BT, None, positions_BT, None)  # type: ignore[arg-type]
         batch, time = tokens_BT.shape
@@ -231,6 +234,7 @@ class LanguageModel:
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             tokenizer = self._text_tokenizer("read text", "pass token ids")
+            _check_text(prompt)
             ids = tokenizer.encode(prompt) if prompt else []
         else:
             ids = _as_ids(prompt)
@@ -275,13 +279,28 @@ def _logits(graphdef, params, state: State, tokens_BT, **place):
 
 def _as_prompts(prompt: Prompt | Prompts) -> tuple[Prompts, bool]:
     """(a list of prompts, whether it was a single one)."""
+    if not isinstance(prompt, Sequence | np.ndarray):
+        raise ValueError(f"a prompt is {prompt!r}: expected text, token ids, or a list of such")
     if isinstance(prompt, str) or not len(prompt) or isinstance(prompt[0], int | np.integer):
         return [prompt], True  # type: ignore[list-item]
     return prompt, False  # type: ignore[return-value]
 
 
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the prompt is no text: its character {error.start} is {text[error.start]!r}, half of "
+            "a character, as bytes that are not UTF-8 become; pass valid Unicode"
+        ) from None
+
+
 def _as_ids(prompt: Sequence[int]) -> list[int]:
-    ids = np.asarray(prompt)
+    try:
+        ids = np.asarray(prompt)
+    except ValueError:
+        raise ValueError(f"a prompt is {prompt!r}: expected text or a list of token ids") from None
     if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
         raise ValueError(f"a prompt is {prompt!r}: expected text or a list of token ids")
     return ids.tolist()

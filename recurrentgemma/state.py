@@ -7,6 +7,7 @@ document. What the current document has not filled yet is zero, so that equal hi
 states. A state is a pytree of arrays: snapshot it by keeping it, roll back by using the old one.
 """
 
+import functools
 import operator
 from typing import NamedTuple
 
@@ -86,6 +87,30 @@ def insert_slot(state: State, i: int | jax.Array, one: State) -> State:
     return jax.tree.map(
         lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y.astype(x.dtype), i, 0), state, one
     )
+
+
+def check_state(state: State, config: GriffinConfig) -> None:
+    """Raises ValueError: the state is not one of this config's model; it names the layer."""
+    expected = _shapes(config, state.position_B.shape[0])
+    given = tuple(tuple(x.shape for x in layer) for layer in state.layers)
+    if len(given) != len(expected):
+        raise ValueError(
+            f"state: it has {len(given)} layers and this model {len(expected)}: it is another "
+            "model's"
+        )
+    for i, (layer, wanted) in enumerate(zip(given, expected, strict=True)):
+        if layer != wanted:
+            held, needed = (" and ".join(map(str, shapes)) for shapes in (layer, wanted))
+            raise ValueError(
+                f"state: layer {i} ({config.block_types[i]}) holds arrays of shape {held}, and "
+                f"this model's {needed}: it is another model's, or its config has changed"
+            )
+
+
+@functools.lru_cache(256)
+def _shapes(config: GriffinConfig, batch_size: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    layers = jax.eval_shape(lambda: init_state(config, batch_size)).layers
+    return tuple(tuple(x.shape for x in layer) for layer in layers)
 
 
 def _check_slot(state: State, i: int | jax.Array) -> None:

@@ -60,7 +60,8 @@ class TrainConfig:
         if self.optimizer.warmup_steps >= self.steps:
             raise ValueError(
                 f"optimizer.warmup_steps={self.optimizer.warmup_steps} leaves nothing of "
-                f"steps={self.steps}; expected fewer warm-up steps than steps"
+                f"steps={self.steps}; set fewer warm-up steps (--optimizer.warmup-steps) or more "
+                "steps"
             )
         held = self.model.context_length
         if "global_attention" in self.model.block_types and self.row_length > held:
@@ -125,7 +126,9 @@ def tiny_bytes() -> TrainConfig:
     griffin train --preset tiny_bytes     1 minute on two cores
     """
     return TrainConfig(
-        model=dataclasses.replace(tiny(), vocab_size=512, width=128, mlp_width=384, lru_width=128),
+        model=dataclasses.replace(
+            tiny(), vocab_size=512, width=128, mlp_width=384, lru_width=128, head_dim=32
+        ),
         steps=300,
     )
 

@@ -2,6 +2,7 @@
 """What a run shows and records while it trains: the progress bar and metrics.jsonl."""
 
 import math
+import sys
 import time
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,7 @@ from training.configs import TrainConfig
 from training.metrics import MetricsLog, bits_per_byte
 from training.step import Metrics
 
-SMOOTHING = 0.95  # of the loss in the bar; metrics.jsonl has the loss of the step itself
+SMOOTHING = 0.95  # of the bar's mean loss; metrics.jsonl has the loss of the step itself
 
 
 class Progress:
@@ -42,7 +43,7 @@ class Progress:
             TextColumn("{task.fields[shown]}"),
             TimeRemainingColumn(),
             TextColumn("left"),
-            console=Console(soft_wrap=False),
+            console=Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120),
         )
         self._task = self._bar.add_task("", total=config.steps, completed=step, shown="compiling")
 
@@ -95,9 +96,8 @@ class Progress:
             self._smooth = SMOOTHING * smooth + (1 - SMOOTHING) * loss
         if self._smooth is not None:
             bits = bits_per_byte(self._smooth, bytes_per_token=self._bytes_per_token)
-            shown = (
-                f"loss {self._smooth:.3f}  {bits:.3f} bits/byte  {self._rate or 0:,.0f} tokens/s"
-            )
+            rate = "" if self._rate is None else f"  {self._rate:,.0f} tokens/s"
+            shown = f"mean loss {self._smooth:.3f}  {bits:.3f} bits/byte{rate}"
             self._bar.update(self._task, completed=step, shown=shown)
         if held_out or step % self._config.log_every == 0 or step == self._config.steps:
             tokens = step * self._config.batch_size * self._config.row_length

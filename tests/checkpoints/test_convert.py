@@ -124,6 +124,7 @@ def test_what_exists_is_not_overwritten(tmp_path, stored, capsys):
         (lambda path: path.mkdir(), r"holds no checkpoint \(empty\)"),
         (lambda path: path.write_text("hello"), "not a checkpoint; expected a run"),
         (lambda path: path.write_bytes(b""), "not a checkpoint"),
+        (lambda path: np.savez(path.open("wb"), a=1), "not a checkpoint"),  # a zip, as .pt is
         (
             lambda path: (path.mkdir(), (path / "pytorch_model.bin").write_bytes(b"x")),
             r"holds no checkpoint \(pytorch_model\.bin\)",

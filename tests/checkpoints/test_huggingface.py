@@ -62,6 +62,24 @@ def test_one_file_alone_needs_its_config(stored):
     assert model.config == small_config()
 
 
+def test_a_config_that_contradicts_the_checkpoints_own(stored):
+    config = small_config()
+    wrong = dataclasses.replace(config, attention_window=config.attention_window + 1)
+    with pytest.raises(
+        ValueError, match=r"its own config says attention_window=.*, the config pas"
+    ):
+        load_checkpoint(stored, wrong)
+    with pytest.raises(ValueError, match="config is 'tiny': expected a GriffinConfig"):
+        load_checkpoint(stored, "tiny")  # type: ignore[arg-type]
+    free = dataclasses.replace(config, scan_layers=True, remat="block")
+    assert load_checkpoint(stored, free)[1] == free
+
+
+def test_others_may_read_what_is_written(stored):
+    modes = {path.stat().st_mode & 0o777 for path in stored.iterdir() if path.is_file()}
+    assert len(modes) == 1  # those of any file that this process makes
+
+
 def test_what_config_json_says(stored):
     content = json.loads((stored / "config.json").read_text())
     assert content["intermediate_size"] == 2 * 40

@@ -64,6 +64,11 @@ def test_lengths_and_state():
         model(x, lengths=np.array([1, 1, 1]))
     with refuses("state: it has 3 rows and tokens 2"):
         model(x, rg.init_state(GRIFFIN, 3))
+    other = dataclasses.replace(GRIFFIN, attention_window=GRIFFIN.attention_window + 1)
+    with refuses(r"state: layer 2 \(local_attention\) holds .* \(2, .*it is another model's"):
+        model(x, rg.init_state(other, 2))
+    with refuses("state: it has 1 layers and this model"):
+        model(x, rg.init_state(dataclasses.replace(GRIFFIN, num_layers=1), 2))
 
 
 def test_slots():

@@ -107,6 +107,9 @@ def test_without_a_tokenizer(bare):
         ([300], {}, "token 300 is outside the vocabulary of 300"),
         ([-1], {}, "token -1 is outside"),
         ([[1.5]], {}, "expected text or a list of token ids"),
+        ([[[1], [2, 3]]], {}, "expected text or a list of token ids"),
+        (5, {}, "a prompt is 5: expected text, token ids, or a list of such"),
+        ("a\ud800", {}, r"the prompt is no text: its character 1 is '\\ud800'"),
         ("a", {"max_tokens": 0}, "max_tokens is 0"),
         ("a", {"max_tokens": 1.5}, "max_tokens is 1.5"),
         (["a", "b"], {"max_tokens": [1, 2, 3]}, "3 values for 2 prompts"),
@@ -135,6 +138,8 @@ def test_more_bad_calls(lm):
         lm.logits([[1, 300]])
     with pytest.raises(ValueError, match=r"shape \[B, T\]"):
         lm.logits([1, 2])
+    with pytest.raises(ValueError, match=r"expected \[B, T\], and the rows differ in length"):
+        lm.logits([[1, 2], [1]])
     with pytest.raises(ValueError, match="backwards"):
         lm.logits([[1, 2, 3]], positions=[[0, 1, 1]])
     with pytest.raises(ValueError, match="outside"):

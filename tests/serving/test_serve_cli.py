@@ -96,7 +96,7 @@ def test_serving_until_interrupted(run_dir, language_model):
         answer = httpx.post(f"{url}/v1/completions", json=asked, timeout=60).json()
         expected = language_model("hawk").generate("O Romeo", max_tokens=8, temperature=1.0, seed=5)
         assert answer["choices"][0]["text"] == expected
-        endless = {"prompt": "a", "max_tokens": 10**9, "stream": True}
+        endless = {"prompt": "a", "max_tokens": 10**9, "stream": True, "temperature": 0}
         with httpx.stream("POST", f"{url}/v1/completions", json=endless, timeout=60) as stream:
             lines = stream.iter_lines()
             next(lines)
