@@ -2,6 +2,7 @@
 """`griffin convert`: what it prints, what travels along, what it refuses; nothing half-written."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -117,6 +118,11 @@ def test_what_exists_is_not_overwritten(tmp_path, stored, capsys):
     assert load_checkpoint(there)[1] == CONFIG
 
 
+def write_zip(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", b"")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -124,13 +130,13 @@ def test_what_exists_is_not_overwritten(tmp_path, stored, capsys):
         (lambda path: path.mkdir(), r"holds no checkpoint \(empty\)"),
         (lambda path: path.write_text("hello"), "not a checkpoint; expected a run"),
         (lambda path: path.write_bytes(b""), "not a checkpoint"),
-        (lambda path: np.savez(path.open("wb"), a=1), "not a checkpoint"),  # a zip, as .pt is
+        (write_zip, "not a checkpoint"),  # as a .pt file is one
         (
             lambda path: (path.mkdir(), (path / "pytorch_model.bin").write_bytes(b"x")),
             r"holds no checkpoint \(pytorch_model\.bin\)",
         ),
     ],
-    ids=["nothing", "empty", "text", "no bytes", "bin"],
+    ids=["nothing", "empty", "text", "no bytes", "zip", "bin"],
 )
 def test_what_is_no_checkpoint(tmp_path, make, message):
     make(tmp_path / "src")

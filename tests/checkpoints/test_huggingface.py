@@ -65,9 +65,7 @@ def test_one_file_alone_needs_its_config(stored):
 def test_a_config_that_contradicts_the_checkpoints_own(stored):
     config = small_config()
     wrong = dataclasses.replace(config, attention_window=config.attention_window + 1)
-    with pytest.raises(
-        ValueError, match=r"its own config says attention_window=.*, the config"
-    ):
+    with pytest.raises(ValueError, match=r"its own config says attention_window=.*, the config"):
         load_checkpoint(stored, wrong)
     with pytest.raises(ValueError, match="config is 'tiny': expected a GriffinConfig"):
         load_checkpoint(stored, "tiny")  # type: ignore[arg-type]
