@@ -60,6 +60,7 @@ def _turns(messages: Sequence[Message]) -> list[tuple[str, str, str]]:
         role, content = message.get("role"), message.get("content")
         if not isinstance(content, str):
             raise ValueError(f"message {i} has content {content!r}: expected a string")
+        check_text(content)
         if role == "system":
             if i:
                 raise ValueError(f"message {i} has the role 'system': only the first one may")
@@ -80,3 +81,14 @@ def _turns(messages: Sequence[Message]) -> list[tuple[str, str, str]]:
 def _cut_control_tokens(text: str, control_tokens: Mapping[str, int]) -> list[str]:
     cuts = [f"(?<={re.escape(t[0])})(?={re.escape(t[1:])})" for t in control_tokens if len(t) > 1]
     return re.split("|".join(cuts), text) if cuts else [text]
+
+
+def check_text(text: str) -> None:
+    """Raises ValueError: the text holds half a character, which no tokenizer can read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"this is no text: its character {error.start} is {text[error.start]!r}, half of "
+            "a character, as bytes that are not UTF-8 become; pass valid Unicode"
+        ) from None

@@ -52,8 +52,8 @@ class RMSNorm(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """x weight^T + bias. The weight is [J, I], output first: so a CPU reads it two to four times
-    faster when there are few rows, as in decoding, and no slower when there are many."""
+    """x weight^T + bias. The weight is [J, I], output first: so a CPU reads it faster
+    when there are few rows, as in decoding, and no slower when there are many."""
 
     def __init__(
         self, fan_in: int, width: int, *, std: float, bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from recurrentgemma.chat import Message, encode_chat
+from recurrentgemma.chat import Message, check_text, encode_chat
 from recurrentgemma.chunk import check_inputs
 from recurrentgemma.completion import Completion, run
 from recurrentgemma.config import GriffinConfig
@@ -234,7 +234,7 @@ class LanguageModel:
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             tokenizer = self._text_tokenizer("read text", "pass token ids")
-            _check_text(prompt)
+            check_text(prompt)
             ids = tokenizer.encode(prompt) if prompt else []
         else:
             ids = _as_ids(prompt)
@@ -284,16 +284,6 @@ def _as_prompts(prompt: Prompt | Prompts) -> tuple[Prompts, bool]:
     if isinstance(prompt, str) or not len(prompt) or isinstance(prompt[0], int | np.integer):
         return [prompt], True  # type: ignore[list-item]
     return prompt, False  # type: ignore[return-value]
-
-
-def _check_text(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"the prompt is no text: its character {error.start} is {text[error.start]!r}, half of "
-            "a character, as bytes that are not UTF-8 become; pass valid Unicode"
-        ) from None
 
 
 def _as_ids(prompt: Sequence[int]) -> list[int]:

@@ -22,6 +22,7 @@ from typing import Literal
 import jax
 import numpy as np
 
+from recurrentgemma.chat import check_text
 from recurrentgemma.generate import CAPACITY, Decoded, Progress, Rows
 from recurrentgemma.lm import LanguageModel
 from recurrentgemma.sampling import SamplingParams, sampling_params
@@ -185,9 +186,10 @@ class Engine:
         )
 
     def encode(self, text: str) -> list[int]:
-        """A prompt's tokens. Raises ValueError without a tokenizer. Any thread may call it."""
+        """A prompt's tokens. Raises ValueError without a tokenizer, or for no text. Any thread may call it."""
         if self.lm.tokenizer is None:
             raise ValueError("this checkpoint has no tokenizer: send the prompt as token ids")
+        check_text(text)
         return self.lm.tokenizer.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -110,9 +110,9 @@ def serve(arguments: ServeArguments) -> int:
         try:
             server.run(sockets=[listener])
         except KeyboardInterrupt:
+            for sig in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(sig, signal.SIG_IGN)  # it is ending already
             _say("stopped")
-        for sig in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(sig, signal.SIG_IGN)  # it is ending already
         if not thread.close(timeout_s=_STOP_IN_S):
             sys.stdout.flush()
             os._exit(0)  # a compilation cannot be interrupted, and nothing is lost with it

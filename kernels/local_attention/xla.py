@@ -32,7 +32,8 @@ def attention(
         k_BTK = jnp.concatenate([past_k_BSK, k_BTK], 1)
         v_BTK = jnp.concatenate([past_v_BSK, v_BTK], 1)
     reach_BT = jnp.minimum(window, positions_BT)
-    return _rows(functools.partial(_row, window=window), q_BTHK, k_BTK, v_BTK, reach_BT)
+    args = (q_BTHK, k_BTK, v_BTK, reach_BT)
+    return _rows(functools.partial(_row, window=window), *args)
 
 
 def _row(
@@ -77,7 +78,7 @@ def _decode(
     """One query per row, over the ring as it lies (no copy of it) and the query's own key."""
     visible_BW = ring.slot_distance(start_position_B, ring_k_BWK.shape[1]) <= positions_B1
     args = (q_B1HK[:, 0], k_B1K, v_B1K, ring_k_BWK, ring_v_BWK, visible_BW)
-    out_BHK = _rows(_decode_row, *args)
+    out_BHK = _rows(_decode_row, *args, loop=_by_index)
     return out_BHK[:, None].astype(q_B1HK.dtype)
 
 
@@ -93,17 +94,26 @@ def _decode_row(q_HK, k_1K, v_1K, ring_k_WK, ring_v_WK, visible_W) -> jax.Array:
     return out_HK / total_H1
 
 
-def _rows(function, *args: jax.Array) -> jax.Array:
+def _by_slice(function, args: tuple[jax.Array, ...]) -> jax.Array:
+    return jax.lax.map(lambda row: function(*row), args)
+
+
+def _by_index(function, args: tuple[jax.Array, ...]) -> jax.Array:
+    """_by_slice without a float32 copy of bfloat16 arguments (see kernels/lookup.py); its gradient
+    would add up whole arguments row by row."""
+
+    def row(b: jax.Array) -> jax.Array:
+        tied, b = jax.lax.optimization_barrier((args, b))
+        return function(*[jax.lax.dynamic_index_in_dim(x, b, 0, False) for x in tied])
+
+    return jax.lax.map(row, jnp.arange(args[0].shape[0]))
+
+
+def _rows(function, *args: jax.Array, loop=_by_slice) -> jax.Array:
     """The function of each row of the batch: one after the other on a CPU, whose compiler has fast
     products of two matrices only."""
     if args[0].shape[0] == 1:
         return function(*[x[0] for x in args])[None]
-
-    def one_by_one(*args: jax.Array) -> jax.Array:
-        def row(b: jax.Array) -> jax.Array:
-            tied, b = jax.lax.optimization_barrier((args, b))  # for the reason in lookup.py
-            return function(*[jax.lax.dynamic_index_in_dim(x, b, 0, False) for x in tied])
-
-        return jax.lax.map(row, jnp.arange(args[0].shape[0]))
-
-    return jax.lax.platform_dependent(*args, cpu=one_by_one, default=jax.vmap(function))
+    return jax.lax.platform_dependent(
+        *args, cpu=lambda *args: loop(function, args), default=jax.vmap(function)
+    )

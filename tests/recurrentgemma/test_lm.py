@@ -109,7 +109,7 @@ def test_without_a_tokenizer(bare):
         ([[1.5]], {}, "expected text or a list of token ids"),
         ([[[1], [2, 3]]], {}, "expected text or a list of token ids"),
         (5, {}, "a prompt is 5: expected text, token ids, or a list of such"),
-        ("a\ud800", {}, r"the prompt is no text: its character 1 is '\\ud800'"),
+        ("a\ud800", {}, r"this is no text: its character 1 is '\\ud800'"),
         ("a", {"max_tokens": 0}, "max_tokens is 0"),
         ("a", {"max_tokens": 1.5}, "max_tokens is 1.5"),
         (["a", "b"], {"max_tokens": [1, 2, 3]}, "3 values for 2 prompts"),

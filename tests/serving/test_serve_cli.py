@@ -102,6 +102,8 @@ def test_serving_until_interrupted(run_dir, language_model):
             next(lines)
             process.send_signal(signal.SIGINT)
             assert "the server is shutting down" in [line for line in lines if line][-1]
+        until("stopped")
+        process.send_signal(signal.SIGTERM)  # a second signal changes nothing
         assert process.wait(30) == 0
         assert process.communicate()[1] == ""
 
