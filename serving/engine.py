@@ -186,7 +186,7 @@ class Engine:
         )
 
     def encode(self, text: str) -> list[int]:
-        """A prompt's tokens. Raises ValueError without a tokenizer, or for no text. Any thread may call it."""
+        """A prompt's tokens. Any thread may call it. ValueError: no tokenizer, or no text."""
         if self.lm.tokenizer is None:
             raise ValueError("this checkpoint has no tokenizer: send the prompt as token ids")
         check_text(text)

@@ -235,6 +235,11 @@ def test_local_attention_has_no_longest_context(griffin):
     griffin.check(GenerationRequest(prompt=(1,) * 1000, max_tokens=10**6))
 
 
+def test_half_a_character_is_no_text(griffin):
+    with pytest.raises(ValueError, match="this is no text: its character 1 is"):
+        griffin.encode("a\ud800")
+
+
 def test_without_a_tokenizer(language_model):
     engine = Engine(language_model("griffin", tokenizer=None), slots=1)
     request = GenerationRequest(prompt=(1, 2), max_tokens=9, seed=1, temperature=1.0)

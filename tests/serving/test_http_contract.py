@@ -180,7 +180,7 @@ JSON = {"Content-Type": "application/json"}
         ("[1]", JSON, "must be a JSON object"),
         ("5", JSON, "must be a JSON object"),
         ("", JSON, "missing"),
-        (r'{"prompt": "a\ud800"}', JSON, "this is no text: its character 1 is"),
+        (r'{"prompt": "a\ud800"}', JSON, "can't encode character"),
         ('{"prompt": "a"}', {"Content-Type": "text/plain"}, "Content-Type: application/json"),
     ],
 )
