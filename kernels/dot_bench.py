@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast XLA multiplies on this machine, by form, dtype and rows: why weights lie output first.
 
-    python -m kernels.dot_bench        1 minute on two cores
+    python -m kernels.dot_bench        15 seconds on two cores
 
 [M, 768] times a weight of 768 x 2,304, twelve weights in turn so that none stays in a small cache:
 `input first` is [M, I] [I, J], `output first` [M, I] [J, I]. GB/s counts the bytes of the weight.
