@@ -9,6 +9,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LIBTPU := $(VENV)/libtpu/.ready
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3 python)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 demo: $(READY)
 	$(BIN)/griffin demo
 
-test: $(READY)
+test: $(READY) $(LIBTPU)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -rs
 
 lint: $(READY)
@@ -26,7 +27,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-venv: $(READY)
+venv: $(READY) $(LIBTPU)
 
 # The stamp is written last. Without it, whatever lies in .venv is a set-up that was interrupted,
 # and is laid anew; with it, a changed pyproject.toml or lock only brings .venv up to date.
@@ -56,6 +57,14 @@ $(READY): pyproject.toml requirements.lock
 	  $(PIP) --upgrade --upgrade-strategy eager -e '.[dev]'; \
 	fi
 	@touch $(READY)
+
+# The TPU compiler, in a folder of its own: where it can be imported, JAX looks for a TPU.
+$(LIBTPU): $(READY)
+	@libtpu=$$($(BIN)/python -c "import importlib.metadata as m; \
+	  print(next(r.split(';')[0] for r in m.requires('jax') if r.startswith('libtpu')))"); \
+	$(PIP) --no-deps --upgrade --target $(VENV)/libtpu "$$libtpu" || \
+	  echo "No $$libtpu for this platform: the tests that compile for TPUs are skipped."
+	@mkdir -p $(VENV)/libtpu && touch $(LIBTPU)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info

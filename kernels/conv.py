@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from kernels.dot import sum_rows
+from kernels.sequence import alike, tokens_before
 
 
 @jax.custom_vjp
@@ -76,3 +77,18 @@ def _bwd(residuals, g_BTE):
 
 
 causal_conv.defvjp(_fwd, _bwd)
+
+
+def causal_conv_sharded(
+    x_BTE: jax.Array,
+    w_SE: jax.Array,
+    b_E: jax.Array,
+    past_BPE: jax.Array | None,
+    positions_BT: jax.Array,
+    *,
+    axis: str,
+) -> jax.Array:
+    """causal_conv of a sequence that is cut over a mesh axis (inside jax.shard_map): x and
+    positions are this device's part, past (None: zeros) lies before the whole."""
+    before_BPE = tokens_before(x_BTE, w_SE.shape[0] - 1, axis, past_BPE)
+    return causal_conv(*alike(axis, x_BTE, w_SE, b_E, before_BPE), positions_BT)

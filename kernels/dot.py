@@ -7,14 +7,18 @@ float32 results, and a float32 parameter gets its gradient without a rounding to
 
 What is particular to XLA's CPU compiler stands here and nowhere else. Its fast bfloat16 product
 takes the forms [M, I] [I, J] and [M, I] [J, I] with at least two rows (docs/performance.md); others
-are converted to float32 first, six times slower. And it turns a sum over many rows into a tree of
-windows, which a product with a row of ones replaces.
+are converted to float32 first, six times slower. Few rows times a weight [J, I] read the weight up
+to twice as fast where it is the first factor, presumably because the second one is packed anew for
+every call. And a sum over many rows becomes a tree of windows, which a product with a row of ones
+replaces.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+
+from kernels import platform
 
 LEAST_ROWS = {0: 8, 1: 2}  # below them the product is slow, by the second factor's summed axis
 
@@ -29,8 +33,27 @@ def dot(a_MI: jax.Array, b_IJ: jax.Array) -> jax.Array:
 def dot_transposed(a_MI: jax.Array, b_JI: jax.Array) -> jax.Array:
     """a b^T in float32, [M, J]; b is cast to a's dtype first."""
     if a_MI.dtype == jnp.float32:
-        return jax.lax.dot_general(a_MI, b_JI.astype(jnp.float32), (((1,), (1,)), ((), ())))
+        b_JI = b_JI.astype(jnp.float32)
+        if platform.current() == "cpu" and a_MI.shape[0] > 1 and _better_turned(a_MI, b_JI):
+            return second_first(a_MI, b_JI)
+        return jax.lax.dot_general(a_MI, b_JI, (((1,), (1,)), ((), ())))
     return _dot_transposed(a_MI, b_JI)
+
+
+def _better_turned(a_MI: jax.Array, b_JI: jax.Array) -> bool:
+    """Whether second_first is the faster form on a CPU, as measured with dot_bench.py."""
+    (rows, summed), columns = a_MI.shape, b_JI.shape[0]
+    most = 64
+    if a_MI.dtype != jnp.float32:
+        most = 32 if summed >= 512 else 8 if summed >= 256 else 0
+    return rows <= min(most, columns)
+
+
+def second_first(a_MI: jax.Array, b_JI: jax.Array) -> jax.Array:
+    """a b^T in float32, as (b a^T)^T, which a barrier keeps the compiler from turning back."""
+    axes = (((1,), (1,)), ((), ()))
+    out_JM = jax.lax.dot_general(b_JI, a_MI, axes, preferred_element_type=jnp.float32)
+    return jax.lax.optimization_barrier(out_JM).T
 
 
 def dot_over_rows(a_MI: jax.Array, b_MJ: jax.Array) -> jax.Array:
@@ -53,6 +76,8 @@ def _contract(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array
         rows, least = a.shape[0], LEAST_ROWS[b_axis]
         if rows < least:
             a = jnp.pad(a, ((0, least - rows), (0, 0)))
+        if b_axis == 1 and _better_turned(a, b):
+            return second_first(a, b)[:rows]
         return plain(a, b, 1)[:rows]
 
     return jax.lax.platform_dependent(a, b, cpu=on_cpu, default=plain)

@@ -35,6 +35,7 @@ VERBS = {
         "checkpoints.convert_cli:main",
         "convert between griffin, Hugging Face and DeepMind checkpoints",
     ),
+    "bench": Verb("recurrentgemma.bench_cli:main", "time the kernels against the machine's limit"),
     "demo": Verb("training.demo:main", "train a small Griffin on Shakespeare, then serve it"),
 }
 

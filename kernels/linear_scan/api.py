@@ -6,9 +6,11 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from kernels.linear_scan import reference, xla
+from kernels import platform
+from kernels.linear_scan import gpu, reference, tpu, xla
 
-IMPLEMENTATIONS = {"reference": reference.scan, "xla": xla.scan}
+IMPLEMENTATIONS = {"reference": reference, "xla": xla, "tpu": tpu, "gpu": gpu}
+BEST = {"tpu": "tpu"}  # by platform; "xla" elsewhere
 
 
 def linear_scan(
@@ -34,40 +36,55 @@ def linear_scan(
     Raises:
       ValueError: shapes disagree or the implementation is unknown.
     """
+    check(x_BTE, a_BTE, h0_BE, implementation)
+    if h0_BE is None:
+        h0_BE = jnp.zeros((x_BTE.shape[0], x_BTE.shape[2]), jnp.float32)
+    if implementation is None and x_BTE.shape[1] == 1:
+        implementation = "xla"  # one token is no loop anywhere
+    if implementation == "reference":
+        return reference.scan(x_BTE, a_BTE, h0_BE, reverse)  # with the gradients that JAX derives
+    return _scan(x_BTE, a_BTE, h0_BE.astype(jnp.float32), reverse, implementation)
+
+
+def check(x_BTE, a_BTE, h0_BE, implementation: str | None) -> None:
+    """Raises ValueError as linear_scan."""
     if x_BTE.ndim != 3 or x_BTE.shape != a_BTE.shape or x_BTE.shape[1] < 1:
         raise ValueError(
             f"linear_scan: x has shape {x_BTE.shape} and a {a_BTE.shape}; expected one shape "
             "[B, T, E] with T >= 1"
         )
-    batch, _, width = x_BTE.shape
-    if h0_BE is None:
-        h0_BE = jnp.zeros((batch, width), jnp.float32)
-    elif h0_BE.shape != (batch, width):
-        raise ValueError(f"linear_scan: h0 has shape {h0_BE.shape}; expected {(batch, width)}")
-    name = implementation or "xla"
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"linear_scan: implementation {name!r} is unknown; expected one of "
-            + ", ".join(IMPLEMENTATIONS)
-        )
-    return _scan(x_BTE, a_BTE, h0_BE.astype(jnp.float32), reverse, name)
+    expected = (x_BTE.shape[0], x_BTE.shape[2])
+    if h0_BE is not None and h0_BE.shape != expected:
+        raise ValueError(f"linear_scan: h0 has shape {h0_BE.shape}; expected {expected}")
+    platform.check("linear_scan", implementation, IMPLEMENTATIONS)
+
+
+def effect(name: str | None, reverse: bool, x_BTE, a_BTE) -> tuple[jax.Array, jax.Array]:
+    """(a, b) of a sequence that turns the state h into a h + b; float32 [B, E]."""
+    part = lambda module: functools.partial(module.effect, reverse=reverse)  # noqa: E731
+    return platform.run(name, IMPLEMENTATIONS, BEST, part, x_BTE, a_BTE)
+
+
+def _run(name: str | None, reverse: bool, *args):
+    part = lambda module: functools.partial(module.scan, reverse=reverse)  # noqa: E731
+    return platform.run(name, IMPLEMENTATIONS, BEST, part, *args)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _scan(x_BTE, a_BTE, h0_BE, reverse: bool, name: str):
-    h_BTE, h_last_BE = IMPLEMENTATIONS[name](x_BTE, a_BTE, h0_BE, reverse)
-    return h_BTE.astype(x_BTE.dtype), h_last_BE
+def _scan(x_BTE, a_BTE, h0_BE, reverse: bool, name: str | None):
+    return _run(name, reverse, x_BTE, a_BTE, h0_BE)
 
 
-def _scan_fwd(x_BTE, a_BTE, h0_BE, reverse, name):
-    h_BTE, h_last_BE = IMPLEMENTATIONS[name](x_BTE, a_BTE, h0_BE, reverse)
+def scan_fwd(x_BTE, a_BTE, h0_BE, reverse, name):
+    h_BTE, h_last_BE = _run(name, reverse, x_BTE, a_BTE, h0_BE)
     x_like = jnp.zeros((0,), x_BTE.dtype)  # tells the backward pass the dtype of x
-    return (h_BTE.astype(x_BTE.dtype), h_last_BE), (h_BTE, a_BTE, h0_BE, x_like)
+    return (h_BTE, h_last_BE), (h_BTE, a_BTE, h0_BE, x_like)
 
 
-def _scan_bwd(reverse, name, residuals, gradients):
+def scan_bwd(reverse, name, residuals, gradients):
     """dx_t = dh_t + a_{t+1} dx_{t+1}; da_t = dx_t h_{t-1}; dh0 = a_0 dx_0: the scan, reversed."""
     h_BTE, a_BTE, h0_BE, x_like = residuals
+    h_BTE = h_BTE.astype(jnp.float32)  # as h0
     dh_BTE, dh_last_BE = gradients
     one_B1E = jnp.ones_like(a_BTE[:, :1])
     if reverse:
@@ -76,13 +93,11 @@ def _scan_bwd(reverse, name, residuals, gradients):
     else:
         a_next_BTE = jnp.concatenate([a_BTE[:, 1:], one_B1E], 1)
         h_previous_BTE = jnp.concatenate([h0_BE[:, None], h_BTE[:, :-1]], 1)
-    dx_BTE, _ = IMPLEMENTATIONS[name](
-        dh_BTE.astype(jnp.float32), a_next_BTE, dh_last_BE, not reverse
-    )
+    dx_BTE, _ = _run(name, not reverse, dh_BTE.astype(jnp.float32), a_next_BTE, dh_last_BE)
     da_BTE = dx_BTE * h_previous_BTE
     first = -1 if reverse else 0
     dh0_BE = a_BTE[:, first].astype(jnp.float32) * dx_BTE[:, first]
     return dx_BTE.astype(x_like.dtype), da_BTE.astype(a_BTE.dtype), dh0_BE
 
 
-_scan.defvjp(_scan_fwd, _scan_bwd)
+_scan.defvjp(scan_fwd, scan_bwd)

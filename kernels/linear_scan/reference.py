@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The linear scan as its definition: a loop over time, for tests only."""
+"""The linear scan by its definition, one token after the other, with the gradients that JAX derives
+from it: for tests. Computes in float32, or in float64 where the inputs have it."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,14 @@ import jax.numpy as jnp
 def scan(
     x_BTE: jax.Array, a_BTE: jax.Array, h0_BE: jax.Array, reverse: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """h_t = a_t h_{t-1} + x_t, one token after the other, in float32."""
-    time = x_BTE.shape[1]
-    h_BE, steps = h0_BE, {}
-    for t in reversed(range(time)) if reverse else range(time):
-        h_BE = a_BTE[:, t].astype(jnp.float32) * h_BE + x_BTE[:, t].astype(jnp.float32)
-        steps[t] = h_BE
-    return jnp.stack([steps[t] for t in range(time)], 1), h_BE
+    """See api.linear_scan."""
+    dtype = jnp.float64 if x_BTE.dtype == jnp.float64 else jnp.float32
+
+    def step(h_BE, token):
+        x_BE, a_BE = token
+        h_BE = a_BE.astype(dtype) * h_BE + x_BE.astype(dtype)
+        return h_BE, h_BE
+
+    time_major = (jnp.swapaxes(x_BTE, 0, 1), jnp.swapaxes(a_BTE, 0, 1))
+    h_last_BE, h_TBE = jax.lax.scan(step, h0_BE.astype(dtype), time_major, reverse=reverse)
+    return jnp.swapaxes(h_TBE, 0, 1).astype(x_BTE.dtype), h_last_BE

@@ -6,11 +6,15 @@ before the start of its document. Positions within the document decide this alon
 back is visible if and only if d <= min(W, position).
 """
 
+import functools
+
 import jax
 
-from kernels.local_attention import reference, xla
+from kernels import platform
+from kernels.local_attention import gpu, reference, ring, tpu, xla
 
-IMPLEMENTATIONS = {"reference": reference.attention, "xla": xla.attention}
+IMPLEMENTATIONS = {"reference": reference, "xla": xla, "tpu": tpu, "gpu": gpu}
+BEST = {"tpu": "tpu"}  # by platform; "xla" elsewhere
 
 
 def local_attention(
@@ -23,6 +27,7 @@ def local_attention(
     window: int,
     positions_BT: jax.Array,
     start_position_B: jax.Array | None = None,
+    one_document: bool = False,
     implementation: str | None = None,
 ) -> jax.Array:
     """Attention output [B, T, H, K] of a chunk, given the ring of the keys before it.
@@ -31,16 +36,47 @@ def local_attention(
       q_BTHK: queries, rotated, not scaled (this op divides by sqrt(K)).
       k_BTK: keys of the one key-value head, rotated.
       v_BTK: values.
-      ring_k_BWK, ring_v_BWK: the W tokens before the chunk (ring.py); None: there are none.
+      ring_k_BWK, ring_v_BWK: the W tokens before the chunk (ring.py); None: there are none, so that
+        no position is larger than the token's index.
       window: W.
       positions_BT: position of each token in its document; -1 at padding, whose output is finite
         and meaningless.
       start_position_B: position that follows the ring's last token; needed with a ring.
+      one_document: says that every row is one document from position 0 on without padding, so that
+        positions_BT is 0, 1, 2, ...; `gpu` needs it, the others do as well without.
       implementation: a name of IMPLEMENTATIONS; None takes the best for the platform.
 
     Raises:
-      ValueError: shapes disagree, or the implementation is unknown.
+      ValueError: shapes disagree, the implementation is unknown or cannot compute this exactly,
+        or one_document comes with a ring.
     """
+    check(q_BTHK, k_BTK, v_BTK, ring_k_BWK, ring_v_BWK, window, start_position_B, implementation)
+    if one_document and ring_k_BWK is not None:
+        raise ValueError(
+            "local_attention: one_document says that every row starts at position 0, a ring that "
+            "tokens come before it; pass one of them"
+        )
+    past = (None, None)
+    if ring_k_BWK is not None and ring_v_BWK is not None and start_position_B is not None:
+        if q_BTHK.shape[1] == 1 and implementation in (None, "xla"):
+            state = (ring_k_BWK, ring_v_BWK, positions_BT, start_position_B)
+            return xla.decode(q_BTHK, k_BTK, v_BTK, *state)
+        past = (
+            ring.time_order(ring_k_BWK, start_position_B).astype(k_BTK.dtype),
+            ring.time_order(ring_v_BWK, start_position_B).astype(v_BTK.dtype),
+        )
+    return attend(
+        *(q_BTHK, k_BTK, v_BTK, *past),
+        window=window,
+        positions_BT=positions_BT,
+        start_position_B=start_position_B,
+        one_document=one_document,
+        implementation=implementation,
+    )
+
+
+def check(q_BTHK, k_BTK, v_BTK, ring_k_BWK, ring_v_BWK, window, start_position_B, implementation):
+    """Raises ValueError as local_attention."""
     batch, time, _, size = q_BTHK.shape
     if k_BTK.shape != (batch, time, size) or v_BTK.shape != k_BTK.shape:
         raise ValueError(
@@ -57,12 +93,29 @@ def local_attention(
             f"local_attention: a ring of keys of shape {ring_k_BWK.shape} needs values of the same "
             f"shape {(batch, window, size)} and start_position_B"
         )
-    name = implementation or "xla"
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"local_attention: implementation {name!r} is unknown; expected one of "
-            + ", ".join(IMPLEMENTATIONS)
-        )
-    return IMPLEMENTATIONS[name](
-        q_BTHK, k_BTK, v_BTK, ring_k_BWK, ring_v_BWK, window, positions_BT, start_position_B
+    platform.check("local_attention", implementation, IMPLEMENTATIONS)
+
+
+def attend(
+    q_BTHK: jax.Array,
+    k_BTK: jax.Array,
+    v_BTK: jax.Array,
+    past_k_BWK: jax.Array | None,
+    past_v_BWK: jax.Array | None,
+    *,
+    window: int,
+    positions_BT: jax.Array,
+    start_position_B: jax.Array | None,
+    one_document: bool = False,
+    implementation: str | None,
+) -> jax.Array:
+    """local_attention, where the W tokens before the chunk are given in order of time."""
+    args = (q_BTHK, k_BTK, v_BTK, past_k_BWK, past_v_BWK, positions_BT, start_position_B)
+    said = {"one_document": one_document} if implementation == "gpu" else {}
+    return platform.run(
+        implementation,
+        IMPLEMENTATIONS,
+        BEST,
+        lambda module: functools.partial(module.attention, window=window, **said),
+        *args,
     )

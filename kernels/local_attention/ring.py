@@ -12,13 +12,17 @@ import jax.numpy as jnp
 def time_order(ring_BWK: jax.Array, next_position_B: jax.Array) -> jax.Array:
     """The ring with its entries in order of time: the last one is the token just before."""
     window = ring_BWK.shape[1]
-    slot_BW = (next_position_B[:, None] + jnp.arange(window)[None]) % window
+    slot_BW = (next_position_B[:, None] + _slots(next_position_B, window)) % window
     return jnp.take_along_axis(ring_BWK, slot_BW[..., None], 1)
 
 
 def slot_distance(next_position_B: jax.Array, window: int) -> jax.Array:
     """How far before the token at next_position each slot's token lies: [B, W], from 1 to W."""
-    return (next_position_B[:, None] - 1 - jnp.arange(window)[None]) % window + 1
+    return (next_position_B[:, None] - 1 - _slots(next_position_B, window)) % window + 1
+
+
+def _slots(like: jax.Array, window: int) -> jax.Array:
+    return jnp.arange(window, dtype=like.dtype)[None]
 
 
 def write_ring(

@@ -18,19 +18,12 @@ MASKED = -2.3819763e38
 
 
 def attention(
-    q_BTHK, k_BTK, v_BTK, ring_k_BWK, ring_v_BWK, window, positions_BT, start_position_B
+    q_BTHK, k_BTK, v_BTK, past_k_BWK, past_v_BWK, positions_BT, start_position_B, *, window: int
 ) -> jax.Array:
-    """See api.local_attention."""
-    time = q_BTHK.shape[1]
-    if ring_k_BWK is not None:
-        if time == 1:
-            return _decode(
-                q_BTHK, k_BTK, v_BTK, ring_k_BWK, ring_v_BWK, positions_BT, start_position_B
-            )
-        past_k_BSK = ring.time_order(ring_k_BWK, start_position_B).astype(k_BTK.dtype)
-        past_v_BSK = ring.time_order(ring_v_BWK, start_position_B).astype(v_BTK.dtype)
-        k_BTK = jnp.concatenate([past_k_BSK, k_BTK], 1)
-        v_BTK = jnp.concatenate([past_v_BSK, v_BTK], 1)
+    """See api.attend."""
+    if past_k_BWK is not None:
+        k_BTK = jnp.concatenate([past_k_BWK, k_BTK], 1)
+        v_BTK = jnp.concatenate([past_v_BWK, v_BTK], 1)
     reach_BT = jnp.minimum(window, positions_BT)
     args = (q_BTHK, k_BTK, v_BTK, reach_BT)
     return _rows(functools.partial(_row, window=window), *args)
@@ -72,13 +65,16 @@ def _row(
     return out_NCHK.reshape(-1, heads, size)[:time].astype(q_THK.dtype)
 
 
-def _decode(
+def decode(
     q_B1HK, k_B1K, v_B1K, ring_k_BWK, ring_v_BWK, positions_B1, start_position_B
 ) -> jax.Array:
     """One query per row, over the ring as it lies (no copy of it) and the query's own key."""
     visible_BW = ring.slot_distance(start_position_B, ring_k_BWK.shape[1]) <= positions_B1
     args = (q_B1HK[:, 0], k_B1K, v_B1K, ring_k_BWK, ring_v_BWK, visible_BW)
-    out_BHK = _rows(_decode_row, *args, loop=_by_index)
+    if q_B1HK.dtype == jnp.float32:
+        out_BHK = jax.vmap(_decode_row)(*args)
+    else:
+        out_BHK = _rows(_decode_row, *args, loop=_by_index)
     return out_BHK[:, None].astype(q_B1HK.dtype)
 
 
@@ -111,7 +107,7 @@ def _by_index(function, args: tuple[jax.Array, ...]) -> jax.Array:
 
 def _rows(function, *args: jax.Array, loop=_by_slice) -> jax.Array:
     """The function of each row of the batch: one after the other on a CPU, whose compiler has fast
-    products of two matrices only."""
+    products in bfloat16 of two matrices only, and where a row's logits are to stay in the cache."""
     if args[0].shape[0] == 1:
         return function(*[x[0] for x in args])[None]
     return jax.lax.platform_dependent(

@@ -1,13 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sliding-window attention against its definition: windows, documents, rings, gradients, memory."""
 
+import contextlib
+import functools
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.local_attention import local_attention, write_one, write_ring, xla
-from tests.kernels.test_recurrence import draw, same, value_and_gradients
+from kernels.local_attention import local_attention, tpu, write_one, write_ring, xla
+from tests.kernels.compare import draw, goes_red, same, truth, value_and_gradients
+
+
+def interpreted():
+    """A context in which splash attention runs on a CPU. (Its batch is a vmap, which the other way
+    of interpreting, pltpu.force_tpu_interpret_mode, does not take.)"""
+    if jax.default_backend() == "tpu":
+        return contextlib.nullcontext()
+    return mock.patch.object(tpu, "attention", functools.partial(tpu.attention, interpret=True))
 
 
 def mixed_positions(time: int, start: int) -> jax.Array:
@@ -19,34 +31,72 @@ def mixed_positions(time: int, start: int) -> jax.Array:
     return jnp.asarray(where, jnp.int32)
 
 
-@pytest.mark.parametrize("ring", [False, True])
-@pytest.mark.parametrize(
-    ("time", "window", "block"), [(1, 6, 4), (29, 6, 4), (16, 16, 4), (12, 3, 256)]
-)
-def test_values_and_gradients(time, window, block, ring, monkeypatch):
-    monkeypatch.setattr(xla, "BLOCK", block)
-    batch, heads, size, start = 3, 3, 8, 4 if ring else 0
+def check(implementation, time, window, *, ring, size=8, dtype=jnp.float32):
+    batch, heads, start = 3, 3, 4 if ring else 0
     where = mixed_positions(time, start)
     arrays = [draw(0, batch, time, heads, size), draw(1, batch, time, size)]
     arrays += [draw(2, batch, time, size)]
     if ring:
         arrays += [draw(3, batch, window, size), draw(4, batch, window, size)]
+    arrays = [x.astype(dtype) for x in arrays]
     start_B = jnp.full((batch,), start, jnp.int32)
 
-    def attend(implementation):
-        def run(*arrays):
+    def run(name):
+        def function(*arrays):
             out = local_attention(
                 *arrays,
                 window=window,
                 positions_BT=where,
                 start_position_B=start_B,
-                implementation=implementation,
+                implementation=name,
             )
             return jnp.where((where >= 0)[..., None, None], out, 0)
 
-        return value_and_gradients(run, *arrays)
+        return function
 
-    same(attend("xla"), attend("reference"))
+    with interpreted():
+        got = value_and_gradients(run(implementation), *arrays)
+    same(got, truth(run("reference"), *arrays), 2e-5 if dtype == jnp.float32 else 3e-2)
+
+
+@pytest.mark.parametrize("ring", [False, True])
+@pytest.mark.parametrize(
+    ("time", "window", "block"), [(1, 6, 4), (29, 6, 4), (16, 16, 4), (12, 3, 256)]
+)
+def test_blocks_of_queries(time, window, block, ring, monkeypatch):
+    monkeypatch.setattr(xla, "BLOCK", block)
+    check("xla", time, window, ring=ring)
+
+
+@pytest.mark.parametrize("ring", [False, True])
+@pytest.mark.parametrize(("time", "window", "size"), [(1, 6, 64), (29, 6, 128), (140, 70, 64)])
+def test_splash_attention(time, window, size, ring):
+    check("tpu", time, window, ring=ring, size=size)
+
+
+@pytest.mark.parametrize("implementation", ["xla", "tpu"])
+def test_bfloat16(implementation):
+    check(implementation, 40, 20, ring=True, size=64, dtype=jnp.bfloat16)
+
+
+@pytest.mark.parametrize("implementation", ["xla", "tpu"])
+@pytest.mark.parametrize("ring", [False, True])
+def test_it_goes_red_when_documents_or_the_past_are_not_kept_apart(
+    implementation, ring, monkeypatch
+):
+    """One key too many at the window's edge, or documents ignored."""
+    module = {"xla": xla, "tpu": tpu}[implementation]
+    right = module.attention
+
+    def wider(*args, window, **options):
+        return right(*args, window=window + (args[3] is None), **options)
+
+    def one_document(q, k, v, past_k, past_v, positions, start, **options):
+        positions = jnp.where(positions < 0, positions, 10**6)
+        return right(q, k, v, past_k, past_v, positions, start, **options)
+
+    monkeypatch.setattr(module, "attention", one_document if ring else wider)
+    goes_red(check, implementation, 29, 6, ring=ring, size=64)
 
 
 def test_the_window_is_w_keys_and_the_query():

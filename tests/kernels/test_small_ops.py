@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from kernels.conv import causal_conv
-from kernels.dot import dot, dot_over_rows, dot_transposed, spread, sum_rows
+from kernels.dot import dot, dot_over_rows, dot_transposed, second_first, spread, sum_rows
 from kernels.gating import gelu_gate
 from kernels.lookup import lookup
 from kernels.norm import rms_norm
-from tests.kernels.test_recurrence import draw, same, value_and_gradients
+from tests.kernels.compare import draw, same, value_and_gradients
 
 TOLERANCE = {"float32": 2e-6, "bfloat16": 2e-2}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("rows", [1, 2, 9])
-@pytest.mark.parametrize("columns", [6, 7])  # odd widths have a path of their own
+@pytest.mark.parametrize("columns", [6, 7, 600])  # odd and large ones have paths of their own
 def test_products(rows, columns, dtype):
     a, b = draw(0, rows, columns).astype(dtype), draw(1, columns, 5)  # b: a float32 parameter
     got = value_and_gradients(dot, a, b)
@@ -29,6 +29,8 @@ def test_products(rows, columns, dtype):
     assert got[1][1].dtype == jnp.float32
     same(got, want, TOLERANCE[dtype])
     same(value_and_gradients(lambda a, b: dot_transposed(a, b.T), a, b), want, TOLERANCE[dtype])
+    turned = jnp.abs(second_first(a, b.T.astype(dtype)) - want[0]).max() if rows > 1 else 0
+    assert turned <= TOLERANCE[dtype] * jnp.abs(want[0]).max()
     c = draw(2, rows, 4).astype(dtype)
     same(dot_over_rows(a, c), a.astype(jnp.float32).T @ c.astype(jnp.float32), TOLERANCE[dtype])
 

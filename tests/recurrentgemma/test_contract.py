@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.local_attention import api as attention_api
+from kernels.local_attention import xla
 from recurrentgemma import layers
 from tests.recurrentgemma.contract import BUCKETS, LONGEST, ROWS, Plan, Step, check, same_state
 from tests.recurrentgemma.models import CONFIGS, WINDOW, make, tokens
@@ -72,23 +72,21 @@ def _without_reset(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _window_too_wide_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    xla = attention_api.IMPLEMENTATIONS["xla"]
+    right = xla.attention
 
-    def wide(q, k, v, ring_k, ring_v, window, positions, start):
-        if q.shape[1] > 1 and ring_k is None:
-            return xla(q, k, v, ring_k, ring_v, window + 1, positions, start)
-        return xla(q, k, v, ring_k, ring_v, window, positions, start)
+    def wide(q, k, v, past_k, *args, window):
+        return right(q, k, v, past_k, *args, window=window + (past_k is None))
 
-    monkeypatch.setitem(attention_api.IMPLEMENTATIONS, "xla", wide)
+    monkeypatch.setattr(xla, "attention", wide)
 
 
 def _window_ignores_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    xla = attention_api.IMPLEMENTATIONS["xla"]
+    right = xla.attention
 
-    def leaky(q, k, v, ring_k, ring_v, window, positions, start):
-        return xla(q, k, v, ring_k, ring_v, window, positions + window, start)
+    def leaky(q, k, v, past_k, past_v, positions, start, *, window):
+        return right(q, k, v, past_k, past_v, positions + window, start, window=window)
 
-    monkeypatch.setitem(attention_api.IMPLEMENTATIONS, "xla", leaky)
+    monkeypatch.setattr(xla, "attention", leaky)
 
 
 def test_the_plan_that_shows_breakage_passes():

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every implementation of the linear scan against its definition in float64."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from kernels import tile
+from kernels.linear_scan import linear_scan
+from kernels.linear_scan import xla as xla_scan
+from tests.kernels.compare import (
+    IMPLEMENTATIONS,
+    draw,
+    goes_red,
+    runnable,
+    same,
+    truth,
+    value_and_gradients,
+)
+
+SHAPES = [(1, 1), (1, 96), (2, 96), (2, 500), (63, 1), (63, 96), (257, 96), (257, 500)]
+
+
+def check(implementation, time, width, *, batch=2, reverse=False, dtype=jnp.float32):
+    x = draw(0, batch, time, width).astype(dtype)
+    a = jax.nn.sigmoid(draw(1, batch, time, width) + 2).astype(dtype)
+    h0 = draw(2, batch, width)
+
+    def run(name):
+        return lambda x, a, h0: linear_scan(x, a, h0, reverse=reverse, implementation=name)
+
+    with runnable(implementation):
+        got = value_and_gradients(run(implementation), x, a, h0)
+    same(got, truth(run("reference"), x, a, h0), 2e-5 if dtype == jnp.float32 else 2e-2)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("time", "width"), SHAPES)
+def test_values_and_gradients(implementation, reverse, time, width):
+    check(implementation, time, width, reverse=reverse)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_wide_model(implementation):
+    """E = 2,560 as in RecurrentGemma-2B, over tiles of time and of channels."""
+    check(implementation, 257, 2560, batch=1)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_bfloat16(implementation, reverse):
+    check(implementation, 63, 96, reverse=reverse, dtype=jnp.bfloat16)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_it_accumulates_in_float32(implementation):
+    x = jnp.full((1, 600, 1), 1.0, jnp.bfloat16)
+    with runnable(implementation):
+        h, last = linear_scan(x, jnp.ones_like(x), implementation=implementation)
+    assert h.dtype == jnp.bfloat16
+    assert float(last[0, 0]) == 600  # bfloat16 itself stops at 256
+
+
+def test_it_goes_red_without_the_carry(monkeypatch):
+    """From one register of the TPU kernel to the next; from one step of XLA's loop to the next."""
+    right = tile.prefix
+
+    def forgets(x, a, h, **options):
+        return right(x, a, 0 * h, **options)
+
+    monkeypatch.setattr(tile, "prefix", forgets)
+    goes_red(check, "tpu", 63, 96)
+    monkeypatch.undo()
+    monkeypatch.setattr(xla_scan, "scan", lambda x, a, h0, reverse: (x, x[:, -1]))
+    goes_red(check, "xla", 63, 96)
+
+
+def test_it_refuses():
+    x = jnp.zeros((1, 3, 4))
+    with pytest.raises(ValueError, match=r"x has shape \(1, 3, 4\) and a \(1, 2, 4\)"):
+        linear_scan(x, x[:, :2])
+    with pytest.raises(ValueError, match=r"h0 has shape \(4,\); expected \(1, 4\)"):
+        linear_scan(x, x, jnp.zeros(4))
+    with pytest.raises(ValueError, match="implementation 'cuda' is unknown; expected one of ref"):
+        linear_scan(x, x, implementation="cuda")
+
+
+def test_a_name_never_falls_back():
+    x = jnp.zeros((1, 3, 4))
+    with pytest.raises(ValueError, match="Only interpret mode is supported on CPU backend"):
+        linear_scan(x, x, implementation="tpu")

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every implementation of the RG-LRU against its definition in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kernels import tile
+from kernels.rg_lru import gates, rg_lru
+from tests.kernels.compare import (
+    IMPLEMENTATIONS,
+    draw,
+    goes_red,
+    runnable,
+    same,
+    truth,
+    value_and_gradients,
+)
+
+RESETS = {
+    "none": lambda b, t: np.zeros((b, t), bool),
+    "first": lambda b, t: np.broadcast_to(np.arange(t)[None] == 0, (b, t)),
+    "all": lambda b, t: np.ones((b, t), bool),
+    "some": lambda b, t: np.random.default_rng(0).random((b, t)) < 0.2,
+}
+SHAPES = [(1, 1), (1, 500), (2, 96), (63, 1), (63, 96), (257, 96), (257, 500)]
+
+
+def check(
+    implementation, time, width, resets="some", *, lengths=None, dtype=jnp.float32, closed=False
+):
+    """closed: gates near 0, where a is 1 and the square root is clipped."""
+    batch = 2 if lengths is None else len(lengths)
+    x, input_gate, a_gate = (draw(i, batch, time, width).astype(dtype) for i in range(3))
+    if closed:
+        a_gate -= jnp.linspace(0, 60, width, dtype=dtype)[None, None]
+    a_param, h0 = draw(4, width), draw(5, batch, width)
+    real = np.ones((batch, time), bool)
+    if lengths is not None:
+        real = np.arange(time)[None] < np.asarray(lengths)[:, None]
+    reset = RESETS[resets](batch, time) & real
+
+    def run(name):
+        def function(*args):
+            h, last = rg_lru(
+                *args,
+                reset_BT=jnp.asarray(reset),
+                real_BT=None if lengths is None else jnp.asarray(real),
+                implementation=name,
+            )
+            return jnp.where(real[..., None], h, 0), last
+
+        return function
+
+    args = (x, input_gate, a_gate, a_param, h0)
+    with runnable(implementation):
+        got = value_and_gradients(run(implementation), *args)
+    same(got, truth(run("reference"), *args), 2e-5 if dtype == jnp.float32 else 3e-2)
+    if lengths is not None:  # a row without tokens keeps its state, bit for bit
+        np.testing.assert_array_equal(got[0][1][np.equal(lengths, 0)], h0[np.equal(lengths, 0)])
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("time", "width"), SHAPES)
+def test_values_and_gradients(implementation, time, width):
+    check(implementation, time, width)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("resets", sorted(RESETS))
+def test_resets(implementation, resets):
+    check(implementation, 40, 130, resets)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_padding(implementation):
+    check(implementation, 40, 6, lengths=[0, 17, 40, 1])
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_bfloat16(implementation):
+    check(implementation, 63, 96, lengths=[0, 63, 20], dtype=jnp.bfloat16)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_wide_model(implementation):
+    """E = 2,560 as in RecurrentGemma-2B, over tiles of time and of channels."""
+    check(implementation, 257, 2560, "first")
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_gates_that_close(implementation):
+    check(implementation, 20, 31, closed=True)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_the_square_roots_gradient_is_clipped(implementation):
+    """Where a is 1 to rounding, d sqrt(1 - a^2) is 1000, not infinity (RecurrentGemma paper)."""
+    x, gate = jnp.ones((1, 1, 1)), jnp.full((1, 1, 1), -60.0)  # r = 1e-26: a = 1
+
+    def output(a_gate):
+        return rg_lru(x, x, a_gate, jnp.ones(1), implementation=implementation)[0].sum()
+
+    with runnable(implementation):
+        gradient = jax.grad(output)(gate)
+    slope = -2 * gates.MAX_SQRT_GRADIENT  # d multiplier / d log a at a = 1
+    want = jax.nn.sigmoid(1.0) * slope * -8 * np.log1p(np.e) * np.exp(-60.0)
+    assert float(gradient[0, 0, 0]) == pytest.approx(float(want), rel=1e-4)
+
+
+def without_reset(monkeypatch):
+    right = gates.scan_decay
+    monkeypatch.setattr(
+        gates, "scan_decay", lambda a, d, reset, padding: right(a, d, reset & False, padding)
+    )
+
+
+def without_padding(monkeypatch):
+    right = gates.scan_decay
+    monkeypatch.setattr(gates, "scan_decay", lambda a, d, reset, _: right(a, d, reset, None))
+
+
+def without_clip(monkeypatch):
+    monkeypatch.setattr(gates, "sqrt_gradient", lambda squared: 0.5 * jax.lax.rsqrt(squared))
+
+
+def without_carry(monkeypatch):
+    right = tile.prefix
+    monkeypatch.setattr(tile, "prefix", lambda x, a, h, **options: right(x, a, 0 * h, **options))
+
+
+@pytest.mark.parametrize(
+    ("broken", "implementation", "case"),
+    [
+        *[(without_reset, name, {}) for name in IMPLEMENTATIONS],
+        *[(without_padding, name, {"lengths": [0, 17]}) for name in IMPLEMENTATIONS],
+        *[(without_clip, name, {"closed": True}) for name in IMPLEMENTATIONS],
+        (without_carry, "tpu", {"resets": "none"}),
+    ],
+)
+def test_it_goes_red(broken, implementation, case, monkeypatch):
+    check(implementation, 40, 31, **case)
+    broken(monkeypatch)
+    goes_red(check, implementation, 40, 31, **case)
+
+
+def test_it_refuses():
+    x = jnp.zeros((1, 3, 4))
+    with pytest.raises(ValueError, match=r"its gates \(1, 2, 4\) and \(1, 3, 4\)"):
+        rg_lru(x, x[:, :2], x, jnp.ones(4))
+    with pytest.raises(ValueError, match=r"a_param has shape \(3,\); expected \(4,\)"):
+        rg_lru(x, x, x, jnp.ones(3))
+    with pytest.raises(ValueError, match=r"reset has shape \(3,\); expected \(1, 3\)"):
+        rg_lru(x, x, x, jnp.ones(4), reset_BT=jnp.zeros(3, bool))
+    with pytest.raises(ValueError, match="implementation 'triton' is unknown"):
+        rg_lru(x, x, x, jnp.ones(4), implementation="triton")
