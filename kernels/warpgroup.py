@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-NORMAL, RESET, PADDING = 0, 1, 2  # what a token is
+from kernels.marks import PADDING
 
 CHANNELS = 128  # of a warpgroup
 GROUP = 8  # rows in registers at a time: their gates do not wait for each other

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from kernels import warpgroup
-from kernels.warpgroup import PADDING
+from kernels.marks import NORMAL, PADDING
 
 
 def scan(
@@ -71,7 +71,7 @@ def _effects(x_BTE, a_BTE, reverse: bool, length: int, interpret: Any):
 
 
 def _flags(x_BTE: jax.Array) -> jax.Array:
-    return jnp.full(x_BTE.shape[:2], warpgroup.NORMAL, jnp.int32)
+    return jnp.full(x_BTE.shape[:2], NORMAL, jnp.int32)
 
 
 def _step(token, flag, _, carry):

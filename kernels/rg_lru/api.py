@@ -44,8 +44,8 @@ def rg_lru(
       square root is clipped at 1000. Bytes that must move: tpu.py counts them.
 
     Raises:
-      ValueError: shapes disagree, or the implementation is unknown.
-      NotImplementedError: it has no code for this platform.
+      ValueError: shapes disagree, or the implementation is unknown. Of one that is named and has no
+        code for this platform the compiler's own error is raised: nothing is fallen back to.
     """
     args = checked(
         *(x_BTE, input_gate_BTE, a_gate_BTE, a_param_E, h0_BE, reset_BT, real_BT, implementation)

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from kernels import warpgroup
+from kernels.marks import PADDING, RESET, marks
 from kernels.rg_lru import gates
-from kernels.warpgroup import NORMAL, PADDING, RESET
 
 TINY = 1.2e-38  # above it the reciprocal square root is finite
 
@@ -30,14 +30,6 @@ FAST = gates.Functions(
     sigmoid=lambda x: jnp.square(jax.lax.rsqrt(1.0 + jnp.exp(-x))),
     sqrt=lambda x: x * jax.lax.rsqrt(jnp.maximum(x, TINY)),
 )
-
-
-def flags(reset_BT: jax.Array, real_BT: jax.Array | None) -> jax.Array:
-    """[B, T] int32: what each token is."""
-    flag_BT = jnp.where(reset_BT, RESET, NORMAL)
-    if real_BT is not None:
-        flag_BT = jnp.where(real_BT, flag_BT, PADDING)
-    return flag_BT.astype(jnp.int32)
 
 
 def forward(
@@ -53,7 +45,7 @@ def forward(
 ) -> tuple[jax.Array, jax.Array]:
     """(h_BTE in x's dtype, last h_BE in float32). interpret: see warpgroup.walk."""
     streams = (x_BTE, input_gate_BTE, a_gate_BTE)
-    given = (flags(reset_BT, real_BT), gates.decay(a_param_E))
+    given = (marks(reset_BT, real_BT), gates.decay(a_param_E))
     length = warpgroup.segment_length(*x_BTE.shape)
     start_BNE = h0_BE[:, None]
     if warpgroup.segments(x_BTE.shape[1], length) > 1:
@@ -90,7 +82,7 @@ def backward(
     """Gradients of x, input gate, a gate, decay [E] and h0, given h and the gradients of both
     outputs."""
     inputs = (x_BTE, input_gate_BTE, a_gate_BTE)
-    given = (flags(reset_BT, real_BT), gates.decay(a_param_E))
+    given = (marks(reset_BT, real_BT), gates.decay(a_param_E))
     length = warpgroup.segment_length(*x_BTE.shape)
     start_BNE = dlast_BE[:, None]
     if warpgroup.segments(x_BTE.shape[1], length) > 1:
@@ -120,7 +112,7 @@ def effect(
 ) -> tuple[jax.Array, jax.Array]:
     """(a, b) of a sequence that turns the state h into a h + b; float32 [B, E]. Reads 3 S bytes."""
     streams = (x_BTE, input_gate_BTE, a_gate_BTE)
-    given = (flags(reset_BT, real_BT), gates.decay(a_param_E))
+    given = (marks(reset_BT, real_BT), gates.decay(a_param_E))
     length = warpgroup.segment_length(*x_BTE.shape)
     return warpgroup.compose(*_effects(_effect_step, streams, *given, length, interpret))
 
@@ -131,7 +123,7 @@ def effect_backward(
     """(a, b) of the backward pass, which turns the gradient g of the last state into that of the
     first, a g + b. Reads 2 S bytes."""
     streams = (a_gate_BTE, dh_BTE)
-    given = (flags(reset_BT, real_BT), gates.decay(a_param_E))
+    given = (marks(reset_BT, real_BT), gates.decay(a_param_E))
     length = warpgroup.segment_length(*dh_BTE.shape)
     effects = _effects(_effect_backward_step, streams, *given, length, interpret, reverse=True)
     return warpgroup.compose(*effects, reverse=True)

@@ -21,17 +21,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from kernels import tile
+from kernels.marks import PADDING, RESET, marks
 from kernels.rg_lru import gates
-
-NORMAL, RESET, PADDING = 0, 1, 2
-
-
-def flags(reset_BT: jax.Array, real_BT: jax.Array | None) -> jax.Array:
-    """[B, T, 1] int32: what each token is."""
-    flag_BT = jnp.where(reset_BT, RESET, NORMAL)
-    if real_BT is not None:
-        flag_BT = jnp.where(real_BT, flag_BT, PADDING)
-    return flag_BT.astype(jnp.int32)[..., None]
 
 
 def _rows(group: jax.Array):
@@ -108,7 +99,7 @@ def forward(
         interpret=interpret,
         name="rg_lru_forward",
     )(
-        *(x_BTE, input_gate_BTE, a_gate_BTE, flags(reset_BT, real_BT)),
+        *(x_BTE, input_gate_BTE, a_gate_BTE, marks(reset_BT, real_BT)[..., None]),
         *(gates.decay(a_param_E)[None], h0_BE[:, None]),
     )
     return h_BTE, last_B1E[:, 0]
@@ -179,8 +170,9 @@ def backward(
     wide = [tile.out(v.shape, v.dtype, v) for v in (x_BTE, input_gate_BTE, a_gate_BTE)]
     small = tile.out((batch, 1, width), jnp.float32, x_BTE)
     inputs = [
-        *(x_BTE, input_gate_BTE, a_gate_BTE, h_BTE, h_BTE, dh_BTE, flags(reset_BT, real_BT)),
-        *(gates.decay(a_param_E)[None], h0_BE[:, None], dlast_BE[:, None]),
+        *(x_BTE, input_gate_BTE, a_gate_BTE, h_BTE, h_BTE, dh_BTE),
+        *(marks(reset_BT, real_BT)[..., None], gates.decay(a_param_E)[None]),
+        *(h0_BE[:, None], dlast_BE[:, None]),
     ]
 
     def kernel(*refs):
@@ -242,7 +234,7 @@ def effect(
         interpret=interpret,
         name="rg_lru_effect",
     )(
-        *(x_BTE, input_gate_BTE, a_gate_BTE, flags(reset_BT, real_BT)),
+        *(x_BTE, input_gate_BTE, a_gate_BTE, marks(reset_BT, real_BT)[..., None]),
         gates.decay(a_param_E)[None],
     )
     return a_B1E[:, 0], b_B1E[:, 0]
@@ -288,5 +280,5 @@ def effect_backward(
         compiler_params=tile.sequential(),
         interpret=interpret,
         name="rg_lru_effect_backward",
-    )(a_gate_BTE, dh_BTE, flags(reset_BT, real_BT), gates.decay(a_param_E)[None])
+    )(a_gate_BTE, dh_BTE, marks(reset_BT, real_BT)[..., None], gates.decay(a_param_E)[None])
     return a_B1E[:, 0], b_B1E[:, 0]
