@@ -67,6 +67,23 @@ def tokens_before(
     return jnp.where(mine_P, moved_BPX.astype(x_BTX.dtype), before_BPX)
 
 
+def take_tokens(x_BTX: jax.Array, past_BPX: jax.Array, index_BN: jax.Array, axis: str) -> jax.Array:
+    """Tokens [B, N, ...] by their index in the P tokens of `past` (equal everywhere) followed by
+    the whole sequence, of which x is this device's part; equal on all devices of the axis."""
+    part, past = x_BTX.shape[1], past_BPX.shape[1]
+    local_BN = index_BN - past - jax.lax.axis_index(axis) * part
+    mine = _expand((local_BN >= 0) & (local_BN < part), x_BTX)
+    local = _expand(jnp.clip(local_BN, 0, part - 1), x_BTX)
+    taken = jnp.where(mine, jnp.take_along_axis(x_BTX, local, 1), 0)
+    before = _expand(jnp.minimum(index_BN, past - 1), x_BTX)
+    older = jnp.take_along_axis(past_BPX.astype(x_BTX.dtype), before, 1)
+    return jnp.where(_expand(index_BN < past, x_BTX), older, jax.lax.psum(taken, axis))
+
+
+def _expand(v_BN: jax.Array, like: jax.Array) -> jax.Array:
+    return v_BN.reshape(*v_BN.shape, *[1] * (like.ndim - 2))
+
+
 def of_last(x: jax.Array, axis: str) -> jax.Array:
     """The last device's value, on every device."""
     last = jax.lax.axis_index(axis) == jax.lax.axis_size(axis) - 1

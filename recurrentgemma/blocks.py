@@ -5,6 +5,7 @@ A temporal block maps (x_BTD, its state or None, chunk) to (x_BTD, its new state
 config.py.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -13,7 +14,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kernels.gating import gelu_gate
-from kernels.local_attention import local_attention, write_one, write_ring
+from kernels.local_attention import (
+    local_attention,
+    local_attention_sharded,
+    write_one,
+    write_ring,
+)
+from kernels.sequence import take_tokens
+from recurrentgemma import parallel
 from recurrentgemma.chunk import Chunk
 from recurrentgemma.config import CONV_WIDTH, BlockType, GriffinConfig
 from recurrentgemma.layers import RGLRU, Conv1D, Linear, RMSNorm, rotary
@@ -30,7 +38,7 @@ class RecurrentBlock(nnx.Module):
         self.linear_y = Linear(d, e, std=std, bias=True, dtype=dtype, rngs=rngs)
         self.linear_x = Linear(d, e, std=std, bias=True, dtype=dtype, rngs=rngs)
         self.linear_out = Linear(
-            e, d, std=out_std / math.sqrt(e), bias=True, dtype=dtype, rngs=rngs
+            e, d, std=out_std / math.sqrt(e), bias=True, dtype=dtype, rngs=rngs, sums=True
         )
         self.conv_1d = Conv1D(e, dtype=dtype, rngs=rngs)
         self.rg_lru = RGLRU(config, dtype=dtype, rngs=rngs)
@@ -38,6 +46,7 @@ class RecurrentBlock(nnx.Module):
     def __call__(
         self, x_BTD: jax.Array, state: RecurrentState | None, chunk: Chunk
     ) -> tuple[jax.Array, RecurrentState]:
+        x_BTD = parallel.replicate(x_BTD, "tensor")
         y_BTE = self.linear_y(x_BTD)
         x_BTE = self.linear_x(x_BTD)
         past_B3E, h0_BE = (state.conv_B3E, state.h_BE) if state else (None, None)
@@ -52,12 +61,15 @@ def last_inputs(x_BTE: jax.Array, past_B3E: jax.Array | None, chunk: Chunk) -> j
     batch, time, width = x_BTE.shape
     if past_B3E is None:
         past_B3E = jnp.zeros((batch, CONV_WIDTH - 1, width), x_BTE.dtype)
+    age_3 = jnp.arange(CONV_WIDTH - 1, 0, -1)
+    index_B3 = (CONV_WIDTH - 1) + chunk.end_B[:, None] - age_3[None]
+    if parallel.size("sequence") > 1:
+        last_B3E = take_tokens(x_BTE, past_B3E, index_B3, "sequence")
+        return jnp.where((age_3[None] <= chunk.next_position_B[:, None])[..., None], last_B3E, 0)
     tail_B6E = jnp.concatenate([past_B3E.astype(x_BTE.dtype), x_BTE[:, -(CONV_WIDTH - 1) :]], 1)
     if chunk.real_BT is None:
         return tail_B6E[:, -(CONV_WIDTH - 1) :]
     all_BSE = tail_B6E if time < CONV_WIDTH else jnp.concatenate([past_B3E, x_BTE], 1)
-    age_3 = jnp.arange(CONV_WIDTH - 1, 0, -1)
-    index_B3 = (CONV_WIDTH - 1) + chunk.end_B[:, None] - age_3[None]
     last_B3E = jnp.take_along_axis(all_BSE, index_B3[..., None], 1)
     return jnp.where((age_3[None] <= chunk.next_position_B[:, None])[..., None], last_B3E, 0)
 
@@ -74,26 +86,29 @@ class AttentionBlock(nnx.Module):
         dtype = jnp.dtype(config.param_dtype)
         d, k, hk = config.width, config.head_dim, config.num_heads * config.head_dim
         std = 1 / math.sqrt(d)
-        self.heads = config.num_heads
+        self.head_dim = config.head_dim
         self.window = config.keys_held(block_type)
         self.proj_q = Linear(d, hk, std=std, bias=False, dtype=dtype, rngs=rngs)
         self.proj_k = Linear(d, k, std=std, bias=False, dtype=dtype, rngs=rngs)
         self.proj_v = Linear(d, k, std=std, bias=False, dtype=dtype, rngs=rngs)
         std = out_std / math.sqrt(hk)
-        self.proj_final = Linear(hk, d, std=std, bias=True, dtype=dtype, rngs=rngs)
+        self.proj_final = Linear(hk, d, std=std, bias=True, dtype=dtype, rngs=rngs, sums=True)
 
     def __call__(
         self, x_BTD: jax.Array, state: AttentionState | None, chunk: Chunk
     ) -> tuple[jax.Array, AttentionState]:
         batch, time, _ = x_BTD.shape
-        q_BTHK = self.proj_q(x_BTD).reshape(batch, time, self.heads, -1)
+        q_BTX = self.proj_q(parallel.replicate(x_BTD, "tensor"))
+        q_BTHK = q_BTX.reshape(batch, time, -1, self.head_dim)
         q_BTHK = rotary(q_BTHK, chunk.positions_BT)
         k_BTK = rotary(self.proj_k(x_BTD)[:, :, None], chunk.positions_BT)[:, :, 0]
         v_BTK = self.proj_v(x_BTD)
-        out_BTHK = local_attention(
+        op = local_attention
+        if parallel.size("sequence") > 1:
+            op = functools.partial(local_attention_sharded, axis="sequence")
+        out_BTHK = op(
             q_BTHK,
-            k_BTK,
-            v_BTK,
+            *(parallel.replicate(x_BTK, "tensor") for x_BTK in (k_BTK, v_BTK)),
             *(state or ()),
             window=self.window,
             positions_BT=chunk.positions_BT,
@@ -106,7 +121,8 @@ class AttentionBlock(nnx.Module):
         return self.proj_final(out_BTHK.reshape(batch, time, -1)), new_state
 
     def _remember(self, ring_BWK: jax.Array | None, new_BTK: jax.Array, chunk: Chunk) -> jax.Array:
-        if ring_BWK is not None and new_BTK.shape[1] == 1:
+        over_devices = parallel.size("sequence") > 1
+        if ring_BWK is not None and new_BTK.shape[1] == 1 and not over_devices:
             return write_one(
                 ring_BWK,
                 new_BTK,
@@ -121,6 +137,7 @@ class AttentionBlock(nnx.Module):
             start_position_B=chunk.start_position_B,
             end_B=chunk.end_B,
             next_position_B=chunk.next_position_B,
+            axis="sequence" if over_devices else None,
         )
 
 
@@ -136,9 +153,11 @@ class MLPBlock(nnx.Module):
         std = 1 / math.sqrt(2 * d)  # DeepMind's JAX code counts the two branches as fan-in
         self.ffw_gate = Linear(d, f, std=std, bias=True, dtype=dtype, rngs=rngs)
         self.ffw_up = Linear(d, f, std=std, bias=True, dtype=dtype, rngs=rngs)
-        self.ffw_down = Linear(f, d, std=out_std / math.sqrt(f), bias=True, dtype=dtype, rngs=rngs)
+        std = out_std / math.sqrt(f)
+        self.ffw_down = Linear(f, d, std=std, bias=True, dtype=dtype, rngs=rngs, sums=True)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        x_BTD = parallel.replicate(x_BTD, "tensor")
         return self.ffw_down(gelu_gate(self.ffw_gate(x_BTD), self.ffw_up(x_BTD)))
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from recurrentgemma import parallel
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.state import State, check_state
 
@@ -34,8 +35,10 @@ def locate(
     lengths_B: jax.Array | None,
 ) -> Chunk:
     """The Chunk of tokens of this shape, given the arguments of the model."""
-    batch, time = shape
-    t_1T = jnp.arange(time, dtype=jnp.int32)[None]
+    batch, part = shape  # of a row, this device's part
+    time = part * parallel.size("sequence")
+    first = parallel.first_token(part)
+    t_1T = first + jnp.arange(part, dtype=jnp.int32)[None]
     if state is None:
         start_position_B = jnp.zeros((batch,), jnp.int32)
     else:
@@ -50,9 +53,10 @@ def locate(
     if lengths_B is not None:
         positions_BT = jnp.where(t_1T < lengths_B.astype(jnp.int32)[:, None], positions_BT, -1)
     real_BT = positions_BT >= 0
-    end_B = jnp.max(jnp.where(real_BT, t_1T + 1, 0), axis=1)
-    last_B1 = jnp.take_along_axis(positions_BT, jnp.maximum(end_B - 1, 0)[:, None], 1)
-    next_position_B = jnp.where(end_B > 0, last_B1[:, 0] + 1, start_position_B)
+    end_B = parallel.largest(jnp.max(jnp.where(real_BT, t_1T + 1, 0), axis=1), "sequence")
+    next_BT = jnp.where(t_1T + 1 == end_B[:, None], positions_BT + 1, 0)
+    next_position_B = parallel.largest(jnp.max(next_BT, axis=1), "sequence")
+    next_position_B = jnp.where(end_B > 0, next_position_B, start_position_B)
     return Chunk(positions_BT, real_BT, start_position_B, end_B, next_position_B, may_reset)
 
 

@@ -19,6 +19,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from kernels.dot import dot_transposed
+from recurrentgemma import parallel, sharding
 from recurrentgemma.blocks import ResidualBlock
 from recurrentgemma.chunk import Chunk, check_inputs, locate
 from recurrentgemma.config import GriffinConfig
@@ -100,7 +101,8 @@ class Griffin(nnx.Module):
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits [..., V] in float32 of normed activations [..., D], soft-capped."""
         x_MD = x_BTD.reshape(-1, x_BTD.shape[-1])
-        logits = dot_transposed(x_MD, self.embedder.input_embedding[...])
+        x_MD = parallel.replicate(x_MD, "tensor")
+        logits = dot_transposed(x_MD, self.embedder.table(x_MD.dtype))
         if self.config.logits_soft_cap is not None:
             logits = jnp.tanh(logits / self.config.logits_soft_cap) * self.config.logits_soft_cap
         return logits.reshape(*x_BTD.shape[:-1], -1)
@@ -109,7 +111,8 @@ class Griffin(nnx.Module):
         tokens_BT = jnp.asarray(tokens_BT)
         positions = None if positions is None else jnp.asarray(positions)
         lengths = None if lengths is None else jnp.asarray(lengths)
-        check_inputs(self.config, tokens_BT, state, positions, lengths)
+        if not parallel.present(*sharding.AXES):  # sharded.py has checked what the parts are of
+            check_inputs(self.config, tokens_BT, state, positions, lengths)
         values = (tokens_BT, state and state.position_B, positions, lengths)
         if any(isinstance(x, Tracer) for x in (*values, self.final_norm.scale[...])):
             return function(self, tokens_BT, state, positions, lengths)
@@ -145,11 +148,12 @@ def _hidden(model: Griffin, tokens_BT, state, positions, lengths) -> tuple[jax.A
     if "global_attention" in config.block_types:  # never silently forget what should be seen
         beyond_BT = chunk.positions_BT >= config.context_length
         x_BTD = jnp.where(beyond_BT[..., None], jnp.nan, x_BTD)
-    return model.final_norm(x_BTD), State(chunk.next_position_B, tuple(done))
+    final_norm = parallel.gathered(model.final_norm, config.dtype)
+    return final_norm(x_BTD), State(chunk.next_position_B, tuple(done))
 
 
 def _call(block: ResidualBlock, x_BTD, block_state, chunk: Chunk):
-    return block(x_BTD, block_state, chunk)
+    return parallel.gathered(block, x_BTD.dtype)(x_BTD, block_state, chunk)
 
 
 def _scan_groups(model: Griffin, x_BTD, states, chunk: Chunk):
@@ -181,16 +185,21 @@ def _scan_groups(model: Griffin, x_BTD, states, chunk: Chunk):
 
 def _remat(config: GriffinConfig, function):
     """What the backward pass recomputes instead of keeping (config.remat)."""
-    if config.remat == "none":
+    sharded = parallel.size("fsdp") > 1
+    if config.remat == "none" and not sharded:
         return function
 
     def pure(graphdef, params, x_BTD, block_state, chunk_arrays, may_reset):
         chunk = Chunk(*chunk_arrays, may_reset=may_reset)
         return function(nnx.merge(graphdef, params), x_BTD, block_state, chunk)
 
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    kept = policy if config.remat == "dots" else None
-    checkpointed = jax.checkpoint(pure, static_argnums=(0, 5), policy=kept)
+    policies = jax.checkpoint_policies
+    policy = {
+        "none": policies.save_anything_except_these_names(parallel.GATHERED),
+        "dots": policies.dots_with_no_batch_dims_saveable,
+        "block": None,
+    }[config.remat]
+    checkpointed = jax.checkpoint(pure, static_argnums=(0, 5), policy=policy)
 
     def call(block, x_BTD, block_state, chunk):
         graphdef, params = nnx.split(block)

@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kernels.conv import causal_conv
+from kernels.conv import causal_conv, causal_conv_sharded
 from kernels.dot import dot, dot_transposed, spread
 from kernels.lookup import lookup
 from kernels.norm import rms_norm
-from kernels.rg_lru import rg_lru
+from kernels.rg_lru import rg_lru, rg_lru_sharded
+from recurrentgemma import parallel, sharding
 from recurrentgemma.config import CONV_WIDTH, GriffinConfig
 
 ROPE_BASE = 10_000.0
@@ -53,16 +54,30 @@ class RMSNorm(nnx.Module):
 
 class Linear(nnx.Module):
     """x weight^T + bias. The weight is [J, I], output first: so a CPU reads it faster
-    when there are few rows, as in decoding, and no slower when there are many."""
+    when there are few rows, as in decoding, and no slower when there are many.
+
+    sums: on several devices each has a part of the I inputs, and the products are summed over them.
+    """
 
     def __init__(
-        self, fan_in: int, width: int, *, std: float, bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        fan_in: int,
+        width: int,
+        *,
+        std: float,
+        bias: bool,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        sums: bool = False,
     ):
+        self.sums = sums
         self.weight = nnx.Param(normal_init(std)(rngs.params(), (width, fan_in), dtype))
         self.bias = nnx.Param(jnp.zeros((width,), dtype)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = matmul_transposed(x, self.weight[...])
+        if self.sums:
+            y = parallel.total(y, "tensor")
         if self.bias is None:
             return y
         return y + spread(self.bias[...], y)
@@ -98,9 +113,12 @@ class Conv1D(nnx.Module):
     def __call__(
         self, x_BTE: jax.Array, past_B3E: jax.Array | None, positions_BT: jax.Array
     ) -> jax.Array:
+        w_SE, b_E = self.w[...], self.b[...]
+        if parallel.size("sequence") > 1:
+            return causal_conv_sharded(x_BTE, w_SE, b_E, past_B3E, positions_BT, axis="sequence")
         if past_B3E is None:
             past_B3E = jnp.zeros((x_BTE.shape[0], CONV_WIDTH - 1, x_BTE.shape[2]), x_BTE.dtype)
-        return causal_conv(x_BTE, self.w[...], self.b[...], past_B3E, positions_BT)
+        return causal_conv(x_BTE, w_SE, b_E, past_B3E, positions_BT)
 
 
 def a_param_init(config: GriffinConfig) -> nnx.Initializer:
@@ -136,7 +154,10 @@ class RGLRU(nnx.Module):
         positions_BT: jax.Array,
         real_BT: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array]:
-        return rg_lru(
+        op = rg_lru
+        if parallel.size("sequence") > 1:
+            op = functools.partial(rg_lru_sharded, axis="sequence")
+        return op(
             x_BTE,
             self.input_gate(x_BTE),
             self.a_gate(x_BTE),
@@ -170,7 +191,25 @@ class Embedder(nnx.Module):
         self.input_embedding = nnx.Param(init(rngs.params(), shape, jnp.dtype(config.param_dtype)))
 
     def encode(self, tokens_BT: jax.Array, config: GriffinConfig) -> jax.Array:
-        x_BTD = lookup(self.input_embedding[...], tokens_BT).astype(config.dtype)
+        x_BTD = self._rows(tokens_BT, jnp.dtype(config.dtype))
         if config.scale_embeddings:  # rounded to bfloat16 whatever the dtype, as in DeepMind's code
             x_BTD *= jnp.sqrt(config.width).astype(jnp.bfloat16).astype(x_BTD.dtype)
         return x_BTD
+
+    def table(self, dtype: jnp.dtype) -> jax.Array:
+        """The table as the output head multiplies with it: [V, D], over tensor a part of V."""
+        name = "embedder/input_embedding"
+        return parallel.gather(self.input_embedding[...], sharding.fsdp_dimension(name), dtype)
+
+    def _rows(self, tokens_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Rows of the table. Over fsdp each device looks up its part of the width for the tokens of
+        all, and they exchange those: the table itself, which is larger, stays where it is."""
+        table_VD = parallel.replicate(self.input_embedding[...], "data", "sequence")
+        tokens_BT = parallel.all_rows(tokens_BT)
+        if parallel.size("tensor") == 1:
+            return parallel.exchange_rows(lookup(table_VD, tokens_BT).astype(dtype))
+        rows = table_VD.shape[0]
+        row_BT, here_BT = parallel.local_rows(tokens_BT, rows)
+        x_BTD = lookup(table_VD, row_BT).astype(dtype)
+        x_BTD = jnp.where(here_BT[..., None], x_BTD, 0)
+        return parallel.exchange_rows(parallel.total(x_BTD, "tensor"))

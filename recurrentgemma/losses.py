@@ -4,7 +4,8 @@
 The head runs in chunks of tokens. Where gradients are wanted each chunk makes its own at once, so
 that nothing is computed twice: with weights w_t and n their sum, the loss is linear in the
 log-likelihoods and its gradient with respect to the logits, w_t (p - onehot) / n, is known as soon
-as the chunk's logits are.
+as the chunk's logits are. On several devices each has the head of its own tokens, and over the
+tensor axis of its own part of the vocabulary: what they exchange is two numbers a token.
 """
 
 import functools
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from kernels.dot import dot, dot_over_rows, dot_transposed
+from recurrentgemma import parallel, sharding
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.state import State
 
@@ -45,11 +47,12 @@ def next_token_loss(
       weights) and "log_z" (mean log normaliser).
     """
     x_BTD, _ = model.hidden(batch.tokens_BT, positions=batch.positions_BT)
-    tokens = jnp.sum(batch.weights_BT)
+    tokens = parallel.total(jnp.sum(batch.weights_BT), *sharding.TOKEN_AXES)
     weights_BT = batch.weights_BT / jnp.maximum(tokens, 1)
+    x_MD = parallel.replicate(x_BTD.reshape(-1, x_BTD.shape[-1]), "tensor")
     losses: Any = _weighted_loss(
-        x_BTD.reshape(-1, x_BTD.shape[-1]),
-        model.embedder.input_embedding[...],
+        x_MD,
+        model.embedder.table(x_MD.dtype),
         batch.targets_BT.reshape(-1),
         weights_BT.reshape(-1),
         model.config.logits_soft_cap,
@@ -57,12 +60,16 @@ def next_token_loss(
     )
     loss, nll_M, log_z_M = losses
     weights_M = weights_BT.reshape(-1)
+
+    def total(x: jax.Array) -> jax.Array:
+        return parallel.total(x, *sharding.TOKEN_AXES)
+
     metrics = {
-        "nll": jnp.sum(nll_M * weights_M),
+        "nll": total(jnp.sum(nll_M * weights_M)),
         "tokens": tokens,
-        "log_z": jnp.sum(log_z_M * weights_M),
+        "log_z": total(jnp.sum(log_z_M * weights_M)),
     }
-    return loss, metrics
+    return total(loss), metrics
 
 
 def token_log_probs(
@@ -81,7 +88,7 @@ def token_log_probs(
     x_BTD, state = model.hidden(tokens_BT, state, positions=positions, lengths=lengths)
     nll_M, _ = _nll(
         x_BTD.reshape(-1, x_BTD.shape[-1]),
-        model.embedder.input_embedding[...],
+        model.embedder.table(x_BTD.dtype),
         targets_BT.reshape(-1),
         model.config.logits_soft_cap,
     )
@@ -110,7 +117,12 @@ def _head(x_MD, embedding_VD, targets_M, soft_cap):
     if soft_cap is not None:
         logits_MV = jnp.tanh(logits_MV / soft_cap) * soft_cap
     log_z_M = jax.nn.logsumexp(logits_MV, -1)
-    target_M = jnp.take_along_axis(logits_MV, targets_M[:, None], 1)[:, 0]
+    row_M, here_M = parallel.local_rows(targets_M, embedding_VD.shape[0])
+    target_M = jnp.take_along_axis(logits_MV, row_M[:, None], 1)[:, 0]
+    if parallel.size("tensor") > 1:
+        top_M = parallel.largest(log_z_M, "tensor")
+        log_z_M = top_M + jnp.log(parallel.total(jnp.exp(log_z_M - top_M), "tensor"))
+        target_M = parallel.total(jnp.where(here_M, target_M, 0), "tensor")
     return logits_MV, log_z_M - target_M, log_z_M
 
 
@@ -144,7 +156,8 @@ def _weighted_loss_fwd(x_MD, embedding_VD, targets_M, weights_M, soft_cap, z_los
         x_MD, targets_M, weights_M = chunk
         logits_MV, nll_M, log_z_M = _head(x_MD, cast_VD, targets_M, soft_cap)
         scale_M = weights_M * (1 + 2 * z_loss * log_z_M)
-        onehot_MV = targets_M[:, None] == jnp.arange(vocab_size)[None]
+        row_M, here_M = parallel.local_rows(targets_M, vocab_size)
+        onehot_MV = (row_M[:, None] == jnp.arange(vocab_size)[None]) & here_M[:, None]
         d_logits_MV = jnp.exp(logits_MV - log_z_M[:, None]) * scale_M[:, None]
         d_logits_MV -= jnp.where(onehot_MV, weights_M[:, None], 0)
         if soft_cap is not None:

@@ -9,9 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
+from recurrentgemma import sharding
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import next_token_loss
+from recurrentgemma.sharded import over
 from training.data import Batch
 
 Metrics = dict[str, jax.Array]
@@ -37,7 +41,11 @@ def init_train_state(params: Any, tx: optax.GradientTransformation) -> TrainStat
 
 
 def make_train_step(
-    graphdef: nnx.GraphDef[Griffin], tx: optax.GradientTransformation, *, z_loss: float = 0.0
+    graphdef: nnx.GraphDef[Griffin],
+    tx: optax.GradientTransformation,
+    *,
+    mesh: Mesh | None = None,
+    z_loss: float = 0.0,
 ) -> TrainStep:
     """The jitted step for models of this structure. It donates the train state it is given.
 
@@ -49,9 +57,16 @@ def make_train_step(
     def loss_fn(params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
         return next_token_loss(nnx.merge(graphdef, params), batch, z_loss=z_loss)
 
+    def gradients(params: Any, batch: Batch) -> tuple[Any, Any]:
+        return jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
+
     def train_step(train_state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         step, params, opt_state, skipped = train_state
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
+        run = gradients
+        if mesh is not None:
+            specs = sharding.specs(params)
+            run = over(mesh, gradients, (specs, sharding.BATCH), (P(), specs))
+        (loss, metrics), grads = run(params, batch)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, new_opt_state = tx.update(grads, opt_state, params)

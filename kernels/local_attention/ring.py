@@ -8,6 +8,8 @@ equal rings whatever was in them before.
 import jax
 import jax.numpy as jnp
 
+from kernels.sequence import take_tokens
+
 
 def time_order(ring_BWK: jax.Array, next_position_B: jax.Array) -> jax.Array:
     """The ring with its entries in order of time: the last one is the token just before."""
@@ -33,6 +35,7 @@ def write_ring(
     start_position_B: jax.Array,
     end_B: jax.Array,
     next_position_B: jax.Array,
+    axis: str | None = None,
 ) -> jax.Array:
     """The ring after a chunk.
 
@@ -43,6 +46,8 @@ def write_ring(
       start_position_B: position that follows the ring's last token.
       end_B: index one past the last real token of each row (0: the row has none).
       next_position_B: position that follows that token in its document.
+      axis: mesh axis (inside jax.shard_map) over which the chunk is cut, of which new is this
+        device's part; all else, and the ring, is the whole's.
     """
     batch, _, size = new_BTK.shape
     if ring_BWK is None:
@@ -50,9 +55,12 @@ def write_ring(
     else:
         past_BWK = time_order(ring_BWK, start_position_B)
     distance_BW = slot_distance(next_position_B, window)
-    source_BSK = jnp.concatenate([past_BWK.astype(new_BTK.dtype), new_BTK], 1)
     index_BW = window + end_B[:, None] - distance_BW
-    ring_BWK = jnp.take_along_axis(source_BSK, index_BW[..., None], 1)
+    if axis is not None:
+        ring_BWK = take_tokens(new_BTK, past_BWK, index_BW, axis)
+    else:
+        source_BSK = jnp.concatenate([past_BWK.astype(new_BTK.dtype), new_BTK], 1)
+        ring_BWK = jnp.take_along_axis(source_BSK, index_BW[..., None], 1)
     return jnp.where((distance_BW <= next_position_B[:, None])[..., None], ring_BWK, 0)
 
 
