@@ -13,6 +13,7 @@ import functools
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -107,7 +108,8 @@ def attention_case(shape: tuple[int, ...], dtype: str, platform: str) -> Case:
             implementation=name,
         )
 
-    functions = {name: functools.partial(function, name) for name in ON[platform]}
+    names = [name for name in ON[platform] if name != "gpu" or dtype != "float32"]  # cuDNN has none
+    functions = {name: functools.partial(function, name) for name in names}
     seen = sum(min(t + 1, WINDOW + 1) for t in range(length))
     forward = 4.0 * batch * heads * size * seen
     stream = jnp.dtype(dtype).itemsize * (2 * math.prod(shape) + 2 * batch * length * size)
@@ -218,7 +220,14 @@ def measure(full: bool = False, report: Callable[[str], None] = lambda text: Non
             for implementation, function in case.functions.items():
                 if name == PASSES[1]:
                     function = functools.partial(with_gradients, function)
-                compiled = jax.jit(function).lower(*args).compile()
+                try:
+                    compiled = jax.jit(function).lower(*args).compile()
+                except Exception as error:  # its compiler's own, of any kind; the others go on
+                    first = (str(error).splitlines() or [""])[0]
+                    warnings.warn(
+                        f"{case.op} {implementation} {name}: not timed: {first}", stacklevel=2
+                    )
+                    continue
                 runs[implementation] = functools.partial(compiled, *args)
             found = interleaved(runs, 5 if full else 3, 0.05)
             reference = found.get("reference") or found["plain"]

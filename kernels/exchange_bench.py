@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Three ways to get the state that enters each device's part of a sequence, and why one was taken.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m kernels.exchange_bench  15 seconds
+    python -m kernels.exchange_bench        15 seconds
 
 `doubling` is sequence.carry_in; `ring` hands the state from device to device; `gather` gives every
 device the effects of all parts. Milliseconds on fake CPU devices, which share the machine's cores,
@@ -59,6 +59,7 @@ def sharded(way: Callable, mesh: Mesh) -> Callable:
 
 
 def main() -> None:
+    jax.config.update("jax_num_cpu_devices", 8)
     count = len(jax.devices())
     mesh = jax.make_mesh((count,), ("sequence",), axis_types=(AxisType.Auto,))
     for batch in (1, 8):

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 _platform = jax.make_user_context(None)  # part of the key under which JAX keeps what it traced
 
@@ -39,6 +41,18 @@ def check(op: str, name: str | None, implementations: Mapping[str, Any]) -> None
             f"{op}: implementation {name!r} is unknown; expected one of "
             + ", ".join(implementations)
         )
+
+
+def check_dtypes(op: str, kind: Any, **arrays: jax.Array | None) -> None:
+    """Raises ValueError if an array that is there has no dtype of this kind, such as
+    jnp.floating."""
+    for name, x in arrays.items():
+        if x is None:
+            continue
+        if not isinstance(x, jax.Array | np.ndarray):
+            raise ValueError(f"{op}: {name} is a {type(x).__name__}; expected an array")
+        if not jnp.issubdtype(x.dtype, kind):
+            raise ValueError(f"{op}: {name} is {x.dtype}; expected {kind.__name__.rstrip('_')}")
 
 
 def run(

@@ -23,6 +23,12 @@ def alike(axis: str, *arrays: jax.Array) -> tuple:
     )
 
 
+def check_not_reference(op: str, implementation: str | None) -> None:
+    """Raises ValueError: the references know whole sequences only."""
+    if implementation == "reference":
+        raise ValueError(f"{op}: implementation 'reference' is of whole sequences; take another")
+
+
 def carry_in(
     a_BE: jax.Array, b_BE: jax.Array, h0_BE: jax.Array, axis: str, *, reverse: bool = False
 ) -> jax.Array:

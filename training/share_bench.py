@@ -5,9 +5,9 @@
 
 One row of 512 and of 2,048 tokens, in float32 and in bfloat16 over float32 weights. The step and
 the scans of one recurrent layer (forward, and the reversed one of the backward pass) take turns;
-the share is the median of the latter times the number of recurrent layers. (Timing the step with and
-without its scans tells nothing: two steps differ by more than that.) Expected: under 5%. Numbers in
-docs/kernels.md.
+the share is the median of the latter times the number of recurrent layers. (Timing the step with
+and without its scans tells nothing: two steps differ by more than that.) Expected: under 5%.
+Numbers in docs/kernels.md.
 """
 
 import dataclasses

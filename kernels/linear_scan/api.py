@@ -34,7 +34,7 @@ def linear_scan(
       h_BTE in x's dtype, accumulated in float32, and h_last_BE in float32.
 
     Raises:
-      ValueError: shapes disagree or the implementation is unknown.
+      ValueError: shapes disagree, a dtype is none of those above, or the implementation is unknown.
     """
     check(x_BTE, a_BTE, h0_BE, implementation)
     if h0_BE is None:
@@ -48,10 +48,11 @@ def linear_scan(
 
 def check(x_BTE, a_BTE, h0_BE, implementation: str | None) -> None:
     """Raises ValueError as linear_scan."""
-    if x_BTE.ndim != 3 or x_BTE.shape != a_BTE.shape or x_BTE.shape[1] < 1:
+    platform.check_dtypes("linear_scan", jnp.floating, x=x_BTE, a=a_BTE, h0=h0_BE)
+    if x_BTE.ndim != 3 or x_BTE.shape != a_BTE.shape or 0 in x_BTE.shape:
         raise ValueError(
             f"linear_scan: x has shape {x_BTE.shape} and a {a_BTE.shape}; expected one shape "
-            "[B, T, E] with T >= 1"
+            "[B, T, E] of at least one row, token and channel"
         )
     expected = (x_BTE.shape[0], x_BTE.shape[2])
     if h0_BE is not None and h0_BE.shape != expected:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from kernels.linear_scan import api
-from kernels.sequence import alike, carry_in, of_last
+from kernels.sequence import alike, carry_in, check_not_reference, of_last
 
 
 def linear_scan_sharded(
@@ -30,9 +30,10 @@ def linear_scan_sharded(
     h0 and the last state, which belong to the whole sequence, are equal on all devices of `axis`.
 
     Raises:
-      ValueError: as linear_scan.
+      ValueError: as linear_scan; also for `reference`, which is of whole sequences only.
     """
     api.check(x_BTE, a_BTE, h0_BE, implementation)
+    check_not_reference("linear_scan_sharded", implementation)
     if h0_BE is None:
         h0_BE = jnp.zeros((x_BTE.shape[0], x_BTE.shape[2]), jnp.float32)
     args = alike(axis, x_BTE, a_BTE, h0_BE.astype(jnp.float32))

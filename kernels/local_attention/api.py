@@ -9,6 +9,7 @@ back is visible if and only if d <= min(W, position).
 import functools
 
 import jax
+import jax.numpy as jnp
 
 from kernels import platform
 from kernels.local_attention import gpu, reference, ring, tpu, xla
@@ -40,7 +41,8 @@ def local_attention(
         no position is larger than the token's index.
       window: W.
       positions_BT: position of each token in its document; -1 at padding, whose output is finite
-        and meaningless.
+        and meaningless. (Queries, keys and values must be finite there too: what is masked is
+        multiplied by 0.)
       start_position_B: position that follows the ring's last token; needed with a ring.
       one_document: says that every row is one document from position 0 on without padding, so that
         positions_BT is 0, 1, 2, ...; `gpu` needs it, the others do as well without.
@@ -50,7 +52,10 @@ def local_attention(
       ValueError: shapes disagree, the implementation is unknown or cannot compute this exactly,
         or one_document comes with a ring.
     """
-    check(q_BTHK, k_BTK, v_BTK, ring_k_BWK, ring_v_BWK, window, start_position_B, implementation)
+    check(
+        *(q_BTHK, k_BTK, v_BTK, ring_k_BWK, ring_v_BWK),
+        *(window, positions_BT, start_position_B, implementation),
+    )
     if one_document and ring_k_BWK is not None:
         raise ValueError(
             "local_attention: one_document says that every row starts at position 0, a ring that "
@@ -75,23 +80,44 @@ def local_attention(
     )
 
 
-def check(q_BTHK, k_BTK, v_BTK, ring_k_BWK, ring_v_BWK, window, start_position_B, implementation):
+def check(
+    q_BTHK,
+    k_BTK,
+    v_BTK,
+    ring_k_BWK,
+    ring_v_BWK,
+    window,
+    positions_BT,
+    start_position_B,
+    implementation,
+) -> None:
     """Raises ValueError as local_attention."""
+    platform.check_dtypes("local_attention", jnp.floating, q=q_BTHK, k=k_BTK, v=v_BTK)
+    if q_BTHK.ndim != 4 or 0 in q_BTHK.shape:
+        raise ValueError(
+            f"local_attention: q has shape {q_BTHK.shape}; expected [B, T, H, K] of at least one of "
+            "each"
+        )
+    if not isinstance(window, int) or window < 1:
+        raise ValueError(f"local_attention: window={window!r}; expected a whole number, at least 1")
     batch, time, _, size = q_BTHK.shape
+    if positions_BT.shape != (batch, time):
+        raise ValueError(
+            f"local_attention: positions have shape {positions_BT.shape}; expected {(batch, time)}"
+        )
     if k_BTK.shape != (batch, time, size) or v_BTK.shape != k_BTK.shape:
         raise ValueError(
             f"local_attention: q has shape {q_BTHK.shape}, k {k_BTK.shape}, v {v_BTK.shape}; "
             f"expected k and v of shape {(batch, time, size)}"
         )
-    if ring_k_BWK is not None and (
-        ring_v_BWK is None
-        or start_position_B is None
-        or ring_k_BWK.shape != (batch, window, size)
-        or ring_v_BWK.shape != ring_k_BWK.shape
-    ):
+    rings = {"ring_k": ring_k_BWK, "ring_v": ring_v_BWK}
+    past = rings | {"start_position": start_position_B}
+    shapes = {name: None if x is None else x.shape for name, x in past.items()}
+    expected = dict.fromkeys(rings, (batch, window, size)) | {"start_position": (batch,)}
+    if any(x is not None for x in rings.values()) and shapes != expected:
         raise ValueError(
-            f"local_attention: a ring of keys of shape {ring_k_BWK.shape} needs values of the same "
-            f"shape {(batch, window, size)} and start_position_B"
+            f"local_attention: what comes before the chunk has the shapes {shapes}; expected "
+            f"{expected}, or no ring at all"
         )
     platform.check("local_attention", implementation, IMPLEMENTATIONS)
 

@@ -32,7 +32,8 @@ def local_attention_sharded(
       ValueError: as local_attention.
     """
     api.check(
-        q_BTHK, k_BTK, v_BTK, ring_k_BWK, ring_v_BWK, window, start_position_B, implementation
+        *(q_BTHK, k_BTK, v_BTK, ring_k_BWK, ring_v_BWK),
+        *(window, positions_BT, start_position_B, implementation),
     )
     past = []
     for new_BTK, ring_BWK in ((k_BTK, ring_k_BWK), (v_BTK, ring_v_BWK)):

@@ -35,7 +35,10 @@ def rg_lru(
       a_param_E: decay parameter.
       h0_BE: state before the first token (zero by default), float32.
       reset_BT: True where a document starts: the state is dropped (a = 0) and the multiplier is 1.
-      real_BT: False at padding, which leaves the state alone. None: all are real.
+        Dropped by a product with 0: a state that an earlier document of the row has made infinite
+        stays non-finite. An h0 before a first token that resets is not read at all.
+      real_BT: False at padding, which leaves the state alone and whose inputs may be anything;
+        None: all are real.
       implementation: a name of IMPLEMENTATIONS; None takes the best for the platform.
 
     Returns:
@@ -44,8 +47,9 @@ def rg_lru(
       square root is clipped at 1000. Bytes that must move: tpu.py counts them.
 
     Raises:
-      ValueError: shapes disagree, or the implementation is unknown. Of one that is named and has no
-        code for this platform the compiler's own error is raised: nothing is fallen back to.
+      ValueError: shapes disagree, a dtype is none of those above, or the implementation is unknown.
+        Of one that is named and has no code for this platform the compiler's own error is raised:
+        nothing is fallen back to.
     """
     args = checked(
         *(x_BTE, input_gate_BTE, a_gate_BTE, a_param_E, h0_BE, reset_BT, real_BT, implementation)
@@ -59,14 +63,17 @@ def rg_lru(
 
 def checked(x, input_gate, a_gate, a_param_E, h0_BE, reset_BT, real_BT, implementation):
     """The arguments of rg_lru with their defaults. Raises ValueError as rg_lru."""
-    if x.ndim != 3 or input_gate.shape != x.shape or a_gate.shape != x.shape or x.shape[1] < 1:
+    if x.ndim != 3 or input_gate.shape != x.shape or a_gate.shape != x.shape or 0 in x.shape:
         raise ValueError(
             f"rg_lru: x has shape {x.shape}, its gates {input_gate.shape} and {a_gate.shape}; "
-            "expected one shape [B, T, E] with T >= 1"
+            "expected one shape [B, T, E] of at least one row, token and channel"
         )
+    floats = {"x": x, "input_gate": input_gate, "a_gate": a_gate, "a_param": a_param_E}
+    platform.check_dtypes("rg_lru", jnp.floating, **floats, h0=h0_BE)
+    platform.check_dtypes("rg_lru", jnp.bool_, reset=reset_BT, real=real_BT)
     batch, time, width = x.shape
     h0_BE = jnp.zeros((batch, width), jnp.float32) if h0_BE is None else h0_BE
-    reset_BT = jnp.zeros((batch, time), bool) if reset_BT is None else reset_BT
+    reset_BT = jnp.zeros((batch, time), jnp.bool_) if reset_BT is None else reset_BT
     for name, value, shape in (
         ("a_param", a_param_E, (width,)),
         ("h0", h0_BE, (batch, width)),
@@ -76,6 +83,7 @@ def checked(x, input_gate, a_gate, a_param_E, h0_BE, reset_BT, real_BT, implemen
         if value is not None and value.shape != shape:
             raise ValueError(f"rg_lru: {name} has shape {value.shape}; expected {shape}")
     platform.check("rg_lru", implementation, IMPLEMENTATIONS)
+    h0_BE = jnp.where(reset_BT[:, :1], 0, h0_BE)
     return x, input_gate, a_gate, a_param_E, h0_BE, reset_BT, real_BT
 
 

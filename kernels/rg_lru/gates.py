@@ -91,11 +91,12 @@ def gradients(
     """Gradients of x, input gate, a gate, and of decay before its sum over tokens.
 
     d_scan_x is the gradient of scan_x, and so of h_t where the future is counted in; that of scan_a
-    is d_scan_x h_before.
+    is d_scan_x h_before. At padding all are 0, whatever lies there.
     """
-    x = x.astype(jnp.float32)
-    i = functions.sigmoid(input_gate.astype(jnp.float32))
-    r = functions.sigmoid(a_gate.astype(jnp.float32))
+    x, input_gate, a_gate = (v.astype(jnp.float32) for v in (x, input_gate, a_gate))
+    if padding is not None:
+        x, input_gate, a_gate = (jnp.where(padding, 0.0, v) for v in (x, input_gate, a_gate))
+    i, r = functions.sigmoid(input_gate), functions.sigmoid(a_gate)
     log_a = decay * r
     a = jnp.exp(log_a)
     squared = one_minus_exp(2 * log_a)  # 1 - a^2

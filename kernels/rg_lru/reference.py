@@ -31,7 +31,8 @@ def forward(
         real_BT = jnp.ones_like(reset_BT)
 
     def step(h_BE, token):
-        x_BE, input_gate_BE, a_gate_BE, reset_B, real_B = token
+        *streams, reset_B, real_B = token
+        x_BE, input_gate_BE, a_gate_BE = (jnp.where(real_B[:, None], v, 0) for v in streams)
         log_a_BE = log_a_E[None] * jax.nn.sigmoid(a_gate_BE.astype(dtype))
         reset_B1 = reset_B[:, None]
         a_BE = jnp.where(reset_B1, 0, jnp.exp(log_a_BE))

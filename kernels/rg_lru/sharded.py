@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from kernels.rg_lru import api
-from kernels.sequence import alike, carry_in, of_last
+from kernels.sequence import alike, carry_in, check_not_reference, of_last
 
 
 def rg_lru_sharded(
@@ -33,11 +33,12 @@ def rg_lru_sharded(
     h0 and the last state, which belong to the whole sequence, are equal on all devices of `axis`.
 
     Raises:
-      ValueError: as rg_lru.
+      ValueError: as rg_lru; also for `reference`, which is of whole sequences only.
     """
     args = api.checked(
         *(x_BTE, input_gate_BTE, a_gate_BTE, a_param_E, h0_BE, reset_BT, real_BT, implementation)
     )
+    check_not_reference("rg_lru_sharded", implementation)
     gated = alike(axis, *args[:6])
     real = alike(axis, args[6], x_BTE)[0] if real_BT is not None else None
     out: Any = _rg_lru(*gated, real, axis, implementation)

@@ -66,3 +66,21 @@ def test_what_is_timed_by_default():
         *((8, 2048, 2560), (1, 131_072, 2560), (64, 1024, 4096))
     }
     assert all("gpu" in case.functions for case in on_gpu if case.op == "rg_lru")
+    attention = [case for case in on_gpu if case.op == "local_attention"]
+    assert all(("gpu" in case.functions) == (case.dtype == "bfloat16") for case in attention)
+
+
+def test_one_that_does_not_compile_does_not_stop_the_others(monkeypatch):
+    def case(full, platform):
+        found = bench.linear_scan_case((2, 5, 3), "float32", platform)
+
+        def broken(x, a):
+            raise NotImplementedError("no such kernel\nhere")
+
+        yield found._replace(functions={"broken": broken, **found.functions})
+
+    monkeypatch.setattr(bench, "cases", case)
+    monkeypatch.setattr(bench, "limits", lambda dtype, platform: (1e9, 1e9))
+    with pytest.warns(UserWarning, match="linear_scan broken forward.*: not timed: no such"):
+        rows = bench.measure()
+    assert {row["implementation"] for row in rows} == {"reference", "xla", "associative_scan"}

@@ -84,6 +84,10 @@ def test_it_refuses():
         linear_scan(x, x, jnp.zeros(4))
     with pytest.raises(ValueError, match="implementation 'cuda' is unknown; expected one of ref"):
         linear_scan(x, x, implementation="cuda")
+    with pytest.raises(ValueError, match="x is int32; expected floating"):
+        linear_scan(x.astype(jnp.int32), x)
+    with pytest.raises(ValueError, match="of at least one row, token and channel"):
+        linear_scan(x[..., :0], x[..., :0])
 
 
 def test_a_name_never_falls_back():

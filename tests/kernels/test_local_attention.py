@@ -153,7 +153,18 @@ def test_it_refuses():
     where = jnp.zeros((1, 3), jnp.int32)
     with pytest.raises(ValueError, match=r"expected k and v of shape \(1, 3, 8\)"):
         local_attention(q, k[:, :2], k, window=4, positions_BT=where)
-    with pytest.raises(ValueError, match="needs values of the same shape"):
-        local_attention(q, k, k, jnp.zeros((1, 4, 8)), window=4, positions_BT=where)
+    ring = jnp.zeros((1, 4, 8))
+    for past in ((ring,), (ring, ring), (None, ring)):
+        with pytest.raises(ValueError, match="what comes before the chunk has the shapes"):
+            local_attention(q, k, k, *past, window=4, positions_BT=where)
+    for window in (0, -1, 2.5):
+        with pytest.raises(ValueError, match="expected a whole number, at least 1"):
+            local_attention(q, k, k, window=window, positions_BT=where)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"positions have shape \(1, 1\); expected \(1, 3\)"):
+        local_attention(q, k, k, window=4, positions_BT=where[:, :1])
+    with pytest.raises(ValueError, match=r"expected \[B, T, H, K\] of at least one of each"):
+        local_attention(q[0], k, k, window=4, positions_BT=where)
+    with pytest.raises(ValueError, match="k is int32; expected floating"):
+        local_attention(q, k.astype(jnp.int32), k, window=4, positions_BT=where)
     with pytest.raises(ValueError, match="implementation 'flash' is unknown"):
         local_attention(q, k, k, window=4, positions_BT=where, implementation="flash")

@@ -155,3 +155,29 @@ def test_it_refuses():
         rg_lru(x, x, x, jnp.ones(4), reset_BT=jnp.zeros(3, bool))
     with pytest.raises(ValueError, match="implementation 'triton' is unknown"):
         rg_lru(x, x, x, jnp.ones(4), implementation="triton")
+    with pytest.raises(ValueError, match="real is int32; expected bool"):
+        rg_lru(x, x, x, jnp.ones(4), real_BT=jnp.ones((1, 3), jnp.int32))
+    with pytest.raises(ValueError, match="x is int32; expected floating"):
+        rg_lru(x.astype(jnp.int32), x, x, jnp.ones(4))
+    with pytest.raises(ValueError, match="of at least one row, token and channel"):
+        rg_lru(x[:0], x[:0], x[:0], jnp.ones(4))
+    with pytest.raises(ValueError, match="h0 is a float; expected an array"):
+        rg_lru(x, x, x, jnp.ones(4), 0.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("implementation", ["reference", *IMPLEMENTATIONS])
+def test_what_lies_at_padding_and_before_a_document_is_never_read(implementation):
+    """NaN there is in no output and in no gradient."""
+    x, real = draw(0, 2, 20, 6), jnp.arange(20)[None] < jnp.asarray([[20], [13]])
+    junk = jnp.where(real[..., None], x, jnp.nan)
+    reset = jnp.zeros((2, 20), bool).at[:, 0].set(True)
+
+    def op(x, a_param, h0):
+        masks = {"reset_BT": reset, "real_BT": real}
+        h, last = rg_lru(x, x, x, a_param, h0, **masks, implementation=implementation)
+        return jnp.where(real[..., None], h, 0), last
+
+    with runnable(implementation):
+        got = value_and_gradients(op, junk, draw(1, 6), jnp.full((2, 6), jnp.nan))
+        want = value_and_gradients(op, jnp.nan_to_num(junk), draw(1, 6), jnp.zeros((2, 6)))
+    same(got, want)

@@ -69,7 +69,7 @@ def check_scan(name, *, reverse=False, implementation=None, **options):
 def check_rg_lru(name, *, implementation=None, **options):
     where = positions(MESHES[name][1])
     arrays = [draw(i, BATCH, TIME, WIDTH) for i in range(3)]
-    arrays += [draw(4, WIDTH), draw(5, BATCH, WIDTH)]
+    arrays += [draw(4, WIDTH) - 6, draw(5, BATCH, WIDTH)]  # slow decay: all parts count
 
     def op(function, **options):
         def run(where, *args):
@@ -168,6 +168,12 @@ def test_a_reversed_scan(name):
 @pytest.mark.parametrize("check", [check_scan, check_rg_lru, reversed_scan])
 def test_the_tpu_kernels(check, name):
     check(name, implementation="tpu")
+
+
+@pytest.mark.parametrize("check", [check_scan, check_rg_lru])
+def test_the_reference_is_of_whole_sequences(check):
+    with pytest.raises(ValueError, match="implementation 'reference' is of whole sequences"):
+        check("sequence", implementation="reference")
 
 
 def test_attention_without_a_past():

@@ -3,19 +3,19 @@
 """The linear scan beside DeepMind's and a loop in C, in one interleaved run (docs/kernels.md).
 
 Runs in the peers' environment (formats.py says how to make it; this needs recurrentgemma alone),
-with the C loop of the peers' folder built as a library:
+and needs gcc, which compiles scan.c:
 
-    gcc -O3 -march=native -fopenmp -shared -fPIC PEERS/climits.c -o libclimits.so
-    CLIMITS_SO=./libclimits.so their-python tests/peers/scan.py        2 minutes
+    their-python tests/peers/scan.py        2 minutes
 
 Milliseconds, float32, forward and forward with gradients, and each as a multiple of ours.
 """
 
 import ctypes
 import functools
-import os
 import pathlib
+import subprocess
 import sys
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -42,32 +42,41 @@ def candidates() -> dict:
     }
 
 
-def c_loops(library: str, x: np.ndarray, a: np.ndarray, g: np.ndarray, threads: int):
-    loops = ctypes.CDLL(library)
+def compile_c(folder: str) -> ctypes.CDLL:
+    """scan.c as a library."""
+    library = pathlib.Path(folder) / "scan.so"
+    source = pathlib.Path(__file__).with_suffix(".c")
+    flags = ["-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC"]
+    subprocess.run(["gcc", *flags, source, "-o", library], check=True)
+    return ctypes.CDLL(str(library))
+
+
+def c_loops(loops: ctypes.CDLL, x: np.ndarray, a: np.ndarray, g: np.ndarray, threads: int):
     y, dx, da = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
     address = lambda v: v.ctypes.data_as(ctypes.POINTER(ctypes.c_float))  # noqa: E731
     sizes = [ctypes.c_long(n) for n in x.shape]
 
     def forward():
-        loops.scan_fwd(*map(address, (x, a, y)), *sizes, threads)
+        loops.scan_forward(*map(address, (x, a, y)), *sizes, threads)
         return y
 
     def both():
         forward()
-        loops.scan_bwd(*map(address, (g, a, y, dx, da)), *sizes, threads)
+        loops.scan_backward(*map(address, (g, a, y, dx, da)), *sizes, threads)
         return y, dx, da
 
     return forward, both
 
 
 def main() -> None:
-    library = os.environ["CLIMITS_SO"]
+    with tempfile.TemporaryDirectory() as folder:
+        loops = compile_c(folder)
     for shape in SHAPES:
         random = np.random.default_rng(0)
         x, g = (random.standard_normal(shape, dtype=np.float32) for _ in range(2))
         a = random.uniform(0.9, 0.999, shape).astype(np.float32)
         arrays = [jnp.asarray(v) for v in (x, a, g)]
-        c_forward, c_both = c_loops(library, x, a, g, 2)
+        c_forward, c_both = c_loops(loops, x, a, g, 2)
         forward, both = {"C, 2 threads": c_forward}, {"C, 2 threads": c_both}
         for name, scan in candidates().items():
 
