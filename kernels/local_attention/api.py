@@ -95,8 +95,8 @@ def check(
     platform.check_dtypes("local_attention", jnp.floating, q=q_BTHK, k=k_BTK, v=v_BTK)
     if q_BTHK.ndim != 4 or 0 in q_BTHK.shape:
         raise ValueError(
-            f"local_attention: q has shape {q_BTHK.shape}; expected [B, T, H, K] of at least one of "
-            "each"
+            f"local_attention: q has shape {q_BTHK.shape}; expected [B, T, H, K] of at least one "
+            "of each"
         )
     if not isinstance(window, int) or window < 1:
         raise ValueError(f"local_attention: window={window!r}; expected a whole number, at least 1")
