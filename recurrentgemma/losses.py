@@ -180,11 +180,13 @@ def _weighted_loss_fwd(x_MD, embedding_VD, targets_M, weights_M, soft_cap, z_los
 
 
 def _weighted_loss_bwd(soft_cap, z_loss, residuals, gradients):
-    d_x_MD, d_embedding_VD, nll_M, log_z_M = residuals
-    g = gradients[0]
+    g, (d_x_MD, d_embedding_VD, nll_M, log_z_M) = gradients[0], residuals
+
+    def scaled(d: jax.Array) -> jax.Array:
+        return (g * d.astype(jnp.float32)).astype(d.dtype)
+
     d_weights_M = g * (nll_M + z_loss * jnp.square(log_z_M))
-    d_x_MD = (g * d_x_MD.astype(jnp.float32)).astype(d_x_MD.dtype)
-    return d_x_MD, (g * d_embedding_VD).astype(d_embedding_VD.dtype), None, d_weights_M
+    return scaled(d_x_MD), scaled(d_embedding_VD), None, d_weights_M
 
 
 _weighted_loss.defvjp(_weighted_loss_fwd, _weighted_loss_bwd)

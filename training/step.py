@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from recurrentgemma import sharding
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import next_token_loss
-from recurrentgemma.sharded import over
+from recurrentgemma.sharded import over, place
 from training.data import Batch
 
 Metrics = dict[str, jax.Array]
@@ -34,10 +34,18 @@ class TrainState(NamedTuple):
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def init_train_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
-    """Step 0. The first train_step donates these buffers: params may not be used after it."""
+def init_train_state(
+    params: Any, tx: optax.GradientTransformation, mesh: Mesh | None = None
+) -> TrainState:
+    """Step 0; on a mesh the optimizer's state lies where its parameters do. The first train_step
+    donates these buffers: params may not be used after it."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, tx.init(params), zero.copy())
+    if mesh is None:
+        return TrainState(zero, params, tx.init(params), zero.copy())
+    places = sharding.shardings(mesh, jax.eval_shape(tx.init, params))
+    opt_state = jax.jit(tx.init, out_shardings=places)(params)
+    step, skipped = place(mesh, P(), zero, zero.copy())  # two buffers: each is donated
+    return TrainState(step, params, opt_state, skipped)
 
 
 def make_train_step(
@@ -48,6 +56,8 @@ def make_train_step(
     z_loss: float = 0.0,
 ) -> TrainStep:
     """The jitted step for models of this structure. It donates the train state it is given.
+
+    With a mesh, train state and batches lie on it (init_train_state; sharding.BATCH).
 
     metrics: float32 scalars `loss` (mean nats per counted target, before the z-loss), `grad_norm`
     (before clipping) and int32 `skipped`. A step whose loss or gradient norm is not finite leaves

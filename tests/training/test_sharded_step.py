@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training over a mesh is training on one device: eight fake devices, every axis and all mixed."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from kernels import sequence
+from recurrentgemma import parallel, sharding
+from recurrentgemma.config import GriffinConfig
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.losses import Batch
+from recurrentgemma.sharded import init_params, place
+from recurrentgemma.sharding import MeshConfig, make_mesh
+from training.optim import OptimConfig, make_optimizer
+from training.step import init_train_state, make_train_step
+
+CONFIG = GriffinConfig(
+    vocab_size=64,
+    width=32,
+    mlp_width=96,
+    num_layers=3,
+    pattern=("recurrent", "local_attention"),
+    lru_width=32,
+    num_gate_blocks=4,
+    num_heads=4,
+    head_dim=8,
+    attention_window=9,
+    scale_embeddings=True,
+    logits_soft_cap=30.0,
+)
+STEPS, BATCH, TIME = 20, 8, 48
+MESHES = {
+    "data": MeshConfig(data=8),
+    "fsdp": MeshConfig(data=1, fsdp=8),
+    "tensor": MeshConfig(data=2, tensor=4),
+    "sequence": MeshConfig(data=1, sequence=8),
+    "fsdp-sequence-tensor": MeshConfig(data=1, fsdp=2, sequence=2, tensor=2),
+    "data-fsdp-sequence": MeshConfig(data=2, fsdp=2, sequence=2),
+}
+
+
+def batches(steps: int) -> list[Batch]:
+    """Rows of documents that begin just before, on and just after the cuts of the sequence, of one
+    token and longer than a part; the last row ends in padding."""
+    rng = np.random.default_rng(0)
+    starts = {0, 5, 6, 7, 11, 12, 13, 23, 24, 25, 29, 30, 31}
+    found = []
+    for step in range(steps):
+        positions = np.zeros((BATCH, TIME), np.int32)
+        for row in range(BATCH):
+            count = 0
+            for t in range(TIME):
+                count = 0 if t in starts and (row + step) % 3 != t % 3 else count
+                positions[row, t] = count
+                count += 1
+        positions[-1, 40:] = -1
+        tokens, targets = rng.integers(0, CONFIG.vocab_size, (2, BATCH, TIME), np.int32)
+        weights = (positions >= 0).astype(np.float32)
+        found.append(Batch(*map(jnp.asarray, (tokens, targets, weights, positions))))
+    return found
+
+
+def losses(config: GriffinConfig, mesh_config: MeshConfig | None, steps: int = STEPS):
+    """Loss and gradient norm of each step."""
+    tx = make_optimizer(OptimConfig(learning_rate=1e-2, warmup_steps=2), steps=STEPS)
+    mesh = make_mesh(mesh_config) if mesh_config else None
+    if mesh is None:
+        graphdef, params = nnx.split(Griffin(config, rngs=nnx.Rngs(0)), nnx.Param)
+    else:
+        graphdef, params = init_params(config, mesh, 0)
+    state = init_train_state(params, tx, mesh)
+    step = make_train_step(graphdef, tx, mesh=mesh, z_loss=1e-3)
+    found = []
+    for batch in batches(steps):
+        placed = Batch(*place(mesh, sharding.BATCH, *batch)) if mesh else batch
+        state, metrics = step(state, placed)
+        found.append([float(metrics["loss"]), float(metrics["grad_norm"])])
+    return np.asarray(found)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return losses(CONFIG, None)
+
+
+@pytest.mark.parametrize("name", sorted(MESHES))
+def test_the_losses_of_one_device(one_device, name):
+    """Twenty steps of AdamW in float32. One device's losses fall by half while it is compared."""
+    got = losses(CONFIG, MESHES[name])
+    np.testing.assert_allclose(got[:, 0], one_device[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(got[:, 1], one_device[:, 1], rtol=1e-4)
+
+
+def test_scanned_layers_that_are_recomputed():
+    config = dataclasses.replace(CONFIG, num_layers=5, scan_layers=True, remat="block")
+    got = losses(config, MESHES["fsdp-sequence-tensor"], 2)
+    np.testing.assert_allclose(got, losses(config, None, 2), rtol=1e-5)
+
+
+def broken_halo(monkeypatch):
+    right = sequence._from_before
+    monkeypatch.setattr(
+        sequence, "_from_before", lambda x, *args: jax.tree.map(lambda v: 0 * v, right(x, *args))
+    )
+
+
+def broken_replicate(monkeypatch):
+    monkeypatch.setattr(parallel, "_replicate", lambda x, axes: x)
+
+
+def broken_gather(monkeypatch):
+    monkeypatch.setattr(parallel, "_replicate_float32", lambda x, axes: x)
+
+
+@pytest.mark.parametrize(
+    ("broken", "name"),
+    [
+        (broken_halo, "sequence"),
+        (broken_replicate, "tensor"),
+        (broken_gather, "data"),
+    ],
+)
+def test_it_goes_red(one_device, broken, name, monkeypatch):
+    """Without a halo and a carry, or without a gradient's sum over tensor or over data."""
+    broken(monkeypatch)
+    got = losses(CONFIG, MESHES[name], 2)
+    assert np.abs(got / one_device[:2] - 1).max() > 1e-3
+
+
+def collectives(mesh_config: MeshConfig) -> list[tuple[str, str]]:
+    """(kind, type of the result) of each collective of the compiled step, in the model's part."""
+    mesh = make_mesh(mesh_config)
+    tx = make_optimizer(OptimConfig(warmup_steps=2), steps=STEPS)
+    graphdef, params = init_params(CONFIG, mesh, 0)
+    state = init_train_state(params, tx, mesh)
+    batch = Batch(*place(mesh, sharding.BATCH, *batches(1)[0]))
+    text = make_train_step(graphdef, tx, mesh=mesh).lower(state, batch).compile().as_text()
+    assert text is not None
+    found = re.findall(
+        r" = (\(.*?\)|\S+) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+        r"(?:-start)?\(.*op_name=\"jit\(train_step\)/[^\"]*shard_map",
+        text,
+    )
+    return [(kind, result) for result, kind in found]
+
+
+def test_the_recurrence_gathers_nothing_over_tensor():
+    """Over tensor alone nothing is gathered. Activations are summed twice a block in each
+    direction, as in Megatron (Griffin paper, section 4.1), and once for embedding and head each."""
+    found = collectives(MeshConfig(data=1, tensor=4, fsdp=1, sequence=2))
+    kinds = {kind for kind, _ in found}
+    assert "all-gather" not in kinds
+    assert "all-to-all" not in kinds
+    activation = f"f32[{BATCH},{TIME // 2},{CONFIG.width}]"
+    whole = sum(result.count(activation) for kind, result in found if kind == "all-reduce")
+    assert whole == 2 * 2 * CONFIG.num_layers + 1  # and the head's, whose shape is [B T, D]
+
+
+def test_over_fsdp_each_weight_is_gathered_and_its_gradient_scattered():
+    found = collectives(MeshConfig(data=1, fsdp=8))
+    gathered = [result for kind, result in found if kind == "all-gather"]
+    scattered = [result for kind, result in found if kind == "reduce-scatter"]
+    shapes = {f"[{CONFIG.mlp_width},{CONFIG.width}]", f"[{CONFIG.vocab_size},{CONFIG.width}]"}
+    assert all(any(shape in result for result in gathered) for shape in shapes)
+    assert scattered
+    assert not any(f",{TIME},{CONFIG.width}]" in result for result in gathered)  # no activations
+
+
+def test_parameters_are_born_sharded_and_the_same():
+    mesh = make_mesh(MESHES["fsdp-sequence-tensor"])
+    _, params = init_params(CONFIG, mesh, 0)
+    want = nnx.state(Griffin(CONFIG, rngs=nnx.Rngs(0)), nnx.Param)
+
+    def check(path, got, value):
+        np.testing.assert_allclose(got, value, rtol=1e-5, atol=1e-7)
+        whole = sharding.param_spec(sharding.parameter_name(path), got.ndim) == jax.P()
+        assert whole or got.addressable_shards[0].data.size < got.size
+
+    jax.tree_util.tree_map_with_path(check, params, want)
+    largest = max(jax.tree.leaves(params), key=lambda x: x.size)
+    assert largest.addressable_shards[0].data.size == largest.size // 4  # fsdp x tensor
+
+
+def test_moments_lie_where_their_parameters_do():
+    mesh = make_mesh(MESHES["fsdp"])
+    _, params = init_params(CONFIG, mesh, 0)
+    state = init_train_state(params, make_optimizer(OptimConfig(warmup_steps=2), steps=9), mesh)
+    adam = next(s for s in jax.tree.leaves(state.opt_state, is_leaf=lambda s: hasattr(s, "mu")))
+    for moments in (adam.mu, adam.nu):
+        same = jax.tree.map(lambda p, m: p.sharding == m.sharding, params, moments)
+        assert all(jax.tree.leaves(same))
+
+
+def test_a_batch_that_does_not_fit():
+    mesh = make_mesh(MESHES["data-fsdp-sequence"])
+    with pytest.raises(ValueError, match=r"a batch of 6 rows .* choose a multiple of 4, such as 8"):
+        sharding.check_batch(6, 48, mesh)
+    with pytest.raises(ValueError, match=r"rows of 47 tokens .* sequence=2; .* such as 48"):
+        sharding.check_batch(8, 47, mesh)
+
+
+def test_bfloat16():
+    """Over float32 weights, which travel in bfloat16: the losses agree to its rounding."""
+    config = dataclasses.replace(CONFIG, dtype="bfloat16")
+    got = losses(config, MESHES["fsdp-sequence-tensor"], 3)
+    np.testing.assert_allclose(got[:, 0], losses(config, None, 3)[:, 0], rtol=2e-2)
