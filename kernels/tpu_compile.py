@@ -22,6 +22,13 @@ from jax.sharding import PartitionSpec as P
 
 from kernels import platform
 
+ENVIRONMENT = {  # what libtpu would ask a TPU host's metadata server, or complain about
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several processes may compile: none has a TPU
+}
 BITS = {"pred": 8, "s8": 8, "u8": 8, "bf16": 16, "f16": 16, "s32": 32, "u32": 32, "f32": 32}
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\]\{([\d,]*)(?::T\((\d+),(\d+)\))?[^}]*\}")
 
@@ -60,8 +67,8 @@ def devices(topology: str) -> list:
             "TPU_LIBRARY_PATH says"
         )
     os.environ["TPU_LIBRARY_PATH"] = str(path)
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # asks no metadata server what machine this is
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # several processes may compile: none has a TPU
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
 
 

@@ -28,6 +28,9 @@ VERBS = {
         "checkpoints.info_cli:main",
         "parameters, state size and FLOPs of a preset or a checkpoint",
     ),
+    "plan": Verb(
+        "training.plan_cli:main", "whether a TPU slice is enough to train on, without one"
+    ),
     "train": Verb("training.train_cli:main", "train a model on text; resumes where it stopped"),
     "generate": Verb("recurrentgemma.generate_cli:main", "continue a prompt"),
     "serve": Verb("serving.serve_cli:main", "serve a model over an OpenAI-compatible HTTP API"),

@@ -185,8 +185,7 @@ def _scan_groups(model: Griffin, x_BTD, states, chunk: Chunk):
 
 def _remat(config: GriffinConfig, function):
     """What the backward pass recomputes instead of keeping (config.remat)."""
-    sharded = parallel.size("fsdp") > 1
-    if config.remat == "none" and not sharded:
+    if config.remat == "none" and not parallel.present(*sharding.PARAMETER_AXES):
         return function
 
     def pure(graphdef, params, x_BTD, block_state, chunk_arrays, may_reset):

@@ -199,12 +199,12 @@ class Embedder(nnx.Module):
     def table(self, dtype: jnp.dtype) -> jax.Array:
         """The table as the output head multiplies with it: [V, D], over tensor a part of V."""
         name = "embedder/input_embedding"
-        return parallel.gather(self.input_embedding[...], sharding.fsdp_dimension(name), dtype)
+        return parallel.gather(self.input_embedding[...], sharding.gathered_dimension(name), dtype)
 
     def _rows(self, tokens_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """Rows of the table. Over fsdp each device looks up its part of the width for the tokens of
-        all, and they exchange those: the table itself, which is larger, stays where it is."""
-        table_VD = parallel.replicate(self.input_embedding[...], "data", "sequence")
+        """Rows of the table. Each device looks up its part of the width for the tokens of all, and
+        they exchange those: the table itself, which is larger, stays where it is."""
+        table_VD = parallel.replicate(self.input_embedding[...], "data")
         tokens_BT = parallel.all_rows(tokens_BT)
         if parallel.size("tensor") == 1:
             return parallel.exchange_rows(lookup(table_VD, tokens_BT).astype(dtype))

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kernels import platform
 from kernels.dot import dot, dot_over_rows, dot_transposed
 from recurrentgemma import parallel, sharding
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.state import State
 
-CHUNK_ELEMENTS = 2**21  # logits held at a time; at least MIN_CHUNK_TOKENS rows of them
-MIN_CHUNK_TOKENS = 256
+CHUNK_ELEMENTS = {"cpu": 2**21, "gpu": 2**28, "tpu": 2**28}  # logits held at a time: at least
+MIN_CHUNK_TOKENS = {"cpu": 256, "gpu": 1024, "tpu": 1024}  # so many tokens' (docs/performance.md)
 
 
 class Batch(NamedTuple):
@@ -96,7 +97,8 @@ def token_log_probs(
 
 
 def _chunk_tokens(tokens: int, vocab_size: int) -> int:
-    return min(tokens, max(CHUNK_ELEMENTS // vocab_size, MIN_CHUNK_TOKENS))
+    here = platform.current()
+    return min(tokens, max(CHUNK_ELEMENTS[here] // vocab_size, MIN_CHUNK_TOKENS[here]))
 
 
 def _chunks(tokens: int, size: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:

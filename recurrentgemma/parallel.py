@@ -3,8 +3,8 @@
 
 The sharded model is the same code inside `jax.shard_map` over the mesh of sharding.py, each device
 with its part of the batch (axes data and fsdp), of the sequence and of the channels (tensor), and
-its part of each parameter (tensor, and fsdp to keep it small). Outside of one, and on axes of
-size 1, everything here is the identity.
+its part of each parameter (tensor; fsdp and sequence, to keep it small). Outside of one, and on
+axes of size 1, everything here is the identity.
 
 Gradients are taken inside, where JAX's own rule for a sum over devices would count it once per
 device. So each collective here carries its gradient (Megatron's f and g, arXiv 1909.08053,
@@ -12,8 +12,8 @@ section 3):
 
     replicate    x, equal on all devices of the axes; the gradient is summed over them
     total        the sum over the axes; the gradient is the same for each summand
-    gather       a parameter whole along fsdp; the gradient is summed over every device that saw
-                 other tokens, and each keeps its part of it
+    gather       a parameter whole along fsdp and sequence; the gradient is summed over every device
+                 that saw other tokens, and each keeps its part of it
 """
 
 import functools
@@ -71,29 +71,32 @@ _total.defvjp(lambda x, axes: (jax.lax.psum(x, axes), None), lambda axes, _, g: 
 
 
 def gather(param: jax.Array, dim: int | None, dtype: jnp.dtype) -> jax.Array:
-    """A parameter as one device computes with it: whole along fsdp, of which each device holds a
-    part of dimension `dim` (None: all of it).
+    """A parameter as one device computes with it: whole along fsdp and sequence, over which each
+    device holds a part of dimension `dim` (None: all of it).
 
     What travels is `dtype`, that of activations; gradients are summed in float32.
     """
     axes = present(*sharding.TOKEN_AXES)
-    if dim is None or size("fsdp") == 1:
+    parts = present(*sharding.PARAMETER_AXES)
+    if dim is None or not parts:
         return _replicate_float32(param, axes) if axes else param
-    others = tuple(axis for axis in axes if axis != "fsdp")
-    return checkpoint_name(_gather(param, dim, jnp.dtype(dtype), others), GATHERED)
+    others = tuple(axis for axis in axes if axis not in parts)
+    return checkpoint_name(_gather(param, dim, jnp.dtype(dtype), parts, others), GATHERED)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _gather(param, dim: int, dtype: jnp.dtype, others: tuple[str, ...]) -> jax.Array:
-    return jax.lax.all_gather(param.astype(dtype), "fsdp", axis=dim, tiled=True)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _gather(
+    param, dim: int, dtype: jnp.dtype, parts: tuple[str, ...], others: tuple[str, ...]
+) -> jax.Array:
+    return jax.lax.all_gather(param.astype(dtype), parts, axis=dim, tiled=True)
 
 
-def _gather_fwd(param, dim, dtype, others):
-    return _gather(param, dim, dtype, others), jnp.zeros((0,), param.dtype)
+def _gather_fwd(param, dim, dtype, parts, others):
+    return _gather(param, dim, dtype, parts, others), jnp.zeros((0,), param.dtype)
 
 
-def _gather_bwd(dim, dtype, others, like, g):
-    part = jax.lax.psum_scatter(g.astype(jnp.float32), "fsdp", scatter_dimension=dim, tiled=True)
+def _gather_bwd(dim, dtype, parts, others, like, g):
+    part = jax.lax.psum_scatter(g.astype(jnp.float32), parts, scatter_dimension=dim, tiled=True)
     return ((jax.lax.psum(part, others) if others else part).astype(like.dtype),)
 
 
@@ -118,25 +121,28 @@ def gathered(module: Module, dtype: Any) -> Module:
     graphdef, params = nnx.split(module)
 
     def one(path: tuple, param: jax.Array) -> jax.Array:
-        dim = sharding.fsdp_dimension(sharding.parameter_name(path))
+        dim = sharding.gathered_dimension(sharding.parameter_name(path))
         return gather(param, dim, jnp.dtype(dtype))
 
     return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(one, params))
 
 
 def exchange_rows(x: jax.Array) -> jax.Array:
-    """x [F B, ..., C], this device's C channels of all rows of the fsdp axis of F devices, to
-    [B, ..., F C]: all channels of this device's rows."""
-    if size("fsdp") == 1:
+    """x [n B, ..., C], this device's C channels of the rows of all n devices over which a parameter
+    is divided, to [B, ..., n C]: all channels of this device's rows."""
+    parts = present(*sharding.PARAMETER_AXES)
+    if not parts:
         return x
-    return jax.lax.all_to_all(x, "fsdp", split_axis=0, concat_axis=x.ndim - 1, tiled=True)
+    return jax.lax.all_to_all(x, parts, split_axis=0, concat_axis=x.ndim - 1, tiled=True)
 
 
 def all_rows(x: jax.Array) -> jax.Array:
-    """The rows of all devices of the fsdp axis: [B, ...] to [F B, ...]. Has no gradient."""
-    if size("fsdp") == 1:
+    """The rows of all n devices over which a parameter is divided: [B, ...] to [n B, ...]. Has no
+    gradient."""
+    parts = present(*sharding.PARAMETER_AXES)
+    if not parts:
         return x
-    return jax.lax.all_gather(jax.lax.stop_gradient(x), "fsdp", axis=0, tiled=True)
+    return jax.lax.all_gather(jax.lax.stop_gradient(x), parts, axis=0, tiled=True)
 
 
 def largest(x: jax.Array, axis: str) -> jax.Array:

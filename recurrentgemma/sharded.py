@@ -34,7 +34,7 @@ def init_params(config: GriffinConfig, mesh: Mesh, seed: int) -> tuple[nnx.Graph
     Raises:
       ValueError: the mesh does not divide the model.
     """
-    sharding.check_model(config, mesh)
+    sharding.check_model(config, mesh.shape)
 
     def init() -> tuple[nnx.GraphDef[Griffin], Any]:
         return nnx.split(Griffin(config, rngs=nnx.Rngs(seed)), nnx.Param)
@@ -69,7 +69,7 @@ class ShardedGriffin:
     """
 
     def __init__(self, model: Griffin, mesh: Mesh):
-        sharding.check_model(model.config, mesh)
+        sharding.check_model(model.config, mesh.shape)
         self.config, self.mesh = model.config, mesh
         self._graphdef, params = nnx.split(model, nnx.Param)
         self.params = jax.device_put(params, sharding.shardings(mesh, params))
@@ -92,7 +92,7 @@ class ShardedGriffin:
         ]
         check_inputs(self.config, given[0], state, *given[1:])
         batch, time = given[0].shape
-        sharding.check_batch(batch, time, self.mesh)
+        sharding.check_batch(batch, time, self.mesh.shape)
         return _call(self.mesh, self._graphdef, self.params, given[0], state, *given[1:])
 
 

@@ -4,7 +4,7 @@
 
     data       replicas: each takes other rows of a batch
     fsdp       the same, and each keeps only its part of parameters and optimizer state
-    sequence   one long row over several devices
+    sequence   one long row over several devices; these keep only their part of parameters, too
     tensor     Megatron: heads, MLP units, vocabulary and the channels of the recurrence
 
 Every dimension of every array has a logical axis; MESH_AXES maps those to the mesh.
@@ -12,7 +12,7 @@ Every dimension of every array has a logical axis; MESH_AXES maps those to the m
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from recurrentgemma.state import AttentionState, RecurrentState, State
 
 AXES = ("data", "fsdp", "sequence", "tensor")
 TOKEN_AXES = ("data", "fsdp", "sequence")  # axes whose devices see different tokens
+PARAMETER_AXES = ("fsdp", "sequence")  # those of them over which a parameter is divided
 
 MESH_AXES: dict[str | None, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
@@ -35,8 +36,8 @@ MESH_AXES: dict[str | None, str | tuple[str, ...] | None] = {
     "mlp": "tensor",
     "channels": "tensor",
     "gate_blocks": "tensor",
-    "width": "fsdp",  # of a parameter; activations keep all of it
-    "gate_inputs": "fsdp",
+    "width": PARAMETER_AXES,  # of a parameter; activations keep all of it
+    "gate_inputs": PARAMETER_AXES,
     None: None,
 }
 
@@ -159,10 +160,11 @@ def logical_axes(name: str) -> tuple[str | None, ...]:
     return PARAMETERS.get("/".join(name.split("/")[-2:]), ())
 
 
-def fsdp_dimension(name: str) -> int | None:
-    """Which dimension of a parameter (without a leading one of stacked layers) fsdp divides."""
+def gathered_dimension(name: str) -> int | None:
+    """Which dimension of a parameter (without a leading one of stacked layers) PARAMETER_AXES
+    divide."""
     axes = [MESH_AXES[axis] for axis in logical_axes(name)]
-    return axes.index("fsdp") if "fsdp" in axes else None
+    return axes.index(PARAMETER_AXES) if PARAMETER_AXES in axes else None
 
 
 def param_spec(name: str, ndim: int) -> P:
@@ -202,9 +204,9 @@ def state_specs(config: GriffinConfig) -> Any:
     return State(position, tuple(layers))
 
 
-def check_model(config: GriffinConfig, mesh: Mesh) -> None:
-    """Raises ValueError if the mesh does not divide the model: which axis, and the nearest size
-    that does."""
+def check_model(config: GriffinConfig, mesh: Mapping[str, int]) -> None:
+    """Raises ValueError if a mesh of these sizes (Mesh.shape) does not divide the model: which
+    axis, and the nearest size that does."""
     sizes = {
         "vocab": config.vocab_size,
         "heads": config.num_heads,
@@ -225,29 +227,32 @@ def check_model(config: GriffinConfig, mesh: Mesh) -> None:
         del sizes["heads"]
     if "recurrent" not in config.block_types:
         del sizes["gate_blocks"], sizes["gate_inputs"]
-    for axis in ("tensor", "fsdp"):
-        wanted = mesh.shape[axis]
-        here = {name: n for name, n in sizes.items() if MESH_AXES[name] == axis}
+    for axes in ("tensor", PARAMETER_AXES):
+        each = (axes,) if isinstance(axes, str) else axes
+        wanted = math.prod(mesh[axis] for axis in each)
+        label = " x ".join(f"{axis}={mesh[axis]}" for axis in each if mesh[axis] > 1)
+        here = {name: n for name, n in sizes.items() if MESH_AXES[name] == axes}
         for name, n in here.items():
             if n % wanted:
                 near = nearest_divisor(math.gcd(*here.values()), wanted)
+                of = each[0] if " x " not in label else "their product"
                 raise ValueError(
-                    f"mesh axis {axis}={wanted} does not divide the model's {names[name]}={n}; "
-                    f"the nearest that divides all it has to is {axis}={near}"
+                    f"mesh axis {label} does not divide the model's {names[name]}={n}; "
+                    f"the nearest that divides all it has to is {of}={near}"
                 )
 
 
-def check_batch(batch: int, time: int, mesh: Mesh) -> None:
-    """Raises ValueError if the mesh does not divide a batch of this size: which axis, and the
-    nearest batch or length that it does divide."""
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+def check_batch(batch: int, time: int, mesh: Mapping[str, int]) -> None:
+    """Raises ValueError if a mesh of these sizes (Mesh.shape) does not divide a batch: which axis,
+    and the nearest batch or length that it does divide."""
+    rows = mesh["data"] * mesh["fsdp"]
     if batch % rows:
         raise ValueError(
-            f"a batch of {batch} rows does not divide over mesh axes data={mesh.shape['data']} x "
-            f"fsdp={mesh.shape['fsdp']}; choose a multiple of {rows}, such as "
+            f"a batch of {batch} rows does not divide over mesh axes data={mesh['data']} x "
+            f"fsdp={mesh['fsdp']}; choose a multiple of {rows}, such as "
             f"{max(1, round(batch / rows)) * rows}"
         )
-    parts = mesh.shape["sequence"]
+    parts = mesh["sequence"]
     if time % parts:
         raise ValueError(
             f"rows of {time} tokens do not divide over mesh axis sequence={parts}; choose a "

@@ -34,8 +34,8 @@ def by_definition(model: Griffin, batch: Batch, z_loss: float) -> jax.Array:
 @pytest.mark.parametrize("kind", ["griffin", "mqa"])  # with and without a soft cap
 @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
 def test_value_and_gradients_are_those_of_all_logits(kind, z_loss, monkeypatch):
-    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 1)
-    monkeypatch.setattr(losses, "MIN_CHUNK_TOKENS", 32)  # 80 tokens: three chunks, one padded
+    monkeypatch.setitem(losses.CHUNK_ELEMENTS, "cpu", 1)
+    monkeypatch.setitem(losses.MIN_CHUNK_TOKENS, "cpu", 32)  # 80 tokens: three chunks, one padded
     batch = batch_of()
     graphdef, params = nnx.split(make(kind), nnx.Param)
 

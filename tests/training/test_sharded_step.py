@@ -153,11 +153,11 @@ def collectives(mesh_config: MeshConfig) -> list[tuple[str, str]]:
 def test_the_recurrence_gathers_nothing_over_tensor():
     """Over tensor alone nothing is gathered. Activations are summed twice a block in each
     direction, as in Megatron (Griffin paper, section 4.1), and once for embedding and head each."""
-    found = collectives(MeshConfig(data=1, tensor=4, fsdp=1, sequence=2))
+    found = collectives(MeshConfig(data=2, tensor=4))
     kinds = {kind for kind, _ in found}
     assert "all-gather" not in kinds
     assert "all-to-all" not in kinds
-    activation = f"f32[{BATCH},{TIME // 2},{CONFIG.width}]"
+    activation = f"f32[{BATCH // 2},{TIME},{CONFIG.width}]"
     whole = sum(result.count(activation) for kind, result in found if kind == "all-reduce")
     assert whole == 2 * 2 * CONFIG.num_layers + 1  # and the head's, whose shape is [B T, D]
 
@@ -184,7 +184,7 @@ def test_parameters_are_born_sharded_and_the_same():
 
     jax.tree_util.tree_map_with_path(check, params, want)
     largest = max(jax.tree.leaves(params), key=lambda x: x.size)
-    assert largest.addressable_shards[0].data.size == largest.size // 4  # fsdp x tensor
+    assert largest.addressable_shards[0].data.size == largest.size // 8  # fsdp, sequence, tensor
 
 
 def test_moments_lie_where_their_parameters_do():
@@ -200,9 +200,9 @@ def test_moments_lie_where_their_parameters_do():
 def test_a_batch_that_does_not_fit():
     mesh = make_mesh(MESHES["data-fsdp-sequence"])
     with pytest.raises(ValueError, match=r"a batch of 6 rows .* choose a multiple of 4, such as 8"):
-        sharding.check_batch(6, 48, mesh)
+        sharding.check_batch(6, 48, mesh.shape)
     with pytest.raises(ValueError, match=r"rows of 47 tokens .* sequence=2; .* such as 48"):
-        sharding.check_batch(8, 47, mesh)
+        sharding.check_batch(8, 47, mesh.shape)
 
 
 def test_bfloat16():
