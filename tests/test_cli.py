@@ -48,7 +48,9 @@ def arguments_of(verb: str) -> list[str]:
 
 
 def test_the_verbs_are_frozen():
-    assert list(cli.VERBS) == ["info", "train", "generate", "serve", "convert", "bench", "demo"]
+    assert list(cli.VERBS) == [
+        *("info", "plan", "train", "generate", "serve", "convert", "bench", "demo")
+    ]
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)

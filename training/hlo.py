@@ -206,22 +206,32 @@ def _collective(
 
 
 def _group(rest: str) -> tuple[int, ...]:
-    """The devices of the first group: `{{0,1},{2,3}}`, `[2,4]<=[4,2]T(1,0)`,
-    `mesh['a'=2,'b'=4] {'b'}`, or pairs."""
+    """The devices of the first group: `{{0,1},{2,3}}`, `[2,4]<=[4,2]T(1,0)`, pairs, or
+    `mesh['a'=2,'b'=4] {'b'}`, which may have `, device_ids=([4,2]T(1,0))` within."""
     if listed := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", rest):
-        return tuple(int(n) for n in listed[1].split(","))
-    if tiled := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
-        shape = [int(n) for n in tiled[3].split(",")]
-        devices = np.arange(math.prod(shape)).reshape(shape)
-        if tiled[4]:
-            devices = devices.transpose([int(n) for n in tiled[4].split(",")])
+        return tuple(_numbers(listed[1]))
+    order = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
+    if tiled := re.search(rf"replica_groups=\[(\d+),(\d+)\]<={order}", rest):
+        devices = _ordered(tiled[3], tiled[4])
         return tuple(devices.reshape(int(tiled[1]), int(tiled[2]))[0].tolist())
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", rest):
+    ids = rf"(?:, device_ids=\({order}\))?"
+    if named := re.search(rf"replica_groups=mesh\[([^\]]*)\]{ids} ?\{{([^}}]*)\}}", rest):
         sizes = {axis: int(n) for axis, n in re.findall(r"'(\w+)'=(\d+)", named[1])}
-        devices = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
-        first = tuple(slice(None) if f"'{axis}'" in named[2] else 0 for axis in sizes)
-        return tuple(devices[first].reshape(-1).tolist())
+        devices = _ordered(named[2] or str(math.prod(sizes.values())), named[3])
+        used = re.findall(r"'(\w+)'", named[4])
+        first = tuple(slice(None) if axis in used else 0 for axis in sizes)
+        return tuple(devices.reshape(list(sizes.values()))[first].reshape(-1).tolist())
     raise ValueError(f"a collective without its devices: {rest[:200]}")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(n) for n in text.split(",")]
+
+
+def _ordered(shape: str, transposed: str | None) -> np.ndarray:
+    """The devices 0, 1, ... of this shape, transposed, in one line."""
+    devices = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
+    return devices.transpose(_numbers(transposed) if transposed else None).reshape(-1)
 
 
 def hbm_traffic(module: Module) -> float:
