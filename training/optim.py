@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW with warm-up and cosine decay, clipping by global norm, and weight decay on the
-weights of linear layers only.
+"""AdamW or Muon with warm-up and cosine or WSD, clipping by global norm, and weight decay on
+the weights of linear layers only.
 
 RecurrentGemma (section 2) takes the parameters of the RG-LRU out of weight decay; DeepMind's
 fine-tuning mask also takes out embeddings, norm scales and biases called `b`, but decays the biases
@@ -9,23 +9,36 @@ decay, so a parameter of a new kind never decays by accident. Everything else is
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
+
+from recurrentgemma.sharding import parameter_name
+
+Algorithm = Literal["adamw", "muon"]
+Schedule = Literal["cosine", "wsd"]
+MUON_RMS = 0.2  # of Muon's updates, about that of AdamW's, so that learning rates carry over
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """AdamW: the step is -lr(t) (m / (sqrt(v) + eps) + weight_decay * parameter), gradients clipped
-    before."""
+    before. Muon: the weights of linear layers go by their orthogonalised momentum instead."""
 
+    algorithm: Algorithm = "adamw"
+    """muon: Newton-Schulz on the weights of linear layers, AdamW on all else."""
+    schedule: Schedule = "cosine"
+    """After warm-up: cosine, or wsd: constant, then linear decay over decay_fraction."""
+    decay_fraction: float = 0.2
+    """The last part of training in which wsd decays, as a fraction of all steps."""
     learning_rate: float = 3e-3
     """Highest learning rate, reached after warmup_steps."""
     warmup_steps: int = 100
     """Steps of linear warm-up from 0."""
     final_fraction: float = 0.1
-    """The cosine ends at this fraction of learning_rate, at the last step of training."""
+    """The schedule ends at this fraction of learning_rate, at the last step of training."""
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
@@ -33,12 +46,22 @@ class OptimConfig:
     """Times the learning rate; on the weights of linear layers only."""
     clip_norm: float = 1.0
     """Gradients of a larger global norm are scaled down to it."""
+    momentum: float = 0.95
+    """Of Muon, by Nesterov."""
 
     def __post_init__(self) -> None:
+        for name, choices in (("algorithm", Algorithm), ("schedule", Schedule)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}: expected one of "
+                    + ", ".join(get_args(choices))
+                )
         for name, low, high in (
             ("learning_rate", 0.0, 10.0),
             ("warmup_steps", 0, float("inf")),
             ("final_fraction", 0.0, 1.0),
+            ("decay_fraction", 0.0, 1.0),
+            ("momentum", 0.0, 0.9999),
             ("beta1", 0.0, 0.9999),
             ("beta2", 0.0, 0.99999),
             ("eps", 1e-20, 1.0),
@@ -51,12 +74,23 @@ class OptimConfig:
 
 
 def learning_rate_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
-    """Linear from 0 to the peak over warmup_steps, then a cosine to final_fraction of it at
-    `steps`."""
+    """Linear from 0 to the peak over warmup_steps, then down to final_fraction at `steps`."""
     if config.warmup_steps >= steps:
         raise ValueError(
             f"warmup_steps={config.warmup_steps} leaves nothing of steps={steps}; "
             f"expected fewer warm-up steps than steps"
+        )
+    if config.schedule == "wsd":
+        peak, last = config.learning_rate, config.learning_rate * config.final_fraction
+        decay = max(1, round(config.decay_fraction * steps))
+        start = max(config.warmup_steps, steps - decay)
+        return optax.join_schedules(
+            [
+                optax.linear_schedule(0.0, peak, max(1, config.warmup_steps)),
+                optax.constant_schedule(peak),
+                optax.linear_schedule(peak, last, max(1, steps - start)),
+            ],
+            [config.warmup_steps, start],
         )
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
@@ -77,30 +111,36 @@ def decays(name: str) -> bool:
     return name.rsplit("/", 1)[-1] == "weight"
 
 
-def parameter_name(path: tuple[Any, ...]) -> str:
-    """Slash-joined name of a leaf from its pytree path, whatever containers the path goes
-    through."""
-    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
-
-
 def decay_mask(params: Any) -> Any:
     """A pytree of bools shaped like params: True where weight decay applies."""
     return jax.tree_util.tree_map_with_path(lambda path, _: decays(parameter_name(path)), params)
 
 
 def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransformation:
-    """Clip, then AdamW. `steps` is the length of the schedule: all steps of the run."""
-    tx = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            learning_rate_schedule(config, steps),
+    """Clip, then AdamW or Muon. `steps` is the length of the schedule: all steps of the run."""
+    learning_rate = learning_rate_schedule(config, steps)
+    if config.algorithm == "muon":
+        algorithm = muon(
+            learning_rate,
+            beta=config.momentum,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            weight_decay_mask=decay_mask,
+            adam_b1=config.beta1,
+            adam_b2=config.beta2,
+            muon_weight_dimension_numbers=_matrices,
+            consistent_rms=MUON_RMS,
+        )
+    else:
+        algorithm = optax.adamw(
+            learning_rate,
             b1=config.beta1,
             b2=config.beta2,
             eps=config.eps,
             weight_decay=config.weight_decay,
             mask=decay_mask,
-        ),
-    )
+        )
+    tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), algorithm)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         # optax raises a Python float to the power of an int32 counter, which strictness forbids.
@@ -108,3 +148,15 @@ def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransfor
             return tx.update(updates, state, params)
 
     return optax.GradientTransformation(tx.init, update)
+
+
+def _matrices(params: Any) -> Any:
+    """Which parameters Muon takes, and how each is a matrix: the weights [J, I] of linear layers;
+    a leading dimension of stacked layers is a batch of them."""
+
+    def one(path: tuple[Any, ...], param: jax.Array) -> MuonDimensionNumbers | None:
+        if not decays(parameter_name(path)):
+            return None
+        return MuonDimensionNumbers(param.ndim - 1, param.ndim - 2)
+
+    return jax.tree_util.tree_map_with_path(one, params)

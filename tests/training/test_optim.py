@@ -13,13 +13,13 @@ from flax import nnx
 from recurrentgemma.counts import param_shapes
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.presets import PRESETS, tiny
+from recurrentgemma.sharding import parameter_name
 from training.optim import (
     OptimConfig,
     decay_mask,
     decays,
     learning_rate_schedule,
     make_optimizer,
-    parameter_name,
 )
 
 # Every kind of parameter by the end of its canonical name, and whether it decays.
@@ -85,6 +85,46 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end():
     schedule = learning_rate_schedule(config, 110)
     rates = np.array([schedule(t) for t in (0, 5, 10, 60, 110, 500)])
     np.testing.assert_allclose(rates, [0.0, 0.5, 1.0, 0.625, 0.25, 0.25], rtol=1e-6)
+
+
+def test_wsd_rises_stays_and_falls():
+    config = OptimConfig(
+        learning_rate=1.0, warmup_steps=10, schedule="wsd", decay_fraction=0.2, final_fraction=0.1
+    )
+    schedule = learning_rate_schedule(config, 100)
+    rates = np.array([schedule(t) for t in (0, 5, 10, 79, 80, 90, 100, 200)])
+    np.testing.assert_allclose(rates, [0.0, 0.5, 1.0, 1.0, 1.0, 0.55, 0.1, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_muon_takes_the_weights_of_linear_layers_and_nothing_else(scan_layers):
+    """Its steps of them are orthogonal matrices, each layer's its own, of AdamW's size."""
+    config = dataclasses.replace(tiny(), num_layers=6, scan_layers=scan_layers)
+    params = nnx.state(Griffin(config, rngs=nnx.Rngs(0)), nnx.Param)
+    optim = OptimConfig(learning_rate=1.0, warmup_steps=0, weight_decay=0.0, algorithm="muon")
+    tx = make_optimizer(optim, steps=10)
+    grads = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+    leaves = {
+        parameter_name(path): np.asarray(x)
+        for path, x in jax.tree_util.tree_leaves_with_path(updates)
+    }
+    for name, update in leaves.items():
+        if decays(name):
+            one = update.reshape(-1, *update.shape[-2:])[-1]
+            values = np.linalg.svd(one, compute_uv=False)
+            assert values.max() < 2 * np.quantile(values, 0.05)  # but for the least of a square one
+            assert np.sqrt(np.mean(np.square(one))) == pytest.approx(0.2, rel=0.2)
+        else:
+            first = 1 + 0.9 * 0.1 / 0.19  # of AdamW with Nesterov momentum, as optax has it
+            assert np.median(np.abs(update)) == pytest.approx(first, rel=1e-3)
+
+
+def test_an_unknown_algorithm_or_schedule():
+    with pytest.raises(ValueError, match="algorithm='sgd': expected one of adamw, muon"):
+        OptimConfig(algorithm="sgd")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="schedule='step': expected one of cosine, wsd"):
+        OptimConfig(schedule="step")  # type: ignore[arg-type]
 
 
 def test_a_schedule_of_warm_up_only_is_refused():
