@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many processes as one program: how each finds the others, and how all stop at the same step.
+
+Where a run is started tells who the others are, and this is asked in turn:
+
+    by hand       --cluster.coordinator, --cluster.processes, --cluster.process, or the variables
+                  GRIFFIN_COORDINATOR, GRIFFIN_PROCESSES, GRIFFIN_PROCESS
+    Kubernetes    the same variables, the process by JOB_COMPLETION_INDEX, which an indexed Job sets
+    SLURM         srun's variables, where it started more than one task
+    TPU pod       the hosts of a slice, on Google Cloud or GKE
+    one process   otherwise
+
+SLURM and TPU pods are JAX's own to read; the rest is said here, and docs/training.md has the files.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+from jax.experimental import multihost_utils
+
+Kind = Literal["by hand", "Kubernetes", "SLURM", "TPU pod", "one process"]
+HEARTBEAT_SECONDS = 100  # without a sign of life for so long, a process counts as dead
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """What to start with instead of what is found. -1 and an empty text: what is found."""
+
+    coordinator: str = ""
+    """HOST:PORT of process 0, which all others can reach."""
+    processes: int = -1
+    """How many there are."""
+    process: int = -1
+    """Which one this is, from 0 on."""
+    heartbeat_seconds: int = HEARTBEAT_SECONDS
+    """Without a sign of life for so long, a process counts as dead and the others stop."""
+
+    def __post_init__(self) -> None:
+        if self.heartbeat_seconds < 1:
+            raise ValueError(
+                f"cluster.heartbeat_seconds={self.heartbeat_seconds}: expected at least 1"
+            )
+
+
+class Found(NamedTuple):
+    """What starts the program; None: JAX finds it by itself."""
+
+    kind: Kind
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+
+
+def detect(given: ClusterConfig, environ: Mapping[str, str]) -> Found:
+    """Who the processes of this program are.
+
+    Raises:
+      ValueError: something is given in part, or is not a number in range.
+    """
+    coordinator = given.coordinator or environ.get("GRIFFIN_COORDINATOR", "")
+    processes = _number(given.processes, environ, "GRIFFIN_PROCESSES")
+    process = _number(given.process, environ, "GRIFFIN_PROCESS")
+    kind: Kind = "by hand"
+    if coordinator and process is None and "JOB_COMPLETION_INDEX" in environ:
+        kind, process = "Kubernetes", _number(-1, environ, "JOB_COMPLETION_INDEX")
+    said = {"coordinator": coordinator or None, "processes": processes, "process": process}
+    if any(value is not None for value in said.values()):
+        missing = [name for name, value in said.items() if value is None]
+        if missing:
+            raise ValueError(
+                f"a cluster by hand needs coordinator, processes and process; {missing[0]} is "
+                f"missing: give --cluster.{missing[0]} or GRIFFIN_{missing[0].upper()}"
+            )
+        assert processes is not None
+        assert process is not None
+        if ":" not in coordinator:
+            raise ValueError(f"cluster.coordinator={coordinator!r}: expected HOST:PORT")
+        if not 0 <= process < processes:
+            raise ValueError(
+                f"cluster.process={process} of cluster.processes={processes}: expected 0 to "
+                f"{processes - 1}"
+            )
+        return Found(kind, coordinator, processes, process)
+    tasks = _number(-1, environ, "SLURM_NTASKS")
+    if tasks is not None and tasks > 1 and "SLURM_PROCID" in environ:
+        return Found("SLURM")
+    if len(environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
+        return Found("TPU pod")
+    return Found("one process")
+
+
+def _number(given: int, environ: Mapping[str, str], variable: str) -> int | None:
+    if given >= 0:
+        return given
+    if variable not in environ:
+        return None
+    try:
+        return int(environ[variable])
+    except ValueError:
+        raise ValueError(f"{variable}={environ[variable]!r}: expected a whole number") from None
+
+
+def start(given: ClusterConfig) -> Found:
+    """Join the other processes; to be called before anything else asks JAX for its devices.
+
+    Raises:
+      ValueError: see detect.
+      RuntimeError: the others cannot be reached.
+    """
+    found = detect(given, os.environ)
+    if found.kind == "one process":
+        return found
+    arguments: dict[str, Any] = {"heartbeat_timeout_seconds": given.heartbeat_seconds}
+    if found.coordinator is not None:
+        arguments |= {
+            "coordinator_address": found.coordinator,
+            "num_processes": found.processes,
+            "process_id": found.process,
+        }
+    jax.distributed.initialize(**arguments)
+    return found
+
+
+def is_first() -> bool:
+    """Whether this process writes what is written once: config, metrics, the progress bar."""
+    return jax.process_index() == 0
+
+
+def should_stop(step: int, signalled: bool) -> bool:
+    """Whether to save and end after this step: a signal has come, to this process or, where there
+    are several, to any of them (they agree on the step). All must ask after every step."""
+    if jax.process_count() == 1:
+        return signalled
+    return multihost_utils.reached_preemption_sync_point(step)
