@@ -28,6 +28,7 @@ VERBS = {
         "checkpoints.info_cli:main",
         "parameters, state size and FLOPs of a preset or a checkpoint",
     ),
+    "data": Verb("training.data_cli:main", "tokenise text ahead of training, or look at it"),
     "train": Verb("training.train_cli:main", "train a model on text; resumes where it stopped"),
     "generate": Verb("recurrentgemma.generate_cli:main", "continue a prompt"),
     "serve": Verb("serving.serve_cli:main", "serve a model over an OpenAI-compatible HTTP API"),
