@@ -14,11 +14,9 @@ each batch; put together, they are the rows that one process alone would have ma
 """
 
 import os
-import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-import grain
 import numpy as np
 
 from recurrentgemma.losses import Batch as Batch
@@ -26,6 +24,7 @@ from training.documents import InMemory, Mixture
 from training.packing import PackedBatches
 from training.packing import Rows as Rows
 from training.packing import pack as pack
+from training.prefetch import Prefetched
 from training.streams import StreamBatches
 
 LongDocuments = Literal["cut", "carry"]
@@ -93,14 +92,7 @@ class Batches:
             self._layout = StreamBatches(
                 documents, **common, carry=carry, rows=rows, threads=threads
             )
-        # In a list, so that closing also lets go of it: Grain's iterator must not outlive Grain.
-        self._running = [
-            grain.experimental.ThreadPrefetchDatasetIterator(
-                self._layout,  # type: ignore[arg-type]  # it need not be one of Grain's own
-                prefetch_buffer_size=prefetch,
-            )
-        ]
-        self._close = weakref.finalize(self, _stop, self._running)
+        self._ahead = Prefetched(self._layout, prefetch)
         self._tokens = self._padding = 0
 
     def __iter__(self) -> "Batches":
@@ -110,7 +102,7 @@ class Batches:
         rows = next(self._ahead)
         self._tokens += rows.positions_RT.size
         self._padding += int((rows.positions_RT < 0).sum())
-        return Batch(*rows)
+        return Batch(*cast(Any, rows))  # NumPy's arrays: the loop puts them where they belong
 
     @property
     def padding_fraction(self) -> float:
@@ -154,19 +146,8 @@ class Batches:
         self._ahead.set_state({n: value for n, value in state.items() if n != "fingerprint"})
 
     def close(self) -> None:
-        """Stop the threads, and let go of the sources. Nothing can be had after this."""
-        self._close()
-
-    @property
-    def _ahead(self) -> Any:
-        if not self._running:
-            raise ValueError("these batches were closed; make new ones and restore their state")
-        return self._running[0]
-
-
-def _stop(running: list[Any]) -> None:
-    while running:
-        running.pop().close()
+        """Stop making batches ahead; being asked for the next one starts it again."""
+        self._ahead.set_state(self._ahead.get_state())
 
 
 def padding(batch: Batch) -> float:

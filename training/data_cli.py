@@ -50,7 +50,7 @@ class TokenizeArguments:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InfoArguments:
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A source, or a folder of `griffin data tokenize`."""
     tokenizer: str = ""
     """`bytes`, or the tokenizer by which to count the tokens of text."""

@@ -18,6 +18,7 @@ from recurrentgemma.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from training import sources
 
 _SAMPLES = 32  # documents from which bytes per token is estimated
+_BYTES_PER_TOKEN = 4.0  # a guess, where a guess will do
 
 
 class Documents(Protocol):
@@ -36,6 +37,11 @@ class Documents(Protocol):
     @property
     def blocks(self) -> np.ndarray | None:
         """See `training.sources.Source`."""
+        ...
+
+    @property
+    def typical_length(self) -> float:
+        """About how many ids a document has; exactly the mean where lengths are known."""
         ...
 
     def __len__(self) -> int: ...
@@ -58,6 +64,7 @@ class InMemory:
         self._documents = [np.asarray(ids, np.int32) for ids in documents]
         self._text_bytes = text_bytes
         self.lengths = np.array([len(ids) for ids in self._documents], np.int64)
+        self.typical_length = float(self.lengths.mean()) if documents else 0.0
         digest = hashlib.sha256()
         for ids in self._documents:
             digest.update(len(ids).to_bytes(8, "little") + ids.tobytes())
@@ -82,6 +89,7 @@ class Tokenized:
     def __init__(self, source: sources.Source, tokenizer: Tokenizer) -> None:
         self._source, self._tokenizer = source, tokenizer
         self.blocks = source.blocks
+        self.typical_length = source.size / len(source) / _BYTES_PER_TOKEN
         self.fingerprint = f"{sources.fingerprint(source)} {tokenizer_fingerprint(tokenizer)}"
 
     def __len__(self) -> int:

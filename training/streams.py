@@ -13,102 +13,46 @@ position 0 (a piece of its own) or, to carry the model's state along, goes on wi
 
 Of several sources, a stream takes its next document from the one with the fewest tokens so far for
 its weight, so that weights are shares of tokens however long documents are. Streams begin at
-different phases, lest all begin with the same source.
+random phases, lest all of them be at their long documents at the same time.
 
 The state holds for each stream [source, offset, documents drawn of each source, tokens drawn of
 each source]: the current document is the last one drawn of `source`, `offset` pairs of it are used.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any
 
-import grain
 import numpy as np
 
-from training.documents import Documents, Mixture
+from training.documents import Mixture
+from training.order import Order, endless_order
 from training.packing import Rows, make_row, stack
 
-WINDOW = 4096  # documents that are shuffled together, at least, where they are read in blocks
 
+@dataclass(frozen=True)
+class _Layout:
+    """What all streams have in common."""
 
-_Order = Callable[[int], np.ndarray]  # the endless order of one source: number -> ids
-
-
-class _Whole:
-    """Documents as Grain wants them: by number, whole."""
-
-    def __init__(self, documents: Documents) -> None:
-        self._documents = documents
-
-    def __len__(self) -> int:
-        return len(self._documents)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self._documents.read(int(index))
-
-
-class BlockShuffle:
-    """An endless order that shuffles blocks, and then the documents of a few neighbouring blocks, so that
-    those blocks, once read, serve all of them."""
-
-    def __init__(self, blocks: np.ndarray, documents: int, seed: int) -> None:
-        self._documents, self._seed = documents, seed
-        self._starts = np.asarray(blocks, np.int64)
-        self._sizes = np.diff(np.append(self._starts, documents))
-        self._epoch = lru_cache(maxsize=4)(self._make_epoch)
-        self._window = lru_cache(maxsize=64)(self._make_window)
-
-    def __call__(self, index: int) -> int:
-        """Number -> document."""
-        epoch, place = divmod(index, self._documents)
-        starts = self._epoch(epoch)[1]
-        window = int(np.searchsorted(starts, place, "right")) - 1
-        return int(self._window(epoch, window)[place - int(starts[window])])
-
-    def _random(self, *key: int) -> np.random.Generator:
-        return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=key))
-
-    def _make_epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """The blocks of each window, and the place where each window begins."""
-        order = self._random(epoch).permutation(len(self._sizes))
-        ends = np.cumsum(self._sizes[order])
-        cuts = np.flatnonzero(np.diff((ends - self._sizes[order]) // WINDOW)) + 1
-        windows = np.split(order, cuts)
-        sizes = [int(self._sizes[blocks].sum()) for blocks in windows]
-        return windows, np.cumsum([0, *sizes[:-1]])
-
-    def _make_window(self, epoch: int, window: int) -> np.ndarray:
-        blocks = self._epoch(epoch)[0][window]
-        bounds = zip(self._starts[blocks].tolist(), self._sizes[blocks].tolist(), strict=True)
-        parts = [np.arange(start, start + size) for start, size in bounds]
-        return self._random(epoch, window).permutation(np.concatenate(parts))
-
-
-def _order(documents: Documents, seed: int, part: int) -> _Order:
-    [own] = np.random.SeedSequence(seed, spawn_key=(part,)).generate_state(1).tolist()
-    if documents.blocks is not None:
-        shuffle = BlockShuffle(documents.blocks, len(documents), own)
-        return lambda index: documents.read(shuffle(index))
-    order = grain.MapDataset.source(_Whole(documents)).shuffle(seed=own).repeat()
-    return lambda index: np.asarray(order[index])
+    mixture: Mixture
+    orders: tuple[Order, ...]  # of each source
+    batch_size: int
+    row_length: int
+    seed: int
+    carry: bool
 
 
 class _Stream:
     """One row of every batch. Used by one thread at a time."""
 
-    def __init__(
-        self, number: int, orders: Sequence[_Order], mixture: Mixture, layout: "StreamBatches"
-    ) -> None:
-        self._number, self._orders, self._layout = number, orders, layout
-        self._mixture = mixture
-        sources = len(orders)
-        # Exponential waiting times: the first document is of source k with probability weight k.
+    def __init__(self, number: int, layout: _Layout) -> None:
+        self._number, self._layout = number, layout
+        sources = len(layout.orders)
         key = np.random.SeedSequence(layout.seed, spawn_key=(sources, number))
-        uniform = (key.generate_state(sources, np.uint64) + 0.5) / 2.0**64
-        self._phases = [round(-math.log(u) * layout.row_length) for u in uniform.tolist()]
+        uniform = key.generate_state(sources, np.uint32) / 2.0**32
+        lengths = [part.typical_length for part in layout.mixture.parts]
+        self._phases = (uniform * lengths).tolist()
         self._source, self._offset = -1, 0
         self._drawn, self._tokens = [0] * sources, [0] * sources
         self._ids = np.zeros(0, np.int32)
@@ -118,7 +62,7 @@ class _Stream:
 
     def restore(self, state: Sequence[int]) -> None:
         self._source, self._offset, *counts = map(int, state)
-        self._drawn, self._tokens = counts[: len(self._orders)], counts[len(self._orders) :]
+        self._drawn, self._tokens = counts[: len(counts) // 2], counts[len(counts) // 2 :]
         if self._source >= 0:
             self._ids = self._read(self._source, self._drawn[self._source] - 1)
 
@@ -135,10 +79,10 @@ class _Stream:
         return make_row(pieces, self._layout.row_length), self.state()
 
     def _next_document(self) -> None:
-        weights = self._mixture.weights
+        weights = self._layout.mixture.weights
         due = [(t + p) / w for t, p, w in zip(self._tokens, self._phases, weights, strict=True)]
         source = due.index(min(due))
-        for _ in range(len(self._mixture.parts[source]) + 1):
+        for _ in range(100 + 20 * len(self._layout.mixture.parts[source])):
             ids = self._read(source, self._drawn[source])
             self._drawn[source] += 1
             if len(ids) > 1:
@@ -146,12 +90,12 @@ class _Stream:
                 self._tokens[source] += len(ids) - 1
                 return
         raise ValueError(
-            "a source has no document of two tokens or more, so there is nothing to predict; give "
-            "longer text"
+            f"source number {source + 1} has no document of two tokens or more, so there is "
+            f"nothing to predict; give longer text"
         )
 
     def _read(self, source: int, ordinal: int) -> np.ndarray:
-        return self._orders[source](self._number + ordinal * self._layout.batch_size)
+        return self._layout.orders[source](self._number + ordinal * self._layout.batch_size)
 
 
 class StreamBatches:
@@ -169,23 +113,15 @@ class StreamBatches:
         rows: range,
         threads: int,
     ) -> None:
-        self.batch_size, self.row_length, self.seed, self.carry = (
-            batch_size,
-            row_length,
-            seed,
-            carry,
-        )
-        self._mixture, self._own = mixture, rows
-        self._orders = [_order(part, seed, number) for number, part in enumerate(mixture.parts)]
+        orders = tuple(endless_order(part, seed, n) for n, part in enumerate(mixture.parts))
+        self._layout = _Layout(mixture, orders, batch_size, row_length, seed, carry)
+        self._own = rows
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenise")
-        self._start(0, [self._stream(number).state() for number in rows])
-
-    def _stream(self, number: int) -> _Stream:
-        return _Stream(number, self._orders, self._mixture, self)
+        self._start(0, [_Stream(number, self._layout).state() for number in rows])
 
     def _start(self, batches: int, states: Sequence[Sequence[int]]) -> None:
         self._batches, self._states = batches, [list(state) for state in states]
-        self._streams = [self._stream(number) for number in self._own]
+        self._streams = [_Stream(number, self._layout) for number in self._own]
         self._ahead: list[Future[tuple[Rows, list[int]]]] | None = None
 
     def __next__(self) -> Rows:
@@ -196,7 +132,11 @@ class StreamBatches:
             ]
         rows, states = [], []
         for number, stream in enumerate(self._streams):
-            row, state = self._ahead[number].result()
+            try:
+                row, state = self._ahead[number].result()
+            except BaseException:
+                self._start(self._batches, self._states)
+                raise
             self._ahead[number] = self._pool.submit(stream.next_row)
             rows.append(row)
             states.append(state)
@@ -224,9 +164,10 @@ class StreamBatches:
     def epochs(self, state: dict[str, Any]) -> tuple[float, ...]:
         """How often each source has been gone through, going by the streams in `state`."""
         start, stop = state["rows"]
-        drawn = np.array([stream[2 : 2 + len(self._orders)] for stream in state["streams"]])
-        per_row = drawn.sum(axis=0) * (self.batch_size / (stop - start))
-        return tuple((per_row / [len(part) for part in self._mixture.parts]).tolist())
+        parts = self._layout.mixture.parts
+        drawn = np.array([stream[2 : 2 + len(parts)] for stream in state["streams"]])
+        in_batch = drawn.sum(axis=0) * (self._layout.batch_size / (stop - start))
+        return tuple((in_batch / [len(part) for part in parts]).tolist())
 
 
 def _restored_row(stream: _Stream, state: Sequence[int]) -> tuple[Rows, list[int]]:

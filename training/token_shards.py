@@ -97,6 +97,7 @@ class TokenShards:
         self.vocab_size: int = metadata["vocab_size"]
         self.eos_id: int | None = metadata["eos_id"]
         self.tokens = sum(shards[n]["tokens"] for n in chosen)
+        self.typical_length = self.tokens / len(self)
         self._tokenizer: str = metadata["tokenizer"]
         records = -(-self.lengths.astype(np.int64) // RECORD)
         self._first_record = np.concatenate([np.zeros(1, np.int64), np.cumsum(records)])

@@ -28,10 +28,11 @@ class ParquetColumn:
         self.spec = spec.text
         self._column = spec.options.get("column", "text")
         self._files = find_files(spec)
+        self._forget()
         self.size = sum(map(os.path.getsize, self._files))
         rows, self._groups = [], []  # of each row group: its rows; (file, group)
         for path in self._files:
-            metadata = _metadata(path)
+            metadata = self._metadata(path)
             self._check(path, metadata)
             for group in range(metadata.num_row_groups):
                 rows.append(metadata.row_group(group).num_rows)
@@ -40,7 +41,6 @@ class ParquetColumn:
         if not len(self):
             raise ValueError(f"{spec.text!r}: its {len(self._files)} files have no rows")
         self.blocks = np.array([0, *self._ends[:-1]])
-        self._forget()
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -58,7 +58,7 @@ class ParquetColumn:
         return text
 
     def __getstate__(self) -> dict:
-        hidden = ("_lock", "_kept", "_kept_bytes")
+        hidden = ("_lock", "_kept", "_kept_bytes", "_metadata")
         return {name: value for name, value in self.__dict__.items() if name not in hidden}
 
     def __setstate__(self, state: dict) -> None:
@@ -69,6 +69,7 @@ class ParquetColumn:
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, Future[pa.ChunkedArray]] = OrderedDict()
         self._kept_bytes = 0
+        self._metadata = functools.lru_cache(maxsize=64)(_read_metadata)
 
     def _place(self, index: int) -> tuple[int, int]:
         group = bisect.bisect_right(self._ends, index)
@@ -97,7 +98,7 @@ class ParquetColumn:
     def _decode(self, group: int) -> pa.ChunkedArray:
         path, number = self._groups[group]
         try:
-            with pq.ParquetFile(path, metadata=_metadata(path)) as file:
+            with pq.ParquetFile(path, metadata=self._metadata(path)) as file:
                 table = file.read_row_group(number, columns=[self._column], use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path}: row group {number} cannot be read: {error}") from None
@@ -128,8 +129,7 @@ class ParquetColumn:
             raise ValueError(f"{path}: column {self._column!r} is {kind}, expected string")
 
 
-@functools.lru_cache(maxsize=64)
-def _metadata(path: str) -> pq.FileMetaData:
+def _read_metadata(path: str) -> pq.FileMetaData:
     try:
         return pq.read_metadata(path)
     except (pa.ArrowException, OSError) as error:

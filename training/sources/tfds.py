@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from training.sources.spec import KINDS, Spec, decode_utf8
+from training.sources.spec import KINDS, Spec, decode_utf8, parse_spec
 
 _WHERE = re.compile(
     r"(?P<name>\w+(?:/[\w.\-]+)?)(?::(?P<version>(?:\d+|\*)(?:\.(?:\d+|\*)){2}))?(?::(?P<split>.+))?"
@@ -35,8 +35,6 @@ class TfdsSplit:
         split = match["split"] or "train"
         self._examples, all_examples = _open(spec, builder, match["name"], split)
         self._full_name = f"{builder.info.full_name}:{split}"
-        if not len(self):
-            raise ValueError(f"{spec.text!r}: split {split!r} has no examples")
         self.size = round(int(builder.info.dataset_size) * len(self) / all_examples)
         features = builder.info.features
         if self._feature not in features:
@@ -44,6 +42,9 @@ class TfdsSplit:
                 f"{spec.text!r}: its examples have no feature {self._feature!r}; they have "
                 f"{', '.join(map(repr, features))}; choose one with ?feature=NAME"
             )
+
+    def __reduce__(self) -> tuple:
+        return TfdsSplit, (parse_spec(self.spec),)
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -98,7 +99,11 @@ def _builder(spec: Spec, name: str) -> Any:
 
 def _open(spec: Spec, builder: Any, name: str, split: str) -> tuple[Any, int]:
     """The examples of the split, and how many the whole dataset has."""
-    command = f"`tfds build {name} --file_format={FORMAT}`"
+    options = [repr(name), f"file_format={FORMAT!r}"]
+    if "data_dir" in spec.options:
+        options.append(f"data_dir={spec.options['data_dir']!r}")
+    call = f"tfds.builder({', '.join(options)}).download_and_prepare()"
+    command = f'`python -c "import tensorflow_datasets as tfds; {call}"`'
     if not builder.is_prepared():
         raise ValueError(
             f"{spec.text!r} is not prepared in {builder.data_path}; prepare it with {command}, or "
@@ -106,6 +111,8 @@ def _open(spec: Spec, builder: Any, name: str, split: str) -> tuple[Any, int]:
         )
     splits = builder.info.splits
     try:
+        if not splits[split].num_examples:
+            raise ValueError("it has no examples")
         examples = builder.as_data_source(split=split)
     except NotImplementedError:
         raise ValueError(
