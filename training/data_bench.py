@@ -55,12 +55,34 @@ def write_sources(documents: list[str], folder: Path) -> dict[str, str]:
     for document in documents:
         writer.write(document.encode())
     writer.close()
+    _write_tfds(documents, folder)
     return {
         "text": f"text:{folder}/text/*.txt",
         "jsonl": f"jsonl:{folder}/web.jsonl",
         "parquet": f"parquet:{folder}/web.parquet",
         "arrayrecord": f"arrayrecord:{folder}/web.array_record",
+        "tfds": f"tfds:bench_web?data_dir={folder}",
     }
+
+
+def _write_tfds(documents: list[str], folder: Path) -> None:
+    import tensorflow_datasets as tfds
+
+    class BenchWeb(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            yield from enumerate({"text": document} for document in documents)
+
+    tfds.disable_progress_bar()
+    BenchWeb(data_dir=folder, file_format="array_record").download_and_prepare()
 
 
 def tokens_per_second(spec: str, tokenizer: Tokenizer, long_documents: str, threads: int) -> float:

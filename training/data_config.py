@@ -86,8 +86,13 @@ def open_mixture(config: DataConfig, tokenizer: Tokenizer, *, vocab_size: int) -
     return Mixture(parts, config.weights or (1.0,) * len(parts))
 
 
-def held_out(config: DataConfig, tokenizer: Tokenizer, *, vocab_size: int) -> Iterator[HeldOut]:
-    """The documents to be scored on, in their order. Raises ValueError as open_mixture does."""
+def held_out(
+    config: DataConfig, tokenizer: Tokenizer, *, vocab_size: int, limit: int | None = None
+) -> Iterator[HeldOut]:
+    """The documents to be scored on, in their order, or the first `limit` ids of each.
+
+    Raises ValueError as open_mixture does.
+    """
     check_vocabulary(tokenizer, vocab_size)
     for spec in config.eval_sources:
         source = open_source(spec)
@@ -98,11 +103,16 @@ def held_out(config: DataConfig, tokenizer: Tokenizer, *, vocab_size: int) -> It
             if isinstance(source, TokenShards):
                 ids = source.read(number)
                 ended = source.eos_id is not None and len(ids) and ids[-1] == source.eos_id
-                yield HeldOut(name, ids[:-1] if ended else ids, int(source.text_bytes[number]))
+                ids = ids[:-1] if ended else ids
+                text_bytes = int(source.text_bytes[number])
             else:
                 text = source[number]
                 ids = np.array(tokenizer.encode(text), np.int32)
-                yield HeldOut(name, ids, len(text.encode()))
+                text_bytes = len(text.encode())
+            if limit is not None and len(ids) > limit:
+                ids = ids[:limit]
+                text_bytes = len(tokenizer.decode(ids.tolist()).encode())
+            yield HeldOut(name, ids, text_bytes)
 
 
 def _documents(spec: str, tokenizer: Tokenizer, vocab_size: int) -> Documents:

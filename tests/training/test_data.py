@@ -351,17 +351,33 @@ def test_sources_without_a_pair_are_said_so():
         Mixture((), ())
 
 
-def test_a_document_that_cannot_be_read_is_told_where_the_batch_is_wanted():
-    class Broken(OnTheFly):
+@pytest.mark.parametrize("kind", [InMemory, OnTheFly])
+def test_a_document_that_cannot_be_read_is_told_and_nothing_is_skipped(kind):
+    class Broken(kind):
+        broken = True
+
         def read(self, document, start=0, stop=None):
-            if document == 3:
+            if self.broken and document == 3:
                 raise ValueError("a.jsonl:4 is not JSON")
             return super().read(document, start, stop)
 
-    mixture = Mixture((Broken(documents_of([9] * 5)),), (1.0,))
-    batches = Batches(mixture, batch_size=2, row_length=4, seed=0)
-    with pytest.raises(ValueError, match=r"a\.jsonl:4 is not JSON"):
-        take(batches, 20)
+    part = Broken(documents_of([9] * 5))
+    mixture = Mixture((part,), (1.0,))
+    batches, drawn = Batches(mixture, batch_size=2, row_length=4, seed=0), []
+
+    def draw_on() -> None:
+        while len(drawn) < 20:
+            drawn.append(next(batches))
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"a\.jsonl:4 is not JSON"):
+            draw_on()
+    assert len(drawn) < 20
+    part.broken = False
+    draw_on()
+    wanted = Batches(mixture, batch_size=2, row_length=4, seed=0)
+    for batch in drawn:
+        assert_equal(batch, next(wanted))
 
 
 def test_batches_wait_for_whoever_wants_them_and_end_with_them():

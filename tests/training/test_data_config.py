@@ -7,9 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 
 from recurrentgemma.byte_tokenizer import ByteTokenizer
-from recurrentgemma.tokenizer import SentencePieceTokenizer, load_tokenizer, train_sentencepiece
+from recurrentgemma.tokenizer import (
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
+    load_tokenizer,
+    train_sentencepiece,
+)
 from training.data import Batches
 from training.data_config import DataConfig, held_out, open_mixture
 from training.documents import InMemory, tokenizer_fingerprint
@@ -116,6 +122,17 @@ def test_held_out_documents_come_with_the_bytes_that_they_spell(folder: Path) ->
         assert document.bytes == len(text.encode())
 
 
+def test_the_first_ids_of_held_out_documents_come_with_their_own_bytes(folder: Path) -> None:
+    config = DataConfig(eval_sources=(f"jsonl:{folder}/a.jsonl",))
+    pieces = train_sentencepiece(TEXTS, 290)
+    for document, text in zip(
+        held_out(config, pieces, vocab_size=290, limit=20), TEXTS, strict=True
+    ):
+        ids = pieces.encode(text)[:20]
+        assert document.ids.tolist() == ids
+        assert document.bytes == len(pieces.decode(ids))
+
+
 def test_a_tokenizer_or_model_that_does_not_fit_is_refused(folder: Path) -> None:
     config = DataConfig(sources=(f"arrayrecord:{folder}/tokens",))
     evaluated = dataclasses.replace(config, sources=(), eval_sources=config.sources)
@@ -147,6 +164,17 @@ def test_a_fingerprint_is_of_what_decides_the_ids(tmp_path: Path) -> None:
     prints = [tokenizer_fingerprint(each) for each in (pieces, again, fewer, ByteTokenizer())]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
+
+
+def test_a_setting_that_changes_no_id_changes_no_fingerprint() -> None:
+    vocabulary = {"<s>": 0, "</s>": 1, "a": 2}
+    content = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary)).to_str()
+
+    def fingerprint(**config: object) -> str:
+        return tokenizer_fingerprint(HuggingFaceTokenizer(content, config))
+
+    assert fingerprint(model_max_length=5) == fingerprint(model_max_length=6)
+    assert fingerprint(bos_token="</s>") != fingerprint(bos_token="<s>")
 
 
 def test_bytes_per_token_of_documents_without_text() -> None:
