@@ -156,28 +156,33 @@ def padding(batch: Batch) -> float:
 
 
 def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The one state of a run out of its processes' states, in any order.
+    """The one state of a run out of its processes' states, in any order. Processes that read the
+    same rows, as those do that share one row of a mesh, agree on them.
 
-    Raises ValueError: they are of different batches or data, or rows are missing or doubled.
+    Raises ValueError: they are of different batches or data, or rows are missing.
     """
     first = dict(states[0])
     if "streams" not in first:
         if any(dict(state) != first for state in states):
             raise ValueError(f"the processes' data states differ: {', '.join(map(str, states))}")
         return first
-    parts = sorted((dict(state) for state in states), key=lambda state: state["rows"])
-    for name in ("fingerprint", "batches"):
-        if any(part.get(name) != first[name] for part in parts):
-            found = ", ".join(str(part.get(name)) for part in parts)
-            raise ValueError(f"the processes' data states differ in {name}: {found}")
-    bounds = [part["rows"] for part in parts]
-    ends = [0, *(stop for _, stop in bounds)]
-    if [start for start, _ in bounds] != ends[:-1] or ends[-1] != first["fingerprint"][
-        "batch_size"
-    ]:
+    streams: dict[int, Any] = {}
+    for state in states:
+        for name in ("fingerprint", "batches"):
+            if state.get(name) != first[name]:
+                raise ValueError(
+                    f"the processes' data states differ in {name}: {first[name]}, {state.get(name)}"
+                )
+        for row, stream in enumerate(state["streams"], state["rows"][0]):
+            if streams.setdefault(row, stream) != stream:
+                raise ValueError(
+                    f"the processes' data states differ in row {row} of the batch: "
+                    f"{streams[row]}, {stream}"
+                )
+    batch_size = first["fingerprint"]["batch_size"]
+    if missing := sorted(set(range(batch_size)) - streams.keys()):
         raise ValueError(
-            f"the processes' data states hold rows {bounds} of a batch of "
-            f"{first['fingerprint']['batch_size']}: expected each row once"
+            f"the processes' data states lack rows {missing} of a batch of {batch_size}: give the "
+            f"states of all processes"
         )
-    streams = [stream for part in parts for stream in part["streams"]]
-    return {**first, "rows": [0, ends[-1]], "streams": streams}
+    return {**first, "rows": [0, batch_size], "streams": [streams[n] for n in range(batch_size)]}

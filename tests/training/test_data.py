@@ -316,12 +316,20 @@ def test_a_part_of_the_state_is_not_enough():
     parts = [make("streams, cut", rows=rows) for rows in (range(3), range(3, 8))]
     with pytest.raises(ValueError, match=r"holds rows 0 to 2 .* reads rows 3 to 7: .*merge_states"):
         parts[1].restore(parts[0].state())
-    with pytest.raises(ValueError, match=r"hold rows \[\[3, 8\]\] of a batch of 8: expected each"):
+    with pytest.raises(ValueError, match=r"lack rows \[0, 1, 2\] of a batch of 8: give the states"):
         merge_states([parts[1].state()])
-    with pytest.raises(ValueError, match="expected each row once"):
-        merge_states([part.state() for part in (*parts, parts[0])])
+    parts.append(make("streams, cut", rows=range(2, 4)))  # beside another process
+    for part in parts:
+        take(part, 3)
+    whole = make("streams, cut")
+    take(whole, 3)
+    assert merge_states([part.state() for part in parts]) == whole.state()
+    state = parts[2].state()
+    state["streams"] = [[0, 9, 9, 9, 9, 9, 9, 9], *state["streams"][1:]]
+    with pytest.raises(ValueError, match=r"differ in row 2 of the batch: \["):
+        merge_states([parts[0].state(), parts[1].state(), state])
     next(parts[0])
-    with pytest.raises(ValueError, match="differ in batches: 1, 0"):
+    with pytest.raises(ValueError, match="differ in batches: 4, 3"):
         merge_states([part.state() for part in parts])
     rows = [make("rows"), make("rows")]
     next(rows[0])
