@@ -75,7 +75,7 @@ def tokenise(
     tokenizer: `bytes`, or the path of a tokenizer. shards: 0: one for each 64 MiB of source.
     workers: processes; 0: one a core. progress: told what has been done, a few times a second.
     Raises ValueError: a source, the tokenizer or the directory do not fit; a document cannot be
-    read; a worker was killed. What is finished by then stays.
+    read; a worker was killed. OSError: no space left, and the like. What is finished by then stays.
     """
     sources = [open_text(spec) for spec in specs]
     if not sources:
@@ -272,15 +272,17 @@ def _write_shard(number: int, start: int, stop: int) -> None:
                 part += 1
             text = sources[part][document - starts[part]]
             ids = document_ids(tokenizer, text).astype(dtype)
-            for first in range(0, len(ids), RECORD):
-                writer.write(ids[first : first + RECORD].tobytes())
+            with _on_disk(directory):
+                for first in range(0, len(ids), RECORD):
+                    writer.write(ids[first : first + RECORD].tobytes())
             row = (len(ids), len(text.encode()))
             index[:, document - start] = row
             report += (1, *row)
             if report[2] >= REPORT_BYTES or document == stop - 1:
                 reports.put(report.copy())
                 report[:] = 0
-        writer.close()
+        with _on_disk(directory):
+            writer.close()
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         ids, text_bytes = index.sum(axis=1, dtype=np.int64).tolist()
@@ -289,6 +291,18 @@ def _write_shard(number: int, start: int, stop: int) -> None:
         with _new_file(directory / f"{name}.npy") as index_path, index_path.open("wb") as file:
             np.save(file, index)
         _write_json(directory / f"{name}.json", entry)
+
+
+@contextlib.contextmanager
+def _on_disk(directory: Path) -> Iterator[None]:
+    """ArrayRecord's errors as what they are."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(
+            f"{directory} cannot be written: {error}; run the same command again when it can, and "
+            f"it goes on"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -139,6 +139,58 @@ def test_killed_and_called_again_is_the_same(
     assert files_of(out) == files_of(whole)
 
 
+@pytest.mark.parametrize("last", ["documents.npy", "tokens.json"])
+def test_stopped_at_the_very_end_and_called_again_is_the_same(
+    corpus: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """Every shard is there; the index, or what tells of it, is not, or is there and not cleaned."""
+    out = tmp_path / "stopped"
+    real = shard_writer._new_file
+
+    def new_file(path: Path):
+        if path.name == last:
+            raise OSError("no space left on device")
+        return real(path)
+
+    options = {"shards": 9, "workers": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(shard_writer, "_new_file", new_file)
+        with pytest.raises(OSError, match="no space left"):
+            tokenise([f"jsonl:{corpus}/a.jsonl"], str(corpus), out, **options)
+    assert len(list(out.glob("*.array_record"))) == 9
+    parts = {path: path.read_bytes() for path in out.glob("tokens-*.*.*")}
+    plan = (out / "plan.json").read_bytes()
+    assert len(parts) == 18
+    tokenise([f"jsonl:{corpus}/a.jsonl"], str(corpus), out, **options)
+    assert files_of(out) == files_of(whole)
+    for path, content in {**parts, out / "plan.json": plan}.items():  # as if killed before cleaning
+        path.write_bytes(content)
+    tokenise([f"jsonl:{corpus}/a.jsonl"], str(corpus), out, **options)
+    assert files_of(out) == files_of(whole)
+
+
+def test_a_full_disk_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def __init__(self, path: str, options: str) -> None: ...
+
+        def write(self, record: bytes) -> None:
+            raise RuntimeError("write() failed: No space left on device")
+
+    (tmp_path / "0.txt").write_text("ten green bottles")
+    source = open_text(f"text:{tmp_path}/0.txt")
+    plan = {"dtype": "uint16", "shard_count": 1}
+    worker = shard_writer._Worker(
+        tmp_path, [source], [0, 1], ByteTokenizer(), plan, NoReports(), NoReports()
+    )
+    monkeypatch.setattr(shard_writer, "_worker", worker, raising=False)
+    monkeypatch.setattr(shard_writer, "ArrayRecordWriter", Full)
+    with pytest.raises(
+        OSError, match=f"{tmp_path} cannot be written: .*No space left.* it goes on"
+    ):
+        shard_writer._write_shard(0, 0, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["0.txt"]
+
+
 def test_a_lost_shard_is_made_again(corpus: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "lost"
     shutil.copytree(whole, out)
