@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_stopped_at_the_very_end_and_called_again_is_the_same(
             raise OSError("no space left on device")
         return real(path)
 
-    options = {"shards": 9, "workers": 1}
+    options: dict[str, Any] = {"shards": 9, "workers": 1}
     with monkeypatch.context() as patch:
         patch.setattr(shard_writer, "_new_file", new_file)
         with pytest.raises(OSError, match="no space left"):
