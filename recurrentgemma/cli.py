@@ -28,6 +28,7 @@ VERBS = {
         "checkpoints.info_cli:main",
         "parameters, state size and FLOPs of a preset or a checkpoint",
     ),
+    "data": Verb("training.data_cli:main", "tokenise text ahead of training, or look at it"),
     "plan": Verb(
         "training.plan_cli:main", "whether a TPU slice is enough to train on, without one"
     ),

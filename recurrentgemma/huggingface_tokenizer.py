@@ -67,7 +67,9 @@ class HuggingFaceTokenizer:
         return cls(path.read_text(encoding="utf-8"), config, name=str(path))
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        # `encode` would hold the interpreter's lock, and with it every thread that tokenises.
+        [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        ids = encoding.ids
         return [self.bos_id, *ids] if bos and self.bos_id is not None else ids
 
     def decode(self, ids: Sequence[int]) -> str:

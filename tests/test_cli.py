@@ -25,12 +25,16 @@ def griffin(*argv: str, **kwargs) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, **kwargs)
 
 
-def arguments_of(verb: str) -> list[str]:
+# What takes arguments: the verbs, and the two halves of `griffin data`.
+COMMANDS = [name for name in cli.VERBS if name != "data"] + ["data tokenize", "data info"]
+
+
+def arguments_of(command: str) -> list[str]:
     """Positional arguments in order, then flags sorted: the first column of the help."""
     # Not pytest's capture: tyro draws its boxes in another way where the encoding is not "utf-8".
     shown = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     with contextlib.redirect_stdout(shown), pytest.raises(SystemExit) as stop:
-        cli.run([verb, "--help"])
+        cli.run([*command.split(), "--help"])
     assert stop.value.code == 0
     shown.seek(0)
     box, positional, flags = "", [], set()
@@ -49,18 +53,18 @@ def arguments_of(verb: str) -> list[str]:
 
 def test_the_verbs_are_frozen():
     assert list(cli.VERBS) == [
-        *("info", "plan", "train", "generate", "serve", "convert", "bench", "demo")
+        *("info", "data", "plan", "train", "generate", "serve", "convert", "bench", "demo")
     ]
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
-def test_the_flags_are_frozen(verb: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_flags_are_frozen(command: str, monkeypatch: pytest.MonkeyPatch):
     """A flag that comes or goes is a change of the interface: mend flags.txt in the same commit."""
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
     lines = FLAGS.read_text("utf-8").splitlines()
-    frozen = [line for line in lines if line.startswith(f"{verb} ")]
-    found = [f"{verb} {argument}" for argument in arguments_of(verb)]
+    frozen = [line for line in lines if line.startswith(f"{command} ")]
+    found = [f"{command} {argument}" for argument in arguments_of(command)]
     assert found == frozen, "flags.txt should say:\n" + "\n".join(found)
 
 

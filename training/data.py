@@ -1,132 +1,188 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents to token ids to packed rows, in an order that the seed alone decides.
+"""Batches of packed documents in an order that the seed alone decides, and the state that goes on
+from any of them.
 
-Legend: B batch, T time (tokens in a row), R rows in an epoch, P (token, target) pairs in all
-documents.
+Legend: B rows in a batch (over all processes), T time (tokens in a row).
 
-A document of n ids gives n - 1 pairs (token, target = the next id). Each epoch lays the documents
-end to end in an order of its own, cuts that stream into rows of T pairs and shuffles the rows.
-Position 0 starts a document; a row that begins inside a document also starts at position 0, because
-rows are trained from a fresh state: the piece is a document of its own. The documents' order
-differs from epoch to epoch, and with it where the cuts fall. Every pair is used exactly once an
-epoch; the last row is filled up with padding: position -1, weight 0.
+| layout  | module       | for                                                                  |
+|---------|--------------|----------------------------------------------------------------------|
+| rows    | `packing.py` | documents of known lengths (in memory, token shards) that may be cut |
+| streams | `streams.py` | text tokenised on the fly, and documents carried on from row to row  |
 
-The state of the iterator is `{"next_row": r, "fingerprint": f}`: r counts rows from the start of
-training, so going on from it needs no replay, and f tells that the documents, T and the seed are
-still those that r counted.
+Neither order depends on threads, processes or prefetching. A process makes only its own rows of
+each batch; put together, they are the rows that one process alone would have made.
 """
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
 
-import jax.numpy as jnp
 import numpy as np
 
 from recurrentgemma.losses import Batch as Batch
+from training.documents import InMemory, Mixture
+from training.packing import PackedBatches
+from training.packing import Rows as Rows
+from training.packing import pack as pack
+from training.prefetch import Prefetched
+from training.streams import StreamBatches
 
+LongDocuments = Literal["cut", "carry"]
+MAX_THREADS = 16
 
-class Rows(NamedTuple):
-    """Packed rows on the host: int32 tokens, targets and positions, float32 weights."""
-
-    tokens_RT: np.ndarray
-    targets_RT: np.ndarray
-    weights_RT: np.ndarray
-    positions_RT: np.ndarray
-
-
-def pack(
-    documents: Sequence[np.ndarray], row_length: int, *, order: Sequence[int] | None = None
-) -> Rows:
-    """All documents, in the given order, as R rows (not yet shuffled).
-
-    Documents of fewer than two ids have no target and are left out.
-    """
-    chosen = [documents[i] for i in (order if order is not None else range(len(documents)))]
-    chosen = [ids for ids in chosen if len(ids) > 1]
-    length_P = sum(len(ids) - 1 for ids in chosen)
-    if length_P == 0:
-        raise ValueError(
-            "no document has two tokens or more, so there is nothing to predict; give longer text"
-        )
-    rows = -(-length_P // row_length)
-
-    def fill(parts: list[np.ndarray], padding: int, dtype: type) -> np.ndarray:
-        out = np.full(rows * row_length, padding, dtype)
-        out[:length_P] = np.concatenate(parts)
-        return out.reshape(rows, row_length)
-
-    tokens_RT = fill([ids[:-1] for ids in chosen], 0, np.int32)
-    targets_RT = fill([ids[1:] for ids in chosen], 0, np.int32)
-    weights_RT = fill([np.ones(len(ids) - 1) for ids in chosen], 0, np.float32)
-    in_document_RT = fill([np.arange(len(ids) - 1) for ids in chosen], -1, np.int32)
-    in_row_T = np.arange(row_length, dtype=np.int32)[None]
-    # Before its first document start, a row counts from its own beginning.
-    starts_RT = np.where(in_document_RT == 0, in_row_T, 0)
-    positions_RT = in_row_T - np.maximum.accumulate(starts_RT, axis=1)
-    positions_RT = np.where(in_document_RT < 0, -1, positions_RT).astype(np.int32)
-    return Rows(tokens_RT, targets_RT, weights_RT, positions_RT)
-
-
-@dataclass(frozen=True)
-class _Epoch:
-    number: int
-    rows: Rows
+# What a run may find changed, as a person would look for it.
+_CAUSES = {
+    "documents": "the text, the tokenizer or a source",
+    "weights": "the weights of the sources",
+    "batch_size": "batch_size",
+    "row_length": "row_length",
+    "seed": "seed",
+    "layout": "the kind of source (tokenised ahead, or not) or long_documents",
+}
 
 
 class Batches:
-    """An endless iterator of batches whose state is two values, and which goes on exactly from
-    them."""
+    """An endless iterator of batches, made ahead of time in the background.
+
+    documents: arrays of ids, or a mixture of sources.
+    batch_size: B; with `rows`, this process yields only those of them, [len(rows), T].
+    long_documents: what becomes of a document that goes over the end of a row. "cut": the rest is a
+      document of its own, at position 0. "carry": it goes on in the same row of the next batch, its
+      positions too, for a trainer that carries the model's state from batch to batch.
+    threads: that tokenise; 0: one a core, at most MAX_THREADS. They do not change what comes.
+    prefetch: batches made ahead.
+
+    A batch is of NumPy arrays. Position 0 starts a document; position -1 (weight 0) is padding.
+    Raises ValueError: nothing to predict, or rows that are not of the batch.
+    """
 
     def __init__(
-        self, documents: Sequence[np.ndarray], *, batch_size: int, row_length: int, seed: int
+        self,
+        documents: Sequence[np.ndarray] | Mixture,
+        *,
+        batch_size: int,
+        row_length: int,
+        seed: int,
+        long_documents: LongDocuments = "cut",
+        rows: range | None = None,
+        threads: int = 0,
+        prefetch: int = 2,
     ) -> None:
-        self._documents = [np.asarray(ids, np.int32) for ids in documents]
-        self._batch_size, self._row_length, self._seed = batch_size, row_length, seed
-        self._epoch = self._make_epoch(0)
-        self._next_row = 0
-        digest = hashlib.sha256(f"{row_length} {seed} {len(documents)}".encode())
-        for ids in self._documents:
-            digest.update(len(ids).to_bytes(8, "little") + ids.tobytes())
-        self._fingerprint = digest.hexdigest()[:16]
-
-    @property
-    def rows_per_epoch(self) -> int:
-        return len(self._epoch.rows.tokens_RT)
+        if not isinstance(documents, Mixture):
+            documents = Mixture((InMemory(documents),), (1.0,))
+        rows = range(batch_size) if rows is None else rows
+        if rows.step != 1 or not 0 <= rows.start < rows.stop <= batch_size:
+            raise ValueError(f"{rows}: expected one or more of the {batch_size} rows of a batch")
+        self.mixture = documents
+        common: dict[str, Any] = {"batch_size": batch_size, "row_length": row_length, "seed": seed}
+        self._fingerprint: dict[str, Any] = {
+            "documents": [part.fingerprint for part in documents.parts],
+            "weights": list(documents.weights),
+            "row_length": row_length,
+            "seed": seed,
+        }
+        lengths_known = all(part.lengths is not None for part in documents.parts)
+        if lengths_known and long_documents == "cut":
+            self._fingerprint["layout"] = "rows"
+            self._layout = PackedBatches(documents, **common, rows=rows)
+        else:
+            self._fingerprint |= {"layout": f"streams, {long_documents}", "batch_size": batch_size}
+            threads = threads or min(os.cpu_count() or 1, MAX_THREADS)
+            carry = long_documents == "carry"
+            self._layout = StreamBatches(
+                documents, **common, carry=carry, rows=rows, threads=threads
+            )
+        self._ahead = Prefetched(self._layout, prefetch)
+        self._tokens = self._padding = 0
 
     def __iter__(self) -> "Batches":
         return self
 
     def __next__(self) -> Batch:
-        rows = [self._row(self._next_row + i) for i in range(self._batch_size)]
-        self._next_row += self._batch_size
-        return Batch(*(jnp.asarray(np.stack(field)) for field in zip(*rows, strict=True)))
+        rows = next(self._ahead)
+        self._tokens += rows.positions_RT.size
+        self._padding += int((rows.positions_RT < 0).sum())
+        return Batch(*cast(Any, rows))  # NumPy's arrays: the loop puts them where they belong
 
-    def state(self) -> dict[str, int | str]:
-        """What `restore` needs to go on with the next batch; small, and JSON can hold it."""
-        return {"next_row": self._next_row, "fingerprint": self._fingerprint}
+    @property
+    def padding_fraction(self) -> float:
+        """The share of padding in the batches that this object has given."""
+        return self._padding / max(self._tokens, 1)
 
-    def restore(self, state: dict[str, int | str]) -> None:
-        """Go on after the batches that led to `state`. ValueError if they were made of other
-        data."""
-        if state["fingerprint"] != self._fingerprint:
+    @property
+    def epochs(self) -> tuple[float, ...]:
+        """How often the run has gone through each source."""
+        return self._layout.epochs(self._ahead.get_state())
+
+    @property
+    def epoch(self) -> float:
+        """How often the run has gone through the data: through the source it has gone through
+        least often."""
+        return min(self.epochs)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on after the last batch given: JSON values.
+
+        With several processes, each has the state of its own rows; see `merge_states`.
+        """
+        return {**self._ahead.get_state(), "fingerprint": self._fingerprint}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on after the batches that led to `state`, whatever process, thread or split into rows
+        made it.
+
+        Raises ValueError: it was made of other data, or lacks rows that this process needs.
+        """
+        saved, now = dict(state["fingerprint"]), self._fingerprint
+        changed = [name for name in _CAUSES if saved.get(name) != now.get(name)]
+        if changed:
+            values = "; ".join(f"{n}: {saved.get(n)} -> {now.get(n)}" for n in changed)
+            causes = ", ".join(_CAUSES[name] for name in changed)
             raise ValueError(
-                f"the training data has fingerprint {self._fingerprint}, the saved run has "
-                f"{state['fingerprint']}: the text, the tokenizer, row_length or seed has changed "
-                f"since; bring the old ones back or start a new run with another --run-dir"
+                f"the fingerprint of the training data is not the saved run's (saved -> now: "
+                f"{values}): {causes} has changed since; bring the old back or start a new run "
+                f"with another --run-dir"
             )
-        self._next_row = int(state["next_row"])
+        self._ahead.set_state({n: value for n, value in state.items() if n != "fingerprint"})
 
-    def _row(self, index: int) -> Rows:
-        number, row = divmod(index, self.rows_per_epoch)
-        if number != self._epoch.number:
-            self._epoch = self._make_epoch(number)
-        return Rows(*(field[row] for field in self._epoch.rows))
+    def close(self) -> None:
+        """Stop making batches ahead; being asked for the next one starts it again."""
+        self._ahead.set_state(self._ahead.get_state())
 
-    def _make_epoch(self, number: int) -> _Epoch:
-        random = np.random.default_rng((self._seed, number))
-        order = random.permutation(len(self._documents))
-        packed = pack(self._documents, self._row_length, order=order.tolist())
-        rows = random.permutation(len(packed.tokens_RT))
-        return _Epoch(number, Rows(*(field[rows] for field in packed)))
+
+def padding(batch: Batch) -> float:
+    """The share of padding in one batch."""
+    return float(np.mean(np.asarray(batch.positions_BT) < 0))
+
+
+def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The one state of a run out of its processes' states, in any order. Processes that read the
+    same rows, as those do that share one row of a mesh, agree on them.
+
+    Raises ValueError: they are of different batches or data, or rows are missing.
+    """
+    first = dict(states[0])
+    if "streams" not in first:
+        if any(dict(state) != first for state in states):
+            raise ValueError(f"the processes' data states differ: {', '.join(map(str, states))}")
+        return first
+    streams: dict[int, Any] = {}
+    for state in states:
+        for name in ("fingerprint", "batches"):
+            if state.get(name) != first[name]:
+                raise ValueError(
+                    f"the processes' data states differ in {name}: {first[name]}, {state.get(name)}"
+                )
+        for row, stream in enumerate(state["streams"], state["rows"][0]):
+            if streams.setdefault(row, stream) != stream:
+                raise ValueError(
+                    f"the processes' data states differ in row {row} of the batch: "
+                    f"{streams[row]}, {stream}"
+                )
+    batch_size = first["fingerprint"]["batch_size"]
+    if missing := sorted(set(range(batch_size)) - streams.keys()):
+        raise ValueError(
+            f"the processes' data states lack rows {missing} of a batch of {batch_size}: give the "
+            f"states of all processes"
+        )
+    return {**first, "rows": [0, batch_size], "streams": [streams[n] for n in range(batch_size)]}
