@@ -27,18 +27,19 @@ from training.step import init_train_state
 
 def left_by(run_dir: Path, config: TrainConfig) -> dict:
     """All that a run leaves: parameters, optimizer, data order and metrics of every checkpoint."""
-    graphdef, params = nnx.split(Griffin(config.model, rngs=nnx.Rngs(1)), nnx.Param)
+    _, params = nnx.split(Griffin(config.model, rngs=nnx.Rngs(1)), nnx.Param)
     fresh = init_train_state(params, make_optimizer(config.optimizer, steps=config.steps))
     documents = [np.arange(2)]
     steps = {}
-    for step in store.all_steps(run_dir):
-        batches = Recorded(documents, batch_size=1, row_length=1, seed=0)
-        train_state = run.restore(
-            run_dir, step, batches, graphdef=graphdef, config=config.model, fresh=fresh
-        )
-        leaves = jax.tree_util.tree_leaves_with_path(train_state)
-        arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-        steps[step] = (arrays, batches.restored)
+    with run.open_checkpoints(run_dir, config) as checkpoints:
+        for step in checkpoints.steps():
+            batches = Recorded(documents, batch_size=1, row_length=1, seed=0)
+            train_state = run.restore(
+                checkpoints, batches, config=config.model, fresh=fresh, step=step
+            )
+            leaves = jax.tree_util.tree_leaves_with_path(train_state)
+            arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+            steps[step] = (arrays, batches.restored)
     records = read_metrics(run_dir / run.METRICS)
     for record in records:
         del record["tokens_per_second"]
