@@ -30,20 +30,25 @@ def leaves(tree: Any) -> dict[str, Any]:
 
 
 def start(tree: Any) -> dict[str, Any]:
-    """The checksum of every array of a tree, by name: scalars that `finish` turns into numbers.
+    """What `finish` makes the checksum of every array of a tree of, by name.
 
-    Of JAX's arrays it is computed on their devices, and this only dispatches it: the arrays may be
-    donated next. Every process calls it alike.
+    Of arrays on devices it is computed there, and dispatched here: they may be donated next. Those
+    in the host's memory are hashed by `finish`, without compiling. Every process calls it alike.
     """
-    return {
-        name: _on_device(leaf) if isinstance(leaf, jax.Array) else of(leaf)
-        for name, leaf in leaves(tree).items()
-    }
+    return {name: _started(leaf) for name, leaf in leaves(tree).items()}
 
 
 def finish(started: Mapping[str, Any]) -> dict[str, int]:
-    """The numbers; waits for the devices."""
-    return {name: int(value) for name, value in started.items()}
+    """The checksums; waits for the devices."""
+    return {name: of(x) if isinstance(x, np.ndarray) else int(x) for name, x in started.items()}
+
+
+def _started(leaf: Any) -> Any:
+    if not isinstance(leaf, jax.Array):
+        return np.asarray(leaf)
+    if {device.platform for device in leaf.devices()} == {"cpu"} and len(leaf.devices()) == 1:
+        return np.asarray(leaf)  # a view: JAX does not write to an array that is looked at
+    return _on_device(leaf)
 
 
 def of(array: Any) -> int:

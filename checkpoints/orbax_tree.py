@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tree of arrays in an Orbax directory, read one by one: what DeepMind's and ours share.
 
-Names are the tree's keys joined with `/`. Orbax writes, and restores what goes back to where it
-came from (a training run). What is read elsewhere comes through TensorStore, which Orbax stands on:
-one array at a time, in the dtype asked for, in a millisecond where Orbax takes 50, and a damaged
-array is one error with its name. Where the caller knows the arrays' checksums (checksums.py), what
-is read is compared with them.
+Names are the tree's keys joined with `/`. Orbax writes. What is read comes through TensorStore,
+which Orbax stands on: an array in a millisecond where Orbax takes 50, no barrier that a process
+waits in for one that has failed, and a damaged array is one error with its name. Where the caller
+knows the arrays' checksums (checksums.py), what is read is compared with them.
 """
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from checkpoints import checksums
 from checkpoints.processes import together
 from checkpoints.source import Damaged, Spec
 
+READ_AHEAD = 1 << 30  # bytes of arrays that are read at a time
 METADATA = "_METADATA"
 AGGREGATE = "checkpoint"  # Orbax of early 2024 wrote the tree's structure here, in msgpack
 OCDBT = "manifest.ocdbt"
@@ -91,37 +91,74 @@ def read_like(
     """
     wanted = checksums.leaves(like)
     stored = together(lambda: _check_like(path, wanted, sums, rounding))
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-    def argument(leaf: Any) -> ocp.ArrayRestoreArgs:
-        return ocp.ArrayRestoreArgs(
-            restore_type=jax.Array,
-            sharding=getattr(leaf, "sharding", None) or device,
-            global_shape=leaf.shape,
-            strict=True,
-        )
-
-    arguments = ocp.args.PyTreeRestore(item=like, restore_args=jax.tree.map(argument, like))
-
-    def restore() -> (
-        Any
-    ):  # by the handler itself: a Checkpointer would wait for a process that raised
-        try:
-            return ocp.PyTreeCheckpointHandler().restore(path.absolute(), args=arguments)
-        except Exception as error:  # Orbax raises a bare Exception for an array that it cannot read
-            raise _damaged(path, error, "an array") from error
-
-    tree = together(restore)
+    arrays = together(lambda: _read_all(path, wanted))
     if sums is not None:
-        found = checksums.start(tree)
-        together(lambda: check_sums(path, checksums.finish(found), sums))
-    if all(stored[name] == np.dtype(leaf.dtype).name for name, leaf in wanted.items()):
-        return tree
-    arrays, structure = jax.tree.flatten(tree)
-    del tree
-    for i, leaf in enumerate(jax.tree.leaves(like)):  # one by one: the stored one is let go
-        arrays[i] = arrays[i].astype(leaf.dtype)
-    return structure.unflatten(arrays)
+        started = checksums.start(arrays)
+        together(lambda: check_sums(path, checksums.finish(started), sums))
+    for name, leaf in wanted.items():
+        if stored[name] != np.dtype(leaf.dtype).name:
+            arrays[name] = arrays[name].astype(leaf.dtype)  # one by one: the stored one is let go
+    return jax.tree.unflatten(jax.tree.structure(like), list(arrays.values()))
+
+
+def _read_all(path: Path, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The arrays in their stored dtypes, each on the devices that its sharding names."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    keys, driver = _contents(path)
+    arrays: dict[str, jax.Array] = {}
+    started: dict[str, Callable[[], jax.Array]] = {}
+    names, size = list(wanted), 0
+    for name in names:
+        leaf = wanted[name]
+        sharding = getattr(leaf, "sharding", None) or device
+        started[name] = _start_read(_open(path, keys[name], driver), sharding)
+        size += math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+        if size > READ_AHEAD or name == names[-1]:
+            for each, finish in started.items():
+                try:
+                    arrays[each] = finish()
+                except (ValueError, OSError) as error:
+                    raise _damaged(path, error, repr(each)) from error
+            size = 0
+            started.clear()
+    return arrays
+
+
+def _start_read(store: ts.TensorStore, sharding: jax.sharding.Sharding) -> Callable[[], jax.Array]:
+    """Begin to read what this process's devices hold of an array; returns how to get it.
+
+    In one piece, where that is no more than their parts: parts of one chunk would read it each.
+    """
+    shape = tuple(store.shape)
+    boxes = {
+        device: tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+        for device, index in sharding.addressable_devices_indices_map(shape).items()
+        if index is not None
+    }
+    distinct = set(boxes.values())
+    axes = list(zip(*distinct, strict=True))
+    hull = tuple((min(a for a, _ in ends), max(b for _, b in ends)) for ends in axes)
+    whole = _volume(hull) <= sum(map(_volume, distinct))
+    reads = {
+        box: store[tuple(slice(*ends) for ends in box)].read()
+        for box in ({hull} if whole else distinct)
+    }
+
+    def finish() -> jax.Array:
+        read = {box: np.asarray(future.result()) for box, future in reads.items()}
+        parts = []
+        for device, box in boxes.items():
+            frame = hull if whole else box
+            inside = zip(box, frame, strict=True)
+            part = read[frame][tuple(slice(a - start, b - start) for (a, b), (start, _) in inside)]
+            parts.append(jax.device_put(part, device))
+        return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+    return finish
+
+
+def _volume(box: tuple[tuple[int, int], ...]) -> int:
+    return math.prod(b - a for a, b in box)
 
 
 def _check_like(
@@ -232,7 +269,7 @@ def _open(path: Path, key: str, driver: dict[str, Any]) -> ts.TensorStore:
         raise _damaged(path, error, repr(key)) from error
 
 
-def _damaged(path: Path, error: Exception, what: str) -> Damaged:
+def _damaged(path: Path, error: BaseException, what: str) -> Damaged:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return Damaged(
         f"{path}: this Orbax checkpoint is incomplete or damaged: {what} cannot be read "

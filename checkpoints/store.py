@@ -91,7 +91,7 @@ def restore(
     as stored, on the default device; without opt_state_like, the optimizer's state is not read.
 
     Raises:
-      Damaged: the step asked for is not what was written, or no step is.
+      Damaged: the step asked for is not what was written; or, asked for none, the oldest is not.
       ValueError: there is no such step, or it differs from a `like` tree.
     """
     folder = Path(run_dir) / STEPS
@@ -100,12 +100,12 @@ def restore(
         raise ValueError(f"{folder}: no step {step}; it holds {steps}")
     if step is not None:
         return step_files.read(folder / str(step), params_like, opt_state_like)
-    for newest in steps[::-1]:
+    for newest in steps[:0:-1]:
         try:
             return step_files.read(folder / str(newest), params_like, opt_state_like)
         except Damaged as error:
             report(f"step {newest} is damaged, the one before it is used ({error})")
-    raise Damaged(f"{folder}: none of the steps {steps} is whole")
+    return step_files.read(folder / str(steps[0]), params_like, opt_state_like)
 
 
 def best_step(run_dir: str | Path, metric: str, *, highest: bool = False) -> int | None:

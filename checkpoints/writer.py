@@ -10,6 +10,7 @@ of it stays under the step's name.
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +29,8 @@ from checkpoints.step import Restored
 
 STEPS, RUN_CONFIG = "checkpoints", "config.json"
 DAMAGED, DELETED, UNFINISHED = ".damaged", ".deleted", ".orbax-checkpoint-tmp"
-NO_SPACE = ("no space left", "file too large", "quota exceeded", "os_error_code='28'")
+NO_SPACE = re.compile("no space left|file too large|quota exceeded", re.IGNORECASE)
+OTHER = re.compile(r"process \d+: ")
 
 
 class Checkpoints:
@@ -231,6 +233,7 @@ class Checkpoints:
 
     def _set_aside(self, step: int, why: str) -> None:
         self._steps.pop(step, None)
+        self._own.discard(step)
         folder = self._folder / str(step)
         names = [folder.with_name(f"{step}{DAMAGED}")]
         while names[-1].exists():
@@ -269,20 +272,20 @@ class Checkpoints:
 
     def _failed(self, step: int, needed: int, error: BaseException) -> OSError:
         """What the user is told: a step was not saved, why, what is left, what to do."""
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        rest = [str(kept) for kept in self.steps() if kept != step]
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        rest = [kept for kept in self.steps() if kept != step]
         left = f"step {rest[-1]} is still there" if rest else "none was saved before"
         remedy = "the same command goes on from there" if rest else "start again"
-        if any(words in first.lower() for words in NO_SPACE):
+        where = f"{self._folder / str(step)} was not saved"
+        if full := NO_SPACE.search(text):
+            process = OTHER.match(text)
+            said = (process.group() if process else "") + full.group()
             free = shutil.disk_usage(self._folder).free
             return OSError(
-                f"{self._folder / str(step)} was not saved, no space left: it needs "
-                f"{needed / 1e9:.3g} GB and {free / 1e9:.3g} GB are free ({first[-200:]}); {left}; "
-                f"make space or keep fewer, and {remedy}"
+                f"{where}, no space left: it needs {needed / 1e9:.3g} GB and {free / 1e9:.3g} GB "
+                f"are free ({said}); {left}; make space or keep fewer, and {remedy}"
             )
-        return OSError(
-            f"{self._folder / str(step)} was not saved ({first[:300]}); {left}; {remedy}"
-        )
+        return OSError(f"{where} ({text[:300]}); {left}; {remedy}")
 
     def _on_first(self, function: Callable[[], Any]) -> None:
         processes.together(lambda: function() if processes.is_first() else None)
