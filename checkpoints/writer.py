@@ -8,6 +8,7 @@ counts a damaged step as one of those to keep; and when it is killed while it de
 of it stays under the step's name.
 """
 
+import contextlib
 import json
 import logging
 import re
@@ -80,9 +81,9 @@ class Checkpoints:
         self._own: set[int] = set()  # restored from, or saved, by this object
         self._writing: tuple[int, Future[list[int]]] | None = None
         self._rendezvous = processes.Rendezvous() if jax.process_count() > 1 else None
-        self._writer = step_files.checkpointer(
-            ocp.AsyncOptions(timeout_secs=processes.TIMEOUT, barrier_sync_fn=self._rendezvous)
-        )
+        self._handler = step_files.step_handler()
+        options = ocp.AsyncOptions(timeout_secs=processes.TIMEOUT, barrier_sync_fn=self._rendezvous)
+        self._writer = ocp.AsyncCheckpointer(self._handler, async_options=options)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         logging.getLogger("absl").addFilter(_raised_anyway)
         self._find_steps()
@@ -175,6 +176,8 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
             self._writer.close()
+            if processes.is_first():
+                self._clean()
             logging.getLogger("absl").removeFilter(_raised_anyway)
 
     def restore(
@@ -213,9 +216,7 @@ class Checkpoints:
     def _find_steps(self) -> None:
         def look() -> str:
             self._folder.mkdir(parents=True, exist_ok=True)
-            for suffix in (UNFINISHED, DELETED):
-                for path in self._folder.glob(f"*{suffix}*"):
-                    shutil.rmtree(path, ignore_errors=True)
+            self._clean()
             whole, damaged = {}, {}
             for folder in self._folder.iterdir():
                 if folder.is_dir() and folder.name.isdigit():
@@ -230,6 +231,12 @@ class Checkpoints:
         self._steps = {int(step): metrics or {} for step, metrics in whole.items()}
         for step, why in damaged.items():
             self._set_aside(int(step), why)
+
+    def _clean(self) -> None:
+        """Delete what is half written or half deleted, while nothing is being written."""
+        for suffix in (UNFINISHED, DELETED):
+            for path in self._folder.glob(f"*{suffix}*"):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _set_aside(self, step: int, why: str) -> None:
         self._steps.pop(step, None)
@@ -247,6 +254,7 @@ class Checkpoints:
             )
 
     def _check_space(self, step: int, needed: int) -> None:
+        self._clean()  # TensorStore may have written on for a moment after a save failed
         if shutil.disk_usage(self._folder).free < needed:
             raise self._failed(step, needed, OSError("no space left"))
 
@@ -256,18 +264,22 @@ class Checkpoints:
         try:
             self._writer.wait_until_finished()
         except Exception as error:
+            for _ in range(10):  # each call raises one of the errors that Orbax still holds
+                with contextlib.suppress(Exception):
+                    self._writer.wait_until_finished()
+                    break
+            self._handler.settle()
             if self._rendezvous is not None and not isinstance(error, processes.OtherFailed):
                 self._rendezvous.fail(error)
             if processes.is_first():
-                for path in self._folder.glob(f"{step}{UNFINISHED}*"):
-                    shutil.rmtree(path, ignore_errors=True)
+                self._clean()
             raise self._failed(step, needed, error) from error
         best = step_files.ranked(self._steps, self._best, highest=self._highest)
         kept = {*self.steps()[-self._keep :], *best[: self._keep_best]}
         old = sorted(self._steps.keys() - kept)
         for folder in (self._folder / str(step) for step in old if processes.is_first()):
             gone = folder.rename(folder.with_name(f"{folder.name}{DELETED}"))
-            shutil.rmtree(gone, ignore_errors=True)  # what stays is deleted at the next start
+            shutil.rmtree(gone, ignore_errors=True)  # what stays is deleted with the next
         return old
 
     def _failed(self, step: int, needed: int, error: BaseException) -> OSError:
@@ -279,11 +291,12 @@ class Checkpoints:
         where = f"{self._folder / str(step)} was not saved"
         if full := NO_SPACE.search(text):
             process = OTHER.match(text)
-            said = (process.group() if process else "") + full.group()
+            said = (process.group() if process else "") + full.group().lower()
             free = shutil.disk_usage(self._folder).free
             return OSError(
                 f"{where}, no space left: it needs {needed / 1e9:.3g} GB and {free / 1e9:.3g} GB "
-                f"are free ({said}); {left}; make space or keep fewer, and {remedy}"
+                f"are free{'' if said == 'no space left' else f' ({said})'}; {left}; make space or "
+                f"keep fewer, and {remedy}"
             )
         return OSError(f"{where} ({text[:300]}); {left}; {remedy}")
 
