@@ -1,26 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tree of arrays in an Orbax directory, read one by one: what DeepMind's and ours share.
 
-Names are the tree's keys joined with `/`. Orbax writes, and restores what goes back to where it
-came from (a training run). What is read elsewhere comes through TensorStore, which Orbax stands on:
-one array at a time, in the dtype asked for, in a millisecond where Orbax takes 50, and a damaged
-array is one error with its name.
+Names are the tree's keys joined with `/`. Orbax writes. What is read comes through TensorStore,
+which Orbax stands on: an array in a millisecond where Orbax takes 50, no barrier that a process
+waits in for one that has failed, and a damaged array is one error with its name. Where the caller
+knows the arrays' checksums (checksums.py), what is read is compared with them.
 """
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 from flax import serialization
 
-from checkpoints.source import Spec
+from checkpoints import checksums
+from checkpoints.processes import together
+from checkpoints.source import Damaged, Spec
 
+READ_AHEAD = 1 << 30  # bytes of arrays that are read at a time
 METADATA = "_METADATA"
 AGGREGATE = "checkpoint"  # Orbax of early 2024 wrote the tree's structure here, in msgpack
 OCDBT = "manifest.ocdbt"
@@ -35,7 +39,7 @@ def read_specs(path: Path) -> dict[str, Spec]:
     """Shape and dtype of every array, by name.
 
     Raises:
-      ValueError: the directory is incomplete or damaged.
+      Damaged: the directory is incomplete or damaged.
     """
     keys, driver = _contents(path)
     specs = {}
@@ -46,58 +50,158 @@ def read_specs(path: Path) -> dict[str, Spec]:
 
 
 def read_arrays(
-    path: Path, specs: Mapping[str, Spec], dtype: np.dtype
+    path: Path,
+    specs: Mapping[str, Spec],
+    dtype: np.dtype,
+    sums: Mapping[str, int] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The arrays of `specs` in dtype, the largest first.
 
     Raises:
-      ValueError: an array cannot be read; the message names it.
+      Damaged: an array cannot be read, or has not the checksum in `sums`; the message names it.
     """
     keys, driver = _contents(path)
     for name in sorted(specs, key=lambda name: -math.prod(specs[name].shape)):
         array = _open(path, keys[name], driver)
         try:
-            value = ts.cast(array, dtype).read().result()
+            value = (array if sums else ts.cast(array, dtype)).read().result()
         except (ValueError, OSError) as error:
             raise _damaged(path, error, repr(name)) from error
-        yield name, np.asarray(value)
+        value = np.asarray(value)
+        if sums:
+            check_sums(path, {name: checksums.of(value)}, {name: sums[name]})
+            value = value.astype(dtype, copy=False)
+        yield name, value
         del array, value
 
 
-def read_like(path: Path, like: Any) -> Any:
+def read_like(
+    path: Path, like: Any, *, sums: Mapping[str, int] | None = None, rounding: bool = True
+) -> Any:
     """A whole tree with the structure, dtypes and shardings of `like`, as JAX arrays.
 
-    `like` holds arrays or jax.ShapeDtypeStructs; where it names no sharding, the default device.
+    `like` holds arrays or jax.ShapeDtypeStructs; where it names no sharding, the default device. A
+    process reads what its devices hold. Where a dtype differs, the stored one is rounded once it is
+    on the devices. All processes call it alike, and it raises on all or none.
 
     Raises:
-      ValueError: the directory is damaged, or a name or shape differs from `like`.
+      Damaged: the directory is damaged, or an array has not the checksum in `sums`.
+      ValueError: a name or shape differs from `like`; or, without `rounding`, a dtype that does not
+        hold all values of the stored one.
     """
-    stored = {name: spec.shape for name, spec in read_specs(path).items()}
-    wanted = _leaf_shapes(like)
-    for name in wanted.keys() | stored.keys():
-        if stored.get(name) != wanted.get(name):
+    wanted = checksums.leaves(like)
+    stored = together(lambda: _check_like(path, wanted, sums, rounding))
+    arrays = together(lambda: _read_all(path, wanted))
+    if sums is not None:
+        started = checksums.start(arrays)
+        together(lambda: check_sums(path, checksums.finish(started), sums))
+    for name, leaf in wanted.items():
+        if stored[name] != np.dtype(leaf.dtype).name:
+            arrays[name] = arrays[name].astype(leaf.dtype)  # one by one: the stored one is let go
+    return jax.tree.unflatten(jax.tree.structure(like), list(arrays.values()))
+
+
+def _read_all(path: Path, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The arrays in their stored dtypes, each on the devices that its sharding names."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    keys, driver = _contents(path)
+    arrays: dict[str, jax.Array] = {}
+    started: dict[str, Callable[[], jax.Array]] = {}
+    names, size = list(wanted), 0
+    for name in names:
+        leaf = wanted[name]
+        sharding = getattr(leaf, "sharding", None) or device
+        started[name] = _start_read(_open(path, keys[name], driver), sharding)
+        size += math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+        if size > READ_AHEAD or name == names[-1]:
+            for each, finish in started.items():
+                try:
+                    arrays[each] = finish()
+                except (ValueError, OSError) as error:
+                    raise _damaged(path, error, repr(each)) from error
+            size = 0
+            started.clear()
+    return arrays
+
+
+def _start_read(store: ts.TensorStore, sharding: jax.sharding.Sharding) -> Callable[[], jax.Array]:
+    """Begin to read what this process's devices hold of an array; returns how to get it.
+
+    In one piece, where that is no more than their parts: parts of one chunk would read it each.
+    """
+    shape = tuple(store.shape)
+    boxes = {
+        device: tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+        for device, index in sharding.addressable_devices_indices_map(shape).items()
+        if index is not None
+    }
+    distinct = set(boxes.values())
+    axes = list(zip(*distinct, strict=True))
+    hull = tuple((min(a for a, _ in ends), max(b for _, b in ends)) for ends in axes)
+    whole = _volume(hull) <= sum(map(_volume, distinct))
+    reads = {
+        box: store[tuple(slice(*ends) for ends in box)].read()
+        for box in ({hull} if whole else distinct)
+    }
+
+    def finish() -> jax.Array:
+        read = {box: np.asarray(future.result()) for box, future in reads.items()}
+        parts = []
+        for device, box in boxes.items():
+            frame = hull if whole else box
+            inside = zip(box, frame, strict=True)
+            part = read[frame][tuple(slice(a - start, b - start) for (a, b), (start, _) in inside)]
+            parts.append(jax.device_put(part, device))
+        return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+    return finish
+
+
+def _volume(box: tuple[tuple[int, int], ...]) -> int:
+    return math.prod(b - a for a, b in box)
+
+
+def _check_like(
+    path: Path, wanted: Mapping[str, Any], sums: Mapping[str, int] | None, rounding: bool
+) -> dict[str, str]:
+    """The dtype stored of each array, if they can be read as the ones wanted."""
+    specs = read_specs(path)
+    if sums is not None and (lost := sums.keys() ^ specs.keys()):
+        raise _damaged(path, ValueError("not in its list of tensors"), repr(min(lost)))
+    for name in sorted(wanted.keys() | specs.keys()):
+        shape = specs[name].shape if name in specs else "none: it is missing"
+        expected = tuple(wanted[name].shape) if name in wanted else "none: it is unknown"
+        if shape != expected:
             raise ValueError(
-                f"{path}: {name!r} has shape {stored.get(name, 'none: it is missing')}, expected "
-                f"{wanted.get(name, 'none: it is unknown')}; the checkpoint is another model's, or "
-                "another optimizer's"
+                f"{path}: {name!r} has shape {shape}, expected {expected}; the checkpoint is "
+                "another model's, or another optimizer's"
             )
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        dtype, kept = np.dtype(wanted[name].dtype), specs[name].dtype
+        if not rounding and not _holds(dtype, np.dtype(kept)):
+            raise ValueError(
+                f"{path}: {name!r} is stored in {kept} and {dtype.name} does not hold all of its "
+                f"values; ask for {kept}: an optimizer that was rounded does not go on as it was"
+            )
+    return {name: spec.dtype for name, spec in specs.items()}
 
-    def argument(leaf: Any) -> ocp.ArrayRestoreArgs:
-        return ocp.ArrayRestoreArgs(
-            restore_type=jax.Array,
-            dtype=leaf.dtype,
-            sharding=getattr(leaf, "sharding", None) or device,
-            global_shape=leaf.shape,
-            strict=True,
+
+def _holds(dtype: np.dtype, kept: np.dtype) -> bool:
+    if dtype == kept:
+        return True
+    if not all(jnp.issubdtype(each, jnp.floating) for each in (dtype, kept)):
+        return False
+    wide, narrow = jnp.finfo(dtype), jnp.finfo(kept)
+    return wide.nmant >= narrow.nmant and wide.maxexp >= narrow.maxexp
+
+
+def check_sums(path: Path, found: Mapping[str, int], sums: Mapping[str, int]) -> None:
+    """Raises Damaged if a checksum is not the one that was written; it names the array."""
+    if wrong := sorted(name for name in sums if found[name] != sums[name]):
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise Damaged(
+            f"{path}: this checkpoint is damaged: {wrong[0]!r}{more} holds other values than were "
+            "saved (its checksum differs); copy it again, or use an earlier one"
         )
-
-    arguments = ocp.args.PyTreeRestore(item=like, restore_args=jax.tree.map(argument, like))
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            return checkpointer.restore(path.absolute(), args=arguments)
-    except Exception as error:  # Orbax raises a bare Exception for an array that it cannot read
-        raise _damaged(path, error, "an array") from error
 
 
 def write_tree(path: Path, arrays: dict[str, Any]) -> None:
@@ -167,14 +271,9 @@ def _open(path: Path, key: str, driver: dict[str, Any]) -> ts.TensorStore:
         raise _damaged(path, error, repr(key)) from error
 
 
-def _damaged(path: Path, error: Exception, what: str) -> ValueError:
+def _damaged(path: Path, error: BaseException, what: str) -> Damaged:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ValueError(
+    return Damaged(
         f"{path}: this Orbax checkpoint is incomplete or damaged: {what} cannot be read "
         f"({first[:300]}); copy it again, or use an earlier one"
     )
-
-
-def _leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): tuple(x.shape) for p, x in leaves}

@@ -23,6 +23,10 @@ DTYPES: dict[str, np.dtype] = {
 }
 
 
+class Damaged(ValueError):
+    """A checkpoint that is not what was written: truncated, corrupt, or a part is missing."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Spec:
     """What a file says of one tensor before it is read; dtype is NumPy's name of it."""

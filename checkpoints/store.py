@@ -2,37 +2,33 @@
 """Our own checkpoints: Orbax, parameters by canonical name, one config.json to rebuild the model.
 
     runs/NAME/config.json              {"model": GriffinConfig, "train": {...}}
-    runs/NAME/checkpoints/STEP/        params/, and with them opt_state/ and data_state/
+    runs/NAME/checkpoints/STEP/        see step.py; one of these is a checkpoint wherever it lies
     DIR/config.json, DIR/params/       a bare checkpoint: what `griffin convert --to griffin` writes
 
 Parameters are stored per layer, so a model that scans its layers and one that does not share them.
-A step appears whole or not at all: Orbax writes under another name and renames.
+A step appears whole or not at all: Orbax writes under another name and renames. Who trains a run
+holds a Checkpoints (writer.py); the functions here change nothing of what is there.
 """
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from checkpoints import orbax_tree
+from checkpoints import checksums, orbax_tree, processes
+from checkpoints import step as step_files
 from checkpoints.model_json import read_json, read_model_json, write_model_json
-from checkpoints.source import Source
+from checkpoints.shapes import FREE
+from checkpoints.source import Damaged, Source
+from checkpoints.step import PARAMS
+from checkpoints.step import Restored as Restored
+from checkpoints.writer import RUN_CONFIG as CONFIG
+from checkpoints.writer import STEPS
+from checkpoints.writer import Checkpoints as Checkpoints
 from recurrentgemma.config import GriffinConfig
-
-CONFIG, STEPS, PARAMS = "config.json", "checkpoints", "params"
-
-
-class Restored(NamedTuple):
-    """What one step held; opt_state and data_state are None where it held none."""
-
-    step: int
-    params: dict[str, jax.Array]
-    opt_state: Any
-    data_state: dict[str, Any] | None
 
 
 def write_run_config(run_dir: str | Path, config: GriffinConfig, train: dict[str, Any]) -> None:
@@ -63,40 +59,18 @@ def save(
     data_state: dict[str, Any] | None = None,
     keep: int = 3,
 ) -> None:
-    """Write one step of a run, then delete all but the newest `keep`. Atomic: returns when it is on
-    disk.
-
-    params is flat, by canonical name; opt_state any pytree of arrays; data_state plain JSON values.
-
-    Raises:
-      ValueError: this step exists already, or keep is below 1.
-    """
-    if keep < 1:
-        raise ValueError(f"keep={keep}: expected at least 1")
-    if step in all_steps(run_dir):
-        raise ValueError(f"{Path(run_dir) / STEPS / str(step)}: this step exists already")
-    items: dict[str, Any] = {PARAMS: ocp.args.PyTreeSave(orbax_tree.nest(params))}
-    if opt_state is not None:
-        items["opt_state"] = ocp.args.PyTreeSave(opt_state)
-    if data_state is not None:
-        items["data_state"] = ocp.args.JsonSave(data_state)
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=preservation_policy.LatestN(keep), enable_async_checkpointing=False
-    )
-    with ocp.CheckpointManager((Path(run_dir) / STEPS).absolute(), options=options) as manager:
-        manager.save(step, args=ocp.args.Composite(**items), force=True)
+    """Write one step of a run, and wait for it; see Checkpoints, which training holds open."""
+    with Checkpoints(run_dir, keep=keep) as checkpoints:
+        checkpoints.save(step, params, opt_state=opt_state, data_state=data_state)
 
 
 def all_steps(run_dir: str | Path) -> list[int]:
-    """The steps of a run that were written to the end, oldest first."""
-    folder = Path(run_dir) / STEPS
-    if not folder.is_dir():
-        return []
-    return sorted(int(d.name) for d in folder.iterdir() if d.name.isdigit() and _complete(d))
+    """The steps of a run that look whole without reading their arrays, oldest first."""
+    return [step for step in _folders(run_dir) if _looks_whole(Path(run_dir) / STEPS / str(step))]
 
 
 def latest_step(run_dir: str | Path) -> int | None:
-    """The newest step of a run that was written to the end; None before the first."""
+    """The newest of all_steps; None if there is none."""
     return max(all_steps(run_dir), default=None)
 
 
@@ -106,41 +80,48 @@ def restore(
     *,
     params_like: Mapping[str, Any] | None = None,
     opt_state_like: Any = None,
+    report: Callable[[str], None] = print,
 ) -> Restored:
-    """Read one step of a run (default: the newest).
+    """Read one step of a run, by default the newest that is whole; a newer one that is damaged is
+    reported and passed over.
 
     The two `like` trees hold arrays or jax.ShapeDtypeStructs with the structure, dtypes and (where
-    they have one) shardings wanted. Without params_like, parameters come as stored, on the default
-    device; without opt_state_like, the optimizer's state is not read.
+    they have one) shardings wanted; each process reads what its devices hold. Parameters are
+    rounded to the dtype wanted, an optimizer's state never is. Without params_like, parameters come
+    as stored, on the default device; without opt_state_like, the optimizer's state is not read.
 
     Raises:
-      ValueError: there is no such step, it is damaged, or it differs from a `like` tree.
+      Damaged: the step asked for is not what was written; or, asked for none, the oldest is not.
+      ValueError: there is no such step, or it differs from a `like` tree.
     """
-    chosen = latest_step(run_dir) if step is None else step
-    steps = all_steps(run_dir)
-    if chosen is None or chosen not in steps:
-        raise ValueError(f"{Path(run_dir) / STEPS}: no step {chosen}; it holds {steps}")
-    folder = Path(run_dir) / STEPS / str(chosen)
-    if params_like is None:
-        specs = orbax_tree.read_specs(folder / PARAMS)
-        params_like = {
-            name: jax.ShapeDtypeStruct(spec.shape, np.dtype(spec.dtype))
-            for name, spec in specs.items()
-        }
-    params = orbax_tree.flatten(orbax_tree.read_like(folder / PARAMS, orbax_tree.nest(params_like)))
-    opt_state = data_state = None
-    if opt_state_like is not None:
-        if not (folder / "opt_state").is_dir():
-            raise ValueError(f"{folder}: holds no optimizer state, training cannot go on from it")
-        opt_state = orbax_tree.read_like(folder / "opt_state", opt_state_like)
-    if (folder / "data_state").is_dir():
-        data_state = read_json(folder / "data_state" / "metadata")
-    return Restored(chosen, params, opt_state, data_state)
+    folder = Path(run_dir) / STEPS
+    steps = json.loads(processes.as_first_says(lambda: json.dumps(_folders(run_dir))))
+    if (step is None and not steps) or (step is not None and step not in steps):
+        raise ValueError(f"{folder}: no step {step}; it holds {steps}")
+    if step is not None:
+        return step_files.read(folder / str(step), params_like, opt_state_like)
+    for newest in steps[:0:-1]:
+        try:
+            return step_files.read(folder / str(newest), params_like, opt_state_like)
+        except Damaged as error:
+            report(f"step {newest} is damaged, the one before it is used ({error})")
+    return step_files.read(folder / str(steps[0]), params_like, opt_state_like)
+
+
+def best_step(run_dir: str | Path, metric: str, *, highest: bool = False) -> int | None:
+    """The step with the lowest (or highest) value of a metric; None if none has it."""
+    metrics = {
+        step: step_files.read_content(Path(run_dir) / STEPS / str(step), step_files.METRICS) or {}
+        for step in all_steps(run_dir)
+    }
+    return next(iter(step_files.ranked(metrics, metric, highest=highest)), None)
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a directory is a run, one of its steps, or a bare checkpoint."""
+    """Whether a directory is a run, one of its steps wherever it lies, or a bare checkpoint."""
     if (path / STEPS).is_dir():
+        return True
+    if (path / PARAMS).is_dir() and (path / step_files.CONFIG).is_dir():
         return True
     config = _home(path) / CONFIG
     return config.is_file() and not orbax_tree.is_tree(path) and "model" in read_json(config)
@@ -150,7 +131,9 @@ def open_source(path: Path) -> Source:
     """A run (its newest step), one step of a run, or a bare checkpoint.
 
     Raises:
-      ValueError: config.json or the parameters are missing or damaged.
+      Damaged: the step is not what was written.
+      ValueError: config.json or the parameters are missing, or a step says it is another model
+        than its run.
     """
     folder = path
     if (path / STEPS).is_dir():
@@ -160,12 +143,13 @@ def open_source(path: Path) -> Source:
         folder = path / STEPS / str(step)
     elif not (path / PARAMS).is_dir():
         raise ValueError(f"{path}: holds a config.json, but neither {STEPS}/ nor {PARAMS}/")
-    config, _ = read_run_config(_home(path))
+    sums = step_files.read_checksums(folder)
     specs = orbax_tree.read_specs(folder / PARAMS)
 
     def read(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-        return orbax_tree.read_arrays(folder / PARAMS, specs, dtype)
+        return orbax_tree.read_arrays(folder / PARAMS, specs, dtype, sums and sums.arrays[PARAMS])
 
+    config = _config(path, folder)
     return Source(path, "griffin", specs, read, config, folders=(_home(path),))
 
 
@@ -173,8 +157,28 @@ def write(path: Path, params: dict[str, Any], config: GriffinConfig) -> None:
     """Write a bare checkpoint into the directory `path`, which must not exist; empties `params`."""
     path.mkdir(parents=True)
     arrays = {name: np.asarray(params.pop(name)) for name in list(params)}
+    sums = checksums.finish(checksums.start(arrays))
     orbax_tree.write_tree(path / PARAMS, arrays)
+    (path / step_files.CHECKSUMS).mkdir()
+    step_files.write_checksums(path / step_files.CHECKSUMS, {PARAMS: sums}, {})
     write_model_json(path / CONFIG, config)
+
+
+def _config(path: Path, folder: Path) -> GriffinConfig:
+    """The model's config: a step's own; of older steps, and beside bare parameters, config.json."""
+    if step_files.read_content(folder, step_files.CONFIG) is None:
+        return read_run_config(_home(path))[0]
+    own = read_model_json(folder / step_files.CONFIG / step_files.CONTENT)
+    assert own is not None
+    run = read_model_json(path / CONFIG)
+    for field in dataclasses.fields(GriffinConfig) if run else ():
+        said, kept = getattr(run, field.name), getattr(own, field.name)
+        if said != kept and field.name not in FREE:
+            raise ValueError(
+                f"{path / CONFIG}: {field.name}={said!r}, and step {folder.name} was trained with "
+                f"{kept!r}; correct it, or load {folder}"
+            )
+    return own
 
 
 def _home(path: Path) -> Path:
@@ -182,5 +186,16 @@ def _home(path: Path) -> Path:
     return path.parent.parent if path.parent.name == STEPS else path
 
 
-def _complete(step_folder: Path) -> bool:
-    return orbax_tree.is_tree(step_folder / PARAMS)
+def _folders(run_dir: str | Path) -> list[int]:
+    folder = Path(run_dir) / STEPS
+    if not folder.is_dir():
+        return []
+    return sorted(int(d.name) for d in folder.iterdir() if d.name.isdigit() and d.is_dir())
+
+
+def _looks_whole(folder: Path) -> bool:
+    try:
+        step_files.check(folder)
+    except Damaged:
+        return False
+    return True

@@ -11,6 +11,8 @@ document's first token.
 """
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -207,24 +209,27 @@ def _remat(config: GriffinConfig, function):
     return call
 
 
+def canonical_names(config: GriffinConfig, path: Sequence[Any]) -> list[str]:
+    """The canonical name of the parameter at a path of the model, or the names of the layers' that
+    it stacks: of `groups`."""
+    kind, *rest = (str(part) for part in path)
+    period = len(config.pattern)
+    whole = config.num_layers // period * period
+    if kind not in ("groups", "tail", "blocks"):
+        return ["/".join([kind, *rest])]
+    first = int(rest[0]) + (whole if kind == "tail" else 0)
+    layers = range(first, whole, period) if kind == "groups" else [first]
+    return ["/".join([f"blocks.{layer}", *rest[1:]]) for layer in layers]
+
+
 def flat_params(model: Griffin) -> dict[str, jax.Array]:
     """The parameters by canonical name, per layer, whether the model scans its layers or not."""
-    period = len(model.config.pattern)
     flat: dict[str, jax.Array] = {}
     for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         value = leaf[...]
-        parts = [str(part) for part in path]
-        if parts[0] == "groups":
-            for i in range(value.shape[0]):
-                layer = i * period + int(parts[1])
-                flat["/".join([f"blocks.{layer}", *parts[2:]])] = value[i]
-        elif parts[0] == "tail":
-            layer = model.config.num_layers // period * period + int(parts[1])
-            flat["/".join([f"blocks.{layer}", *parts[2:]])] = value
-        elif parts[0] == "blocks":
-            flat["/".join([f"blocks.{parts[1]}", *parts[2:]])] = value
-        else:
-            flat["/".join(parts)] = value
+        names = canonical_names(model.config, path)
+        values = value if path[0] == "groups" else [value]
+        flat |= {name: values[i] for i, name in enumerate(names)}
     return {name: flat[name] for name in param_shapes(model.config)}
 
 
@@ -242,19 +247,11 @@ def from_flat_params(config: GriffinConfig, flat: dict[str, jax.Array]) -> Griff
         if flat[name].shape != shape:
             raise ValueError(f"parameter {name!r} has shape {flat[name].shape}; expected {shape}")
     model = nnx.eval_shape(lambda: Griffin(config, rngs=nnx.Rngs(0)))
-    period = len(config.pattern)
-    count = config.num_layers // period
     graphdef, abstract = nnx.split(model)
 
     def value(path: tuple) -> jax.Array:
-        parts = [str(part) for part in path]
-        if parts[0] == "groups":
-            names = [f"blocks.{i * period + int(parts[1])}" for i in range(count)]
-            return jnp.stack([flat["/".join([name, *parts[2:]])] for name in names])
-        if parts[0] in ("tail", "blocks"):
-            layer = int(parts[1]) + (count * period if parts[0] == "tail" else 0)
-            return flat["/".join([f"blocks.{layer}", *parts[2:]])]
-        return flat["/".join(parts)]
+        values = [flat[name] for name in canonical_names(config, path)]
+        return jnp.stack(values) if path[0] == "groups" else values[0]
 
     leaves = [(path, leaf.replace(value(path))) for path, leaf in nnx.to_flat_state(abstract)]
     return nnx.merge(graphdef, nnx.from_flat_state(leaves))

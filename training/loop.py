@@ -52,10 +52,10 @@ def train(config: TrainConfig, run_dir: Path) -> bool:
     tx = make_optimizer(config.optimizer, steps=config.steps)
     graphdef, params = nnx.split(Griffin(config.model, rngs=nnx.Rngs(config.seed)), nnx.Param)
     train_state = init_train_state(params, tx)
-    if step:
-        train_state = run.restore(
-            run_dir, step, batches, graphdef=graphdef, config=config.model, fresh=train_state
-        )
+    checkpoints = run.open_checkpoints(run_dir, config)
+    restored = run.restore(checkpoints, batches, config=config.model, fresh=train_state)
+    train_state = restored or train_state
+    step = int(train_state.step)
     train_step = make_train_step(graphdef, tx, z_loss=config.z_loss)
 
     def held_out(limit: int | None) -> float:
@@ -64,6 +64,7 @@ def train(config: TrainConfig, run_dir: Path) -> bool:
 
     log = MetricsLog(run_dir / run.METRICS, step=step)
     with (
+        checkpoints,
         stop_on_signals() as signals,
         Progress(log, config, bytes_per_token=bytes_per_token, step=step) as progress,
     ):
@@ -71,14 +72,15 @@ def train(config: TrainConfig, run_dir: Path) -> bool:
             train_state, metrics = train_step(train_state, next(batches))
             step += 1
             progress.step(step, metrics)  # reads the metrics of the step before: this one runs on
-            last = step == config.steps
-            if last:
+            last, bits = step == config.steps, None
+            if last:  # on more text than the others, so it does not rank among them
                 progress.held_out(step, held_out(None))
             elif step % config.eval_every == 0:
-                progress.held_out(step, held_out(config.eval_characters))
+                bits = held_out(config.eval_characters)
+                progress.held_out(step, bits)
             if last or signals or step % config.save_every == 0:
                 progress.flush()
-                run.save(run_dir, train_state, batches, graphdef=graphdef, keep=config.keep)
+                run.save(checkpoints, train_state, batches, config=config.model, held_out=bits)
     if step < config.steps:
         print(INTERRUPTED.format(step=step))
     return step >= config.steps

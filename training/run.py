@@ -8,21 +8,22 @@ exactly.
     runs/NAME/checkpoints/STEP/    see checkpoints/store.py
 
 The optimizer's moments are stored by canonical parameter name like the parameters themselves, so a
-run may go on with its layers scanned or unrolled.
+run may go on with its layers scanned or unrolled, and on any mesh.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-from flax import nnx
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from checkpoints import store
 from checkpoints.orbax_tree import flatten, nest
+from recurrentgemma import sharding
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
+from recurrentgemma.sharded import place
 from recurrentgemma.tokenizer import (
     ByteTokenizer,
     Tokenizer,
@@ -30,12 +31,14 @@ from recurrentgemma.tokenizer import (
     load_tokenizer,
     train_sentencepiece,
 )
+from training import per_layer
 from training.configs import TrainConfig, differences
 from training.corpus import Document
 from training.data import Batches
 from training.step import TrainState
 
 METRICS = "metrics.jsonl"
+HELD_OUT = "held_out_bits_per_byte"
 
 
 def open_run(run_dir: Path, config: TrainConfig) -> int:
@@ -84,64 +87,69 @@ def run_tokenizer(run_dir: Path, config: TrainConfig, documents: Sequence[Docume
     return tokenizer
 
 
+def open_checkpoints(run_dir: Path, config: TrainConfig) -> store.Checkpoints:
+    """The run's checkpoints to write to: the newest are kept, and the best by HELD_OUT."""
+    return store.Checkpoints(run_dir, keep=config.keep, best=HELD_OUT)
+
+
 def save(
-    run_dir: Path,
+    checkpoints: store.Checkpoints,
     train_state: TrainState,
     batches: Batches,
     *,
-    graphdef: nnx.GraphDef[Griffin],
-    keep: int,
+    config: GriffinConfig,
+    mesh: Mesh | None = None,
+    held_out: float | None = None,
 ) -> None:
-    """Write a checkpoint that `restore` goes on from exactly."""
-    params, opt_state = _flat((train_state.params, train_state.opt_state), graphdef)
-    store.save(
-        run_dir,
+    """Begin to write a checkpoint that `restore` goes on from exactly; the train state may be
+    donated when this returns. held_out ranks it among the others.
+
+    Scanned layers are taken apart on the devices: the state a second time, for that moment.
+
+    Raises OSError: there is no space for it, or the checkpoint before could not be written.
+    """
+    params, opt_state = per_layer.apart((train_state.params, train_state.opt_state), config, mesh)
+    checkpoints.save(
         int(train_state.step),
         flatten(params),
         opt_state=opt_state,
         data_state={"batches": batches.state(), "skipped": int(train_state.skipped)},
-        keep=keep,
+        metrics={} if held_out is None else {HELD_OUT: held_out},
     )
 
 
 def restore(
-    run_dir: Path,
-    step: int,
+    checkpoints: store.Checkpoints,
     batches: Batches,
     *,
-    graphdef: nnx.GraphDef[Griffin],
     config: GriffinConfig,
     fresh: TrainState,
-) -> TrainState:
-    """The train state saved at `step`, structured like `fresh`; `batches` goes on where it was.
+    mesh: Mesh | None = None,
+    step: int | None = None,
+) -> TrainState | None:
+    """The train state of a step, by default the newest that is whole; None before the first.
+
+    It is structured like `fresh`, which may hold jax.ShapeDtypeStructs, and lies on the mesh as
+    sharding.shardings says, without one on the default device. `batches` goes on where it was.
 
     Raises ValueError: the checkpoint is damaged, or the training data has changed since.
     """
-    like = jax.eval_shape(lambda opt_state: _flat(opt_state, graphdef), fresh.opt_state)
-    saved = store.restore(run_dir, step, opt_state_like=like)
-    assert saved.data_state is not None
-    batches.restore(saved.data_state["batches"])
-
-    def unflat(nested: Any) -> Any:
-        if not isinstance(nested, dict):
-            return nested
-        return nnx.split(from_flat_params(config, flatten(nested)), nnx.Param)[1]
-
-    return TrainState(
-        jnp.int32(step),
-        unflat(nest(saved.params)),
-        jax.tree.map(unflat, saved.opt_state, is_leaf=lambda x: isinstance(x, dict)),
-        jnp.int32(saved.data_state["skipped"]),
-    )
-
-
-def _flat(tree: Any, graphdef: nnx.GraphDef[Griffin]) -> Any:
-    """The tree with each nnx.State of parameters or moments as nested dictionaries of canonical
-    names."""
-
-    def flat(leaf: Any) -> Any:
-        if not isinstance(leaf, nnx.State):
-            return leaf
-        return nest(flat_params(nnx.merge(graphdef, leaf)))
-
-    return jax.tree.map(flat, tree, is_leaf=lambda x: isinstance(x, nnx.State))
+    wanted = (fresh.params, fresh.opt_state)
+    like = jax.eval_shape(lambda tree: per_layer.apart(tree, config), wanted)
+    if mesh is not None:
+        like = jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            like,
+            sharding.shardings(mesh, like),
+        )
+    found = checkpoints.restore(step, params_like=flatten(like[0]), opt_state_like=like[1])
+    if found is None:
+        return None
+    if found.data_state is None:
+        raise ValueError(f"step {found.step} does not say where its data goes on")
+    batches.restore(found.data_state["batches"])
+    stored = (nest(found.params), found.opt_state)
+    params, opt_state = per_layer.together(stored, wanted, config, mesh)
+    scalars: tuple = (np.int32(found.step), np.int32(found.data_state["skipped"]))
+    step_now, skipped = jax.device_put(scalars) if mesh is None else place(mesh, P(), *scalars)
+    return TrainState(step_now, params, opt_state, skipped)

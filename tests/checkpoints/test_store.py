@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs: steps appear whole, the newest are kept, training goes on from them exactly."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -19,6 +20,13 @@ from recurrentgemma.griffin import flat_params
 from tests.checkpoints.conftest import assert_same_bits, random_params, small_config
 
 CONFIG = small_config(num_layers=3)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory with its config."""
+    store.write_run_config(tmp_path / "run", CONFIG, {"steps": 6})
+    return tmp_path / "run"
 
 
 @pytest.fixture
@@ -45,15 +53,14 @@ def step(tx, params, opt_state) -> tuple[Any, Any]:
     return optax.apply_updates(params, updates), opt_state
 
 
-def test_resuming_is_exact(tmp_path, params, tx):
+def test_resuming_is_exact(run, params, tx):
     params = {name: array for name, array in params.items() if "blocks.0/mlp_block" in name}
     opt_state = tx.init(params)
     for _ in range(3):
         params, opt_state = step(tx, params, opt_state)
-    store.write_run_config(tmp_path, CONFIG, {"steps": 6})
-    store.save(tmp_path, 3, params, opt_state=opt_state, data_state={"file": 2, "at": [5, 7]})
+    store.save(run, 3, params, opt_state=opt_state, data_state={"file": 2, "at": [5, 7]})
     like = jax.eval_shape(tx.init, params)
-    found = store.restore(tmp_path, params_like=params, opt_state_like=like)
+    found = store.restore(run, params_like=params, opt_state_like=like)
     assert found.step == 3
     assert found.data_state == {"file": 2, "at": [5, 7]}
     assert jax.tree.structure(found.opt_state) == jax.tree.structure(opt_state)
@@ -66,25 +73,27 @@ def test_resuming_is_exact(tmp_path, params, tx):
     assert_same_bits(again, params)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(opt_state), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-    config, train = store.read_run_config(tmp_path)
+    config, train = store.read_run_config(run)
     assert (config, train) == (CONFIG, {"steps": 6})
 
 
-def test_the_newest_are_kept(tmp_path, params):
-    assert store.latest_step(tmp_path) is None
+def test_the_newest_are_kept(run, params):
+    assert store.latest_step(run) is None
     for at in (1, 5, 10, 100):
-        store.save(tmp_path, at, params, keep=2)
-    assert store.all_steps(tmp_path) == [10, 100]
-    assert store.latest_step(tmp_path) == 100
-    assert store.restore(tmp_path, 10).step == 10
+        store.save(run, at, params, keep=2)
+    assert store.all_steps(run) == [10, 100]
+    assert store.latest_step(run) == 100
+    assert store.restore(run, 10).step == 10
     with pytest.raises(ValueError, match=r"no step 5; it holds \[10, 100\]"):
-        store.restore(tmp_path, 5)
+        store.restore(run, 5)
     with pytest.raises(ValueError, match="100: this step exists already"):
-        store.save(tmp_path, 100, params)
+        store.save(run, 100, params)
     with pytest.raises(ValueError, match="keep=0: expected at least 1"):
-        store.save(tmp_path, 101, params, keep=0)
+        store.save(run, 101, params, keep=0)
     with pytest.raises(ValueError, match=r"no step None; it holds \[\]"):
-        store.restore(tmp_path / "elsewhere")
+        store.restore(run / "elsewhere")
+    with pytest.raises(ValueError, match=r"elsewhere/config\.json: missing; every checkpoint"):
+        store.save(run / "elsewhere", 1, params)
 
 
 def test_a_run_one_of_its_steps_and_a_bare_checkpoint_load(tmp_path, params):
@@ -103,9 +112,6 @@ def test_a_run_one_of_its_steps_and_a_bare_checkpoint_load(tmp_path, params):
         model, config, _ = load_checkpoint(path)
         assert config == CONFIG
         assert_same_bits(flat_params(model), expected)
-    (run / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"config\.json: missing"):
-        open_source(run)
     (run / "config.json").write_text('{"model": {"width": 24')
     with pytest.raises(ValueError, match=r"config\.json: not a JSON file"):
         open_source(run)
@@ -114,49 +120,78 @@ def test_a_run_one_of_its_steps_and_a_bare_checkpoint_load(tmp_path, params):
         open_source(run)
 
 
-def test_an_unfinished_step_does_not_count(tmp_path, params):
+def test_a_step_is_a_checkpoint_wherever_it_lies(run, tmp_path, params):
+    """It holds its config: the run's may be lost, but may not say something else."""
+    store.save(run, 2, params)
+    shutil.copytree(run / "checkpoints" / "2", tmp_path / "elsewhere")
+    (run / "config.json").unlink()
+    for path in (run, tmp_path / "elsewhere"):
+        model, config, _ = load_checkpoint(path)
+        assert config == CONFIG
+        assert_same_bits(flat_params(model), params)
+    other = dataclasses.replace(CONFIG, attention_window=8, remat="block")
+    store.write_run_config(run, other, {})
+    with pytest.raises(ValueError, match="attention_window=8, and step 2 was trained with 16"):
+        open_source(run)
+    assert load_checkpoint(run / "checkpoints" / "2")[1] == CONFIG
+
+
+def test_an_old_step_loads(run, params, tx):
+    """One without config, metrics and checksums is taken as it is, with its run's config."""
+    store.save(run, 1, params, opt_state=tx.init(params), data_state={"next": 3})
+    for item in ("config", "metrics", "checksums"):
+        shutil.rmtree(run / "checkpoints" / "1" / item)
+    assert load_checkpoint(run)[1] == CONFIG
+    found = store.restore(run, opt_state_like=tx.init(params))
+    assert_same_bits(found.params, params)
+    assert found.data_state == {"next": 3}
+    (run / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"config\.json: missing"):
+        open_source(run)
+
+
+def test_an_unfinished_step_does_not_count(run, params):
     """What a killed process leaves: Orbax's temporary directory, or an empty one."""
-    store.write_run_config(tmp_path, CONFIG, {})
-    store.save(tmp_path, 1, params)
-    steps = tmp_path / "checkpoints"
+    store.save(run, 1, params)
+    steps = run / "checkpoints"
     shutil.copytree(steps / "1", steps / "2.orbax-checkpoint-tmp-1700000000")
     (steps / "3").mkdir()
-    assert store.all_steps(tmp_path) == [1]
-    assert load_checkpoint(tmp_path)[1] == CONFIG
-    store.save(tmp_path, 4, params)
-    assert store.all_steps(tmp_path) == [1, 4]
+    assert store.all_steps(run) == [1]
+    assert load_checkpoint(run)[1] == CONFIG
+    store.save(run, 4, params)
+    assert store.all_steps(run) == [1, 4]
 
 
-def test_a_checkpoint_of_another_model_or_optimizer(tmp_path, params, tx):
-    store.save(tmp_path, 1, params, opt_state=tx.init(params))
+def test_a_checkpoint_of_another_model_or_optimizer(run, params, tx):
+    store.save(run, 1, params, opt_state=tx.init(params))
     name = "final_norm/scale"
     with pytest.raises(ValueError, match=rf"'{name}' has shape \(24,\), expected \(25,\)"):
-        store.restore(tmp_path, params_like={**params, name: jnp.zeros(25)})
+        store.restore(run, params_like={**params, name: jnp.zeros(25)})
     with pytest.raises(ValueError, match=rf"'{name}' has shape \(24,\), expected none: it is unk"):
-        store.restore(tmp_path, params_like={k: v for k, v in params.items() if k != name})
+        store.restore(run, params_like={k: v for k, v in params.items() if k != name})
     with pytest.raises(ValueError, match=r"opt_state: '.*; the checkpoint is .* another optimiz"):
-        store.restore(tmp_path, opt_state_like=optax.sgd(1.0, momentum=0.9).init(params))
-    store.save(tmp_path, 2, params)
+        store.restore(run, opt_state_like=optax.sgd(1.0, momentum=0.9).init(params))
+    store.save(run, 2, params)
     with pytest.raises(ValueError, match="holds no optimizer state"):
-        store.restore(tmp_path, opt_state_like=tx.init(params))
+        store.restore(run, opt_state_like=tx.init(params))
 
 
-def test_a_damaged_step_is_named(tmp_path, params):
-    store.save(tmp_path, 7, params)
-    for data in (tmp_path / "checkpoints" / "7" / "params").rglob("d/*"):
+def test_a_damaged_step_is_named(run, params):
+    store.save(run, 7, params)
+    for data in (run / "checkpoints" / "7" / "params").rglob("d/*"):
         data.write_bytes(data.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"checkpoints/7/params: .* is incomplete or damaged"):
-        store.restore(tmp_path)
+        store.restore(run)
 
 
-def test_restored_onto_a_mesh(tmp_path, params):
+def test_restored_onto_a_mesh(run, params):
     """Saved from one device, restored over eight, and the other way round."""
     mesh = Mesh(np.array(jax.devices()), ("fsdp",))
     name = "blocks.0/recurrent_block/linear_x/weight"
     params = {
         key: params[key] for key in (name, "final_norm/scale", "blocks.0/mlp_block/ffw_up/bias")
     }
-    store.save(tmp_path, 1, params)
+    store.save(run, 1, params)
     sharding = {
         key: NamedSharding(mesh, PartitionSpec(*(None, "fsdp") if key == name else (None,)))
         for key in params
@@ -165,9 +200,9 @@ def test_restored_onto_a_mesh(tmp_path, params):
         key: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding[key])
         for key, array in params.items()
     }
-    found = store.restore(tmp_path, params_like=like)
+    found = store.restore(run, params_like=like)
     assert found.params[name].sharding == sharding[name]
     assert len(found.params[name].addressable_shards) == 8
     assert_same_bits(found.params, params)
-    store.save(tmp_path, 2, found.params)
-    assert_same_bits(store.restore(tmp_path).params, params)
+    store.save(run, 2, found.params)
+    assert_same_bits(store.restore(run).params, params)

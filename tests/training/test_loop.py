@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -27,18 +29,19 @@ from training.step import init_train_state
 
 def left_by(run_dir: Path, config: TrainConfig) -> dict:
     """All that a run leaves: parameters, optimizer, data order and metrics of every checkpoint."""
-    graphdef, params = nnx.split(Griffin(config.model, rngs=nnx.Rngs(1)), nnx.Param)
+    _, params = nnx.split(Griffin(config.model, rngs=nnx.Rngs(1)), nnx.Param)
     fresh = init_train_state(params, make_optimizer(config.optimizer, steps=config.steps))
     documents = [np.arange(2)]
     steps = {}
-    for step in store.all_steps(run_dir):
-        batches = Recorded(documents, batch_size=1, row_length=1, seed=0)
-        train_state = run.restore(
-            run_dir, step, batches, graphdef=graphdef, config=config.model, fresh=fresh
-        )
-        leaves = jax.tree_util.tree_leaves_with_path(train_state)
-        arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-        steps[step] = (arrays, batches.restored)
+    with run.open_checkpoints(run_dir, config) as checkpoints:
+        for step in checkpoints.steps():
+            batches = Recorded(documents, batch_size=1, row_length=1, seed=0)
+            train_state = run.restore(
+                checkpoints, batches, config=config.model, fresh=fresh, step=step
+            )
+            leaves = jax.tree_util.tree_leaves_with_path(train_state)
+            arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+            steps[step] = (arrays, batches.restored)
     records = read_metrics(run_dir / run.METRICS)
     for record in records:
         del record["tokens_per_second"]
@@ -136,6 +139,104 @@ def test_killed_without_warning_and_resumed_is_the_same(small, cut_short, whole)
         file.write('{"step": 14, "loss"')
     assert loop.train(small, cut_short)
     assert_same(left_by(cut_short, small), whole)
+
+
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
+    small, tmp_path, whole, monkeypatch, capsys
+):
+    run_dir = tmp_path / "damaged"
+    train_until_signal(signal.SIGTERM, 10, small, run_dir, monkeypatch)
+    newest = run_dir / "checkpoints" / "10"
+    arrays = max((newest / "params").rglob("d/*"), key=lambda file: file.stat().st_size)
+    raw = bytearray(arrays.read_bytes())
+    raw[2000] ^= 1
+    arrays.write_bytes(raw)
+    assert loop.train(small, run_dir)
+    shown = capsys.readouterr().out
+    assert f"step 10 is damaged, and kept as {newest}.damaged (" in shown
+    assert "step 8 is the newest now" in shown
+    assert_same(left_by(run_dir, small), whole)
+
+
+def test_a_full_disk_ends_the_run_and_loses_nothing(small, cut_short, whole, monkeypatch, capsys):
+    def full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("checkpoints.step.write_checksums", full)
+        with pytest.raises(
+            OSError, match=r"12 was not saved, no space left: .* step 8 is still th"
+        ):
+            loop.train(small, cut_short)
+    assert store.all_steps(cut_short) == [8]
+    assert loop.train(small, cut_short)
+    assert_same(left_by(cut_short, small), whole)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from recurrentgemma.config import GriffinConfig
+from training import loop
+from training.configs import TrainConfig
+from training.data import Batches
+from training.optim import OptimConfig
+import json
+
+run_dir, steps = Path(sys.argv[1]), [int(step) for step in sys.argv[2:]]
+found = json.loads((run_dir / "config.json").read_text())
+train = found["train"] | {"text": tuple(found["train"]["text"])}
+config = TrainConfig(
+    model=GriffinConfig.from_json(found["model"]),
+    **train | {"optimizer": OptimConfig(**train["optimizer"])},
+)
+real, row = Batches.__next__, config.batch_size
+
+def next_batch(batches):
+    batch = real(batches)
+    if batches.state()["next_row"] == kill * row:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return batch
+
+Batches.__next__ = next_batch
+for kill in steps:
+    child = os.fork()
+    if not child:
+        loop.train(config, run_dir)
+        os._exit(0)
+    print("exit", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "kills", [(7,), pytest.param((1, 2, *range(3, 13)), marks=pytest.mark.slow)], ids=len
+)
+def test_killed_at_any_step_and_resumed_is_the_same(small, compiled, tmp_path, whole, kills):
+    """With -9, a checkpoint being written each time: parameters, optimizer, order of the data and
+    metrics, of which none comes twice."""
+    often = dataclasses.replace(small, save_every=1)
+    run.open_run(tmp_path / "killed", often)
+    environment = {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "killed"), *map(str, kills), "0"],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    exits = [line for line in done.stdout.splitlines() if line.startswith("exit")]
+    assert exits == ["exit -9"] * len(kills) + ["exit 0"], done.stderr
+    killed = left_by(tmp_path / "killed", often)
+    assert killed["metrics"] == whole["metrics"]
+    killed["steps"] = {12: killed["steps"][12]}
+    assert_same(killed, whole | {"steps": {12: whole["steps"][12]}})
 
 
 def test_a_run_goes_on_with_scanned_layers(small, cut_short, whole_run):

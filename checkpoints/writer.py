@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checkpoints of a run that is being trained: written while training goes on, the newest and
+the best of them kept.
+
+Orbax's AsyncCheckpointer writes; its CheckpointManager is not used. When one of several processes
+fails, the manager waits for it for 20 minutes; a garbled metrics file keeps it from opening; it
+counts a damaged step as one of those to keep; and when it is killed while it deletes a step, half
+of it stays under the step's name.
+"""
+
+import contextlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import jax
+import orbax.checkpoint as ocp
+
+from checkpoints import checksums, processes
+from checkpoints import step as step_files
+from checkpoints.model_json import read_json
+from checkpoints.source import Damaged
+from checkpoints.step import Restored
+
+STEPS, RUN_CONFIG = "checkpoints", "config.json"
+DAMAGED, DELETED, UNFINISHED = ".damaged", ".deleted", ".orbax-checkpoint-tmp"
+NO_SPACE = re.compile("no space left|file too large|quota exceeded", re.IGNORECASE)
+OTHER = re.compile(r"process \d+: ")
+
+
+class Checkpoints:
+    """Saves and restores the steps of one run; the only writer of its directory.
+
+        with Checkpoints(run_dir, keep=2, best="held_out_bits_per_byte") as checkpoints:
+            found = checkpoints.restore(params_like=..., opt_state_like=...)
+            ...
+            checkpoints.save(step, params, opt_state=..., data_state=..., metrics={...})
+
+    It keeps the `keep` newest steps, and besides them the `keep_best` with the lowest (or highest)
+    value of the metric `best`. In a program of several processes all of them make one and call it
+    alike; each writes and reads what its devices hold, on a disk that all share.
+
+    Opening it deletes what a killed process left half written or half deleted. A step that is
+    damaged is renamed to STEP.damaged, which nothing counts or deletes, and reported in one line.
+
+    Raises:
+      ValueError: an argument is out of range, or the run has no config.json.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        *,
+        keep: int = 2,
+        best: str | None = None,
+        best_is: Literal["lowest", "highest"] = "lowest",
+        keep_best: int = 1,
+        report: Callable[[str], None] = print,
+    ):
+        if keep < 1:
+            raise ValueError(f"keep={keep}: expected at least 1")
+        if keep_best < 0:
+            raise ValueError(f"keep_best={keep_best}: expected 0 or more")
+        if best_is not in ("lowest", "highest"):
+            raise ValueError(f"best_is={best_is!r}: expected 'lowest' or 'highest'")
+        self._folder = Path(run_dir).absolute() / STEPS
+        config = Path(run_dir) / RUN_CONFIG
+        if not config.is_file():
+            raise ValueError(f"{config}: missing; every checkpoint holds a copy, so write it first")
+        self._config = processes.together(lambda: read_json(config))
+        self._keep, self._keep_best = keep, keep_best
+        self._best, self._highest = best, best_is == "highest"
+        self._report = report
+        self._steps: dict[int, dict[str, Any]] = {}  # each with its metrics
+        self._own: set[int] = set()  # restored from, or saved, by this object
+        self._writing: tuple[int, Future[list[int]]] | None = None
+        self._rendezvous = processes.Rendezvous() if jax.process_count() > 1 else None
+        self._handler = step_files.step_handler()
+        options = ocp.AsyncOptions(timeout_secs=processes.TIMEOUT, barrier_sync_fn=self._rendezvous)
+        self._writer = ocp.AsyncCheckpointer(self._handler, async_options=options)
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        logging.getLogger("absl").addFilter(_raised_anyway)
+        self._find_steps()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except OSError as failed:
+            if error is None:
+                raise
+            self._report(str(failed))  # beside the error that ended the run, not instead of it
+
+    def steps(self) -> list[int]:
+        """The steps that are there and being written, oldest first."""
+        return sorted(self._steps)
+
+    def save(
+        self,
+        step: int,
+        params: Mapping[str, Any],
+        *,
+        opt_state: Any = None,
+        data_state: dict[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> bool:
+        """Begin to write a step; returns when the arrays may be donated. The step appears when it
+        is whole, and then older ones are deleted.
+
+        params is flat, by canonical name; opt_state any pytree of arrays; data_state plain JSON
+        values. Waits for the save before. Returns False, and writes nothing, for a step that this
+        object has saved or restored before: the state of a step is what it is.
+
+        Raises:
+          OSError: there is no space for it, or the save before failed; what was saved is still
+            there.
+          ValueError: this step exists already from elsewhere, or a later one does.
+        """
+        self.wait()
+        if step in self._own:
+            return False
+        folder, newest = self._folder / str(step), max(self._steps, default=-1)
+        if step <= newest:
+            what = "this step" if step in self._steps else f"step {newest}"
+            raise ValueError(
+                f"{folder}: {what} exists already; go on from the newest step, or delete what is "
+                "not to be kept"
+            )
+        arrays = (*checksums.leaves(params).values(), *checksums.leaves(opt_state).values())
+        needed = sum(array.nbytes for array in arrays)
+        self._on_first(lambda: self._check_space(step, needed))
+        found = {name: float(value) for name, value in (metrics or {}).items()}
+        items = step_files.items(
+            params, config=self._config, metrics=found, opt_state=opt_state, data_state=data_state
+        )
+        self._writer.save(folder, args=items)
+        self._own.add(step)
+        self._steps[step] = found
+        self._writing = step, self._thread.submit(self._finish, step, needed)
+        return True
+
+    def wait(self) -> None:
+        """Wait for the save in flight. Raises OSError if it failed."""
+        if self._writing is None:
+            return
+        step, future = self._writing
+        try:
+            deleted = future.result()
+        except Exception:
+            self._writing = None
+            if not (self._folder / str(step)).is_dir():
+                self._own.discard(step)
+                self._steps.pop(step)
+            raise
+        self._writing = None
+        for old in deleted:
+            del self._steps[old]
+
+    def close(self) -> None:
+        """Wait for the save in flight, and end the threads. Raises OSError if it failed."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._writer.close()
+            if processes.is_first():
+                self._clean()
+            logging.getLogger("absl").removeFilter(_raised_anyway)
+
+    def restore(
+        self,
+        step: int | None = None,
+        *,
+        params_like: Mapping[str, Any] | None = None,
+        opt_state_like: Any = None,
+    ) -> Restored | None:
+        """A step, by default the newest that is whole; None before the first. See store.restore.
+
+        Raises:
+          ValueError: there is no such step, it differs from a `like` tree, or none is whole.
+        """
+        self.wait()
+        if step is not None and step not in self._steps:
+            raise ValueError(f"{self._folder}: no step {step}; it holds {self.steps()}")
+        for candidate in [step] if step is not None else self.steps()[::-1]:
+            try:
+                found = step_files.read(self._folder / str(candidate), params_like, opt_state_like)
+            except Damaged as error:
+                if step is not None:
+                    raise
+                self._set_aside(candidate, str(error))
+                continue
+            self._own.add(candidate)
+            return found
+        damaged = sorted(path.name for path in self._folder.glob(f"*{DAMAGED}*"))
+        if damaged:
+            raise ValueError(
+                f"{self._folder}: no checkpoint is whole ({', '.join(damaged)}); bring one back, "
+                "or delete them to train from the beginning"
+            )
+        return None
+
+    def _find_steps(self) -> None:
+        def look() -> str:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._clean()
+            whole, damaged = {}, {}
+            for folder in self._folder.iterdir():
+                if folder.is_dir() and folder.name.isdigit():
+                    try:
+                        step_files.check(folder)
+                        whole[folder.name] = step_files.read_content(folder, step_files.METRICS)
+                    except Damaged as error:
+                        damaged[folder.name] = str(error)
+            return json.dumps([whole, damaged])
+
+        whole, damaged = json.loads(processes.as_first_says(look))
+        self._steps = {int(step): metrics or {} for step, metrics in whole.items()}
+        for step, why in damaged.items():
+            self._set_aside(int(step), why)
+
+    def _clean(self) -> None:
+        """Delete what is half written or half deleted, while nothing is being written."""
+        for suffix in (UNFINISHED, DELETED):
+            for path in self._folder.glob(f"*{suffix}*"):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _set_aside(self, step: int, why: str) -> None:
+        self._steps.pop(step, None)
+        self._own.discard(step)
+        folder = self._folder / str(step)
+        names = [folder.with_name(f"{step}{DAMAGED}")]
+        while names[-1].exists():
+            names.append(folder.with_name(f"{step}{DAMAGED}.{len(names)}"))
+        self._on_first(lambda: folder.rename(names[-1]))
+        rest = max(self._steps, default=None)
+        if processes.is_first():
+            self._report(
+                f"step {step} is damaged, and kept as {names[-1]} ({why}); "
+                + ("no other is left" if rest is None else f"step {rest} is the newest now")
+            )
+
+    def _check_space(self, step: int, needed: int) -> None:
+        self._clean()  # TensorStore may have written on for a moment after a save failed
+        if shutil.disk_usage(self._folder).free < needed:
+            raise self._failed(step, needed, OSError("no space left"))
+
+    def _finish(self, step: int, needed: int) -> list[int]:
+        """In the background: wait for the write, then delete what is not kept. Returns what is
+        deleted."""
+        try:
+            self._writer.wait_until_finished()
+        except Exception as error:
+            for _ in range(10):  # each call raises one of the errors that Orbax still holds
+                with contextlib.suppress(Exception):
+                    self._writer.wait_until_finished()
+                    break
+            self._handler.settle()
+            if self._rendezvous is not None and not isinstance(error, processes.OtherFailed):
+                self._rendezvous.fail(error)
+            if processes.is_first():
+                self._clean()
+            raise self._failed(step, needed, error) from error
+        best = step_files.ranked(self._steps, self._best, highest=self._highest)
+        kept = {*self.steps()[-self._keep :], *best[: self._keep_best]}
+        old = sorted(self._steps.keys() - kept)
+        for folder in (self._folder / str(step) for step in old if processes.is_first()):
+            gone = folder.rename(folder.with_name(f"{folder.name}{DELETED}"))
+            shutil.rmtree(gone, ignore_errors=True)  # what stays is deleted with the next
+        return old
+
+    def _failed(self, step: int, needed: int, error: BaseException) -> OSError:
+        """What the user is told: a step was not saved, why, what is left, what to do."""
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        rest = [kept for kept in self.steps() if kept != step]
+        left = f"step {rest[-1]} is still there" if rest else "none was saved before"
+        remedy = "the same command goes on from there" if rest else "start again"
+        where = f"{self._folder / str(step)} was not saved"
+        if full := NO_SPACE.search(text):
+            process = OTHER.match(text)
+            said = (process.group() if process else "") + full.group().lower()
+            free = shutil.disk_usage(self._folder).free
+            return OSError(
+                f"{where}, no space left: it needs {needed / 1e9:.3g} GB and {free / 1e9:.3g} GB "
+                f"are free{'' if said == 'no space left' else f' ({said})'}; {left}; make space or "
+                f"keep fewer, and {remedy}"
+            )
+        return OSError(f"{where} ({text[:300]}); {left}; {remedy}")
+
+    def _on_first(self, function: Callable[[], Any]) -> None:
+        processes.together(lambda: function() if processes.is_first() else None)
+
+
+def _raised_anyway(record: logging.LogRecord) -> bool:
+    """Keeps Orbax from printing the traceback of every error that it also raises."""
+    return not (record.levelno >= logging.ERROR and "orbax" in record.pathname)

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A damaged checkpoint is reported and the one before it used; wrong values never come back."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from checkpoints import store
+from checkpoints.load import load_checkpoint
+from checkpoints.source import Damaged
+from tests.checkpoints.conftest import random_params, small_config
+
+CONFIG = small_config(num_layers=1, vocab_size=200)
+NAMES = ("embedder/input_embedding", "final_norm/scale", "blocks.0/mlp_block/ffw_up/weight")
+
+
+def state(step: int) -> tuple[dict[str, jax.Array], dict[str, jax.Array], dict]:
+    arrays = random_params(CONFIG, seed=step)
+    params = {name: jnp.asarray(arrays[name]) for name in NAMES}
+    moments = {name: array * 0.5 for name, array in params.items()}
+    return params, {**moments, "count": jnp.int32(step)}, {"next_row": step * 8}
+
+
+LIKE = state(0)[1]
+
+
+def assert_is(found: store.Restored | None, step: int) -> None:
+    """Every bit that was saved at that step."""
+    assert found is not None
+    assert found.step == step
+    params, opt_state, data_state = state(step)
+    for got, expected in ((found.params, params), (found.opt_state, opt_state)):
+        assert got.keys() == expected.keys()
+        for name, array in expected.items():
+            assert np.asarray(got[name]).tobytes() == np.asarray(array).tobytes(), name
+    assert found.data_state == data_state
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with the steps 10 and 20."""
+    run_dir = tmp_path_factory.mktemp("intact") / "run"
+    store.write_run_config(run_dir, CONFIG, {"steps": 30})
+    with store.Checkpoints(run_dir) as checkpoints:
+        for step in (10, 20):
+            save(checkpoints, step)
+    return run_dir
+
+
+def save(checkpoints: store.Checkpoints, step: int) -> None:
+    params, opt_state, data_state = state(step)
+    checkpoints.save(
+        step, params, opt_state=opt_state, data_state=data_state, metrics={"loss": 1.0}
+    )
+
+
+@pytest.fixture
+def run_dir(intact: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(intact, tmp_path / "run")
+
+
+def largest(folder: Path) -> Path:
+    """The file that holds the arrays."""
+    return max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+
+
+def cut(file: Path, to: int) -> None:
+    file.write_bytes(file.read_bytes()[:to])
+
+
+def flip(file: Path, at: int, bit: int = 0) -> None:
+    raw = bytearray(file.read_bytes())
+    raw[at] ^= 1 << bit
+    file.write_bytes(raw)
+
+
+def edit(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a data file of no bytes": lambda step: cut(largest(step / "params"), 0),
+    "a data file cut off": lambda step: cut(largest(step / "params"), 5000),
+    "a data file missing": lambda step: largest(step / "opt_state").unlink(),
+    "a part missing": lambda step: shutil.rmtree(step / "params" / "ocdbt.process_0"),
+    "a bit of a parameter": lambda step: flip(largest(step / "params"), 5000),
+    "a bit of the optimizer": lambda step: flip(largest(step / "opt_state"), 4001, 7),
+    "the list of arrays missing": lambda step: (step / "params" / "_METADATA").unlink(),
+    "the list of arrays cut off": lambda step: cut(step / "opt_state" / "_METADATA", 300),
+    "the index missing": lambda step: (step / "opt_state" / "manifest.ocdbt").unlink(),
+    "the index cut off": lambda step: cut(step / "params" / "manifest.ocdbt", 20),
+    "no parameters": lambda step: shutil.rmtree(step / "params"),
+    "no optimizer": lambda step: shutil.rmtree(step / "opt_state"),
+    "no checksums": lambda step: shutil.rmtree(step / "checksums"),
+    "checksums cut off": lambda step: cut(step / "checksums" / "metadata", 100),
+    "checksums of another kind": lambda step: edit(step / "checksums" / "metadata", arrays=[]),
+    "the data's state cut off": lambda step: cut(step / "data_state" / "metadata", 5),
+    "another state of the data": lambda step: edit(step / "data_state" / "metadata", next_row=9),
+    "no state of the data": lambda step: shutil.rmtree(step / "data_state"),
+    "garbled metrics": lambda step: cut(step / "metrics" / "metadata", 3),
+    "another config": lambda step: edit(step / "config" / "metadata", train={}),
+    "nothing in it": lambda step: (shutil.rmtree(step), step.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_step_before_is_used(damage: str, run_dir: Path):
+    step = run_dir / "checkpoints" / "20"
+    DAMAGES[damage](step)
+    files = {f: f.read_bytes() for f in run_dir.rglob("*") if f.is_file()}
+
+    reported: list[str] = []
+    assert_is(store.restore(run_dir, opt_state_like=LIKE, report=reported.append), 10)
+    (line,) = reported
+    assert line.startswith("step 20 is damaged, the one before it is used (")
+    assert "\n" not in line
+    assert str(step) in line
+    assert {f: f.read_bytes() for f in run_dir.rglob("*") if f.is_file()} == files
+    with pytest.raises(Damaged):
+        store.restore(run_dir, 20, opt_state_like=LIKE)
+
+    reported.clear()
+    with store.Checkpoints(run_dir, keep=2, report=reported.append) as checkpoints:
+        assert_is(checkpoints.restore(params_like=state(0)[0], opt_state_like=LIKE), 10)
+        (line,) = reported
+        aside = step.with_name("20.damaged")
+        assert line.startswith(f"step 20 is damaged, and kept as {aside} (")
+        assert line.endswith("; step 10 is the newest now")
+        for at in (20, 30):  # it is saved again, and does not count as one of the two kept
+            save(checkpoints, at)
+        checkpoints.wait()
+        assert checkpoints.steps() == [20, 30]
+        assert_is(checkpoints.restore(20, opt_state_like=LIKE), 20)
+    kept = {f for f in files if step in f.parents}
+    assert {aside / f.relative_to(step): files[f] for f in kept} == {
+        f: f.read_bytes() for f in aside.rglob("*") if f.is_file()
+    }
+
+
+def test_a_flipped_bit_anywhere_never_gives_other_values(run_dir: Path):
+    """In any file of a step: what comes back is what was saved, or the step before."""
+    random = np.random.default_rng(0)
+    step = run_dir / "checkpoints" / "20"
+    files = sorted(f for f in step.rglob("*") if f.is_file() and f.stat().st_size)
+    noticed = 0
+    for file in files * 8:
+        before = file.read_bytes()
+        flip(file, int(random.integers(len(before))), int(random.integers(8)))
+        reported: list[str] = []
+        found = store.restore(run_dir, opt_state_like=LIKE, report=reported.append)
+        assert_is(found, 10 if reported else 20)
+        noticed += len(reported)
+        file.write_bytes(before)
+    assert noticed > 2 * len(files)  # the others have a copy, or only tell of the devices
+
+
+def test_none_is_whole(run_dir: Path):
+    steps = run_dir / "checkpoints"
+    for step in ("10", "20"):
+        flip(largest(steps / step / "params"), 5000)
+    with pytest.raises(
+        Damaged, match=r"10/params: this checkpoint is damaged: '.*' holds other val"
+    ):
+        store.restore(run_dir)
+    for _ in range(2):  # nor does a run start again from the beginning the next time
+        with (
+            store.Checkpoints(run_dir, report=lambda line: None) as checkpoints,
+            pytest.raises(ValueError, match=r"no checkpoint is whole \(10.damaged, 20.damaged\)"),
+        ):
+            checkpoints.restore()
+
+
+def test_the_same_step_damaged_twice(run_dir: Path):
+    with store.Checkpoints(run_dir, report=lambda line: None) as checkpoints:
+        for _ in range(2):
+            flip(largest(run_dir / "checkpoints" / "20" / "params"), 5000)
+            assert_is(checkpoints.restore(opt_state_like=LIKE), 10)
+            save(checkpoints, 20)
+            checkpoints.wait()
+    names = {path.name for path in (run_dir / "checkpoints").iterdir()}
+    assert names == {"10", "20", "20.damaged", "20.damaged.1"}
+
+
+def test_loading_a_model_notices_too(run_dir: Path, tmp_path: Path):
+    params = random_params(CONFIG)
+    with store.Checkpoints(run_dir) as checkpoints:
+        checkpoints.save(30, params)
+    step = run_dir / "checkpoints" / "30"
+    assert load_checkpoint(run_dir, dtype="bfloat16")[1].dtype == "bfloat16"
+    flip(largest(step / "params"), 5000)
+    for dtype in ("float32", "bfloat16"):
+        with pytest.raises(Damaged, match=r"30/params: .* '.*' holds other values than were saved"):
+            load_checkpoint(run_dir, dtype=dtype)
+    store.write(tmp_path / "bare", params, CONFIG)
+    flip(largest(tmp_path / "bare" / "params"), 5000)
+    with pytest.raises(Damaged, match="holds other values than were saved"):
+        load_checkpoint(tmp_path / "bare")
+
+
+def test_what_another_model_wants_is_no_damage(run_dir: Path):
+    """The step is whole: the one before it would not do either, and nothing is set aside."""
+    reported: list[str] = []
+    with store.Checkpoints(run_dir, report=reported.append) as checkpoints:
+        for params_like, opt_state_like in ((None, {"count": jnp.int32(0)}), ({}, None)):
+            with pytest.raises(ValueError, match="expected none: it is unknown") as raised:
+                checkpoints.restore(params_like=params_like, opt_state_like=opt_state_like)
+            assert not isinstance(raised.value, Damaged)
+        with pytest.raises(ValueError, match=r"no step 15; it holds \[10, 20\]"):
+            checkpoints.restore(15)
+        assert checkpoints.steps() == [10, 20]
+    assert reported == []

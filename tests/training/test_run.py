@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A train state saved from one mesh goes on on any other, its layers scanned or not."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import Mesh
+
+from recurrentgemma import sharding
+from recurrentgemma.config import GriffinConfig
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.sharding import MeshConfig, make_mesh
+from training import per_layer, run
+from training.configs import TrainConfig
+from training.data import Batches
+from training.optim import decays, make_optimizer, parameter_name
+from training.step import TrainState, init_train_state
+
+MESHES = {
+    "one device": None,
+    "fsdp 2, tensor 2": MeshConfig(data=1, fsdp=2, tensor=2),
+    "fsdp 4": MeshConfig(data=1, fsdp=4),
+    "data 2, fsdp 2, tensor 2": MeshConfig(data=2, fsdp=2, tensor=2),
+}
+
+
+def mesh_named(name: str) -> Mesh | None:
+    config = MESHES[name]
+    if config is None:
+        return None
+    return make_mesh(config, jax.devices()[: config.data * config.fsdp * config.tensor])
+
+
+def config_of(small: TrainConfig, *, scanned: bool) -> GriffinConfig:
+    """Two groups and a tail."""
+    return dataclasses.replace(
+        small.model, num_layers=5, vocab_size=264, num_gate_blocks=4, scan_layers=scanned
+    )
+
+
+def muon() -> optax.GradientTransformation:
+    """An optimizer that has no moments of some parameters."""
+
+    def dimensions(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: (
+                optax.contrib.MuonDimensionNumbers(x.ndim - 2, x.ndim - 1)
+                if decays(parameter_name(path))
+                else None
+            ),
+            params,
+        )
+
+    return optax.contrib.muon(1e-3, muon_weight_dimension_numbers=dimensions)
+
+
+def shapes_of(config: GriffinConfig, tx: optax.GradientTransformation) -> TrainState:
+    """A train state without its values."""
+
+    def init() -> TrainState:
+        return init_train_state(nnx.split(Griffin(config, rngs=nnx.Rngs(0)), nnx.Param)[1], tx)
+
+    return jax.eval_shape(init)
+
+
+def where_of(shapes: TrainState, mesh: Mesh | None) -> Any:
+    """The sharding of every leaf."""
+    if mesh is not None:
+        return sharding.shardings(mesh, shapes)
+    return jax.tree.map(lambda x: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
+
+
+def trained(shapes: TrainState, mesh: Mesh | None) -> TrainState:
+    """One of step 3, no two of its values alike."""
+    random = np.random.default_rng(0)
+
+    def value(x: jax.ShapeDtypeStruct) -> np.ndarray:
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            return random.standard_normal(x.shape, np.float32)
+        return np.full(x.shape, 7, x.dtype)
+
+    values = jax.tree.map(value, shapes)._replace(step=np.int32(3), skipped=np.int32(1))
+    return jax.tree.map(jax.device_put, values, where_of(shapes, mesh))
+
+
+def batches() -> Batches:
+    return Batches([np.arange(40)], batch_size=2, row_length=8, seed=0)
+
+
+def by_layer(train_state: TrainState, config: GriffinConfig) -> dict[str, np.ndarray]:
+    """Every value, by where it stands in the state and canonical name."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(
+        jax.tree.map(np.asarray, train_state), is_leaf=per_layer._is_state
+    ):
+        named = {"": leaf} if not per_layer._is_state(leaf) else per_layer._named(leaf)
+        where = jax.tree_util.keystr(path)
+        slices = per_layer._slices(named, config) if per_layer._is_state(leaf) else named
+        found |= {f"{where} {name}": value for name, value in slices.items()}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "there", "scanned_there", "here", "scanned_here"),
+    [
+        ("muon", "fsdp 2, tensor 2", True, "fsdp 4", True),
+        ("adamw", "fsdp 4", False, "one device", True),
+        ("muon", "one device", True, "data 2, fsdp 2, tensor 2", False),
+    ],
+)
+def test_from_any_mesh_to_any(
+    small: TrainConfig, tmp_path: Path, optimizer, there, scanned_there, here, scanned_here
+):
+    tx = muon() if optimizer == "muon" else make_optimizer(small.optimizer, steps=small.steps)
+    run.open_run(tmp_path / "run", small)
+    data = batches()
+    next(data)
+
+    config, mesh = config_of(small, scanned=scanned_there), mesh_named(there)
+    saved = trained(shapes_of(config, tx), mesh)
+    with run.open_checkpoints(tmp_path / "run", small) as checkpoints:
+        assert run.restore(checkpoints, data, config=config, fresh=saved, mesh=mesh) is None
+        run.save(checkpoints, saved, data, config=config, mesh=mesh, held_out=2.0)
+    expected = by_layer(saved, config)
+
+    config, mesh, data = config_of(small, scanned=scanned_here), mesh_named(here), batches()
+    shapes = shapes_of(config, tx)
+    with run.open_checkpoints(tmp_path / "run", small) as checkpoints:
+        found = run.restore(checkpoints, data, config=config, fresh=shapes, mesh=mesh)
+    assert found is not None
+    assert jax.tree.structure(found) == jax.tree.structure(shapes)
+    leaves = zip(
+        *(jax.tree.leaves(tree) for tree in (found, shapes, where_of(shapes, mesh))), strict=True
+    )
+    for leaf, shape, where in leaves:
+        assert (leaf.shape, leaf.dtype) == (shape.shape, shape.dtype)
+        assert leaf.sharding.is_equivalent_to(where, leaf.ndim)
+    got = by_layer(found, config)
+    assert got.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(got[name], array, err_msg=name)
+    assert data.state() == {"next_row": 2, "fingerprint": data.state()["fingerprint"]}
+
+
+def test_layers_are_taken_apart_and_put_together_without_gathering(small: TrainConfig):
+    config, mesh = config_of(small, scanned=True), mesh_named("data 2, fsdp 2, tensor 2")
+    assert mesh is not None
+    shapes = shapes_of(config, make_optimizer(small.optimizer, steps=small.steps))
+    named = per_layer._named(trained(shapes, mesh).params)
+    apart = per_layer._apart.lower(named, config, mesh).compile()
+    flat = apart(named)
+    together = per_layer._together.lower(flat, tuple(named), config, mesh).compile()
+    for program in (apart, together):
+        text = program.as_text()
+        assert text is not None
+        for collective in ("all-gather", "all-to-all", "collective-permute", "all-reduce"):
+            assert collective not in text
+    for name, array in flat.items():
+        where = sharding.param_spec(name, array.ndim)
+        assert array.sharding.is_equivalent_to(jax.NamedSharding(mesh, where), array.ndim), name
+    assert flat["blocks.3/mlp_block/ffw_up/weight"].addressable_shards[0].data.size * 4 == (
+        config.mlp_width * config.width
+    )
+
+
+def test_a_step_without_the_datas_state_is_refused(small: TrainConfig, tmp_path: Path):
+    run.open_run(tmp_path / "run", small)
+    tx = make_optimizer(small.optimizer, steps=small.steps)
+    fresh = trained(shapes_of(small.model, tx), None)
+    params, opt_state = per_layer.apart((fresh.params, fresh.opt_state), small.model)
+    with run.open_checkpoints(tmp_path / "run", small) as checkpoints:
+        checkpoints.save(4, per_layer.flatten(params), opt_state=opt_state)
+        with pytest.raises(ValueError, match="step 4 does not say where its data goes on"):
+            run.restore(checkpoints, batches(), config=small.model, fresh=fresh)
