@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from kernels import platform
 from kernels.dot import dot, dot_over_rows, dot_transposed
-from recurrentgemma import parallel, sharding
+from recurrentgemma import parallel, sharding, vocab_parts
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.state import State
 
@@ -51,16 +51,16 @@ def next_token_loss(
     tokens = parallel.total(jnp.sum(batch.weights_BT), *sharding.TOKEN_AXES)
     weights_BT = batch.weights_BT / jnp.maximum(tokens, 1)
     x_MD = parallel.replicate(x_BTD.reshape(-1, x_BTD.shape[-1]), "tensor")
-    losses: Any = _weighted_loss(
-        x_MD,
-        model.embedder.table(x_MD.dtype),
-        batch.targets_BT.reshape(-1),
-        weights_BT.reshape(-1),
-        model.config.logits_soft_cap,
-        z_loss,
-    )
+    targets_M, weights_M = batch.targets_BT.reshape(-1), weights_BT.reshape(-1)
+    given = (targets_M, weights_M, model.config.logits_soft_cap, z_loss)
+    losses: Any
+    if parallel.present(*sharding.PARAMETER_AXES):
+        elements = CHUNK_ELEMENTS[platform.current()]
+        part_VP = model.embedder.input_embedding[...]
+        losses = vocab_parts.weighted_loss(x_MD, part_VP, *given, elements)
+    else:
+        losses = _weighted_loss(x_MD, model.embedder.table(x_MD.dtype), *given)
     loss, nll_M, log_z_M = losses
-    weights_M = weights_BT.reshape(-1)
 
     def total(x: jax.Array) -> jax.Array:
         return parallel.total(x, *sharding.TOKEN_AXES)

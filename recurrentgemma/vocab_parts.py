@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weighted loss where the embedding is divided over devices: by parts of the vocabulary.
+
+losses.py takes some tokens at a time and adds up the gradient of the whole embedding in float32,
+which would be the largest array of a training step by far. Here the loop goes over the vocabulary:
+a part of the embedding is gathered, used for all of this device's tokens, and its gradient is
+scattered at once, so that no device ever holds an embedding or its gradient whole. A first loop
+finds the normalisers, a second one the gradients; the price is that logits are computed twice, a
+third more of the head's arithmetic.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from kernels.dot import dot, dot_over_rows, dot_transposed
+from recurrentgemma import parallel, sharding
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def weighted_loss(
+    x_MD: jax.Array,
+    embedding_VP: jax.Array,
+    targets_M: jax.Array,
+    weights_M: jax.Array,
+    soft_cap: float | None,
+    z_loss: float,
+    elements: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """sum_t w_t (nll_t + z_loss log(Z_t)^2), and nll and log Z, which carry no gradient.
+
+    Args:
+      x_MD: this device's tokens, after the final norm.
+      embedding_VP: this device's part of the embedding: of V over tensor, of D over fsdp and
+        sequence. Its gradient is that part's, summed over all tokens.
+      targets_M: ids in the whole vocabulary.
+      weights_M: float32.
+      soft_cap: of the logits, or None.
+      z_loss: coefficient.
+      elements: logits held at a time, at most, if the vocabulary can be divided so far.
+    """
+    parts_NVP = _parts(embedding_VP, x_MD.shape[0], elements)
+    nll_M, log_z_M = _likelihoods(x_MD, parts_NVP, targets_M, soft_cap)
+    loss = jnp.sum(weights_M * (nll_M + z_loss * jnp.square(log_z_M)))
+    return loss, nll_M, log_z_M
+
+
+def _parts(embedding_VP: jax.Array, tokens: int, elements: int) -> jax.Array:
+    """The embedding cut into the fewest equal parts of the vocabulary that are small enough."""
+    rows = embedding_VP.shape[0]
+    fewest = -(-tokens * rows // elements)
+    count = next((n for n in range(max(fewest, 1), rows) if rows % n == 0), rows)
+    return embedding_VP.reshape(count, rows // count, -1)
+
+
+def _whole(part_VP: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    axes = parallel.present(*sharding.PARAMETER_AXES)
+    return jax.lax.all_gather(part_VP.astype(dtype), axes, axis=1, tiled=True)
+
+
+def _logits(x_MD: jax.Array, part_VD: jax.Array, soft_cap: float | None) -> jax.Array:
+    logits_MV = dot_transposed(x_MD, part_VD)
+    return logits_MV if soft_cap is None else jnp.tanh(logits_MV / soft_cap) * soft_cap
+
+
+def _local(targets_M: jax.Array, index: jax.Array, count: int, rows: int):
+    """(row in part `index` of this device's part, whether the target lies there)."""
+    row_M, here_M = parallel.local_rows(targets_M, count * rows)
+    row_M = row_M - index * rows
+    return jnp.clip(row_M, 0, rows - 1), here_M & (row_M >= 0) & (row_M < rows)
+
+
+def _likelihoods(x_MD, parts_NVP, targets_M, soft_cap) -> tuple[jax.Array, jax.Array]:
+    """(nll, log Z) of every token, the normaliser gathered from part to part."""
+    count, rows, _ = parts_NVP.shape
+
+    def add(carry, indexed):
+        (top_M, sum_M, target_M), (index, part_VP) = carry, indexed
+        logits_MV = _logits(x_MD, _whole(part_VP, x_MD.dtype), soft_cap)
+        new_top_M = jnp.maximum(top_M, jnp.max(logits_MV, 1))
+        sum_M = sum_M * jnp.exp(top_M - new_top_M)
+        sum_M += jnp.sum(jnp.exp(logits_MV - new_top_M[:, None]), 1)
+        row_M, here_M = _local(targets_M, index, count, rows)
+        found_M = jnp.take_along_axis(logits_MV, row_M[:, None], 1)[:, 0]
+        return (new_top_M, sum_M, target_M + jnp.where(here_M, found_M, 0)), None
+
+    zero_M = jnp.zeros(x_MD.shape[:1], jnp.float32)
+    start = (zero_M - jnp.inf, zero_M, zero_M)
+    (top_M, sum_M, target_M), _ = jax.lax.scan(add, start, (jnp.arange(count), parts_NVP))
+    log_z_M = top_M + jnp.log(sum_M)
+    if parallel.size("tensor") > 1:
+        top_M = parallel.largest(log_z_M, "tensor")
+        log_z_M = top_M + jnp.log(parallel.total(jnp.exp(log_z_M - top_M), "tensor"))
+        target_M = parallel.total(target_M, "tensor")
+    return log_z_M - target_M, log_z_M
+
+
+def _fwd(x_MD, embedding_VP, targets_M, weights_M, soft_cap, z_loss, elements):
+    parts_NVP = _parts(embedding_VP, x_MD.shape[0], elements)
+    count, rows, _ = parts_NVP.shape
+    nll_M, log_z_M = _likelihoods(x_MD, parts_NVP, targets_M, soft_cap)
+    scale_M = weights_M * (1 + 2 * z_loss * log_z_M)
+    axes = parallel.present(*sharding.PARAMETER_AXES)
+    others = tuple(a for a in parallel.present(*sharding.TOKEN_AXES) if a not in axes)
+
+    def add(d_x_MD, indexed):
+        index, part_VP = indexed
+        part_VD = _whole(part_VP, x_MD.dtype)
+        logits_MV = _logits(x_MD, part_VD, soft_cap)
+        row_M, here_M = _local(targets_M, index, count, rows)
+        onehot_MV = (row_M[:, None] == jnp.arange(rows)[None]) & here_M[:, None]
+        d_logits_MV = jnp.exp(logits_MV - log_z_M[:, None]) * scale_M[:, None]
+        d_logits_MV -= jnp.where(onehot_MV, weights_M[:, None], 0)
+        if soft_cap is not None:
+            d_logits_MV *= 1 - jnp.square(logits_MV / soft_cap)
+        d_logits_MV = d_logits_MV.astype(x_MD.dtype)
+        d_part_VD = dot_over_rows(d_logits_MV, x_MD)
+        d_part_VP = jax.lax.psum_scatter(d_part_VD, axes, scatter_dimension=1, tiled=True)
+        if others:
+            d_part_VP = jax.lax.psum(d_part_VP, others)
+        return d_x_MD + dot(d_logits_MV, part_VD), d_part_VP
+
+    zero_MD = jnp.zeros(x_MD.shape, jnp.float32)
+    d_x_MD, d_parts_NVP = jax.lax.scan(add, zero_MD, (jnp.arange(count), parts_NVP))
+    loss = jnp.sum(weights_M * (nll_M + z_loss * jnp.square(log_z_M)))
+    d_embedding_VP = d_parts_NVP.reshape(embedding_VP.shape).astype(embedding_VP.dtype)
+    residuals = (d_x_MD.astype(x_MD.dtype), d_embedding_VP, nll_M, log_z_M)
+    return (loss, nll_M, log_z_M), residuals
+
+
+def _bwd(soft_cap, z_loss, elements, residuals, gradients):
+    g, (d_x_MD, d_embedding_VP, nll_M, log_z_M) = gradients[0], residuals
+
+    def scaled(d: jax.Array) -> jax.Array:
+        return (g * d.astype(jnp.float32)).astype(d.dtype)
+
+    d_weights_M = g * (nll_M + z_loss * jnp.square(log_z_M))
+    return scaled(d_x_MD), scaled(d_embedding_VP), None, d_weights_M
+
+
+weighted_loss.defvjp(_fwd, _bwd)
