@@ -47,7 +47,18 @@ def next_token_loss(
       the loss, and metrics: "nll" (nats per token, without the z-loss), "tokens" (sum of the
       weights) and "log_z" (mean log normaliser).
     """
-    x_BTD, _ = model.hidden(batch.tokens_BT, positions=batch.positions_BT)
+    loss, (metrics, _) = loss_and_state(model, batch, None, z_loss=z_loss)
+    return loss, metrics
+
+
+def loss_and_state(
+    model: Griffin, batch: Batch, state: State | None, *, z_loss: float = 0.0
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], State]]:
+    """next_token_loss of rows that go on from `state` where their first position is above 0, and
+    the state after them. No gradient goes into or out of the state."""
+    x_BTD, state = model.hidden(
+        batch.tokens_BT, jax.lax.stop_gradient(state), positions=batch.positions_BT
+    )
     tokens = parallel.total(jnp.sum(batch.weights_BT), *sharding.TOKEN_AXES)
     weights_BT = batch.weights_BT / jnp.maximum(tokens, 1)
     x_MD = parallel.replicate(x_BTD.reshape(-1, x_BTD.shape[-1]), "tensor")
@@ -70,7 +81,7 @@ def next_token_loss(
         "tokens": tokens,
         "log_z": total(jnp.sum(log_z_M * weights_M)),
     }
-    return total(loss), metrics
+    return total(loss), (metrics, jax.lax.stop_gradient(state))
 
 
 def token_log_probs(

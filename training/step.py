@@ -2,50 +2,75 @@
 """One optimizer step as a pure function: train_step(train_state, batch) -> (train_state,
 metrics)."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from recurrentgemma import parallel, sharding
+from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
-from recurrentgemma.losses import next_token_loss
+from recurrentgemma.losses import loss_and_state
 from recurrentgemma.sharded import over, place
+from recurrentgemma.state import State, init_state
 from training.data import Batch
 
 Metrics = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """All that a step changes. `skipped` counts the steps so far whose gradients were not
-    finite."""
+    """All that a step changes. `skipped` counts the steps so far whose gradients were not finite.
+    `carried` is the model's state after the last batch, for documents that go on in the next."""
 
     step: jax.Array  # int32, how many batches have been seen
     params: Any
     opt_state: optax.OptState
     skipped: jax.Array  # int32
+    carried: State | None = None
 
 
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+class TrainStep(Protocol):
+    """The jitted step: see make_train_step."""
+
+    def __call__(
+        self, train_state: TrainState, batch: Batch, frozen: Any = ()
+    ) -> tuple[TrainState, Metrics]: ...
+
+    def lower(self, train_state: Any, batch: Any, frozen: Any = ()) -> jax.stages.Lowered: ...
 
 
 def init_train_state(
-    params: Any, tx: optax.GradientTransformation, mesh: Mesh | None = None
+    params: Any,
+    tx: optax.GradientTransformation,
+    mesh: Mesh | None = None,
+    *,
+    carried: State | None = None,
 ) -> TrainState:
     """Step 0; on a mesh the optimizer's state lies where its parameters do. The first train_step
     donates these buffers: params may not be used after it."""
     zero = jnp.zeros((), jnp.int32)
     if mesh is None:
-        return TrainState(zero, params, tx.init(params), zero.copy())
+        return TrainState(zero, params, tx.init(params), zero.copy(), carried)
     places = sharding.shardings(mesh, jax.eval_shape(tx.init, params))
     opt_state = jax.jit(tx.init, out_shardings=places)(params)
     step, skipped = place(mesh, P(), zero, zero.copy())  # two buffers: each is donated
-    return TrainState(step, params, opt_state, skipped)
+    return TrainState(step, params, opt_state, skipped, carried)
+
+
+def fresh_carried(config: GriffinConfig, batch_size: int, mesh: Mesh | None = None) -> State:
+    """The model's state before the first batch, [B, ...]."""
+    if mesh is None:
+        return init_state(config, batch_size)
+    places = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        sharding.state_specs(config),
+        is_leaf=lambda x: isinstance(x, P),
+    )
+    return jax.jit(lambda: init_state(config, batch_size), out_shardings=places)()
 
 
 def make_train_step(
@@ -60,57 +85,79 @@ def make_train_step(
 
     With a mesh, train state and batches lie on it (init_train_state; sharding.BATCH). accumulate:
     the rows of a batch (of each device) go in so many parts, one after the other, whose gradients
-    are added: the same step in less memory.
+    are added: the same step in less memory. frozen: parameters that are used and not trained.
+    A train state with a carried state goes on from it where a row's first position is above 0;
+    gradients end at the batch's edge.
 
     metrics: float32 scalars `loss` (mean nats per counted target, before the z-loss), `grad_norm`
-    (before clipping), `param_norm` (after the step) and int32 `skipped`. A step whose loss or
-    gradient norm is not finite leaves parameters and optimizer as they were and is counted; its
-    batch is not seen again.
+    (before clipping), `param_norm` (after the step), `tokens` (targets counted), and int32
+    `skipped`. A step whose loss or gradient norm is not finite leaves parameters, optimizer and
+    carried state as they were and is counted; its batch is not seen again.
     """
 
-    def loss_fn(params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
-        return next_token_loss(nnx.merge(graphdef, params), batch, z_loss=z_loss)
+    def merge(params: Any, frozen: Any) -> Griffin:
+        return nnx.merge(graphdef, params, frozen) if frozen else nnx.merge(graphdef, params)
 
-    def gradients(params: Any, batch: Batch) -> tuple[Any, Any]:
-        run = jax.value_and_grad(loss_fn, has_aux=True)
+    def loss_fn(params: Any, frozen: Any, batch: Batch, carried: State | None) -> Any:
+        model = merge(params, frozen)
+        loss, (metrics, state) = loss_and_state(model, batch, carried, z_loss=z_loss)
+        found = {"nll": metrics["nll"], "tokens": metrics["tokens"]}
+        return loss, (found, None if carried is None else state)
+
+    run = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def gradients(params: Any, frozen: Any, batch: Batch, carried: State | None) -> Any:
         if accumulate == 1:
-            return run(params, batch)
+            return run(params, frozen, batch, carried)
         tokens = parallel.total(jnp.sum(batch.weights_BT), *sharding.TOKEN_AXES)
-        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (batch, carried))
 
-        def add(whole: Any, part: Batch) -> tuple[Any, None]:
-            (loss, metrics), grads = run(params, part)
+        def add(whole: Any, part: tuple[Batch, State | None]) -> tuple[Any, State | None]:
+            (loss, (metrics, state)), grads = run(params, frozen, *part)
             share = metrics["tokens"] / jnp.maximum(tokens, 1)
-            found = ((loss, {"nll": metrics["nll"]}), grads)
-            return jax.tree.map(lambda a, b: a + (share * b).astype(a.dtype), whole, found), None
+            found = (loss, metrics["nll"], grads)
+            whole = jax.tree.map(lambda a, b: a + (share * b).astype(a.dtype), whole, found)
+            return whole, state
 
         zero = jnp.zeros(())
-        start = ((zero, {"nll": zero}), jax.tree.map(jnp.zeros_like, params))
-        return jax.lax.scan(add, start, parts)[0]
+        start = (zero, zero, jax.tree.map(jnp.zeros_like, params))
+        (loss, nll, grads), state = jax.lax.scan(add, start, parts)
+        state = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state)
+        return (loss, ({"nll": nll, "tokens": tokens}, state)), grads
 
-    def train_step(train_state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        step, params, opt_state, skipped = train_state
+    def train_step(
+        train_state: TrainState, batch: Batch, frozen: Any = ()
+    ) -> tuple[TrainState, Metrics]:
+        step, params, opt_state, skipped, carried = train_state
         run = gradients
         if mesh is not None:
             specs = sharding.specs(params)
-            run = over(mesh, gradients, (specs, sharding.BATCH), (P(), specs))
-        (loss, metrics), grads = run(params, batch)
+            held = carried and sharding.state_specs(merge(params, frozen).config)
+            found = {"nll": P(), "tokens": P()}
+            run = over(
+                mesh,
+                gradients,
+                (specs, sharding.specs(frozen), sharding.BATCH, held),
+                ((P(), (found, held)), specs),
+            )
+        (loss, (metrics, new_carried)), grads = run(params, frozen, batch, carried)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, new_opt_state = tx.update(grads, opt_state, params)
         new_params = optax.apply_updates(params, updates)
-        params, opt_state = jax.tree.map(
+        params, opt_state, carried = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
-            (new_params, new_opt_state),
-            (params, opt_state),
+            (new_params, new_opt_state, new_carried),
+            (params, opt_state, carried),
         )
         skipped = skipped + (~finite).astype(jnp.int32)
         metrics = {
             "loss": metrics["nll"],
+            "tokens": metrics["tokens"],
             "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(params),
             "skipped": skipped,
         }
-        return TrainState(step + 1, params, opt_state, skipped), metrics
+        return TrainState(step + 1, params, opt_state, skipped, carried), metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    return cast(TrainStep, jax.jit(train_step, donate_argnums=0))

@@ -18,7 +18,7 @@ from recurrentgemma.losses import Batch
 from recurrentgemma.sharded import init_params, place
 from recurrentgemma.sharding import MeshConfig, make_mesh
 from training.optim import OptimConfig, make_optimizer
-from training.step import init_train_state, make_train_step
+from training.step import fresh_carried, init_train_state, make_train_step
 
 CONFIG = GriffinConfig(
     vocab_size=64,
@@ -232,3 +232,34 @@ def test_bfloat16():
     config = dataclasses.replace(CONFIG, dtype="bfloat16")
     got = losses(config, MESHES["fsdp-sequence-tensor"], 3)
     np.testing.assert_allclose(got[:, 0], losses(config, None, 3)[:, 0], rtol=2e-2)
+
+
+def carried_losses(mesh_config: MeshConfig | None, parts: int, accumulate: int = 1):
+    """Loss of each part of rows of which some documents go on from part to part."""
+    config, mesh = CONFIG, make_mesh(mesh_config) if mesh_config else None
+    tx = make_optimizer(OptimConfig(learning_rate=0.0, warmup_steps=0), steps=STEPS)
+    if mesh is None:
+        graphdef, params = nnx.split(Griffin(config, rngs=nnx.Rngs(0)), nnx.Param)
+    else:
+        graphdef, params = init_params(config, mesh, 0)
+    carried = fresh_carried(config, BATCH, mesh)
+    state = init_train_state(params, tx, mesh, carried=carried)
+    step = make_train_step(graphdef, tx, mesh=mesh, accumulate=accumulate)
+    positions = np.tile(np.arange(TIME, dtype=np.int32), (BATCH, 1))
+    positions[1, 20:] -= 20  # a document that begins in the middle and goes over every cut
+    tokens, targets = np.random.default_rng(1).integers(0, 64, (2, BATCH, TIME), np.int32)
+    whole = (tokens, targets, np.ones((BATCH, TIME), np.float32), positions)
+    found = []
+    for arrays in zip(*(np.split(x, parts, axis=1) for x in whole), strict=True):
+        batch = Batch(*(place(mesh, sharding.BATCH, *arrays) if mesh else map(jnp.asarray, arrays)))
+        state, metrics = step(state, batch)
+        found.append(float(metrics["loss"]))
+    return found
+
+
+@pytest.mark.parametrize("mesh", [None, MESHES["data-fsdp-sequence"], MESHES["tensor"]])
+def test_a_carried_state_goes_on(mesh):
+    """Three batches of a third of the rows, the state carried, lose what the whole rows do."""
+    [whole] = carried_losses(None, 1)
+    accumulate = 2 if mesh else 1
+    np.testing.assert_allclose(np.mean(carried_losses(mesh, 3, accumulate)), whole, rtol=1e-5)
