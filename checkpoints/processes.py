@@ -58,6 +58,18 @@ def as_first_says(text: Callable[[], str]) -> str:
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode()
 
 
+def all_say(text: str) -> list[str]:
+    """The text of every process, in order, on every process."""
+    if jax.process_count() == 1:
+        return [text]
+    said = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(said.size)).reshape(-1)
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: said.size] = said
+    found = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
+    return [bytes(row[:size]).decode() for row, size in zip(found, sizes, strict=True)]
+
+
 class OtherFailed(OSError):
     """Another process could not write its part."""
 

@@ -15,11 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
+from recurrentgemma import parallel, sharding
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.lm import LanguageModel
 from recurrentgemma.losses import token_log_probs
-from recurrentgemma.state import State, init_state
+from recurrentgemma.sharded import over, place, start_state
+from recurrentgemma.state import State
 
 
 @dataclass(frozen=True)
@@ -53,49 +57,67 @@ def perplexity(lm: LanguageModel, stream: Iterable[str], *, chunk_length: int = 
         )
     texts = list(stream)
     documents = [lm.tokenizer.encode(text) for text in texts]
-    return score_documents(lm.model, documents, texts, chunk_length=chunk_length)
+    text_bytes = sum(len(text.encode()) for text in texts)
+    return score_documents(lm.model, documents, text_bytes, chunk_length=chunk_length)
 
 
 def score_documents(
     model: Griffin,
-    documents: Sequence[Sequence[int]],
-    texts: Sequence[str],
+    documents: Sequence[Sequence[int] | np.ndarray],
+    text_bytes: int,
     *,
     chunk_length: int = 512,
     batch_size: int = 8,
+    mesh: Mesh | None = None,
 ) -> Score:
-    """Score of documents given as token ids, texts[i] being what documents[i] spells after its
-    first id.
+    """Score of documents given as token ids; text_bytes: of UTF-8, what they all spell after their
+    first ids. On a mesh, the model's parameters lie as sharding.shardings says, and B and T are
+    made larger where the mesh asks for it.
 
     Raises ValueError if there is nothing to predict.
     """
     tokens = sum(len(ids) - 1 for ids in documents)
-    bytes_of_text = sum(len(text.encode()) for text in texts)
-    if tokens < 1 or bytes_of_text < 1:
+    if tokens < 1 or text_bytes < 1:
         raise ValueError("there is no text to score: give at least one document that is not empty")
     graphdef, params = nnx.split(model, nnx.Param)
+    over_rows, over_time = 1, 1
+    if mesh is not None:
+        over_rows = mesh.shape["data"] * mesh.shape["fsdp"]
+        over_time = mesh.shape["sequence"]
+    batch_size = -(-batch_size // over_rows) * over_rows
+    chunk_length = -(-chunk_length // over_time) * over_time
     longest_first = sorted(documents, key=len, reverse=True)
     nats = 0.0
     for start in range(0, len(longest_first), batch_size):
         group = longest_first[start : start + batch_size]
-        state = init_state(model.config, len(group))
+        rows = -(-len(group) // over_rows) * over_rows
+        state = start_state(model.config, rows, mesh)
         for offset in range(0, len(group[0]) - 1, chunk_length):
-            pairs = [ids[offset : offset + chunk_length + 1] for ids in group]
-            lengths_B = np.array([max(len(ids) - 1, 0) for ids in pairs], np.int32)
-            tokens_BT = np.zeros((len(group), chunk_length), np.int32)
-            targets_BT = np.zeros((len(group), chunk_length), np.int32)
-            for row, ids in enumerate(pairs):
-                tokens_BT[row, : lengths_B[row]] = ids[:-1]
-                targets_BT[row, : lengths_B[row]] = ids[1:]
-            chunk_nats_B, state = _chunk_nats(
-                graphdef, params, tokens_BT, targets_BT, lengths_B, state
-            )
-            nats += float(np.asarray(chunk_nats_B, np.float64).sum())
-    return Score(nats, tokens, bytes_of_text)
+            arrays = _chunk(group, rows, offset, chunk_length)
+            if mesh is not None:
+                lengths = place(mesh, sharding.ROWS, arrays[2])
+                arrays = (*place(mesh, sharding.BATCH, *arrays[:2]), *lengths)
+            found, state = _chunk_nats(mesh, graphdef, params, *arrays, state)
+            nats += float(np.asarray(found, np.float64).sum())
+    return Score(nats, tokens, text_bytes)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=5)
+def _chunk(
+    group: Sequence[Sequence[int] | np.ndarray], rows: int, offset: int, length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens and targets [B, T] of documents from `offset` on, and how many of them are real."""
+    tokens_BT, targets_BT = np.zeros((2, rows, length), np.int32)
+    lengths_B = np.zeros(rows, np.int32)
+    for row, document in enumerate(group):
+        ids = document[offset : offset + length + 1]
+        count = lengths_B[row] = max(len(ids) - 1, 0)
+        tokens_BT[row, :count], targets_BT[row, :count] = ids[:-1], ids[1:]
+    return tokens_BT, targets_BT, lengths_B
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=6)
 def _chunk_nats(
+    mesh: Mesh | None,
     graphdef: nnx.GraphDef[Griffin],
     params: nnx.State,
     tokens_BT: jax.Array,
@@ -103,7 +125,16 @@ def _chunk_nats(
     lengths_B: jax.Array,
     state: State,
 ) -> tuple[jax.Array, State]:
-    model = nnx.merge(graphdef, params)
-    logp_BT, state = token_log_probs(model, tokens_BT, targets_BT, state, lengths=lengths_B)
-    real_BT = jnp.arange(tokens_BT.shape[1])[None] < lengths_B[:, None]
-    return -jnp.where(real_BT, logp_BT, 0.0).sum(axis=1), state
+    def run(params, tokens_BT, targets_BT, lengths_B, state):
+        model = nnx.merge(graphdef, params)
+        logp_BT, state = token_log_probs(model, tokens_BT, targets_BT, state, lengths=lengths_B)
+        first = parallel.first_token(tokens_BT.shape[1])
+        real_BT = first + jnp.arange(tokens_BT.shape[1])[None] < lengths_B[:, None]
+        nats = -jnp.where(real_BT, logp_BT, 0.0).sum(axis=1)
+        return (nats if mesh is None else parallel.total(nats.sum(), *sharding.TOKEN_AXES)), state
+
+    if mesh is None:
+        return run(params, tokens_BT, targets_BT, lengths_B, state)
+    held = sharding.state_specs(nnx.merge(graphdef, params).config)
+    specs = (sharding.specs(params), sharding.BATCH, sharding.BATCH, sharding.ROWS, held)
+    return over(mesh, run, specs, (P(), held))(params, tokens_BT, targets_BT, lengths_B, state)

@@ -16,7 +16,7 @@ from recurrentgemma import sharding
 from recurrentgemma.chunk import check_inputs
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
-from recurrentgemma.state import State
+from recurrentgemma.state import State, init_state
 
 
 def over(mesh: Mesh, function: Callable, in_specs: Any, out_specs: Any) -> Callable:
@@ -55,6 +55,18 @@ def place(mesh: Mesh, spec: P, *arrays: Any) -> tuple:
         return jax.make_array_from_callback(x.shape, placed, lambda index: x[index])
 
     return tuple(one(x) for x in arrays)
+
+
+def start_state(config: GriffinConfig, batch_size: int, mesh: Mesh | None = None) -> State:
+    """state.init_state, on the mesh where there is one."""
+    if mesh is None:
+        return init_state(config, batch_size)
+    places = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        sharding.state_specs(config),
+        is_leaf=lambda x: isinstance(x, P),
+    )
+    return jax.jit(lambda: init_state(config, batch_size), out_shardings=places)()
 
 
 class ShardedGriffin:

@@ -15,7 +15,9 @@ SLURM and TPU pods are JAX's own to read; the rest is said here, and docs/traini
 
 import dataclasses
 import os
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -135,3 +137,32 @@ def should_stop(step: int, signalled: bool) -> bool:
     if jax.process_count() == 1:
         return signalled
     return multihost_utils.reached_preemption_sync_point(step)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[list[int]]:
+    """A list that is empty until SIGINT or SIGTERM puts its number there, once; a second signal
+    ends the process.
+
+    Where there are several processes SIGTERM is JAX's, which tells the others of it (see
+    should_stop), and SIGINT is passed on as SIGTERM.
+    """
+    received: list[int] = []
+    alone = jax.process_count() == 1
+    numbers = (signal.SIGINT, signal.SIGTERM) if alone else (signal.SIGINT,)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def stop(number: int, _frame: object) -> None:
+        received.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        if not alone:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

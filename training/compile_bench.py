@@ -35,7 +35,9 @@ def compile_seconds(num_layers: int, scan_layers: bool) -> tuple[float, float, i
     start, cpu = time.perf_counter(), time.process_time()
     compiled = lowered.compile()
     seconds = time.perf_counter() - start, time.process_time() - cpu
-    return *seconds, compiled.as_text().count(" fusion(")
+    text = compiled.as_text()
+    assert text is not None
+    return *seconds, text.count(" fusion(")
 
 
 def main() -> None:

@@ -4,12 +4,28 @@ to expect."""
 
 import dataclasses
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.presets import PRESETS, tiny
+from recurrentgemma.sharding import nearest_divisor
+from training.data_config import DataConfig
 from training.optim import OptimConfig
+
+FREE = (
+    "accumulate",
+    "skip_limit",
+    "log_every",
+    "eval_every",
+    "eval_tokens",
+    "save_every",
+    "keep",
+    "data.threads",
+    "data.eval_sources",
+    *(f"model.{name}" for name in ("a_init", "scan_layers", "remat", "dtype")),
+)
+"""What a run may go on with changed: speed, memory, rounding and records, not what is learned."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,25 +38,33 @@ class TrainConfig:
 
     model: GriffinConfig
     optimizer: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
     text: tuple[str, ...] = ()
-    """UTF-8 files to train on, one document each; none: Shakespeare's plays."""
+    """UTF-8 files to train on, one document each, of which the last tenth is held out; without
+    these and data.sources: Shakespeare's plays."""
     tokenizer: str = "bytes"
-    """`bytes`, `sentencepiece` (trained on the text, with model.vocab_size pieces) or the path of a
+    """`bytes`, `sentencepiece` (trained on --text, with model.vocab_size pieces) or the path of a
     tokenizer."""
+    init_from: str = ""
+    """A checkpoint in any format whose parameters to start from."""
     steps: int = 1000
     batch_size: int = 8
     """Rows in a batch (B)."""
     row_length: int = 512
-    """Tokens in a row (T); longer documents are cut."""
+    """Tokens in a row (T); see data.long_documents."""
+    accumulate: int = 1
+    """Parts in which a batch goes through the model, one after the other: less memory."""
     seed: int = 0
     """Decides the initial parameters and the order of the data."""
     z_loss: float = 0.0
     """Weight of the square of log Z in the loss, which keeps the logits from drifting."""
+    skip_limit: int = 10
+    """Steps in a row whose loss or gradient is not finite, after which the run ends."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     eval_every: int = 500
     """Steps between evaluations on the beginning of the held-out documents."""
-    eval_characters: int = 10_000
+    eval_tokens: int = 4096
     """How much of each held-out document those evaluations read; the last step's reads all."""
     save_every: int = 500
     """Steps between checkpoints."""
@@ -48,8 +72,9 @@ class TrainConfig:
     """How many checkpoints are kept, the newest ones."""
 
     def __post_init__(self) -> None:
-        whole_numbers = ("steps", "batch_size", "row_length", "log_every", "eval_every")
-        for name in (*whole_numbers, "eval_characters", "save_every", "keep"):
+        shape = ("steps", "batch_size", "row_length", "accumulate")
+        often = ("skip_limit", "log_every", "eval_every", "eval_tokens", "save_every", "keep")
+        for name in (*shape, *often):
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"{name}={getattr(self, name)}: expected a whole number of at least 1"
@@ -63,6 +88,23 @@ class TrainConfig:
                 f"steps={self.steps}; set fewer warm-up steps (--optimizer.warmup-steps) or more "
                 "steps"
             )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}; "
+                f"choose {nearest_divisor(self.batch_size, self.accumulate)}, which does"
+            )
+        if self.text and self.data.sources:
+            raise ValueError(
+                "both text and data.sources say what to train on; give one of them (files of text "
+                "are `text:FILE` among the sources)"
+            )
+        if self.data.eval_sources and not self.data.sources:
+            raise ValueError("data.eval_sources without data.sources: name what to train on, too")
+        if self.data.sources and self.tokenizer == "sentencepiece":
+            raise ValueError(
+                "tokenizer='sentencepiece' is trained on --text; for data.sources give the path of "
+                "a tokenizer, or 'bytes'"
+            )
         held = self.model.context_length
         if "global_attention" in self.model.block_types and self.row_length > held:
             raise ValueError(
@@ -74,20 +116,32 @@ class TrainConfig:
         """Plain values, for config.json, where the model's own config stands beside them."""
         fields = dataclasses.asdict(self)
         del fields["model"]
-        return {**fields, "text": list(self.text)}
+        return {**fields, "data": self.data.to_json(), "text": list(self.text)}
+
+    @staticmethod
+    def from_json(model: GriffinConfig, fields: Mapping[str, Any]) -> "TrainConfig":
+        """The config that to_json wrote. Raises ValueError for a field that there is not."""
+        known = {field.name for field in dataclasses.fields(TrainConfig)}
+        if unknown := sorted(fields.keys() - known):
+            raise ValueError(f"unknown fields {unknown} of TrainConfig; the fields are {known}")
+        values = {**fields, "model": model, "text": tuple(fields["text"])}
+        values["optimizer"] = OptimConfig(**fields["optimizer"])
+        values["data"] = DataConfig.from_json(fields["data"])
+        return TrainConfig(**values)
 
 
-def differences(saved: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two TrainConfig.to_json dictionaries, one line a field, as `name: saved
-    -> asked`."""
-    lines = []
+def differences(
+    saved: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = ""
+) -> dict[str, str]:
+    """What differs between two TrainConfig.to_json dictionaries: `saved -> asked` by field."""
+    found = {}
     for name in sorted(saved.keys() | asked.keys()):
         old, new = saved.get(name), asked.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            lines += differences(old, new, f"{prefix}{name}.")
+            found |= differences(old, new, f"{prefix}{name}.")
         elif old != new:
-            lines.append(f"{prefix}{name}: {old!r} -> {new!r}")
-    return lines
+            found[f"{prefix}{name}"] = f"{old!r} -> {new!r}"
+    return found
 
 
 def demo(text: tuple[str, ...] = ()) -> TrainConfig:

@@ -16,6 +16,7 @@ from recurrentgemma import cli
 from recurrentgemma.lm import load
 from training.configs import demo
 from training.corpus import load_corpus
+from training.launch import Launch
 from training.loop import train
 from training.metrics import read_metrics
 from training.run import METRICS
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
     check_text(argv, arguments.text)
     if arguments.serve:
         check_port_is_free(arguments.port)  # now, not after minutes of training
-    if not train(demo(arguments.text), arguments.run_dir):
+    if not train(demo(arguments.text), arguments.run_dir, Launch(devices=1)):
         return 0
     print(report(arguments.run_dir, arguments.text))
     if not arguments.serve:

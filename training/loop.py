@@ -1,120 +1,211 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop, from top to bottom."""
 
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import jax
+import optax
 from flax import nnx
+from jax.sharding import Mesh
 
+from checkpoints.processes import is_first
+from checkpoints.store import Checkpoints
 from eval.perplexity import score_documents
+from recurrentgemma import sharding
 from recurrentgemma.counts import parameter_count
 from recurrentgemma.griffin import Griffin
-from recurrentgemma.tokenizer import Tokenizer
-from training import run
+from recurrentgemma.sharded import init_params, start_state
+from training import cluster, run
 from training.configs import TrainConfig
-from training.corpus import Document, load_corpus, utf8_bytes
 from training.data import Batches
+from training.inputs import Feed, Inputs, open_inputs
+from training.launch import Launch, own_rows
 from training.metrics import MetricsLog
-from training.optim import make_optimizer
+from training.optim import learning_rate_schedule, make_optimizer
+from training.profiling import Trace
 from training.progress import Progress
-from training.step import init_train_state, make_train_step
+from training.step import TrainState, init_train_state, make_train_step
+from training.stopwatch import Stopwatch
+from training.trackers import TensorBoard, Tracker, WeightsAndBiases
 
 INTERRUPTED = "stopped at step {step}; the same command goes on from there"
 
 
-def train(config: TrainConfig, run_dir: Path) -> bool:
+def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> bool:
     """Train the run to its last step, from where it stopped. False if a signal stopped it before.
 
-    SIGINT and SIGTERM end the step in flight, save and return; a second one ends the process.
-    Raises ValueError: text, tokenizer or run directory do not fit; see corpus.py and run.py.
+    SIGINT and SIGTERM (to any process, where there are several) end the step in flight, save and
+    return; a second one ends the process.
+
+    Raises ValueError: text, tokenizer, mesh or run directory do not fit (corpus.py, data_config.py,
+    launch.py, run.py), or the run diverged (progress.py). OSError: a checkpoint was not saved.
     """
-    corpus = load_corpus(config.text)
-    step = run.open_run(run_dir, config)
+    launch = launch or Launch()
+    say = print if is_first() else _silent
+    mesh = launch.make_mesh()
+    if mesh is not None:
+        sharding.check_model(config.model, mesh.shape)
+        sharding.check_batch(config.batch_size // config.accumulate, config.row_length, mesh.shape)
+    step = run.open_run(run_dir, config, say)
     if step >= config.steps:
-        print(f"{run_dir} is trained: step {step} of {config.steps}")
+        say(f"{run_dir} is trained: step {step} of {config.steps}")
         return True
-    tokenizer = run.run_tokenizer(run_dir, config, corpus.train)
-    documents = [encode_document(tokenizer, document) for document in corpus.train]
-    batches = Batches(
-        documents, batch_size=config.batch_size, row_length=config.row_length, seed=config.seed
-    )
-    tokens = sum(len(ids) - 1 for ids in documents)
-    bytes_per_token = utf8_bytes(corpus.train) / tokens
-
-    print(
-        f"{len(documents)} documents, {tokens:,} tokens of {bytes_per_token:.2f} bytes; "
-        f"{len(corpus.held_out)} held out; {parameter_count(config.model):,} parameters; {run_dir}"
-    )
-
-    tx = make_optimizer(config.optimizer, steps=config.steps)
-    graphdef, params = nnx.split(Griffin(config.model, rngs=nnx.Rngs(config.seed)), nnx.Param)
-    train_state = init_train_state(params, tx)
-    checkpoints = run.open_checkpoints(run_dir, config)
-    restored = run.restore(checkpoints, batches, config=config.model, fresh=train_state)
-    train_state = restored or train_state
-    step = int(train_state.step)
-    train_step = make_train_step(graphdef, tx, z_loss=config.z_loss)
-
-    def held_out(limit: int | None) -> float:
-        model = nnx.merge(graphdef, train_state.params)
-        return held_out_bits_per_byte(model, tokenizer, corpus.held_out, limit=limit)
-
-    log = MetricsLog(run_dir / run.METRICS, step=step)
+    inputs = open_inputs(config, run_dir)
+    run.begin_run(run_dir, config, inputs.tokenizer)
+    say(f"{inputs.describe()}; {parameter_count(config.model):,} parameters; {run_dir}")
+    if mesh is not None:
+        axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
+        say(f"{mesh.size} devices, {axes}, in {jax.process_count()} processes")
     with (
-        checkpoints,
-        stop_on_signals() as signals,
-        Progress(log, config, bytes_per_token=bytes_per_token, step=step) as progress,
+        run.open_checkpoints(run_dir, config, say) as checkpoints,
+        cluster.stop_on_signals() as signals,
     ):
-        while step < config.steps and not signals:
-            train_state, metrics = train_step(train_state, next(batches))
-            step += 1
-            progress.step(step, metrics)  # reads the metrics of the step before: this one runs on
-            last, bits = step == config.steps, None
-            if last:  # on more text than the others, so it does not rank among them
-                progress.held_out(step, held_out(None))
-            elif step % config.eval_every == 0:
-                bits = held_out(config.eval_characters)
-                progress.held_out(step, bits)
-            if last or signals or step % config.save_every == 0:
-                progress.flush()
-                run.save(checkpoints, train_state, batches, config=config.model, held_out=bits)
+        step = _train(config, run_dir, launch, mesh, inputs, checkpoints, signals)
     if step < config.steps:
-        print(INTERRUPTED.format(step=step))
+        say(INTERRUPTED.format(step=step))
     return step >= config.steps
 
 
-def encode_document(tokenizer: Tokenizer, document: Document) -> np.ndarray:
-    """Token ids of a document to learn from: BOS, the text, EOS, where the tokenizer has them."""
-    ids = tokenizer.encode(document.text)
-    return np.array(ids if tokenizer.eos_id is None else [*ids, tokenizer.eos_id], np.int32)
+def _train(
+    config: TrainConfig,
+    run_dir: Path,
+    launch: Launch,
+    mesh: Mesh | None,
+    inputs: Inputs,
+    checkpoints: Checkpoints,
+    signals: list[int],
+) -> int:
+    """From the newest checkpoint, or the beginning, to the last step or a signal. Returns the
+    step."""
+    rows = own_rows(mesh, config.batch_size)
+    batches = Batches(
+        inputs.mixture,
+        batch_size=config.batch_size,
+        row_length=config.row_length,
+        seed=config.seed,
+        long_documents=config.data.long_documents,
+        rows=rows,
+        threads=config.data.threads,
+    )
+    tx = make_optimizer(config.optimizer, steps=config.steps)
+    graphdef, train_state = _first_state(config, tx, mesh, checkpoints, batches)
+    train_step = make_train_step(
+        graphdef,
+        tx,
+        mesh=mesh,
+        z_loss=config.z_loss,
+        accumulate=config.accumulate,
+        schedule=learning_rate_schedule(config.optimizer, config.steps),
+    )
+    step = int(train_state.step)
+    watch = Stopwatch(
+        config.model,
+        tokens_per_step=config.batch_size * config.row_length,
+        row_length=config.row_length,
+        devices=jax.devices()[:1] if mesh is None else list(mesh.devices.flat),
+    )
+    feed = Feed(batches, mesh, batch_size=config.batch_size, rows=rows)
+    trace = Trace(run_dir, launch.profile)
+    progress = Progress(
+        config,
+        _trackers(config, run_dir, launch, step),
+        watch,
+        bytes_per_token=inputs.mixture.bytes_per_token(),
+        step=step,
+        shown=is_first(),
+    )
+
+    def evaluate(limit: int | None) -> float | None:
+        model = nnx.merge(graphdef, train_state.params)
+        bits = held_out_bits_per_byte(model, inputs, limit=limit, mesh=mesh)
+        if bits is not None:
+            progress.held_out(step, bits)
+        return bits
+
+    with progress:
+        stopping = False
+        while step < config.steps and not stopping:
+            batch = watch.waiting(lambda: next(feed))
+            data_state, epoch = batches.state(), batches.epoch
+            train_state, metrics = train_step(train_state, batch)
+            step += 1
+            progress.step(step, metrics, epoch=epoch)  # reads the step before: this one runs on
+            if trace.step(metrics):
+                progress.say(f"step {step:,}: {launch.profile} steps are traced in {trace.folder}")
+            stopping = cluster.should_stop(step, bool(signals))
+            last, bits = step == config.steps, None
+            if last:
+                evaluate(None)  # on more text than the others, so it does not rank among them
+            elif step % config.eval_every == 0:
+                bits = evaluate(config.eval_tokens)
+            if last or stopping or step % config.save_every == 0:
+                progress.flush()
+                run.save(
+                    checkpoints,
+                    train_state,
+                    data_state,
+                    config=config.model,
+                    mesh=mesh,
+                    held_out=bits,
+                )
+        trace.close(train_state)
+    return step
+
+
+def _first_state(
+    config: TrainConfig,
+    tx: optax.GradientTransformation,
+    mesh: Mesh | None,
+    checkpoints: Checkpoints,
+    batches: Batches,
+) -> tuple[nnx.GraphDef[Griffin], TrainState]:
+    """The train state of the newest checkpoint, or of step 0; never both at once."""
+    graphdef, shapes = nnx.split(
+        nnx.eval_shape(lambda: Griffin(config.model, rngs=nnx.Rngs(0))), nnx.Param
+    )
+    carries = config.data.long_documents == "carry"
+
+    def start(params: Any, mesh: Mesh | None) -> TrainState:
+        carried = start_state(config.model, config.batch_size, mesh) if carries else None
+        return init_train_state(params, tx, mesh, carried=carried)
+
+    fresh = jax.eval_shape(lambda params: start(params, None), shapes)
+    found = run.restore(checkpoints, batches, config=config.model, fresh=fresh, mesh=mesh)
+    if found is not None:
+        return graphdef, found
+    if config.init_from:
+        return graphdef, start(run.initial_params(config, shapes, mesh), mesh)
+    if mesh is not None:
+        return graphdef, start(init_params(config.model, mesh, config.seed)[1], mesh)
+    model = Griffin(config.model, rngs=nnx.Rngs(config.seed))
+    return graphdef, start(nnx.state(model, nnx.Param), None)
 
 
 def held_out_bits_per_byte(
-    model: Griffin, tokenizer: Tokenizer, documents: Sequence[Document], *, limit: int | None = None
-) -> float:
-    """Bits per byte of whole documents, or of the first `limit` characters of each."""
-    texts = [document.text[:limit] for document in documents]
-    return score_documents(model, [tokenizer.encode(text) for text in texts], texts).bits_per_byte
+    model: Griffin, inputs: Inputs, *, limit: int | None = None, mesh: Mesh | None = None
+) -> float | None:
+    """Bits per byte of the held-out documents (see Inputs.held_out); None if there are none."""
+    if not inputs.is_scored:
+        return None
+    documents = list(inputs.held_out(limit))
+    text_bytes = sum(document.bytes for document in documents)
+    ids = [document.ids for document in documents]
+    return score_documents(model, ids, text_bytes, mesh=mesh).bits_per_byte
 
 
-@contextmanager
-def stop_on_signals() -> Iterator[list[int]]:
-    """A list that is empty until SIGINT or SIGTERM puts its number there, once."""
-    received: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def _trackers(config: TrainConfig, run_dir: Path, launch: Launch, step: int) -> list[Tracker]:
+    """In the first process, which writes what is written once."""
+    if not is_first():
+        return []
+    found: list[Tracker] = [MetricsLog(run_dir / run.METRICS, step=step)]
+    if launch.tensorboard:
+        found.append(TensorBoard(run_dir, step=step))
+    if launch.wandb:
+        said = {"model": config.model.to_json(), "train": config.to_json()}
+        found.append(WeightsAndBiases(launch.wandb, run_dir, said))
+    return found
 
-    def stop(number: int, _frame: object) -> None:
-        received.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _silent(_line: str) -> None:
+    """In processes but the first."""

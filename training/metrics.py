@@ -7,6 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+TIMINGS = ("tokens_per_second", "mfu", "goodput", "data_wait", "memory_bytes")
+"""What the machine did. All else in a record is the same in every run of the same config."""
+
 
 def bits_per_byte(nats_per_token: float, *, bytes_per_token: float) -> float:
     """Bits of surprise per byte of UTF-8 text: independent of the tokenizer, unlike nats per

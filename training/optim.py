@@ -80,6 +80,17 @@ def learning_rate_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
             f"warmup_steps={config.warmup_steps} leaves nothing of steps={steps}; "
             f"expected fewer warm-up steps than steps"
         )
+    found = _schedule(config, steps)
+
+    def schedule(step: Any) -> jax.Array:
+        # optax mixes Python floats with int32 steps, which strictness forbids.
+        with jax.numpy_dtype_promotion("standard"):
+            return jax.numpy.asarray(found(step), jax.numpy.float32)
+
+    return schedule
+
+
+def _schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     if config.schedule == "wsd":
         peak, last = config.learning_rate, config.learning_rate * config.final_fraction
         decay = max(1, round(config.decay_fraction * steps))

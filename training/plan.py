@@ -30,29 +30,11 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch
 from recurrentgemma.sharding import MeshConfig
 from training import hlo
+from training.chips import CHIPS, Chip
 from training.optim import OptimConfig, make_optimizer
 from training.step import TrainState, init_train_state, make_train_step
 
-
-class Chip(NamedTuple):
-    """Published peaks of one chip: bfloat16 FLOP/s, HBM bytes that a program may use and bytes/s,
-    interconnect bytes/s of one link in one direction, and the extent at which a dimension of a
-    slice is a ring."""
-
-    flops: float
-    hbm: float
-    bandwidth: float
-    link: float
-    ring: int
-
-
-GIB = 2**30
 KINDS = ("activations", "temporaries", "program")  # of memory, beside what is held
-CHIPS = {
-    "v5e": Chip(197e12, 15.75 * GIB, 819e9, 45e9, 16),
-    "v5p": Chip(459e12, 95.74 * GIB, 2765e9, 90e9, 4),
-    "v6e": Chip(918e12, 31.25 * GIB, 1640e9, 90e9, 16),
-}
 
 
 class Compiled(NamedTuple):

@@ -11,109 +11,163 @@ The optimizer's moments are stored by canonical parameter name like the paramete
 run may go on with its layers scanned or unrolled, and on any mesh.
 """
 
-from collections.abc import Sequence
+import base64
+import json
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from checkpoints import store
+from checkpoints import processes, store
+from checkpoints.load import open_source
 from checkpoints.orbax_tree import flatten, nest
+from checkpoints.shapes import resolve_config
+from checkpoints.source import read_params
 from recurrentgemma import sharding
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.sharded import place
-from recurrentgemma.tokenizer import (
-    ByteTokenizer,
-    Tokenizer,
-    find_tokenizer,
-    load_tokenizer,
-    train_sentencepiece,
-)
+from recurrentgemma.tokenizer import Tokenizer, find_tokenizer, train_sentencepiece
 from training import per_layer
-from training.configs import TrainConfig, differences
+from training.configs import FREE, TrainConfig, differences
 from training.corpus import Document
-from training.data import Batches
+from training.data import Batches, merge_states
+from training.documents import load_named_tokenizer
 from training.step import TrainState
 
 METRICS = "metrics.jsonl"
 HELD_OUT = "held_out_bits_per_byte"
 
 
-def open_run(run_dir: Path, config: TrainConfig) -> int:
-    """Start the run, or check that the one that is there has this config. Returns its newest step,
-    0 if none.
+def open_run(run_dir: Path, config: TrainConfig, report: Callable[[str], None] = print) -> int:
+    """Check that the run that is there has this config, up to what may change (FREE), which is
+    reported and written down. Returns its newest step, 0 if there is none or no run yet.
 
     Raises ValueError: the directory holds something else, or a run whose config differs; it says
     where.
     """
+    return int(processes.as_first_says(lambda: str(_open_run(run_dir, config, report))))
+
+
+def _open_run(run_dir: Path, config: TrainConfig, report: Callable[[str], None]) -> int:
     if not (run_dir / store.CONFIG).exists():
         if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
             raise ValueError(f"{run_dir} exists and is not a run; choose another --run-dir")
-        store.write_run_config(run_dir, config.model, config.to_json())
         return 0
     model, saved = store.read_run_config(run_dir)
     asked = {**config.to_json(), "model": config.model.to_json()}
-    if lines := differences({**saved, "model": model.to_json()}, asked):
+    found = differences({**saved, "model": model.to_json()}, asked)
+    if refused := [f"{name}: {change}" for name, change in found.items() if name not in FREE]:
         raise ValueError(
-            f"{run_dir} holds a run with another config (saved -> asked): {'; '.join(lines)}. "
+            f"{run_dir} holds a run with another config (saved -> asked): {'; '.join(refused)}. "
             f"Ask for the saved values to go on with it, or choose another --run-dir"
         )
-    return store.latest_step(run_dir) or 0
+    step = store.latest_step(run_dir) or 0
+    if found:
+        changes = "; ".join(f"{name}: {change}" for name, change in found.items())
+        report(f"{run_dir} goes on after step {step} with another {changes}")
+        store.write_run_config(run_dir, config.model, config.to_json())
+    return step
+
+
+def begin_run(run_dir: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
+    """Write what makes a directory a run, unless it is one: the tokenizer, then config.json."""
+
+    def write() -> None:
+        if processes.is_first() and not (run_dir / store.CONFIG).exists():
+            run_dir.mkdir(parents=True, exist_ok=True)
+            tokenizer.save(run_dir)
+            store.write_run_config(run_dir, config.model, config.to_json())
+
+    processes.together(write)
 
 
 def run_tokenizer(run_dir: Path, config: TrainConfig, documents: Sequence[Document]) -> Tokenizer:
-    """The run's tokenizer; at first the one that config.tokenizer says, which is then saved with
-    the run.
+    """The run's tokenizer; before begin_run the one that config.tokenizer says.
 
     Raises ValueError if it has more ids than the model has embeddings.
     """
-    tokenizer = find_tokenizer(run_dir)
-    if tokenizer is None:
-        if config.tokenizer == "bytes":
-            tokenizer = ByteTokenizer()
-        elif config.tokenizer == "sentencepiece":
+
+    def made() -> Tokenizer:
+        if config.tokenizer == "sentencepiece":
             texts = (document.text for document in documents)
-            tokenizer = train_sentencepiece(texts, config.model.vocab_size)
-        else:
-            tokenizer = load_tokenizer(config.tokenizer)
-        if tokenizer.vocab_size > config.model.vocab_size:
-            raise ValueError(
-                f"model.vocab_size={config.model.vocab_size} is too small for the tokenizer "
-                f"{config.tokenizer!r}, which has {tokenizer.vocab_size} ids; choose at least that"
-            )
-        tokenizer.save(run_dir)
-    return tokenizer
+            return train_sentencepiece(texts, config.model.vocab_size)
+        return load_named_tokenizer(config.tokenizer)
+
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def files() -> str:  # the first process's, for all
+            tokenizer = find_tokenizer(run_dir) or made()
+            if tokenizer.vocab_size > config.model.vocab_size:
+                raise ValueError(
+                    f"model.vocab_size={config.model.vocab_size} is too small for the tokenizer "
+                    f"{config.tokenizer!r}, which has {tokenizer.vocab_size} ids; choose at least "
+                    "that"
+                )
+            tokenizer.save(scratch)
+            found = {file.name: file.read_bytes() for file in Path(scratch).iterdir()}
+            return json.dumps({n: base64.b64encode(raw).decode() for n, raw in found.items()})
+
+        for name, raw in json.loads(processes.as_first_says(files)).items():
+            (Path(scratch) / name).write_bytes(base64.b64decode(raw))
+        found = find_tokenizer(scratch)
+    assert found is not None
+    return found
 
 
-def open_checkpoints(run_dir: Path, config: TrainConfig) -> store.Checkpoints:
+def initial_params(config: TrainConfig, like: Any, mesh: Mesh | None) -> Any:
+    """The parameters of the checkpoint config.init_from, structured like the nnx.State `like` and
+    placed on the mesh; each tensor goes there as it is read.
+
+    Raises ValueError: there is no such checkpoint, or it is of another model.
+    """
+    source = open_source(config.init_from)
+    model = resolve_config(source, config.model, None)
+
+    def put(name: str, array: np.ndarray) -> jax.Array:
+        if mesh is None:
+            return jax.device_put(array)
+        return place(mesh, sharding.param_spec(name, array.ndim), array)[0]
+
+    params = {name: put(name, array) for name, array in read_params(source, model.param_dtype)}
+    return per_layer.together(nest(params), like, config.model, mesh)
+
+
+def open_checkpoints(
+    run_dir: Path, config: TrainConfig, report: Callable[[str], None] = print
+) -> store.Checkpoints:
     """The run's checkpoints to write to: the newest are kept, and the best by HELD_OUT."""
-    return store.Checkpoints(run_dir, keep=config.keep, best=HELD_OUT)
+    return store.Checkpoints(run_dir, keep=config.keep, best=HELD_OUT, report=report)
 
 
 def save(
     checkpoints: store.Checkpoints,
     train_state: TrainState,
-    batches: Batches,
+    data_state: dict[str, Any],
     *,
     config: GriffinConfig,
     mesh: Mesh | None = None,
     held_out: float | None = None,
 ) -> None:
     """Begin to write a checkpoint that `restore` goes on from exactly; the train state may be
-    donated when this returns. held_out ranks it among the others.
+    donated when this returns. held_out ranks it among the others. data_state: of this process.
 
     Scanned layers are taken apart on the devices: the state a second time, for that moment.
 
     Raises OSError: there is no space for it, or the checkpoint before could not be written.
     """
     params, opt_state = per_layer.apart((train_state.params, train_state.opt_state), config, mesh)
+    states = [json.loads(said) for said in processes.all_say(json.dumps(data_state))]
+    carried = train_state.carried
     checkpoints.save(
         int(train_state.step),
         flatten(params),
-        opt_state=opt_state,
-        data_state={"batches": batches.state(), "skipped": int(train_state.skipped)},
+        opt_state=opt_state if carried is None else {"optimizer": opt_state, "carried": carried},
+        data_state={"batches": merge_states(states), "skipped": int(train_state.skipped)},
         metrics={} if held_out is None else {HELD_OUT: held_out},
     )
 
@@ -136,20 +190,31 @@ def restore(
     """
     wanted = (fresh.params, fresh.opt_state)
     like = jax.eval_shape(lambda tree: per_layer.apart(tree, config), wanted)
+    carried = jax.eval_shape(lambda: fresh.carried)
     if mesh is not None:
-        like = jax.tree.map(
-            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-            like,
-            sharding.shardings(mesh, like),
-        )
-    found = checkpoints.restore(step, params_like=flatten(like[0]), opt_state_like=like[1])
+        like = _on(mesh, like, sharding.specs(like))
+        carried = carried and _on(mesh, carried, sharding.state_specs(config))
+    opt_like = like[1] if carried is None else {"optimizer": like[1], "carried": carried}
+    found = checkpoints.restore(step, params_like=flatten(like[0]), opt_state_like=opt_like)
     if found is None:
         return None
     if found.data_state is None:
         raise ValueError(f"step {found.step} does not say where its data goes on")
     batches.restore(found.data_state["batches"])
-    stored = (nest(found.params), found.opt_state)
+    opt_state = found.opt_state if carried is None else found.opt_state["optimizer"]
+    stored = (nest(found.params), opt_state)
     params, opt_state = per_layer.together(stored, wanted, config, mesh)
     scalars: tuple = (np.int32(found.step), np.int32(found.data_state["skipped"]))
     step_now, skipped = jax.device_put(scalars) if mesh is None else place(mesh, P(), *scalars)
-    return TrainState(step_now, params, opt_state, skipped)
+    if carried is not None:
+        carried = found.opt_state["carried"]
+    return TrainState(step_now, params, opt_state, skipped, carried)
+
+
+def _on(mesh: Mesh, tree: Any, specs: Any) -> Any:
+    """Shapes that say where they are to lie."""
+    return jax.tree.map(
+        lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
+        tree,
+        specs,
+    )

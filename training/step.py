@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from recurrentgemma import parallel, sharding
-from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import loss_and_state
 from recurrentgemma.sharded import over, place
-from recurrentgemma.state import State, init_state
+from recurrentgemma.state import State
 from training.data import Batch
 
 Metrics = dict[str, jax.Array]
@@ -61,18 +60,6 @@ def init_train_state(
     return TrainState(step, params, opt_state, skipped, carried)
 
 
-def fresh_carried(config: GriffinConfig, batch_size: int, mesh: Mesh | None = None) -> State:
-    """The model's state before the first batch, [B, ...]."""
-    if mesh is None:
-        return init_state(config, batch_size)
-    places = jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec),
-        sharding.state_specs(config),
-        is_leaf=lambda x: isinstance(x, P),
-    )
-    return jax.jit(lambda: init_state(config, batch_size), out_shardings=places)()
-
-
 def make_train_step(
     graphdef: nnx.GraphDef[Griffin],
     tx: optax.GradientTransformation,
@@ -80,6 +67,7 @@ def make_train_step(
     mesh: Mesh | None = None,
     z_loss: float = 0.0,
     accumulate: int = 1,
+    schedule: optax.Schedule | None = None,
 ) -> TrainStep:
     """The jitted step for models of this structure. It donates the train state it is given.
 
@@ -90,9 +78,10 @@ def make_train_step(
     gradients end at the batch's edge.
 
     metrics: float32 scalars `loss` (mean nats per counted target, before the z-loss), `grad_norm`
-    (before clipping), `param_norm` (after the step), `tokens` (targets counted), and int32
-    `skipped`. A step whose loss or gradient norm is not finite leaves parameters, optimizer and
-    carried state as they were and is counted; its batch is not seen again.
+    (before clipping), `param_norm` (after the step), `tokens` (targets counted), `padding` (share
+    of the batch), `learning_rate` (where its schedule is given), and int32 `skipped`. A step whose
+    loss or gradient norm is not finite leaves parameters, optimizer and carried state as they were
+    and is counted; its batch is not seen again.
     """
 
     def merge(params: Any, frozen: Any) -> Griffin:
@@ -150,14 +139,17 @@ def make_train_step(
             (new_params, new_opt_state, new_carried),
             (params, opt_state, carried),
         )
-        skipped = skipped + (~finite).astype(jnp.int32)
+        updates_before, skipped = step - skipped, skipped + (~finite).astype(jnp.int32)
         metrics = {
             "loss": metrics["nll"],
             "tokens": metrics["tokens"],
+            "padding": jnp.mean(batch.positions_BT < 0, dtype=jnp.float32),
             "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(params),
             "skipped": skipped,
         }
+        if schedule is not None:
+            metrics["learning_rate"] = jnp.asarray(schedule(updates_before))
         return TrainState(step + 1, params, opt_state, skipped, carried), metrics
 
     return cast(TrainStep, jax.jit(train_step, donate_argnums=0))

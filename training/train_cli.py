@@ -8,7 +8,9 @@ from typing import Annotated
 
 import tyro
 
+from training import cluster
 from training.configs import TrainConfig, run_named
+from training.launch import Launch
 from training.loop import train
 
 EXAMPLES = """Train a model on text; a run that was stopped goes on where it stopped.
@@ -24,6 +26,7 @@ examples:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainArguments:
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Launch)
     preset: str = "tiny_bytes"
     """A named run or a model preset: where the defaults of all other options come from."""
     run_dir: Path | None = None
@@ -52,4 +55,5 @@ def main(argv: list[str]) -> None:
     arguments = parse(argv)
     check_text(argv, arguments.config.text)
     run_dir = arguments.run_dir or Path("runs") / arguments.preset
-    train(arguments.config, run_dir)
+    cluster.start(arguments.launch.cluster)
+    train(arguments.config, run_dir, arguments.launch)

@@ -75,6 +75,6 @@ def small(song: Path) -> TrainConfig:
         row_length=32,
         log_every=2,
         eval_every=5,
-        eval_characters=100,
+        eval_tokens=100,
         save_every=4,
     )

@@ -8,8 +8,11 @@ import pytest
 
 from recurrentgemma import cli
 from recurrentgemma.presets import PRESETS, recurrentgemma_2b
+from recurrentgemma.sharding import MeshConfig
 from training import train_cli
 from training.configs import RUNS, TrainConfig, differences, run_named
+from training.data_config import DataConfig
+from training.launch import Launch
 
 
 @pytest.mark.parametrize("name", [*RUNS, *PRESETS])
@@ -37,6 +40,13 @@ def test_contradictions_are_refused():
     mqa = dataclasses.replace(PRESETS["mqa_100m"](), context_length=64)
     with pytest.raises(ValueError, match=r"row_length=512 is longer .*context_length=64"):
         TrainConfig(model=mqa)
+    with pytest.raises(ValueError, match=r"accumulate=3 does not divide batch_size=8; choose 2"):
+        dataclasses.replace(run_named("tiny_bytes"), accumulate=3)
+    both = {"text": ("a",), "data": DataConfig(sources=("text:b",))}
+    with pytest.raises(ValueError, match=r"both text and data\.sources say what to train on"):
+        dataclasses.replace(run_named("tiny_bytes"), **both)
+    with pytest.raises(ValueError, match="'sentencepiece' is trained on --text"):
+        dataclasses.replace(run_named("demo"), data=both["data"])
     with pytest.raises(ValueError, match="seed=-1: expected 0 or more"):
         dataclasses.replace(run_named("tiny_bytes"), seed=-1)
 
@@ -44,16 +54,29 @@ def test_contradictions_are_refused():
 def test_differences_name_every_field_by_its_path():
     saved = {"seed": 0, "model": {"width": 8, "pattern": ["a"]}, "old": 1}
     asked = {"seed": 0, "model": {"width": 9, "pattern": ["a"]}, "new": 2}
-    assert differences(saved, asked) == ["model.width: 8 -> 9", "new: None -> 2", "old: 1 -> None"]
-    assert differences(saved, saved) == []
+    found = {"model.width": "8 -> 9", "new": "None -> 2", "old": "1 -> None"}
+    assert differences(saved, asked) == found
+    assert differences(saved, saved) == {}
+
+
+def test_a_config_and_its_json():
+    config = dataclasses.replace(
+        run_named("tiny_bytes"), data=DataConfig(sources=("text:a", "text:b"), weights=(1.0, 2.0))
+    )
+    fields = json.loads(json.dumps(config.to_json()))
+    assert TrainConfig.from_json(config.model, fields) == config
+    with pytest.raises(ValueError, match=r"unknown fields \['stpes'\]"):
+        TrainConfig.from_json(config.model, {**fields, "stpes": 1})
 
 
 def test_the_command_line_overrides_the_preset(monkeypatch):
     calls = []
-    monkeypatch.setattr(train_cli, "train", lambda config, run_dir: calls.append((config, run_dir)))
+    monkeypatch.setattr(train_cli, "train", lambda *given: calls.append(given))
     argv = "--preset tiny --model.num-layers 3 --steps 7 --optimizer.warmup-steps 2 --text a b"
+    argv += " --mesh.tensor 2"
     assert cli.run(["train", *argv.split()]) == 0
-    config, run_dir = calls[0]
+    config, run_dir, launch = calls[0]
+    assert launch == Launch(mesh=MeshConfig(tensor=2))
     assert config.model == dataclasses.replace(PRESETS["tiny"](), num_layers=3)
     assert (config.steps, config.optimizer.warmup_steps, config.text) == (7, 2, ("a", "b"))
     assert str(run_dir) == "runs/tiny"

@@ -53,7 +53,7 @@ def test_it_serves_what_it_has_trained(quick, song, tmp_path):
 
 
 def test_an_interrupted_demo_does_not_go_on_to_serve(quick, song, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "train", lambda config, run_dir: False)
+    monkeypatch.setattr(demo, "train", lambda *_: False)
     assert demo.main(["--port", "0", "--text", str(song)]) == 0
     assert quick == []
 

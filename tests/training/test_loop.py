@@ -20,11 +20,17 @@ from recurrentgemma.byte_tokenizer import ByteTokenizer
 from recurrentgemma.griffin import Griffin
 from training import loop, run
 from training.configs import TrainConfig
-from training.corpus import Document, load_corpus
+from training.corpus import load_corpus
 from training.data import Batches
-from training.metrics import read_metrics
+from training.documents import document_ids
+from training.launch import Launch
+from training.metrics import TIMINGS, read_metrics
 from training.optim import make_optimizer
 from training.step import init_train_state
+
+
+def train(config: TrainConfig, run_dir: Path) -> bool:
+    return loop.train(config, run_dir, Launch(devices=1))
 
 
 def left_by(run_dir: Path, config: TrainConfig) -> dict:
@@ -44,7 +50,8 @@ def left_by(run_dir: Path, config: TrainConfig) -> dict:
             steps[step] = (arrays, batches.restored)
     records = read_metrics(run_dir / run.METRICS)
     for record in records:
-        del record["tokens_per_second"]
+        for name in TIMINGS:
+            del record[name]
     return {"steps": steps, "metrics": records}
 
 
@@ -70,7 +77,7 @@ def assert_same(one: dict, other: dict) -> None:
 def whole_run(small: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the uninterrupted run, not to be touched."""
     run_dir = tmp_path_factory.mktemp("runs") / "whole"
-    assert loop.train(small, run_dir)
+    assert train(small, run_dir)
     return run_dir
 
 
@@ -97,7 +104,7 @@ def test_a_run_leaves_its_config_metrics_and_checkpoints(small, whole_run, whole
     assert losses[-1] < losses[0] - 1
     saved = json.loads((whole_run / "config.json").read_text())
     assert saved == {"model": small.model.to_json(), "train": small.to_json()}
-    assert loop.train(small, whole_run)  # done already: nothing is trained again
+    assert train(small, whole_run)  # done already: nothing is trained again
     assert "is trained: step 12 of 12" in capsys.readouterr().out
     assert_same(left_by(whole_run, small), whole)
 
@@ -114,7 +121,7 @@ def train_until_signal(number: int, step: int, config: TrainConfig, run_dir: Pat
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
         patch.setattr(Batches, "__next__", next_batch)
-        assert not loop.train(config, run_dir)
+        assert not train(config, run_dir)
     assert signal.getsignal(number) is before
 
 
@@ -122,7 +129,7 @@ def test_interrupted_and_resumed_is_the_same(small, tmp_path, whole, monkeypatch
     train_until_signal(signal.SIGINT, 7, small, tmp_path / "stopped", monkeypatch)
     assert store.latest_step(tmp_path / "stopped") == 7
     assert "stopped at step 7" in capsys.readouterr().out
-    assert loop.train(small, tmp_path / "stopped")
+    assert train(small, tmp_path / "stopped")
     assert_same(left_by(tmp_path / "stopped", small), whole)
 
 
@@ -137,7 +144,7 @@ def test_killed_without_warning_and_resumed_is_the_same(small, cut_short, whole)
     """The newest checkpoint is lost and the metrics run ahead of the one before."""
     with (cut_short / run.METRICS).open("a") as file:
         file.write('{"step": 14, "loss"')
-    assert loop.train(small, cut_short)
+    assert train(small, cut_short)
     assert_same(left_by(cut_short, small), whole)
 
 
@@ -151,7 +158,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
     raw = bytearray(arrays.read_bytes())
     raw[2000] ^= 1
     arrays.write_bytes(raw)
-    assert loop.train(small, run_dir)
+    assert train(small, run_dir)
     shown = capsys.readouterr().out
     assert f"step 10 is damaged, and kept as {newest}.damaged (" in shown
     assert "step 8 is the newest now" in shown
@@ -167,9 +174,9 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(small, cut_short, whole, mon
         with pytest.raises(
             OSError, match=r"12 was not saved, no space left: .* step 8 is still th"
         ):
-            loop.train(small, cut_short)
+            train(small, cut_short)
     assert store.all_steps(cut_short) == [8]
-    assert loop.train(small, cut_short)
+    assert train(small, cut_short)
     assert_same(left_by(cut_short, small), whole)
 
 
@@ -180,16 +187,12 @@ from recurrentgemma.config import GriffinConfig
 from training import loop
 from training.configs import TrainConfig
 from training.data import Batches
-from training.optim import OptimConfig
+from training.launch import Launch
 import json
 
 run_dir, steps = Path(sys.argv[1]), [int(step) for step in sys.argv[2:]]
 found = json.loads((run_dir / "config.json").read_text())
-train = found["train"] | {"text": tuple(found["train"]["text"])}
-config = TrainConfig(
-    model=GriffinConfig.from_json(found["model"]),
-    **train | {"optimizer": OptimConfig(**train["optimizer"])},
-)
+config = TrainConfig.from_json(GriffinConfig.from_json(found["model"]), found["train"])
 real, row = Batches.__next__, config.batch_size
 
 def next_batch(batches):
@@ -202,7 +205,7 @@ Batches.__next__ = next_batch
 for kill in steps:
     child = os.fork()
     if not child:
-        loop.train(config, run_dir)
+        loop.train(config, run_dir, Launch(devices=1))
         os._exit(0)
     print("exit", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
@@ -215,7 +218,7 @@ def test_killed_at_any_step_and_resumed_is_the_same(small, compiled, tmp_path, w
     """With -9, a checkpoint being written each time: parameters, optimizer, order of the data and
     metrics, of which none comes twice."""
     often = dataclasses.replace(small, save_every=1)
-    run.open_run(tmp_path / "killed", often)
+    run.begin_run(tmp_path / "killed", often, ByteTokenizer())
     environment = {
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "JAX_PLATFORMS": "cpu",
@@ -243,7 +246,7 @@ def test_a_run_goes_on_with_scanned_layers(small, cut_short, whole_run):
     """Checkpoints name parameters and moments layer by layer, however the model stacks them."""
     scanned = dataclasses.replace(small, model=dataclasses.replace(small.model, scan_layers=True))
     store.write_run_config(cut_short, scanned.model, scanned.to_json())
-    assert loop.train(scanned, cut_short)
+    assert train(scanned, cut_short)
     unrolled = store.restore(whole_run, 12).params
     for name, array in store.restore(cut_short, 12).params.items():
         np.testing.assert_allclose(array, unrolled[name], rtol=0.02, atol=2e-3, err_msg=name)
@@ -256,7 +259,7 @@ def test_another_config_is_refused_with_what_differs(small, whole_run):
     with pytest.raises(
         ValueError, match=r"optimizer\.learning_rate: 0\.01 -> 0\.5; seed: 0 -> 1\. Ask for"
     ):
-        loop.train(other, whole_run)
+        train(other, whole_run)
 
 
 def test_another_text_under_the_same_name_is_refused(small, song, cut_short):
@@ -264,7 +267,7 @@ def test_another_text_under_the_same_name_is_refused(small, song, cut_short):
     song.write_text(text.replace("green", "brown"))
     try:
         with pytest.raises(ValueError, match=r"fingerprint .* the text, the tokenizer"):
-            loop.train(small, cut_short)
+            train(small, cut_short)
     finally:
         song.write_text(text)
 
@@ -273,13 +276,13 @@ def test_a_directory_of_something_else_is_refused(small, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="mine exists and is not a run"):
-        loop.train(small, tmp_path / "mine")
+        train(small, tmp_path / "mine")
 
 
 def test_a_vocabulary_smaller_than_the_tokenizers_is_refused(small, tmp_path):
     model = dataclasses.replace(small.model, vocab_size=200)
     with pytest.raises(ValueError, match=r"vocab_size=200 is too small .*'bytes', which has 261"):
-        loop.train(dataclasses.replace(small, model=model), tmp_path / "narrow")
+        train(dataclasses.replace(small, model=model), tmp_path / "narrow")
 
 
 def test_a_tokenizer_is_trained_once_and_kept_with_the_run(small, tmp_path):
@@ -289,19 +292,18 @@ def test_a_tokenizer_is_trained_once_and_kept_with_the_run(small, tmp_path):
         tokenizer="sentencepiece",
     )
     documents = load_corpus(config.text).train
-    for name in ("pieces", "reused"):
-        (tmp_path / name).mkdir()
     pieces = run.run_tokenizer(tmp_path / "pieces", config, documents)
     assert pieces.vocab_size == 320
+    assert not (tmp_path / "pieces").exists()
+    run.begin_run(tmp_path / "pieces", config, pieces)
     again = run.run_tokenizer(tmp_path / "pieces", config, ())  # no text: it is read, not trained
     reuse = dataclasses.replace(config, tokenizer=str(tmp_path / "pieces" / "tokenizer.model"))
     reused = run.run_tokenizer(tmp_path / "reused", reuse, ())
     text = documents[0].text
     assert again.encode(text) == reused.encode(text) == pieces.encode(text)
-    assert (tmp_path / "reused" / "tokenizer.model").is_file()
 
 
 def test_a_document_starts_with_bos_and_ends_with_eos():
     tokenizer = ByteTokenizer()
-    ids = loop.encode_document(tokenizer, Document("a", "Ay"))
+    ids = document_ids(tokenizer, "Ay")
     assert ids.tolist() == [tokenizer.bos_id, *b"Ay", tokenizer.eos_id]

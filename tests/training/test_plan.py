@@ -11,7 +11,8 @@ from recurrentgemma.counts import flops_per_token, parameter_count
 from recurrentgemma.presets import recurrentgemma_2b, tiny
 from recurrentgemma.sharding import MeshConfig
 from training import plan_cli
-from training.plan import GIB, candidate_meshes, out_of_memory, plan
+from training.chips import GIB
+from training.plan import candidate_meshes, out_of_memory, plan
 from training.plan_serving import plan_serving
 
 needs_libtpu = pytest.mark.skipif(

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from recurrentgemma import sharding
+from recurrentgemma.byte_tokenizer import ByteTokenizer
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.sharding import MeshConfig, make_mesh
@@ -119,7 +120,7 @@ def test_from_any_mesh_to_any(
     small: TrainConfig, tmp_path: Path, optimizer, there, scanned_there, here, scanned_here
 ):
     tx = muon() if optimizer == "muon" else make_optimizer(small.optimizer, steps=small.steps)
-    run.open_run(tmp_path / "run", small)
+    run.begin_run(tmp_path / "run", small, ByteTokenizer())
     data = batches()
     next(data)
 
@@ -127,7 +128,7 @@ def test_from_any_mesh_to_any(
     saved = trained(shapes_of(config, tx), mesh)
     with run.open_checkpoints(tmp_path / "run", small) as checkpoints:
         assert run.restore(checkpoints, data, config=config, fresh=saved, mesh=mesh) is None
-        run.save(checkpoints, saved, data, config=config, mesh=mesh, held_out=2.0)
+        run.save(checkpoints, saved, data.state(), config=config, mesh=mesh, held_out=2.0)
     expected = by_layer(saved, config)
 
     config, mesh, data = config_of(small, scanned=scanned_here), mesh_named(here), batches()
@@ -171,7 +172,7 @@ def test_layers_are_taken_apart_and_put_together_without_gathering(small: TrainC
 
 
 def test_a_step_without_the_datas_state_is_refused(small: TrainConfig, tmp_path: Path):
-    run.open_run(tmp_path / "run", small)
+    run.begin_run(tmp_path / "run", small, ByteTokenizer())
     tx = make_optimizer(small.optimizer, steps=small.steps)
     fresh = trained(shapes_of(small.model, tx), None)
     params, opt_state = per_layer.apart((fresh.params, fresh.opt_state), small.model)

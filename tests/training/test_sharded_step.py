@@ -15,10 +15,10 @@ from recurrentgemma import parallel, sharding
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch
-from recurrentgemma.sharded import init_params, place
+from recurrentgemma.sharded import init_params, place, start_state
 from recurrentgemma.sharding import MeshConfig, make_mesh
 from training.optim import OptimConfig, make_optimizer
-from training.step import fresh_carried, init_train_state, make_train_step
+from training.step import init_train_state, make_train_step
 
 CONFIG = GriffinConfig(
     vocab_size=64,
@@ -242,7 +242,7 @@ def carried_losses(mesh_config: MeshConfig | None, parts: int, accumulate: int =
         graphdef, params = nnx.split(Griffin(config, rngs=nnx.Rngs(0)), nnx.Param)
     else:
         graphdef, params = init_params(config, mesh, 0)
-    carried = fresh_carried(config, BATCH, mesh)
+    carried = start_state(config, BATCH, mesh)
     state = init_train_state(params, tx, mesh, carried=carried)
     step = make_train_step(graphdef, tx, mesh=mesh, accumulate=accumulate)
     positions = np.tile(np.arange(TIME, dtype=np.int32), (BATCH, 1))

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two processes of four devices train as one; one of them is killed, or told to stop."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from checkpoints import store
+from recurrentgemma.byte_tokenizer import ByteTokenizer
+from training import run
+from training.configs import TrainConfig
+from training.metrics import TIMINGS, read_metrics
+
+ROOT = Path(__file__).parents[2]
+
+
+class Program:
+    """So many processes, of eight devices together, that train one run; the last one dies."""
+
+    def __init__(
+        self, run_dir: Path, compiled: Path, processes: int, *, die_at: int = 0, pause: int = 0
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": str(8 // processes),
+            "JAX_COMPILATION_CACHE_DIR": str(compiled / f"{processes}"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        script = str(Path(__file__).with_name("process.py"))
+        self.processes, self._outputs = [], []
+        for process in range(processes):
+            arguments = [port, processes, process, die_at if process == processes - 1 else 0, pause]
+            self._outputs.append(run_dir.with_name(f"{run_dir.name}.{port}.{process}"))
+            with self._outputs[-1].open("w") as output:
+                self.processes.append(
+                    subprocess.Popen(
+                        [sys.executable, script, str(run_dir), *map(str, arguments)],
+                        env=environment,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+
+    def wait(self) -> list[int]:
+        """Exit statuses."""
+        try:
+            return [process.wait(timeout=300) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+                process.wait()
+
+    def said(self) -> list[str]:
+        return [output.read_text() for output in self._outputs]
+
+
+def whole_program(run_dir: Path, compiled: Path, processes: int = 2) -> list[str]:
+    """Train to the end; what each process said."""
+    program = Program(run_dir, compiled, processes)
+    assert program.wait() == [0] * processes, program.said()
+    assert all(text.splitlines()[-1] == "finished" for text in program.said())
+    return program.said()
+
+
+def begin(small: TrainConfig, run_dir: Path) -> Path:
+    run.begin_run(run_dir, small, ByteTokenizer())
+    return run_dir
+
+
+def left_by(run_dir: Path) -> tuple[list[dict], dict[str, np.ndarray]]:
+    """Metrics without what the machine did, and the parameters at the end."""
+    records = read_metrics(run_dir / run.METRICS)
+    for record in records:
+        for name in TIMINGS:
+            del record[name]
+    params = store.restore(run_dir, 12).params
+    return records, {name: np.asarray(array) for name, array in params.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(small, compiled, tmp_path_factory):
+    """What two processes leave that nothing interrupts."""
+    run_dir = begin(small, tmp_path_factory.mktemp("two") / "whole")
+    said = whole_program(run_dir, compiled)
+    assert "8 devices, data=2 x fsdp=2 x sequence=2, in 2 processes" in said[0]
+    assert said[1].count("\n") - said[1].count("[Gloo]") == 1  # only the first one speaks
+    return left_by(run_dir)
+
+
+def assert_same(found, whole):
+    assert found[0] == whole[0]
+    for name, array in whole[1].items():
+        np.testing.assert_array_equal(found[1][name], array, err_msg=name)
+
+
+def test_one_of_two_is_killed_and_both_start_again(small, compiled, tmp_path, whole):
+    """With -9 while step 7 is computed: parameters and metrics are those of the whole run, bit for
+    bit."""
+    run_dir = begin(small, tmp_path / "killed")
+    program = Program(run_dir, compiled, 2, die_at=7)
+    other, killed = program.wait()  # the other does not wait for the dead one for ever
+    assert killed == -signal.SIGKILL, program.said()
+    assert other not in (0, -signal.SIGKILL)
+    assert store.latest_step(run_dir) == 4
+    whole_program(run_dir, compiled)
+    assert_same(left_by(run_dir), whole)
+
+
+def test_a_signal_to_one_stops_both_at_the_same_step(small, compiled, tmp_path, whole):
+    run_dir = begin(small, tmp_path / "stopped")
+    program = Program(run_dir, compiled, 2, pause=1)
+    deadline = time.monotonic() + 200
+    while len(read_metrics(run_dir / run.METRICS)) < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    program.processes[1].send_signal(signal.SIGTERM)
+    assert program.wait() == [0, 0], program.said()
+    step = store.latest_step(run_dir)
+    assert step is not None
+    assert step < 12
+    assert f"stopped at step {step}; the same command goes on from there" in program.said()[0]
+    whole_program(run_dir, compiled)
+    assert_same(left_by(run_dir), whole)
+
+
+def test_one_process_goes_on_where_two_stopped(small, compiled, tmp_path, whole):
+    """On as many devices: the same batches, sums in another order."""
+    run_dir = begin(small, tmp_path / "fewer")
+    Program(run_dir, compiled, 2, die_at=9).wait()
+    assert store.latest_step(run_dir) in (4, 8)  # of 8 all may be written by now
+    whole_program(run_dir, compiled, 1)
+    for record, expected in zip(left_by(run_dir)[0], whole[0], strict=True):
+        assert record["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+        assert record["tokens"] == expected["tokens"]

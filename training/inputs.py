@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run reads: the documents to learn from and those to be scored on, from files of text or
+from the sources of a DataConfig."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from recurrentgemma.losses import Batch
+from recurrentgemma.sharding import BATCH
+from recurrentgemma.tokenizer import Tokenizer
+from training.configs import TrainConfig
+from training.corpus import Corpus, load_corpus, utf8_bytes
+from training.data import Batches
+from training.data_config import HeldOut, held_out, open_mixture
+from training.documents import InMemory, Mixture, document_ids
+from training.run import run_tokenizer
+
+EVAL_DOCUMENTS = 64  # that an evaluation before the last step reads, at most
+
+
+class Inputs(NamedTuple):
+    """Of one run."""
+
+    tokenizer: Tokenizer
+    mixture: Mixture
+    corpus: Corpus | None
+    config: TrainConfig
+
+    def held_out(self, limit: int | None = None) -> Iterator[HeldOut]:
+        """The documents to be scored on; with a limit, so many tokens of each, and of
+        EVAL_DOCUMENTS of them."""
+        documents = None if limit is None else EVAL_DOCUMENTS
+        return itertools.islice(self._held_out(limit), documents)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether there is anything to be scored on."""
+        return self.corpus is not None or bool(self.config.data.eval_sources)
+
+    def describe(self) -> str:
+        """For the first line that a run prints."""
+        documents = sum(len(part) for part in self.mixture.parts)
+        shown = f"{documents:,} documents"
+        lengths = [part.lengths for part in self.mixture.parts]
+        if all(each is not None for each in lengths):
+            tokens = sum(int(np.maximum(each - 1, 0).sum()) for each in lengths if each is not None)
+            shown += f", {tokens:,} tokens"
+        if (size := self.mixture.bytes_per_token()) is not None:
+            shown += f" of {size:.2f} bytes"
+        if self.corpus is not None:
+            shown += f"; {len(self.corpus.held_out)} held out"
+        elif not self.is_scored:
+            shown += "; nothing held out"
+        return shown
+
+    def _held_out(self, limit: int | None) -> Iterator[HeldOut]:
+        if self.corpus is None:
+            vocab_size = self.config.model.vocab_size
+            yield from held_out(
+                self.config.data, self.tokenizer, vocab_size=vocab_size, limit=limit
+            )
+            return
+        for document in self.corpus.held_out:
+            ids, text = np.array(self.tokenizer.encode(document.text), np.int32), document.text
+            if limit is not None and len(ids) > limit:
+                ids = ids[:limit]
+                text = self.tokenizer.decode(ids.tolist())
+            yield HeldOut(document.name, ids, len(text.encode()))
+
+
+def open_inputs(config: TrainConfig, run_dir: Path) -> Inputs:
+    """Open what a run reads, with the run's tokenizer, which is made if there is none yet. Writes
+    nothing.
+
+    Raises ValueError: a source or text cannot be read, or tokenizer, vocabulary and sources do not
+    agree; see corpus.py, data_config.py and run.py.
+    """
+    if config.data.sources:
+        tokenizer = run_tokenizer(run_dir, config, ())
+        mixture = open_mixture(config.data, tokenizer, vocab_size=config.model.vocab_size)
+        return Inputs(tokenizer, mixture, None, config)
+    corpus = load_corpus(config.text)
+    tokenizer = run_tokenizer(run_dir, config, corpus.train)
+    documents = [document_ids(tokenizer, document.text) for document in corpus.train]
+    held = InMemory(documents, text_bytes=utf8_bytes(corpus.train))
+    return Inputs(tokenizer, Mixture((held,), (1.0,)), corpus, config)
+
+
+class Feed:
+    """Batches where the training step wants them: each process makes its own rows, and the mesh
+    holds all of them."""
+
+    def __init__(self, batches: Batches, mesh: Mesh | None, *, batch_size: int, rows: range):
+        self._batches, self._mesh = batches, mesh
+        self._batch_size, self._first = batch_size, rows.start
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        if self._mesh is None:
+            return batch
+        return Batch(*map(self._put, batch))
+
+    def _put(self, rows_RT: Any) -> jax.Array:
+        assert self._mesh is not None
+        where = NamedSharding(self._mesh, BATCH)
+        if jax.process_count() == 1:
+            return jax.device_put(rows_RT, where)
+
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(self._batch_size)
+            return rows_RT[start - self._first : stop - self._first, index[1]]
+
+        shape = (self._batch_size, rows_RT.shape[1])
+        return jax.make_array_from_callback(shape, where, part)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How and where a run is computed: what may differ each time that it goes on."""
+
+import dataclasses
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+
+from recurrentgemma import sharding
+from recurrentgemma.sharding import MeshConfig, make_mesh
+from training.cluster import ClusterConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Launch:
+    """The devices and processes of this start of a run, and who watches it."""
+
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    cluster: ClusterConfig = dataclasses.field(default_factory=ClusterConfig)
+    devices: int = 0
+    """Use only the first so many devices; 0: all of them."""
+    tensorboard: bool = True
+    """Write RUN_DIR/tensorboard as well as RUN_DIR/metrics.jsonl."""
+    wandb: str = ""
+    """The Weights & Biases project to report to; needs `pip install wandb`."""
+    profile: int = 0
+    """Trace so many steps, once the first two are over, into RUN_DIR/profile (for XProf)."""
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "profile"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+
+    def make_mesh(self) -> Mesh | None:
+        """The mesh of the devices to use; None for a single one, which needs none.
+
+        Raises:
+          ValueError: the mesh does not fit the devices, or there are fewer than asked for.
+        """
+        devices = jax.devices()
+        if self.devices:
+            if self.devices > len(devices):
+                raise ValueError(f"devices={self.devices}: there are {len(devices)}")
+            if jax.process_count() > 1:
+                raise ValueError(
+                    f"devices={self.devices} with {jax.process_count()} processes: each process "
+                    "must have a part in the mesh; leave --devices out"
+                )
+            devices = devices[: self.devices]
+        self.mesh.resolved(len(devices))
+        return None if len(devices) == 1 else make_mesh(self.mesh, devices)
+
+
+def own_rows(mesh: Mesh | None, batch_size: int) -> range:
+    """The rows of a batch that this process's devices take a part in.
+
+    Raises:
+      ValueError: the mesh lays them out so that a process has rows that are not neighbours.
+    """
+    if mesh is None or jax.process_count() == 1:
+        return range(batch_size)
+    places = NamedSharding(mesh, sharding.ROWS)
+    found = places.addressable_devices_indices_map((batch_size,)).values()
+    rows = {row for index in found if index for row in range(*index[0].indices(batch_size))}
+    own = range(min(rows), max(rows) + 1)
+    if len(own) != len(rows):
+        raise ValueError(
+            f"process {jax.process_index()} has the rows {sorted(rows)} of a batch, which are not "
+            "neighbours; choose a mesh whose data and fsdp axes go from process to process"
+        )
+    return own
