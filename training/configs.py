@@ -19,6 +19,7 @@ FREE = (
     "log_every",
     "eval_every",
     "eval_tokens",
+    "eval_cut",
     "save_every",
     "keep",
     "data.threads",
@@ -66,6 +67,9 @@ class TrainConfig:
     """Steps between evaluations on the beginning of the held-out documents."""
     eval_tokens: int = 4096
     """How much of each held-out document those evaluations read; the last step's reads all."""
+    eval_cut: bool = False
+    """Cut held-out documents into rows, each read from a fresh state, as training reads them,
+    instead of carrying the state through; always so with global attention."""
     save_every: int = 500
     """Steps between checkpoints."""
     keep: int = 2

@@ -191,6 +191,9 @@ def held_out_bits_per_byte(
     documents = list(inputs.held_out(limit))
     text_bytes = sum(document.bytes for document in documents)
     ids = [document.ids for document in documents]
+    if inputs.config.eval_cut or "global_attention" in model.config.block_types:
+        length = inputs.config.row_length
+        ids = [d[start : start + length + 1] for d in ids for start in range(0, len(d) - 1, length)]
     return score_documents(model, ids, text_bytes, mesh=mesh).bits_per_byte
 
 
