@@ -113,6 +113,7 @@ def _train(
         watch,
         bytes_per_token=inputs.mixture.bytes_per_token(),
         step=step,
+        skipped=int(train_state.skipped),
         shown=is_first(),
     )
 

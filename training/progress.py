@@ -41,7 +41,8 @@ class Progress:
     tokens (seen so far), padding (share of the batch), epoch, at evaluations
     held_out_bits_per_byte, and metrics.TIMINGS.
 
-    watch: told when each step is there. trackers: get the records; none in processes but the first,
+    step, skipped: of the train state that the run goes on from. watch: told when each step is
+    there. trackers: get the records; none in processes but the first,
     which show no bar either.
     """
 
@@ -53,13 +54,14 @@ class Progress:
         *,
         bytes_per_token: float | None,
         step: int,
+        skipped: int = 0,
         shown: bool = True,
     ) -> None:
         self._config, self._trackers, self._watch = config, trackers, watch
         self._bytes_per_token = bytes_per_token
         self._pending: _Pending | None = None
         self._smooth: float | None = None
-        self._skipped: int | None = None
+        self._skipped = skipped
         self._skipped_in_a_row = 0
         self._bar = Bar(
             TextColumn("training"),
@@ -126,7 +128,7 @@ class Progress:
         step, metrics, known = pending
         loss, skipped = float(metrics["loss"]), int(metrics["skipped"])  # waits for the step
         self._watch.step()
-        self._count_skipped(step, skipped, not math.isfinite(loss))
+        self._count_skipped(step, skipped)
         if math.isfinite(loss):
             smooth = loss if self._smooth is None else self._smooth
             self._smooth = SMOOTHING * smooth + (1 - SMOOTHING) * loss
@@ -158,9 +160,8 @@ class Progress:
             "padding": float(metrics["padding"]),
         }
 
-    def _count_skipped(self, step: int, skipped: int, not_finite: bool) -> None:
-        before = skipped - not_finite if self._skipped is None else self._skipped
-        self._skipped = skipped
+    def _count_skipped(self, step: int, skipped: int) -> None:
+        before, self._skipped = self._skipped, skipped
         if skipped > before:
             self._skipped_in_a_row += 1
             self.say(f"step {step:,}: loss or gradient is not finite; step skipped")

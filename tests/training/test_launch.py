@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Devices, mesh and rows of one start of a run."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from recurrentgemma.sharding import MeshConfig, make_mesh
+from training import loop
+from training.launch import Launch, own_rows
+
+
+def test_one_device_needs_no_mesh():
+    assert Launch(devices=1).make_mesh() is None
+    mesh = Launch().make_mesh()
+    assert mesh is not None
+    assert dict(mesh.shape) == {"data": 8, "fsdp": 1, "sequence": 1, "tensor": 1}
+    assert own_rows(mesh, 16) == range(16)
+    assert Launch(devices=4, mesh=MeshConfig(tensor=2)).make_mesh() == make_mesh(
+        MeshConfig(data=2, tensor=2), jax.devices()[:4]
+    )
+
+
+def test_what_does_not_fit_the_devices():
+    with pytest.raises(ValueError, match=r"devices=9: there are 8"):
+        Launch(devices=9).make_mesh()
+    with pytest.raises(ValueError, match="devices=-1: expected 0 or more"):
+        Launch(devices=-1)
+    with pytest.raises(ValueError, match=r"tensor=3 takes a multiple of 3 .* tensor=2 would fit"):
+        Launch(mesh=MeshConfig(tensor=3)).make_mesh()
+    with pytest.raises(ValueError, match=r"tensor=2 takes 2 devices and there are 1"):
+        Launch(devices=1, mesh=MeshConfig(data=1, tensor=2)).make_mesh()
+
+
+@pytest.mark.parametrize(
+    ("config", "mine", "rows"),
+    [
+        (MeshConfig(data=4, tensor=2), slice(0, 4), range(8)),
+        (MeshConfig(data=4, tensor=2), slice(4, 8), range(8, 16)),
+        (MeshConfig(data=1, fsdp=2, sequence=4), slice(2, 4), range(8)),
+        (MeshConfig(data=1, sequence=8), slice(4, 8), range(16)),
+    ],
+)
+def test_the_rows_of_one_process(config, mine, rows, monkeypatch):
+    mesh = make_mesh(config)
+    devices = mesh.devices.flat[mine]
+
+    def addressable(self, shape):
+        found = self.devices_indices_map(shape)
+        return {device: index for device, index in found.items() if device in set(devices)}
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax.NamedSharding, "addressable_devices_indices_map", addressable)
+    assert own_rows(mesh, 16) == rows
+
+
+def test_rows_that_are_not_neighbours(monkeypatch):
+    mesh = make_mesh(MeshConfig(data=8))
+    some = {mesh.devices.flat[0], mesh.devices.flat[5]}
+
+    def addressable(self, shape):
+        return {d: i for d, i in self.devices_indices_map(shape).items() if d in some}
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax.NamedSharding, "addressable_devices_indices_map", addressable)
+    with pytest.raises(ValueError, match=r"the rows \[0, 5\] of a batch, which are not neighbours"):
+        own_rows(mesh, 8)
+
+
+def test_a_mesh_that_does_not_fit_the_run_is_refused_before_it_begins(small, tmp_path):
+    run_dir = tmp_path / "run"
+    with pytest.raises(ValueError, match=r"a batch of 4 rows does not divide .* data=8"):
+        loop.train(small, run_dir)
+    with pytest.raises(ValueError, match=r"tensor=8 does not divide the model's .*is tensor=1"):
+        loop.train(small, run_dir, Launch(mesh=MeshConfig(data=1, tensor=8)))
+    parts = dataclasses.replace(small, accumulate=2)
+    with pytest.raises(ValueError, match=r"a batch of 2 rows does not divide .* data=4"):
+        loop.train(parts, run_dir, Launch(devices=4))
+    assert not run_dir.exists()

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run may be told: sources, carried documents, a mesh, a start, traces; and what it says
+when something is wrong."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from checkpoints import store
+from recurrentgemma.byte_tokenizer import ByteTokenizer
+from recurrentgemma.sharding import MeshConfig
+from training import loop, progress, run
+from training.configs import TrainConfig
+from training.data import Batches
+from training.data_config import DataConfig
+from training.launch import Launch
+from training.metrics import TIMINGS, read_metrics
+from training.shard_writer import tokenise
+
+ONE = Launch(devices=1, tensorboard=False)
+
+
+@pytest.fixture(scope="module")
+def sourced(small: TrainConfig, song, tmp_path_factory) -> TrainConfig:
+    """Two sources whose documents go on from batch to batch."""
+    folder = tmp_path_factory.mktemp("sources")
+    lines = [json.dumps({"text": line}) for line in song.read_text().splitlines()]
+    (folder / "lines.jsonl").write_text("\n".join(lines))
+    data = DataConfig(
+        sources=(f"text:{song}", f"jsonl:{folder}/lines.jsonl"),
+        weights=(3.0, 1.0),
+        eval_sources=(f"jsonl:{folder}/*.jsonl",),
+        long_documents="carry",
+    )
+    return dataclasses.replace(small, text=(), data=data, eval_tokens=30)
+
+
+def records(run_dir) -> list[dict]:
+    found = read_metrics(run_dir / run.METRICS)
+    for record in found:
+        for name in TIMINGS:
+            del record[name]
+    return found
+
+
+def assert_same(one, other) -> None:
+    assert records(one) == records(other)
+    params = store.restore(other, 12).params
+    for name, array in store.restore(one, 12).params.items():
+        np.testing.assert_array_equal(array, params[name], err_msg=name)
+
+
+def test_documents_that_go_on_and_a_run_that_goes_on(sourced, tmp_path, monkeypatch):
+    """The model's state is in the checkpoint: bit for bit the same, though stopped inside a
+    document of many rows."""
+    assert loop.train(sourced, tmp_path / "whole", ONE)
+    assert store.latest_step(tmp_path / "whole") == 12
+    real = Batches.__next__
+
+    def stopped(batches):
+        if len(made) == 6:
+            raise KeyboardInterrupt
+        made.append(real(batches))
+        return made[-1]
+
+    made = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Batches, "__next__", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(sourced, tmp_path / "stopped", ONE)
+    assert any((batch.positions_BT[:, 0] > 0).any() for batch in made)
+    assert store.latest_step(tmp_path / "stopped") == 4
+    assert loop.train(sourced, tmp_path / "stopped", ONE)
+    assert_same(tmp_path / "stopped", tmp_path / "whole")
+    assert "held_out_bits_per_byte" in records(tmp_path / "whole")[-1]
+
+
+def test_the_carried_state_is_used(sourced, tmp_path):
+    """The first batch begins every document; from the second on, cutting has another loss."""
+    short = dataclasses.replace(
+        sourced,
+        steps=3,
+        log_every=1,
+        optimizer=dataclasses.replace(sourced.optimizer, warmup_steps=1),
+    )
+    cut = dataclasses.replace(short, data=dataclasses.replace(short.data, long_documents="cut"))
+    assert loop.train(short, tmp_path / "carry", ONE)
+    assert loop.train(cut, tmp_path / "cut", ONE)
+    losses = [[r["loss"] for r in records(tmp_path / name)] for name in ("carry", "cut")]
+    assert losses[0][0] == losses[1][0]
+    assert losses[0][1] != losses[1][1]
+
+
+def test_a_mesh_has_the_losses_of_one_device(sourced, tmp_path):
+    """Documents carried on, rows in two parts, held-out text scored over the mesh."""
+    launch = Launch(devices=4, mesh=MeshConfig(data=1, fsdp=2, sequence=2), tensorboard=False)
+    parted = dataclasses.replace(sourced, accumulate=2, steps=6)
+    assert loop.train(parted, tmp_path / "mesh", launch)
+    assert loop.train(dataclasses.replace(sourced, steps=6), tmp_path / "one", ONE)
+    for got, expected in zip(records(tmp_path / "mesh"), records(tmp_path / "one"), strict=True):
+        assert got.keys() == expected.keys()
+        for name, value in expected.items():
+            assert got[name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_a_run_begins_with_another_ones_parameters(small, sourced, tmp_path):
+    first = dataclasses.replace(small, steps=5)
+    assert loop.train(first, tmp_path / "first", ONE)
+    config = dataclasses.replace(small, init_from=str(tmp_path / "first"), steps=5, log_every=1)
+    assert loop.train(config, tmp_path / "second", ONE)
+    begun, ended = records(tmp_path / "second")[0], records(tmp_path / "first")[-1]
+    assert begun["loss"] < ended["loss"] + 0.5
+    wider = dataclasses.replace(config, model=dataclasses.replace(small.model, width=64))
+    with pytest.raises(ValueError, match=r"first.* says width=32, the config passed 64"):
+        loop.train(wider, tmp_path / "third", ONE)
+    with pytest.raises(ValueError, match=r"nowhere: no such file or directory; expected a run"):
+        loop.train(
+            dataclasses.replace(config, init_from=str(tmp_path / "nowhere")), tmp_path / "f", ONE
+        )
+
+
+def test_what_may_change_is_said_and_the_run_goes_on(small, tmp_path, capsys, monkeypatch):
+    def full(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:  # after step 4
+        patch.setattr(store.Checkpoints, "save", full)
+        with pytest.raises(OSError, match="No space"):
+            loop.train(small, tmp_path / "run", ONE)
+    other = dataclasses.replace(small, keep=5, log_every=3)
+    assert loop.train(other, tmp_path / "run", ONE)
+    shown = capsys.readouterr().out.replace("\n", " ")
+    assert "goes on after step 0 with another keep: 2 -> 5; log_every: 2 -> 3" in shown
+    assert store.read_run_config(tmp_path / "run")[1]["keep"] == 5
+    with pytest.raises(ValueError, match=r"another config .*row_length: 32 -> 16"):
+        loop.train(dataclasses.replace(other, row_length=16), tmp_path / "run", ONE)
+
+
+def test_tokens_of_another_tokenizer_are_refused(small, song, tmp_path):
+    tokenise((f"text:{song}",), "bytes", tmp_path / "tokens", shards=1, workers=1)
+    data = DataConfig(sources=(f"arrayrecord:{tmp_path}/tokens",))
+    config = dataclasses.replace(small, text=(), data=data, steps=5)
+    assert loop.train(config, tmp_path / "run", ONE)
+    trained = run.run_tokenizer(
+        tmp_path / "none",
+        dataclasses.replace(
+            small, tokenizer="sentencepiece", model=dataclasses.replace(small.model, vocab_size=300)
+        ),
+        loop.open_inputs(small, tmp_path / "none").corpus.train,
+    )
+    (tmp_path / "other").mkdir()
+    trained.save(tmp_path / "other")
+    wrong = dataclasses.replace(
+        config,
+        tokenizer=str(tmp_path / "other"),
+        model=dataclasses.replace(small.model, vocab_size=300),
+    )
+    with pytest.raises(ValueError, match="tokenizer"):
+        loop.train(wrong, tmp_path / "wrong", ONE)
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_a_run_that_diverges_ends(small, tmp_path, capsys):
+    """With an infinite z-loss every loss is."""
+    hot = dataclasses.replace(small, z_loss=float("inf"), skip_limit=3)
+    with pytest.raises(progress.Diverged, match=r"step 3: .* 3 steps in a row, .*--skip-limit"):
+        loop.train(hot, tmp_path / "run", ONE)
+    assert capsys.readouterr().out.count("is not finite; step skipped") == 3
+
+
+def test_steps_are_traced_and_recorded(small, tmp_path, capsys):
+    launch = Launch(devices=1, profile=2)
+    config = dataclasses.replace(small, steps=6)
+    assert loop.train(config, tmp_path / "run", launch)
+    assert "2 steps are traced in" in capsys.readouterr().out
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    record = read_metrics(tmp_path / "run" / run.METRICS)[-1]
+    assert record["padding"] == pytest.approx(0)
+    assert record["learning_rate"] == pytest.approx(0.001 + 0.009 * 0.5 * (1 - np.cos(np.pi / 2)))
+    assert 0 < record["goodput"] <= 1
+    assert record["param_norm"] > record["grad_norm"] > 0
+    assert jax.config.jax_platforms == "cpu"
+    assert record["mfu"] is None
+
+
+def test_the_tokenizer_is_the_runs_own(small, tmp_path):
+    run.begin_run(tmp_path / "run", small, ByteTokenizer())
+    gone = dataclasses.replace(small, tokenizer="/nowhere/tokenizer.model")
+    assert run.run_tokenizer(tmp_path / "run", gone, ()).vocab_size == 261
+    with pytest.raises(ValueError, match=r"/nowhere/tokenizer\.model"):
+        run.run_tokenizer(tmp_path / "other", gone, ())
