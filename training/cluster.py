@@ -10,7 +10,8 @@ Where a run is started tells who the others are, and this is asked in turn:
     TPU pod       the hosts of a slice, on Google Cloud or GKE
     one process   otherwise
 
-SLURM and TPU pods are JAX's own to read; the rest is said here, and docs/training.md has the files.
+SLURM and TPU pods are JAX's own to read; the rest is said here, and docs/training.md has a file for
+each.
 """
 
 import dataclasses
@@ -88,10 +89,28 @@ def detect(given: ClusterConfig, environ: Mapping[str, str]) -> Found:
         return Found(kind, coordinator, processes, process)
     tasks = _number(-1, environ, "SLURM_NTASKS")
     if tasks is not None and tasks > 1 and "SLURM_PROCID" in environ:
+        _check_slurm(tasks, environ)
         return Found("SLURM")
     if len(environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
         return Found("TPU pod")
     return Found("one process")
+
+
+def _check_slurm(tasks: int, environ: Mapping[str, str]) -> None:
+    """JAX gives each of SLURM's tasks one device of its node, which must be all that there are."""
+    nodes, gpus = _number(-1, environ, "SLURM_NNODES"), _number(-1, environ, "SLURM_GPUS_ON_NODE")
+    if nodes and gpus and tasks != nodes * gpus:
+        raise ValueError(
+            f"SLURM started {tasks} tasks on {nodes} nodes of {gpus} GPUs, and each task gets one: "
+            f"use --ntasks-per-node={gpus}"
+        )
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "")
+    local = _number(-1, environ, "SLURM_LOCALID")
+    if local and visible and local >= len(visible.split(",")):
+        raise ValueError(
+            f"SLURM_LOCALID={local}, and CUDA_VISIBLE_DEVICES={visible!r} has no device of that "
+            "number: each task must see all GPUs of its node; leave out --gpus-per-task"
+        )
 
 
 def _number(given: int, environ: Mapping[str, str], variable: str) -> int | None:

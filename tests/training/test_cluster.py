@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which processes make up a program, from the environment that each way to start one gives."""
 
-import pytest
+import re
+from pathlib import Path
 
+import pytest
+import yaml
+
+from recurrentgemma.sharding import MeshConfig
 from training.cluster import ClusterConfig, Found, detect
+from training.train_cli import parse
 
 BY_HAND = {
     "GRIFFIN_COORDINATOR": "host0:1234",
@@ -36,6 +42,7 @@ SLURM = {
         (SLURM | {"SLURM_NTASKS": "1"}, Found("one process")),  # an interactive shell
         ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2", "TPU_WORKER_ID": "1"}, Found("TPU pod")),
         ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, Found("one process")),
+        (SLURM | {"SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4"}, Found("SLURM")),
         (SLURM | BY_HAND, Found("by hand", "host0:1234", 4, 2)),
     ],
 )
@@ -57,8 +64,50 @@ def test_what_is_given_comes_first():
         (ClusterConfig(process=4), BY_HAND, r"process=4 of cluster.processes=4: expected 0 to 3"),
         (ClusterConfig(coordinator="a"), BY_HAND, "coordinator='a': expected HOST:PORT"),
         (ClusterConfig(), BY_HAND | {"GRIFFIN_PROCESS": "two"}, "GRIFFIN_PROCESS='two'"),
+        (
+            ClusterConfig(),
+            SLURM | {"SLURM_NNODES": "8", "SLURM_GPUS_ON_NODE": "4"},
+            "8 tasks on 8 nodes of 4 GPUs, .* use --ntasks-per-node=4",
+        ),
+        (
+            ClusterConfig(),
+            SLURM | {"SLURM_LOCALID": "3", "CUDA_VISIBLE_DEVICES": "3"},
+            "SLURM_LOCALID=3, .* leave out --gpus-per-task",
+        ),
     ],
 )
 def test_what_is_refused(given, environ, message):
     with pytest.raises(ValueError, match=message):
         detect(given, environ)
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+
+
+def test_the_documented_jobset_starts_a_run():
+    [text] = re.findall(r"```yaml\n(.*?)```", DOCS, re.S)
+    jobset = yaml.safe_load(text)
+    [workers] = jobset["spec"]["replicatedJobs"]
+    job = workers["template"]["spec"]
+    [container] = job["template"]["spec"]["containers"]
+    environ = {entry["name"]: entry["value"] for entry in container["env"]}
+    last = {**environ, "JOB_COMPLETION_INDEX": str(job["completions"] - 1)}
+    first_pod = f"{jobset['metadata']['name']}-{workers['name']}-0-0"
+    found = detect(ClusterConfig(), last)
+    assert found == Found("Kubernetes", f"{first_pod}.{jobset['metadata']['name']}:8476", 4, 3)
+    devices = job["completions"] * container["resources"]["limits"]["nvidia.com/gpu"]
+    griffin, verb, *argv = container["command"]
+    assert (griffin, verb) == ("griffin", "train")
+    assert parse(argv).launch.mesh.resolved(devices) == MeshConfig(data=4, fsdp=8)
+
+
+def test_the_documented_slurm_script_starts_a_run():
+    [text] = re.findall(r"```bash\n(.*?)```", DOCS, re.S)
+    options = dict(re.findall(r"#SBATCH --([a-z-]+)=(\S+)", text))
+    nodes, tasks = int(options["nodes"]), int(options["ntasks-per-node"])
+    gpus = options["gres"].removeprefix("gpu:")
+    environ = SLURM | {"SLURM_NNODES": str(nodes), "SLURM_GPUS_ON_NODE": gpus}
+    environ["SLURM_NTASKS"] = str(nodes * tasks)
+    assert detect(ClusterConfig(), environ) == Found("SLURM")
+    [command] = re.findall(r"^srun --\S+ griffin train (.*)$", text, re.M)
+    assert parse(command.split()).launch.mesh.resolved(nodes * tasks) == MeshConfig(data=4, fsdp=8)
