@@ -3,8 +3,8 @@
 
     python -m training.plan_report [--out FILE]        an hour on two cores; needs no TPU
 
-The published models on slices of 16 and 256 chips at one row of 8,192 tokens a chip, then a row of
-a million tokens over a slice. FILE (JSON lines) keeps what is done; a second call goes on from it.
+The published models on slices of 16 and 256 chips at one row of 8,192 tokens a chip (half a row
+where that does not fit), then a row of a million tokens over a slice. FILE (JSON lines) keeps what is done; a second call goes on from it.
 """
 
 import argparse
@@ -71,21 +71,29 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("plans.jsonl"))
     out = parser.parse_args().out
     done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    keys = {(d["model"], d["topology"], d["sequence"]) for d in done}
-    for model, topology, batch, time, mesh in jobs():
-        if (model, topology, time) in keys:
-            continue
-        config = dataclasses.replace(
-            preset(model), dtype="bfloat16", scan_layers=True, remat="block"
-        )
-        print(model, topology, mesh.describe(), file=sys.stderr, flush=True)
-        found = {"model": model, **plan(config, topology, batch=batch, sequence=time, mesh=mesh)}
-        done.append(found)
-        with out.open("a") as file:
-            file.write(json.dumps(found) + "\n")
+    known = {(d["model"], d["topology"], d["batch"], d["sequence"]): d for d in done}
+    found = []
+    waiting = jobs()
+    while waiting:
+        model, topology, batch, time, mesh = waiting.pop(0)
+        key = (model, topology, batch, time)
+        if key not in known:
+            config = dataclasses.replace(
+                preset(model), dtype="bfloat16", scan_layers=True, remat="block"
+            )
+            print(model, topology, batch, mesh.describe(), file=sys.stderr, flush=True)
+            made = plan(config, topology, batch=batch, sequence=time, mesh=mesh)
+            known[key] = {"model": model, **made}
+            with out.open("a") as file:
+                file.write(json.dumps(known[key]) + "\n")
+        found.append(known[key])
+        chips = topology_size(topology)
+        if not known[key]["fits"] and batch == chips:  # half a row a chip, then
+            half = MeshConfig(data=1, fsdp=chips // 2, sequence=2)
+            waiting.insert(0, (model, topology, chips // 2, time, half))
     print(f"| {HEAD} |\n|{'---|' * (HEAD.count('|') + 1)}")
-    for found in done:
-        print(row(found["model"], found))
+    for one in found:
+        print(row(one["model"], one))
 
 
 if __name__ == "__main__":
