@@ -65,16 +65,17 @@ def score_documents(
     batch_size: int = 8,
 ) -> Score:
     """Score of documents given as token ids, texts[i] being what documents[i] spells after its
-    first id.
+    first id. An id that is to be read and not predicted stands as its complement, ~id.
 
     Raises ValueError if there is nothing to predict.
     """
-    tokens = sum(len(ids) - 1 for ids in documents)
+    arrays = [np.asarray(ids, np.int32) for ids in documents]
+    tokens = sum(int((ids[1:] >= 0).sum()) for ids in arrays)
     bytes_of_text = sum(len(text.encode()) for text in texts)
     if tokens < 1 or bytes_of_text < 1:
         raise ValueError("there is no text to score: give at least one document that is not empty")
     graphdef, params = nnx.split(model, nnx.Param)
-    longest_first = sorted(documents, key=len, reverse=True)
+    longest_first = sorted(arrays, key=len, reverse=True)
     nats = 0.0
     for start in range(0, len(longest_first), batch_size):
         group = longest_first[start : start + batch_size]
@@ -83,9 +84,9 @@ def score_documents(
             pairs = [ids[offset : offset + chunk_length + 1] for ids in group]
             lengths_B = np.array([max(len(ids) - 1, 0) for ids in pairs], np.int32)
             tokens_BT = np.zeros((len(group), chunk_length), np.int32)
-            targets_BT = np.zeros((len(group), chunk_length), np.int32)
+            targets_BT = np.full((len(group), chunk_length), -1, np.int32)
             for row, ids in enumerate(pairs):
-                tokens_BT[row, : lengths_B[row]] = ids[:-1]
+                tokens_BT[row, : lengths_B[row]] = np.where(ids < 0, ~ids, ids)[:-1]
                 targets_BT[row, : lengths_B[row]] = ids[1:]
             chunk_nats_B, state = _chunk_nats(
                 graphdef, params, tokens_BT, targets_BT, lengths_B, state
@@ -104,6 +105,7 @@ def _chunk_nats(
     state: State,
 ) -> tuple[jax.Array, State]:
     model = nnx.merge(graphdef, params)
+    counted_BT = targets_BT >= 0
+    targets_BT = jnp.maximum(targets_BT, 0)
     logp_BT, state = token_log_probs(model, tokens_BT, targets_BT, state, lengths=lengths_B)
-    real_BT = jnp.arange(tokens_BT.shape[1])[None] < lengths_B[:, None]
-    return -jnp.where(real_BT, logp_BT, 0.0).sum(axis=1), state
+    return -jnp.where(counted_BT, logp_BT, 0.0).sum(axis=1), state
