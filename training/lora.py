@@ -18,6 +18,7 @@ import dataclasses
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ import qwix
 from flax import nnx
 from jax.sharding import Mesh
 
+from checkpoints import adapters
 from recurrentgemma import parallel, sharding
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.counts import param_shapes
@@ -171,8 +173,8 @@ def adapt(model: Griffin, lora: LoraConfig, *, seed: int, mesh: Mesh | None = No
         if path in paths:
             for name in (A, B):
                 setattr(module, name, nnx.LoRAParam(values[_joined((*path, name))]))
-    graphdef, adapters, _ = nnx.split(made, nnx.LoRAParam, ...)
-    return nnx.merge(graphdef, adapters, params)
+    graphdef, fresh, _ = nnx.split(made, nnx.LoRAParam, ...)
+    return nnx.merge(graphdef, fresh, params)
 
 
 def split(model: Griffin) -> tuple[nnx.GraphDef[Griffin], nnx.State, nnx.State]:
@@ -182,8 +184,8 @@ def split(model: Griffin) -> tuple[nnx.GraphDef[Griffin], nnx.State, nnx.State]:
     step = make_train_step(graphdef, tx)
     train_state, metrics = step(init_train_state(params, tx), batch, frozen)
     """
-    graphdef, adapters, frozen = nnx.split(model, nnx.LoRAParam, ...)
-    return graphdef, adapters, frozen
+    graphdef, params, frozen = nnx.split(model, nnx.LoRAParam, ...)
+    return graphdef, params, frozen
 
 
 def flat_adapters(model: Griffin) -> dict[str, jax.Array]:
@@ -197,7 +199,7 @@ def with_adapters(model: Griffin, flat: Mapping[str, jax.Array]) -> Griffin:
     Raises:
       ValueError: they are not the adapters of this model's layers, or of another rank.
     """
-    graphdef, adapters, frozen = split(model)
+    graphdef, params, frozen = split(model)
     have = flat_adapters(model)
     for name in have.keys() ^ flat.keys():
         what = "missing" if name in have else "none of this model's (see lora.layers)"
@@ -212,8 +214,28 @@ def with_adapters(model: Griffin, flat: Mapping[str, jax.Array]) -> Griffin:
         values = [flat[name] for name in canonical_names(model.config, path)]
         return old.replace(jnp.stack(values) if path[0] == "groups" else values[0])
 
-    leaves = [(path, value(path, old)) for path, old in nnx.to_flat_state(adapters)]
+    leaves = [(path, value(path, old)) for path, old in nnx.to_flat_state(params)]
     return nnx.merge(graphdef, nnx.from_flat_state(leaves), frozen)
+
+
+def save(folder: str | Path, model: Griffin, lora: LoraConfig, *, base: str | Path) -> None:
+    """Write the adapters as Hugging Face's PEFT keeps them; `base` is where their base lies.
+
+    Raises:
+      ValueError: there are adapters in the folder already.
+    """
+    flat = flat_adapters(model)
+    found = adapters.from_flat(Path(folder), flat, alpha=lora.alpha, base=str(base))
+    adapters.write(folder, found)
+
+
+def load(folder: str | Path, model: Griffin) -> Griffin:
+    """The adapted model with the adapters that `save`, or PEFT, wrote.
+
+    Raises:
+      ValueError: they are damaged, or of other layers, or of another rank.
+    """
+    return with_adapters(model, jax.tree.map(jnp.asarray, adapters.read(folder).flat()))
 
 
 def merge_into(model: Griffin, lora: LoraConfig) -> dict[str, jax.Array]:
@@ -221,13 +243,12 @@ def merge_into(model: Griffin, lora: LoraConfig) -> dict[str, jax.Array]:
 
     Weight and adapters are added in float32 and rounded once to the weight's dtype.
     """
-    adapters = flat_adapters(model)
+    pairs = flat_adapters(model)
     params = _flat(model.config, nnx.state(model, nnx.All(nnx.Param, nnx.Not(nnx.LoRAParam))))
     for name, weight_JI in params.items():
-        if name.removesuffix("weight") + A in adapters:
+        if name.removesuffix("weight") + A in pairs:
             layer = name.removesuffix("weight")
-            pair = adapters[layer + A], adapters[layer + B]
-            params[name] = _merged(weight_JI, *pair, lora.scale)
+            params[name] = _merged(weight_JI, pairs[layer + A], pairs[layer + B], lora.scale)
     return {name: params[name] for name in param_shapes(model.config)}
 
 
