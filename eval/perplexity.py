@@ -59,19 +59,19 @@ def perplexity(lm: LanguageModel, stream: Iterable[str], *, chunk_length: int = 
 def score_documents(
     model: Griffin,
     documents: Sequence[Sequence[int]],
-    texts: Sequence[str],
+    texts: Sequence[str] | int,
     *,
     chunk_length: int = 512,
     batch_size: int = 8,
 ) -> Score:
     """Score of documents given as token ids, texts[i] being what documents[i] spells after its
-    first id. An id that is to be read and not predicted stands as its complement, ~id.
+    first id; or, instead of texts, how many bytes they are. An id that is to be read and not predicted stands as its complement, ~id.
 
     Raises ValueError if there is nothing to predict.
     """
     arrays = [np.asarray(ids, np.int32) for ids in documents]
     tokens = sum(int((ids[1:] >= 0).sum()) for ids in arrays)
-    bytes_of_text = sum(len(text.encode()) for text in texts)
+    bytes_of_text = texts if isinstance(texts, int) else sum(len(t.encode()) for t in texts)
     if tokens < 1 or bytes_of_text < 1:
         raise ValueError("there is no text to score: give at least one document that is not empty")
     graphdef, params = nnx.split(model, nnx.Param)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the arguments of `griffin finetune` to a TrainConfig and all else that a run needs."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+
+from recurrentgemma import sharding
+from recurrentgemma.sharding import make_mesh
+from training.configs import TrainConfig
+from training.data_config import DataConfig
+from training.finetune import (
+    RATES,
+    WARMUP,
+    Base,
+    chat_specs,
+    count_examples,
+    memory,
+    read_base,
+    steps_of,
+)
+from training.finetune_cli import FinetuneArguments, LoraArguments
+from training.lora import LoraConfig, adapted_layers
+from training.optim import OptimConfig
+
+
+class Plan(NamedTuple):
+    config: TrainConfig
+    run_dir: Path
+    base: Base
+    lora: LoraConfig | None
+    data: DataConfig
+    mesh: Mesh | None
+    summary: str
+
+
+def plan(arguments: FinetuneArguments) -> Plan:
+    """Read everything but the tensors.
+
+    Raises:
+      ValueError: an argument, the checkpoint, the data, or how they go together.
+    """
+    lora = lora_config(arguments.lora)
+    method = "full" if lora is None else "lora"
+    if lora is not None and arguments.weight_decay:
+        raise ValueError(
+            f"weight_decay={arguments.weight_decay} has no effect by LoRA: adapters do not decay"
+        )
+    base = read_base(
+        arguments.checkpoint,
+        full=lora is None,
+        tokenizer=arguments.tokenizer,
+        config=arguments.config,
+        dtype=arguments.dtype,
+        remat=arguments.remat,
+        scan_layers=arguments.scan_layers,
+    )
+    if lora is not None:
+        adapted_layers(base.config, lora)
+    named = {
+        "prompt": arguments.prompt,
+        "response": arguments.response,
+        "template": arguments.template,
+    }
+    data = DataConfig(
+        sources=chat_specs(arguments.data, **named),
+        eval_sources=chat_specs(arguments.eval_data, **named),
+        long_documents="carry",
+    )
+    mesh = make_mesh(arguments.mesh)
+    sharding.check_model(base.config, mesh.shape)
+    sharding.check_batch(arguments.batch_size, arguments.row_length, mesh.shape)
+    examples = count_examples(data, base.tokenizer, arguments.row_length)
+    shape = arguments.batch_size, arguments.row_length
+    steps = steps_of(arguments.epochs, examples.tokens, *shape)
+    warmup = arguments.warmup_steps
+    rate = arguments.learning_rate
+    config = TrainConfig(
+        model=base.config,
+        optimizer=OptimConfig(
+            learning_rate=RATES[method] if rate is None else rate,
+            warmup_steps=min(round(WARMUP * steps) or 1, steps - 1) if warmup is None else warmup,
+            weight_decay=arguments.weight_decay,
+            beta2=0.999,
+        ),
+        tokenizer=base.tokenizer_path,
+        steps=steps,
+        batch_size=arguments.batch_size,
+        row_length=arguments.row_length,
+        seed=arguments.seed,
+        log_every=arguments.log_every,
+        save_every=arguments.save_every,
+        keep=arguments.keep,
+    )
+    run_dir = arguments.run_dir or Path("runs") / f"{base.path.name}-tuned"
+    needed = memory(base.config, lora)
+    summary = (
+        f"{examples.describe(arguments.row_length)}\n{steps:,} steps of {shape[0]} x {shape[1]:,} "
+        f"tokens; {needed['trained']:,} parameters to train, {needed['bytes'] / 2**30:.2f} GiB "
+        f"besides activations; {run_dir}"
+    )
+    return Plan(config, run_dir, base, lora, data, mesh if mesh.size > 1 else None, summary)
+
+
+def lora_config(arguments: LoraArguments) -> LoraConfig | None:
+    """None for rank 0. Raises ValueError: it is below 0, or other options then have no effect."""
+    if arguments.rank:
+        alpha = 2.0 * arguments.rank if arguments.alpha is None else arguments.alpha
+        return LoraConfig(rank=arguments.rank, alpha=alpha, layers=arguments.layers)
+    for name in ("alpha", "layers"):
+        if getattr(arguments, name) != getattr(LoraArguments, name):
+            raise ValueError(
+                f"--lora.{name} has no effect without adapters: give --lora.rank, such as 16"
+            )
+    return None
