@@ -65,8 +65,9 @@ def score_documents(
     batch_size: int = 8,
 ) -> Score:
     """Score of documents given as token ids, texts[i] being what documents[i] spells after its
-    first id; or, instead of texts, how many bytes they are. An id that is to be read and not predicted stands as its complement, ~id.
+    first id; or, instead of texts, how many bytes they all are.
 
+    An id that is to be read and not predicted stands as its complement, ~id.
     Raises ValueError if there is nothing to predict.
     """
     arrays = [np.asarray(ids, np.int32) for ids in documents]
