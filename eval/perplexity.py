@@ -58,7 +58,7 @@ def perplexity(lm: LanguageModel, stream: Iterable[str], *, chunk_length: int = 
 
 def score_documents(
     model: Griffin,
-    documents: Sequence[Sequence[int]],
+    documents: Sequence[Sequence[int] | np.ndarray],
     texts: Sequence[str] | int,
     *,
     chunk_length: int = 512,

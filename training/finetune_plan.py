@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the arguments of `griffin finetune` to a TrainConfig and all else that a run needs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,14 +59,14 @@ def plan(arguments: FinetuneArguments) -> Plan:
     )
     if lora is not None:
         adapted_layers(base.config, lora)
-    named = {
-        "prompt": arguments.prompt,
-        "response": arguments.response,
-        "template": arguments.template,
-    }
+
+    def specs(files: Sequence[str]) -> tuple[str, ...]:
+        prompt, response = arguments.prompt, arguments.response
+        return chat_specs(files, prompt=prompt, response=response, template=arguments.template)
+
     data = DataConfig(
-        sources=chat_specs(arguments.data, **named),
-        eval_sources=chat_specs(arguments.eval_data, **named),
+        sources=specs(arguments.data),
+        eval_sources=specs(arguments.eval_data),
         long_documents="carry",
     )
     mesh = make_mesh(arguments.mesh)

@@ -143,7 +143,7 @@ def adapt(model: Griffin, lora: LoraConfig, *, seed: int, mesh: Mesh | None = No
     with warnings.catch_warnings():  # Qwix 0.1.8 walks the modules by Flax's former name for it
         warnings.filterwarnings("ignore", "The 'm.iter_modules", DeprecationWarning)
         # Without a first run: Qwix's would leave the parameters that it makes inside of jit.
-        made = qwix.apply_lora_to_model(
+        made: Any = qwix.apply_lora_to_model(
             bare, GriffinLora(rule), methods=(RUNS,), rngs=nnx.Rngs(seed), skip_nnx_init=True
         )
     order = [name.removesuffix("/weight") for name in param_shapes(config)]
@@ -210,11 +210,11 @@ def with_adapters(model: Griffin, flat: Mapping[str, jax.Array]) -> Griffin:
                 f"adapter {name!r} has shape {flat[name].shape}; expected {value.shape}"
             )
 
-    def value(path: tuple, old: Any) -> Any:
+    def replaced(path: tuple, old: Any) -> Any:
         values = [flat[name] for name in canonical_names(model.config, path)]
         return old.replace(jnp.stack(values) if path[0] == "groups" else values[0])
 
-    leaves = [(path, value(path, old)) for path, old in nnx.to_flat_state(params)]
+    leaves = [(path, replaced(path, old)) for path, old in nnx.to_flat_state(params)]
     return nnx.merge(graphdef, nnx.from_flat_state(leaves), frozen)
 
 

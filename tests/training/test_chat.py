@@ -18,7 +18,7 @@ from recurrentgemma.byte_tokenizer import ByteTokenizer
 from recurrentgemma.chat import encode_answers, encode_chat
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss
-from recurrentgemma.tokenizer import HuggingFaceTokenizer
+from recurrentgemma.tokenizer import HuggingFaceTokenizer, Tokenizer
 from training.chat_documents import ChatDocuments
 from training.configs import TrainConfig
 from training.data import Batches, pack
@@ -61,7 +61,7 @@ def write(path: Path, *lines: object) -> str:
     return f"chat:{path}"
 
 
-def documents(spec: str, tokenizer=BYTES) -> ChatDocuments:
+def documents(spec: str, tokenizer: Tokenizer = BYTES) -> ChatDocuments:
     return ChatDocuments(ChatLines(parse_spec(spec)), tokenizer)
 
 

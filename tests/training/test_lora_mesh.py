@@ -2,6 +2,7 @@
 """LoRA over a mesh is LoRA on one device: eight fake devices, every axis and all mixed."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -102,9 +103,9 @@ def test_adapters_are_born_where_they_lie():
     want = flat_adapters(adapt(Griffin(CONFIG, rngs=nnx.Rngs(0)), LORA, seed=1))
     for name, value in flat_adapters(model).items():
         np.testing.assert_allclose(value, want[name], rtol=1e-6)
-    a = model.blocks[0].mlp_block.ffw_up.weight_lora_a[...]
+    layer: Any = model.blocks[0].mlp_block.ffw_up
+    a, b = layer.weight_lora_a[...], layer.weight_lora_b[...]
     assert a.addressable_shards[0].data.shape == (CONFIG.width // 4, LORA.rank)
-    b = model.blocks[0].mlp_block.ffw_up.weight_lora_b[...]
     assert b.addressable_shards[0].data.shape == (LORA.rank, CONFIG.mlp_width // 2)
 
 
