@@ -66,9 +66,15 @@ def start(
     train_step = make_train_step(graphdef, tx, mesh=mesh, z_loss=config.z_loss)
     loss = float("nan")
     with run.open_checkpoints(run_dir, config) as checkpoints:
-        restored = run.restore(checkpoints, batches, config=config.model, fresh=state, mesh=mesh)
-        if restored is not None:  # a state of documents under way is not kept: they begin anew
-            state = restored._replace(carried=carried)
+        restored = run.restore(
+            checkpoints, batches, config=config.model, fresh=_stored(state), mesh=mesh
+        )
+        if restored is not None:
+            stored: Any = restored.opt_state
+            opt_state, carried = stored
+            places = jax.tree.map(lambda x: x.sharding, state.carried)
+            carried = jax.device_put(carried, places)
+            state = restored._replace(opt_state=opt_state, carried=carried)
         for step in range(int(state.step) + 1, config.steps + 1):
             batch = next(batches)
             if mesh is not None:
@@ -79,10 +85,15 @@ def start(
                 loss = float(metrics["loss"])
                 print(f"step {step} of {config.steps}: loss {loss:.4f} nats per answer token")
             if last or step % config.save_every == 0:
-                run.save(checkpoints, state, batches, config=config.model, mesh=mesh)
+                run.save(checkpoints, _stored(state), batches, config=config.model, mesh=mesh)
     batches.close()
     _finish(run_dir, graphdef, state, frozen, config, base, lora, data)
     return loss
+
+
+def _stored(state: TrainState) -> TrainState:
+    """As checkpoints hold it: the state of conversations under way beside the optimizer's."""
+    return state._replace(opt_state=(state.opt_state, state.carried), carried=None)
 
 
 def _open(run_dir: Path, config: TrainConfig, train: dict[str, Any]) -> None:

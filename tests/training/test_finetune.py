@@ -21,6 +21,7 @@ from recurrentgemma.lm import load
 from recurrentgemma.presets import recurrentgemma_2b, recurrentgemma_9b
 from training import lora as adapting
 from training.configs import TrainConfig
+from training.data import Batches
 from training.finetune import chat_specs, memory
 from training.finetune_cli import FinetuneArguments, LoraArguments
 from training.finetune_plan import lora_config, plan
@@ -102,10 +103,20 @@ def test_full(base: Path, data: Path, tmp_path: Path, capsys):
         run(plan(arguments(base, data, tmp_path / "run", learning_rate=2e-2, **changes)))
 
 
-def test_lora_and_its_merged_export(base: Path, data: Path, tmp_path: Path):
-    run_dir = tmp_path / "run"
-    rank = LoraArguments(rank=8)
-    run(plan(arguments(base, data, run_dir, lora=rank, learning_rate=3e-2)))
+def low_rank(base: Path, data: Path, run_dir: Path) -> FinetuneArguments:
+    lora = LoraArguments(rank=8)
+    return arguments(base, data, run_dir, lora=lora, learning_rate=3e-2, save_every=15)
+
+
+@pytest.fixture(scope="module")
+def by_lora(base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("lora") / "run"
+    run(plan(low_rank(base, data, run_dir)))
+    return run_dir
+
+
+def test_lora_and_its_merged_export(base: Path, by_lora: Path, tmp_path: Path):
+    run_dir = by_lora
     before = flat_params(load_checkpoint(base)[0])
     held = store.restore(run_dir).params
     assert {name.rpartition("_")[0].rpartition("/")[2] for name in held} == {"weight_lora"}
@@ -132,6 +143,29 @@ def test_lora_and_its_merged_export(base: Path, data: Path, tmp_path: Path):
     np.testing.assert_allclose(opened(tokens)[0], trained(tokens)[0], atol=5e-5)
     assert adapters.read(run_dir / "adapter").base == str(base.resolve())
     assert answers(tmp_path / "hf") == QUESTIONS
+
+
+def test_stopped_in_a_conversation_it_goes_on_bit_for_bit(
+    base: Path, data: Path, by_lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Both conversations are longer than a row, so every batch goes on from the one before."""
+    planned = plan(low_rank(base, data, tmp_path / "run"))
+    give, given = Batches.__next__, []
+
+    def stop(self: Batches):
+        given.append(0)
+        if len(given) == 18:
+            raise KeyboardInterrupt
+        return give(self)
+
+    monkeypatch.setattr(Batches, "__next__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(planned)
+    assert store.latest_step(tmp_path / "run") == 15
+    run(planned)
+    whole = store.restore(by_lora).params
+    for name, value in store.restore(tmp_path / "run").params.items():
+        np.testing.assert_array_equal(value, whole[name])
 
 
 def test_the_command(base: Path, data: Path, tmp_path: Path, capsys):
