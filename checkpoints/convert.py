@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoints import deepmind_flax, deepmind_torch, huggingface, store
+from checkpoints.adapters import merged
 from checkpoints.huggingface_json import TOKEN_IDS, require_huggingface
-from checkpoints.load import open_source
+from checkpoints.load import open_adapters, open_source
 from checkpoints.model_json import read_json, require_deepmind
 from checkpoints.names import FORMATS, Format
 from checkpoints.shapes import resolve_config
@@ -57,12 +58,14 @@ def convert(
     config: GriffinConfig | None = None,
     dtype: str | None = None,
     params_wrapper: bool = True,
+    adapters: str | Path | None = None,
 ) -> Report:
     """Write the checkpoint at src, of any format, to dst in the format `to`.
 
     dst becomes a directory; for deepmind-torch a name that ends in .pt becomes that file.
     params_wrapper is for deepmind-flax: whether the tree has a `params` level, as DeepMind's
-    save_parameters writes it, or none, as on Kaggle.
+    save_parameters writes it, or none, as on Kaggle. adapters: low-rank adapters that are added to
+    the weights, of PEFT's or of a run.
 
     Raises:
       ValueError: dst exists and is not empty; src is damaged or contradicts its config; the format
@@ -74,6 +77,9 @@ def convert(
     if to not in FORMATS:
         raise ValueError(f"to={to!r}: expected one of {', '.join(FORMATS)}")
     source = open_source(src)
+    if adapters is not None:
+        found, trained_on = open_adapters(adapters)
+        source = merged(source, found, config or trained_on)
     config = resolve_config(source, config, dtype)
     if to.startswith("deepmind"):
         require_deepmind(config)

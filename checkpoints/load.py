@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from checkpoints import deepmind_flax, deepmind_torch, huggingface, orbax_tree, store
+from checkpoints import adapters, deepmind_flax, deepmind_torch, huggingface, orbax_tree, store
 from checkpoints.shapes import resolve_config
 from checkpoints.source import Source, read_params
 from recurrentgemma.config import GriffinConfig
@@ -18,7 +18,7 @@ from recurrentgemma.tokenizer import Tokenizer, find_tokenizer
 
 EXPECTED = (
     "expected a run or checkpoint of griffin's, a DeepMind Orbax directory, a DeepMind .pt file, "
-    "or a Hugging Face directory or safetensors file"
+    "a Hugging Face directory or safetensors file, or adapters of PEFT's"
 )
 
 
@@ -72,6 +72,27 @@ def open_source(path: str | Path) -> Source:
     raise ValueError(f"{path}: not a checkpoint; {EXPECTED}")
 
 
+def open_adapters(path: str | Path) -> tuple[adapters.Adapters, GriffinConfig | None]:
+    """The adapters in a directory of PEFT's, or of a run that trained them; and of the latter the
+    config of the model that they were trained on.
+
+    Raises:
+      ValueError: it holds no adapters, or they are damaged.
+    """
+    path = Path(path)
+    if (path / adapters.CONFIG).is_file():
+        return adapters.read(path), None
+    if path.is_dir() and store.is_ours(path):
+        source = store.open_source(path)
+        if adapters.are_adapters(source):
+            _, train = store.read_run_config(source.folders[0])
+            return adapters.of_run(source, train), source.config
+    raise ValueError(
+        f"{path}: holds no adapters; expected a directory with {adapters.CONFIG}, or a run of "
+        f"`griffin finetune` with --lora"
+    )
+
+
 def _is_torch_archive(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
@@ -80,8 +101,17 @@ def _is_torch_archive(path: Path) -> bool:
 
 
 def _open_directory(path: Path) -> Source:
-    if store.is_ours(path):
-        return store.open_source(path)
+    ours = store.open_source(path) if store.is_ours(path) else None
+    if ours is not None and not adapters.are_adapters(ours):
+        return ours
+    if ours is not None or (path / adapters.CONFIG).is_file():
+        found, config = open_adapters(path)
+        if not Path(found.base).exists():
+            raise ValueError(
+                f"{path}: the base of its adapters, {found.base!r}, is not here; say where it is: "
+                f"`griffin merge BASE {path} OUT`"
+            )
+        return adapters.merged(open_source(found.base), found, config)
     if orbax_tree.is_tree(path):
         return deepmind_flax.open_source(path)
     if any(path.glob("*.safetensors")) or (path / huggingface.INDEX).is_file():

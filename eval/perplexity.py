@@ -74,9 +74,11 @@ def score_documents(
     first ids. On a mesh, the model's parameters lie as sharding.shardings says, and B and T are
     made larger where the mesh asks for it.
 
+    An id that is to be read and not predicted stands as its complement, ~id.
     Raises ValueError if there is nothing to predict.
     """
-    tokens = sum(len(ids) - 1 for ids in documents)
+    arrays = [np.asarray(ids, np.int32) for ids in documents]
+    tokens = sum(int((ids[1:] >= 0).sum()) for ids in arrays)
     if tokens < 1 or text_bytes < 1:
         raise ValueError("there is no text to score: give at least one document that is not empty")
     graphdef, params = nnx.split(model, nnx.Param)
@@ -86,32 +88,37 @@ def score_documents(
         over_time = mesh.shape["sequence"]
     batch_size = -(-batch_size // over_rows) * over_rows
     chunk_length = -(-chunk_length // over_time) * over_time
-    longest_first = sorted(documents, key=len, reverse=True)
+    longest_first = sorted(arrays, key=len, reverse=True)
     nats = 0.0
     for start in range(0, len(longest_first), batch_size):
         group = longest_first[start : start + batch_size]
         rows = -(-len(group) // over_rows) * over_rows
         state = start_state(model.config, rows, mesh)
         for offset in range(0, len(group[0]) - 1, chunk_length):
-            arrays = _chunk(group, rows, offset, chunk_length)
+            chunk = _chunk(group, rows, offset, chunk_length)
             if mesh is not None:
-                lengths = place(mesh, sharding.ROWS, arrays[2])
-                arrays = (*place(mesh, sharding.BATCH, *arrays[:2]), *lengths)
-            found, state = _chunk_nats(mesh, graphdef, params, *arrays, state)
+                lengths = place(mesh, sharding.ROWS, chunk[2])
+                chunk = (*place(mesh, sharding.BATCH, *chunk[:2]), *lengths)
+            found, state = _chunk_nats(mesh, graphdef, params, *chunk, state)
             nats += float(np.asarray(found, np.float64).sum())
     return Score(nats, tokens, text_bytes)
 
 
 def _chunk(
-    group: Sequence[Sequence[int] | np.ndarray], rows: int, offset: int, length: int
+    group: Sequence[np.ndarray], rows: int, offset: int, length: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens and targets [B, T] of documents from `offset` on, and how many of them are real."""
-    tokens_BT, targets_BT = np.zeros((2, rows, length), np.int32)
+    """Tokens and targets [B, T] of documents from `offset` on (what is not to be predicted below
+    0), and how many tokens of them are real."""
+    tokens_BT, targets_BT = (
+        np.zeros((rows, length), np.int32),
+        np.full((rows, length), -1, np.int32),
+    )
     lengths_B = np.zeros(rows, np.int32)
     for row, document in enumerate(group):
         ids = document[offset : offset + length + 1]
         count = lengths_B[row] = max(len(ids) - 1, 0)
-        tokens_BT[row, :count], targets_BT[row, :count] = ids[:-1], ids[1:]
+        tokens_BT[row, :count] = np.where(ids < 0, ~ids, ids)[:-1]
+        targets_BT[row, :count] = ids[1:]
     return tokens_BT, targets_BT, lengths_B
 
 
@@ -126,11 +133,10 @@ def _chunk_nats(
     state: State,
 ) -> tuple[jax.Array, State]:
     def run(params, tokens_BT, targets_BT, lengths_B, state):
-        model = nnx.merge(graphdef, params)
+        model, counted_BT = nnx.merge(graphdef, params), targets_BT >= 0
+        targets_BT = jnp.maximum(targets_BT, 0)
         logp_BT, state = token_log_probs(model, tokens_BT, targets_BT, state, lengths=lengths_B)
-        first = parallel.first_token(tokens_BT.shape[1])
-        real_BT = first + jnp.arange(tokens_BT.shape[1])[None] < lengths_B[:, None]
-        nats = -jnp.where(real_BT, logp_BT, 0.0).sum(axis=1)
+        nats = -jnp.where(counted_BT, logp_BT, 0.0).sum(axis=1)
         return (nats if mesh is None else parallel.total(nats.sum(), *sharding.TOKEN_AXES)), state
 
     if mesh is None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 START_OF_TURN = "<start_of_turn>"
 END_OF_TURN = "<end_of_turn>"
 Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
+_ANSWER = f"{START_OF_TURN}model\n"
 _ROLES = {"user": "user", "assistant": "model", "model": "model"}
 
 
@@ -36,11 +37,7 @@ def encode_chat(tokenizer: "Tokenizer", messages: Sequence[Message]) -> list[int
     a message it is what somebody wrote, so there it is encoded as plain characters. Raises
     ValueError when the tokenizer has no turn tokens: the model then knows no chat format.
     """
-    if not {START_OF_TURN, END_OF_TURN} <= tokenizer.control_tokens.keys():
-        raise ValueError(
-            f"this tokenizer has no {START_OF_TURN} and {END_OF_TURN}, so its model was not "
-            "trained on Gemma's chat format: pass a plain prompt instead of messages"
-        )
+    _require_turns(tokenizer)
     parts = [""]  # encoded one by one: a control token cut in two is only its characters
     for before, content, after in _turns(messages):
         first, *rest = _cut_control_tokens(content, tokenizer.control_tokens)
@@ -49,6 +46,49 @@ def encode_chat(tokenizer: "Tokenizer", messages: Sequence[Message]) -> list[int
         parts[-1] += after
     encoded = [tokenizer.encode(part, bos=i == 0) for i, part in enumerate(parts)]
     return [token for part in encoded for token in part]
+
+
+def encode_answers(
+    tokenizer: "Tokenizer", messages: Sequence[Message]
+) -> tuple[list[int], list[bool]]:
+    """The tokens of a chat up to its last answer, and which of them are the model's to write: each
+    assistant turn with the `<end_of_turn>` that ends it.
+
+    Before each answer stands what `encode_chat` gives for the messages so far, and no message can
+    forge a turn. Raises ValueError as encode_chat does, and where no message is an assistant's.
+    """
+    _require_turns(tokenizer)
+    ids: list[int] = []
+    is_answer: list[bool] = []
+
+    def add(parts: Sequence[str], answer: bool) -> None:
+        for part in parts:
+            ids.extend(tokenizer.encode(part, bos=not ids))
+        is_answer.extend([answer] * (len(ids) - len(is_answer)))
+
+    prompt = [""]
+    for before, content, after in _turns(messages)[:-1]:
+        first, *rest = _cut_control_tokens(content, tokenizer.control_tokens)
+        if before == _ANSWER:
+            prompt[-1] += before
+            add(prompt, False)
+            add([first, *rest, END_OF_TURN], True)
+            prompt = [after.removeprefix(END_OF_TURN)]
+            continue
+        prompt[-1] += before + first
+        prompt += rest
+        prompt[-1] += after
+    if not ids:
+        raise ValueError("none of the messages has the role 'assistant': there is no answer")
+    return ids, is_answer
+
+
+def _require_turns(tokenizer: "Tokenizer") -> None:
+    if not {START_OF_TURN, END_OF_TURN} <= tokenizer.control_tokens.keys():
+        raise ValueError(
+            f"this tokenizer has no {START_OF_TURN} and {END_OF_TURN}, so its model was not "
+            "trained on Gemma's chat format: pass a plain prompt instead of messages"
+        )
 
 
 def _turns(messages: Sequence[Message]) -> list[tuple[str, str, str]]:
@@ -75,7 +115,7 @@ def _turns(messages: Sequence[Message]) -> list[tuple[str, str, str]]:
         turns.append((f"{START_OF_TURN}{_ROLES[role]}\n", content, f"{END_OF_TURN}\n"))
     if system:
         raise ValueError("a system message needs a user turn after it: Gemma has no system role")
-    return [*turns, (f"{START_OF_TURN}model\n", "", "")]
+    return [*turns, (_ANSWER, "", "")]
 
 
 def _cut_control_tokens(text: str, control_tokens: Mapping[str, int]) -> list[str]:

@@ -33,12 +33,16 @@ VERBS = {
         "training.plan_cli:main", "whether a TPU slice is enough to train on, without one"
     ),
     "train": Verb("training.train_cli:main", "train a model on text; resumes where it stopped"),
+    "finetune": Verb(
+        "training.finetune_cli:main", "teach a checkpoint by prompts and responses, in full or LoRA"
+    ),
     "generate": Verb("recurrentgemma.generate_cli:main", "continue a prompt"),
     "serve": Verb("serving.serve_cli:main", "serve a model over an OpenAI-compatible HTTP API"),
     "convert": Verb(
         "checkpoints.convert_cli:main",
         "convert between griffin, Hugging Face and DeepMind checkpoints",
     ),
+    "merge": Verb("checkpoints.merge_cli:main", "add LoRA adapters to the weights of their base"),
     "bench": Verb("recurrentgemma.bench_cli:main", "time the kernels against the machine's limit"),
     "demo": Verb("training.demo:main", "train a small Griffin on Shakespeare, then serve it"),
 }

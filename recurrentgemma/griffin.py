@@ -223,14 +223,24 @@ def canonical_names(config: GriffinConfig, path: Sequence[Any]) -> list[str]:
 
 
 def flat_params(model: Griffin) -> dict[str, jax.Array]:
-    """The parameters by canonical name, per layer, whether the model scans its layers or not."""
+    """The parameters by canonical name, per layer, whether the model scans its layers or not.
+
+    Raises:
+      ValueError: the model has adapters, which training/lora.py merges.
+    """
     flat: dict[str, jax.Array] = {}
     for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         value = leaf[...]
         names = canonical_names(model.config, path)
         values = value if path[0] == "groups" else [value]
         flat |= {name: values[i] for i, name in enumerate(names)}
-    return {name: flat[name] for name in param_shapes(model.config)}
+    shapes = param_shapes(model.config)
+    if unknown := flat.keys() - shapes.keys():
+        raise ValueError(
+            f"the model has {len(unknown)} parameters that no Griffin has, such as "
+            f"{min(unknown)!r}: merge its adapters first (training.lora.merge_into)"
+        )
+    return {name: flat[name] for name in shapes}
 
 
 def from_flat_params(config: GriffinConfig, flat: dict[str, jax.Array]) -> Griffin:

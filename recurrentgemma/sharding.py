@@ -156,8 +156,16 @@ def parameter_name(path: tuple[Any, ...]) -> str:
 
 
 def logical_axes(name: str) -> tuple[str | None, ...]:
-    """Logical axes of a parameter, from its name or path; () where it lies whole everywhere."""
-    return PARAMETERS.get("/".join(name.split("/")[-2:]), ())
+    """Logical axes of a parameter, from its name or path; () where it lies whole everywhere.
+
+    A low-rank adapter of a weight [J, I] lies where that does: a [I, rank], b [rank, J].
+    """
+    last = "/".join(name.split("/")[-2:])
+    weight, adapter, which = last.partition("_lora_")
+    axes = PARAMETERS.get(weight, ())
+    if not adapter:
+        return axes
+    return (axes[1], None) if which == "a" else (None, axes[0])
 
 
 def gathered_dimension(name: str) -> int | None:

@@ -53,7 +53,8 @@ def arguments_of(command: str) -> list[str]:
 
 def test_the_verbs_are_frozen():
     assert list(cli.VERBS) == [
-        *("info", "data", "plan", "train", "generate", "serve", "convert", "bench", "demo")
+        *("info", "data", "plan", "train", "finetune", "generate", "serve", "convert", "merge"),
+        *("bench", "demo"),
     ]
 
 

@@ -5,12 +5,15 @@ to expect."""
 import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.presets import PRESETS, tiny
 from recurrentgemma.sharding import nearest_divisor
 from training.data_config import DataConfig
+from training.lora_config import LoraConfig
 from training.optim import OptimConfig
 
 FREE = (
@@ -48,6 +51,8 @@ class TrainConfig:
     tokenizer."""
     init_from: str = ""
     """A checkpoint in any format whose parameters to start from."""
+    lora: Annotated[LoraConfig | None, tyro.conf.Suppress] = None
+    """Train adapters beside those parameters, which stay as they are; see `griffin finetune`."""
     steps: int = 1000
     batch_size: int = 8
     """Rows in a batch (B)."""
@@ -109,6 +114,8 @@ class TrainConfig:
                 "tokenizer='sentencepiece' is trained on --text; for data.sources give the path of "
                 "a tokenizer, or 'bytes'"
             )
+        if self.lora is not None and not self.init_from:
+            raise ValueError("lora without init_from: adapters need a checkpoint to be added to")
         held = self.model.context_length
         if "global_attention" in self.model.block_types and self.row_length > held:
             raise ValueError(
@@ -130,6 +137,8 @@ class TrainConfig:
             raise ValueError(f"unknown fields {unknown} of TrainConfig; the fields are {known}")
         values = {**fields, "model": model, "text": tuple(fields["text"])}
         values["optimizer"] = OptimConfig(**fields["optimizer"])
+        if fields["lora"] is not None:
+            values["lora"] = LoraConfig(**fields["lora"])
         values["data"] = DataConfig.from_json(fields["data"])
         return TrainConfig(**values)
 

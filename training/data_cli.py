@@ -26,6 +26,7 @@ INFO = """How many documents a source has, how long they are, and the beginning 
 examples:
   griffin data info 'parquet:web/*.parquet?column=content' --tokenizer tokenizer.model
   griffin data info 'tfds:ag_news_subset:train?feature=description'
+  griffin data info 'chat:tune.jsonl' --tokenizer recurrentgemma-2b-it     prompts and responses
   griffin data info tokens/web                          a folder of `griffin data tokenize`
 """
 DESCRIPTION = "Tokenise documents ahead of time, or look at them."
@@ -131,10 +132,13 @@ def describe(text: str, tokenizer: str = "") -> dict[str, Any]:
 
     Of token shards these are exact. Of text, `sampled` documents spread over the source tell the
     bytes, and with a tokenizer the tokens, of a document.
-    Raises ValueError: the source or the tokenizer cannot be opened, or a document cannot be read.
+    Conversations are all read. Raises ValueError: the source or the tokenizer cannot be opened, or
+    a document cannot be read.
     """
+    from training.chat_documents import ChatDocuments
     from training.documents import document_ids, load_named_tokenizer
     from training.sources import open_source, spread
+    from training.sources.chat_lines import ChatLines
     from training.token_shards import TokenShards, holds_tokens
 
     source = open_source(f"arrayrecord:{text}" if holds_tokens(text) else text)
@@ -162,7 +166,11 @@ def describe(text: str, tokenizer: str = "") -> dict[str, Any]:
         "sampled": len(chosen),
         "bytes_per_document": round(text_bytes / len(chosen)),
     }
-    if tokenizer:
+    if tokenizer and isinstance(source, ChatLines):
+        read = ChatDocuments(source, load_named_tokenizer(tokenizer)).count(sys.maxsize)
+        found |= {"tokens": read.tokens, "learned_tokens": read.learned}
+        found["longest_tokens"] = read.longest
+    elif tokenizer:
         loaded = load_named_tokenizer(tokenizer)
         tokens = sum(len(document_ids(loaded, document)) for document in chosen)
         found["bytes_per_token"] = round(text_bytes / max(tokens, 1), 3)

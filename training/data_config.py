@@ -8,8 +8,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from recurrentgemma.tokenizer import Tokenizer, check_vocabulary
+from training.chat_documents import ChatDocuments
 from training.documents import Documents, Mixture, Tokenized, check_weights, tokenizer_fingerprint
 from training.sources import open_source
+from training.sources.chat_lines import ChatLines
 from training.sources.spec import parse_spec
 from training.token_shards import TokenShards
 
@@ -23,7 +25,8 @@ class DataConfig:
 
     sources: tuple[str, ...] = ()
     """Documents to learn from: `text:GLOB`, `jsonl:GLOB?field=text`, `parquet:GLOB?column=text`,
-    `arrayrecord:GLOB_OR_DIRECTORY`, `tfds:NAME/CONFIG:SPLIT`."""
+    `arrayrecord:GLOB_OR_DIRECTORY`, `tfds:NAME/CONFIG:SPLIT`; `chat:GLOB` for prompts with
+    responses, of which only the responses are learned from."""
     weights: tuple[float, ...] = ()
     """The share of the tokens that each source gives, up to a common factor; none: equal shares."""
     eval_sources: tuple[str, ...] = ()
@@ -68,7 +71,8 @@ class DataConfig:
 
 class HeldOut(NamedTuple):
     """A document to be scored on: ids after the tokenizer's BOS, without EOS, and the UTF-8 bytes
-    of the text that they spell."""
+    of the text that they spell. Of a conversation only the answers are scored: other ids stand as
+    their complements, and the bytes are those of the answers."""
 
     name: str
     ids: np.ndarray
@@ -96,11 +100,16 @@ def held_out(
     check_vocabulary(tokenizer, vocab_size)
     for spec in config.eval_sources:
         source = open_source(spec)
+        chat = ChatDocuments(source, tokenizer) if isinstance(source, ChatLines) else None
         if isinstance(source, TokenShards):
             source.check(tokenizer_fingerprint(tokenizer), vocab_size)
         for number in range(len(source)):
             name = f"{spec} {number}"
-            if isinstance(source, TokenShards):
+            if chat is not None:
+                name, ids = chat.name(number), chat.read(number)
+                text_bytes = chat.answer_bytes(number)
+                ids = np.where(np.isin(ids, tokenizer.stop_ids), ~ids, ids)
+            elif isinstance(source, TokenShards):
                 ids = source.read(number)
                 ended = source.eos_id is not None and len(ids) and ids[-1] == source.eos_id
                 ids = ids[:-1] if ended else ids
@@ -111,12 +120,14 @@ def held_out(
                 text_bytes = len(text.encode())
             if limit is not None and len(ids) > limit:
                 ids = ids[:limit]
-                text_bytes = len(tokenizer.decode(ids.tolist()).encode())
+                text_bytes = len(tokenizer.decode(ids[ids >= 0].tolist()).encode())
             yield HeldOut(name, ids, text_bytes)
 
 
 def _documents(spec: str, tokenizer: Tokenizer, vocab_size: int) -> Documents:
     source = open_source(spec)
+    if isinstance(source, ChatLines):
+        return ChatDocuments(source, tokenizer)
     if not isinstance(source, TokenShards):
         return Tokenized(source, tokenizer)
     source.check(tokenizer_fingerprint(tokenizer), vocab_size)

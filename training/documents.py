@@ -2,7 +2,8 @@
 """Documents as token ids, by number; and several sources of them, mixed by weight.
 
 A document is BOS, the text's ids, EOS, where the tokenizer has them. One of n ids gives n - 1 pairs
-(token, target = the next id).
+(token, target = the next id). A target that is read and not learned from, as prompts are, stands
+there as the complement of its id (~id, below 0), from which packing.py makes weight 0.
 """
 
 import hashlib
@@ -17,8 +18,8 @@ import numpy as np
 from recurrentgemma.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from training import sources
 
-_SAMPLES = 32  # documents from which bytes per token is estimated
-_BYTES_PER_TOKEN = 4.0  # a guess, where a guess will do
+SAMPLES = 32  # documents from which bytes per token is estimated
+BYTES_PER_TOKEN = 4.0  # a guess, where a guess will do
 
 
 class Documents(Protocol):
@@ -47,11 +48,12 @@ class Documents(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """The ids [start:stop] of a document, int32."""
+        """The ids [start:stop] of a document, int32; ~id is one that is not learned from."""
         ...
 
     def bytes_per_token(self) -> float | None:
-        """UTF-8 bytes of text for each pair, perhaps of a sample; None where it is not known."""
+        """UTF-8 bytes of text for each target that is learned from, perhaps of a sample; None where
+        it is not known."""
         ...
 
 
@@ -77,8 +79,8 @@ class InMemory:
         return self._documents[document][start:stop]
 
     def bytes_per_token(self) -> float | None:
-        pairs = int(np.maximum(self.lengths - 1, 0).sum())
-        return None if self._text_bytes is None or not pairs else self._text_bytes / pairs
+        targets = sum(learned_targets(ids) for ids in self._documents)
+        return None if self._text_bytes is None or not targets else self._text_bytes / targets
 
 
 class Tokenized:
@@ -89,7 +91,7 @@ class Tokenized:
     def __init__(self, source: sources.Source, tokenizer: Tokenizer) -> None:
         self._source, self._tokenizer = source, tokenizer
         self.blocks = source.blocks
-        self.typical_length = source.size / len(source) / _BYTES_PER_TOKEN
+        self.typical_length = source.size / len(source) / BYTES_PER_TOKEN
         self.fingerprint = f"{sources.fingerprint(source)} {tokenizer_fingerprint(tokenizer)}"
 
     def __len__(self) -> int:
@@ -100,7 +102,7 @@ class Tokenized:
 
     def bytes_per_token(self) -> float | None:
         text_bytes = pairs = 0
-        for index in sources.spread(len(self), _SAMPLES):
+        for index in sources.spread(len(self), SAMPLES):
             text = self._source[index]
             text_bytes += len(text.encode())
             pairs += max(len(document_ids(self._tokenizer, text)) - 1, 0)
@@ -140,6 +142,16 @@ def check_weights(weights: Sequence[float], count: int) -> None:
     for weight in weights:
         if not 0 < weight < float("inf"):
             raise ValueError(f"weight {weight}: expected a number above 0; leave the source out")
+
+
+def plain_ids(ids: np.ndarray) -> np.ndarray:
+    """The ids themselves, of ids some of which are complements."""
+    return np.where(ids < 0, ~ids, ids)
+
+
+def learned_targets(ids: np.ndarray) -> int:
+    """How many of a document's targets are learned from."""
+    return int((ids[1:] >= 0).sum())
 
 
 def document_ids(tokenizer: Tokenizer, text: str) -> np.ndarray:

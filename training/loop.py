@@ -16,7 +16,7 @@ from recurrentgemma import sharding
 from recurrentgemma.counts import parameter_count
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.sharded import init_params, start_state
-from training import cluster, run
+from training import cluster, lora, run
 from training.configs import TrainConfig
 from training.data import Batches
 from training.inputs import Feed, Inputs, open_inputs
@@ -29,6 +29,7 @@ from training.step import TrainState, init_train_state, make_train_step
 from training.stopwatch import Stopwatch
 from training.trackers import TensorBoard, Tracker, WeightsAndBiases
 
+ADAPTERS = "adapter"  # the folder of a run where its adapters end, as PEFT keeps them
 INTERRUPTED = "stopped at step {step}; the same command goes on from there"
 
 
@@ -89,7 +90,7 @@ def _train(
         threads=config.data.threads,
     )
     tx = make_optimizer(config.optimizer, steps=config.steps)
-    graphdef, train_state = _first_state(config, tx, mesh, checkpoints, batches)
+    graphdef, train_state, frozen = _first_state(config, tx, mesh, checkpoints, batches)
     train_step = make_train_step(
         graphdef,
         tx,
@@ -118,7 +119,7 @@ def _train(
     )
 
     def evaluate(limit: int | None) -> float | None:
-        model = nnx.merge(graphdef, train_state.params)
+        model = nnx.merge(graphdef, train_state.params, *frozen)
         bits = held_out_bits_per_byte(model, inputs, limit=limit, mesh=mesh)
         if bits is not None:
             progress.held_out(step, bits)
@@ -129,7 +130,7 @@ def _train(
         while step < config.steps and not stopping:
             batch = watch.waiting(lambda: next(feed))
             data_state, epoch = batches.state(), batches.epoch
-            train_state, metrics = train_step(train_state, batch)
+            train_state, metrics = train_step(train_state, batch, *frozen)
             step += 1
             progress.step(step, metrics, epoch=epoch)  # reads the step before: this one runs on
             if trace.step(metrics):
@@ -151,6 +152,9 @@ def _train(
                     held_out=bits,
                 )
         trace.close(train_state)
+    if config.lora is not None and step == config.steps and not (run_dir / ADAPTERS).exists():
+        model = nnx.merge(graphdef, train_state.params, *frozen)
+        lora.save(run_dir / ADAPTERS, model, config.lora, base=config.init_from)
     return step
 
 
@@ -160,27 +164,35 @@ def _first_state(
     mesh: Mesh | None,
     checkpoints: Checkpoints,
     batches: Batches,
-) -> tuple[nnx.GraphDef[Griffin], TrainState]:
-    """The train state of the newest checkpoint, or of step 0; never both at once."""
+) -> tuple[nnx.GraphDef[Griffin], TrainState, tuple[Any, ...]]:
+    """The model's structure, the train state of the newest checkpoint or of step 0 (never both at
+    once), and the parameters that are not trained, if there are any."""
     graphdef, shapes = nnx.split(
         nnx.eval_shape(lambda: Griffin(config.model, rngs=nnx.Rngs(0))), nnx.Param
     )
+    params, frozen = shapes, ()
+    if config.lora is not None:
+        base = nnx.merge(graphdef, run.initial_params(config, shapes, mesh))
+        adapted = lora.adapt(base, config.lora, seed=config.seed, mesh=mesh)
+        graphdef, params, *frozen = lora.split(adapted)
     carries = config.data.long_documents == "carry"
 
     def start(params: Any, mesh: Mesh | None) -> TrainState:
         carried = start_state(config.model, config.batch_size, mesh) if carries else None
         return init_train_state(params, tx, mesh, carried=carried)
 
-    fresh = jax.eval_shape(lambda params: start(params, None), shapes)
+    fresh = jax.eval_shape(lambda params: start(params, None), params)
     found = run.restore(checkpoints, batches, config=config.model, fresh=fresh, mesh=mesh)
     if found is not None:
-        return graphdef, found
-    if config.init_from:
-        return graphdef, start(run.initial_params(config, shapes, mesh), mesh)
-    if mesh is not None:
-        return graphdef, start(init_params(config.model, mesh, config.seed)[1], mesh)
-    model = Griffin(config.model, rngs=nnx.Rngs(config.seed))
-    return graphdef, start(nnx.state(model, nnx.Param), None)
+        return graphdef, found, tuple(frozen)
+    if config.lora is None:
+        if config.init_from:
+            params = run.initial_params(config, shapes, mesh)
+        elif mesh is not None:
+            params = init_params(config.model, mesh, config.seed)[1]
+        else:
+            params = nnx.state(Griffin(config.model, rngs=nnx.Rngs(config.seed)), nnx.Param)
+    return graphdef, start(params, mesh), tuple(frozen)
 
 
 def held_out_bits_per_byte(

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
-from training.documents import Documents, InMemory, Mixture
+from training.documents import Documents, InMemory, Mixture, plain_ids
 
 
 class Rows(NamedTuple):
@@ -39,16 +39,22 @@ def stack(rows_T: Iterable[Rows]) -> Rows:
 
 
 def make_row(pieces: Iterable[tuple[np.ndarray, int]], row_length: int) -> Rows:
-    """One row, [T], of pieces (n + 1 ids for n pairs; the position of the first), then padding."""
+    """One row, [T], of pieces (n + 1 ids for n pairs; the position of the first), then padding.
+
+    A target of weight 0 comes as the complement of its id; see documents.py.
+    """
     tokens_T, targets_T = np.zeros((2, row_length), np.int32)
+    weights_T = np.zeros(row_length, np.float32)
     positions_T = np.full(row_length, -1, np.int32)
     start = 0
     for ids, position in pieces:
         stop = start + len(ids) - 1
-        tokens_T[start:stop], targets_T[start:stop] = ids[:-1], ids[1:]
+        plain = plain_ids(ids)
+        tokens_T[start:stop], targets_T[start:stop] = plain[:-1], plain[1:]
+        weights_T[start:stop] = ids[1:] >= 0
         positions_T[start:stop] = np.arange(position, position + stop - start)
         start = stop
-    return Rows(tokens_T, targets_T, (positions_T >= 0).astype(np.float32), positions_T)
+    return Rows(tokens_T, targets_T, weights_T, positions_T)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 |----------------------------------|------------------------------------------------------------|
 | `text:GLOB`                      | a UTF-8 file                                               |
 | `jsonl:GLOB?field=text`          | a field of a line                                          |
+| `chat:GLOB?prompt=prompt`        | a line's prompt and response, or its messages              |
 | `parquet:GLOB?column=text`       | a row of a column                                          |
 | `arrayrecord:GLOB`               | a record of UTF-8                                          |
 | `arrayrecord:DIRECTORY`          | token ids that `griffin data tokenize` wrote               |
@@ -66,6 +67,8 @@ def open_source(text: str) -> Source | TokenShards:
         from training.sources.text_files import TextFiles as Kind
     elif spec.kind == "jsonl":
         from training.sources.json_lines import JsonLines as Kind
+    elif spec.kind == "chat":
+        from training.sources.chat_lines import ChatLines as Kind
     elif spec.kind == "parquet":
         from training.sources.parquet import ParquetColumn as Kind
     elif spec.kind == "tfds":
@@ -78,7 +81,13 @@ def open_source(text: str) -> Source | TokenShards:
 
 
 def open_text(text: str) -> Source:
-    """The same, for texts only. Raises ValueError where the source holds token ids."""
+    """The same, for texts only. Raises ValueError where the source holds token ids, or
+    conversations."""
+    if parse_spec(text).kind == "chat":
+        raise ValueError(
+            f"{text!r} cannot be tokenised ahead: token shards do not say which tokens are answers "
+            f"to learn from; give it to training as it is, where it is tokenised when it is read"
+        )
     source = open_source(text)
     if isinstance(source, TokenShards):
         raise ValueError(f"{text!r} holds token ids already; give the text that they were made of")

@@ -44,6 +44,10 @@ class JsonLines:
         return f"{path}:{line}"
 
     def __getitem__(self, index: int) -> str:
+        return self.text(self.record(index), self._field, index)
+
+    def record(self, index: int) -> Any:
+        """The value that a line holds. Raises ValueError: it is not JSON, or no UTF-8."""
         path, start, end = self._place(index)
         with open(path, "rb", buffering=0) as file:
             raw = os.pread(file.fileno(), end - start, start)
@@ -51,37 +55,36 @@ class JsonLines:
             raise ValueError(f"{path} has become shorter since it was opened; start again")
         line = _utf8(raw, self, index)
         try:
-            record = json.loads(line)
+            return json.loads(line)
         except ValueError as error:
             raise ValueError(
                 f"{self.name(index)} is not JSON: {error}; each line must hold one JSON object"
             ) from None
-        text = self._find(record, index)
-        if "\\u" in line:  # only an escape can spell half of a character
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"{self.name(index)}: {self._field} holds {text[error.start]!r}, half of a "
-                    f"surrogate pair, which is no character; repair or drop this record"
-                ) from None
-        return text
 
-    def _find(self, record: Any, index: int) -> str:
+    def text(self, record: Any, field: str, index: int, option: str = "field") -> str:
+        """The text in a field of a record. Raises ValueError: there is none; `option` chooses
+        another field."""
         value = record
-        for part in self._field.split("."):
+        for part in field.split("."):
             if not isinstance(value, dict):
                 kind = type(value).__name__
                 raise ValueError(f"{self.name(index)}: expected a JSON object, found a {kind}")
             if part not in value:
                 raise ValueError(
-                    f"{self.name(index)} has no field {self._field!r}; it has "
-                    f"{', '.join(map(repr, value)) or 'none'}; choose one with ?field=NAME"
+                    f"{self.name(index)} has no field {field!r}; it has "
+                    f"{', '.join(map(repr, value)) or 'none'}; choose one with ?{option}=NAME"
                 )
             value = value[part]
         if not isinstance(value, str):
             kind = type(value).__name__
-            raise ValueError(f"{self.name(index)}: {self._field} is a {kind}, expected a string")
+            raise ValueError(f"{self.name(index)}: {field} is a {kind}, expected a string")
+        try:  # an escape can spell half of a character
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{self.name(index)}: {field} holds {value[error.start]!r}, half of a "
+                f"surrogate pair, which is no character; repair or drop this record"
+            ) from None
         return value
 
     def _place(self, index: int) -> tuple[str, int, int]:

@@ -15,11 +15,17 @@ _SPEC = re.compile(r"(?P<kind>[a-z_]+):(?P<where>.+?)(?:\?(?P<options>\w+=[^?]*)
 KINDS = {
     "text": "text:GLOB",
     "jsonl": "jsonl:GLOB[?field=text]",
+    "chat": "chat:GLOB[?prompt=prompt&response=response&template=none]",
     "parquet": "parquet:GLOB[?column=text]",
     "arrayrecord": "arrayrecord:GLOB or arrayrecord:DIRECTORY of `griffin data tokenize`",
     "tfds": "tfds:NAME[/CONFIG][:VERSION][:SPLIT][?feature=text&data_dir=DIRECTORY]",
 }
-_OPTIONS = {"jsonl": ("field",), "parquet": ("column",), "tfds": ("feature", "data_dir")}
+_OPTIONS = {
+    "jsonl": ("field",),
+    "chat": ("prompt", "response", "template"),
+    "parquet": ("column",),
+    "tfds": ("feature", "data_dir"),
+}
 _SUFFIXES = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _SUFFIXES |= {".parquet": "parquet", ".array_record": "arrayrecord", ".arrayrecord": "arrayrecord"}
 

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Low-rank adapters on disk, as Hugging Face's PEFT keeps them, and merged into their base.
+
+    DIR/adapter_config.json          rank, alpha, layers, and the base's path
+    DIR/adapter_model.safetensors    base_model.model.LAYER.lora_A.weight [rank, I]
+                                     base_model.model.LAYER.lora_B.weight [J, rank]
+
+LAYER is a linear layer by Hugging Face's name. A run that trained adapters holds them by canonical
+name in its steps, `blocks.0/mlp_block/ffw_up/weight_lora_a` [I, rank] and `..._b` [rank, J], and
+says in config.json under "train" what its base ("init_from") and its "lora" are. Both are opened
+like any other checkpoint: the base's weights, each with its adapters added in float32 and rounded
+once.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from checkpoints.model_json import read_json
+from checkpoints.names import ROWS, fill_block, split_block
+from checkpoints.shapes import resolve_config
+from checkpoints.source import Damaged, Source, Spec, read_params
+from recurrentgemma.config import GriffinConfig
+from recurrentgemma.counts import param_shapes
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+LAYERS = {  # template of a linear layer, canonical -> Hugging Face's
+    row.canonical.removesuffix("/weight"): row.huggingface.removesuffix(".weight")
+    for row in ROWS
+    if row.canonical.endswith("/weight")
+}
+PLAIN = {"use_rslora": False, "use_dora": False, "bias": "none", "fan_in_fan_out": False}
+EMPTY = ("modules_to_save", "rank_pattern", "alpha_pattern", "layers_pattern", "layer_replication")
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapters:
+    """Adapters and what they belong to. `pairs`: canonical layer -> (a [I, rank], b [rank, J]),
+    float32; W [J, I] becomes W + alpha / rank (a b)^T."""
+
+    path: Path
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    rank: int
+    alpha: float
+    base: str
+
+    def flat(self) -> dict[str, np.ndarray]:
+        """The arrays by canonical name."""
+        found = {}
+        for layer, (a, b) in self.pairs.items():
+            found |= {f"{layer}/weight_lora_a": a, f"{layer}/weight_lora_b": b}
+        return found
+
+
+def from_flat(path: Path, flat: Mapping[str, Any], *, alpha: float, base: str) -> Adapters:
+    """Adapters out of arrays by canonical name.
+
+    Raises:
+      Damaged: one of a pair is missing, or they do not fit each other.
+    """
+    pairs = {}
+    for name in flat:
+        layer, _, which = name.rpartition("/weight_lora_")
+        if which not in ("a", "b") or f"{layer}/weight_lora_{'ba'[which == 'b']}" not in flat:
+            raise Damaged(f"{path}: {name!r} is not one of a pair of adapters")
+        a, b = (np.asarray(flat[f"{layer}/weight_lora_{w}"], np.float32) for w in "ab")
+        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+            raise Damaged(f"{path}: adapters {a.shape} and {b.shape} of {layer!r} do not fit")
+        pairs[layer] = a, b
+    ranks = {a.shape[1] for a, _ in pairs.values()}
+    if len(ranks) != 1:
+        raise Damaged(f"{path}: expected adapters of one rank, found {sorted(ranks) or 'none'}")
+    return Adapters(path, pairs, ranks.pop(), alpha, base)
+
+
+def write(folder: str | Path, adapters: Adapters) -> None:
+    """Write them as PEFT keeps them, into a directory that is made if it is missing.
+
+    Raises:
+      ValueError: there are adapters in it already.
+    """
+    folder = Path(folder)
+    if (folder / CONFIG).exists():
+        raise ValueError(f"{folder / CONFIG} exists already; choose another directory")
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for layer, (a, b) in adapters.pairs.items():
+        name = f"{PREFIX}{_huggingface(layer)}"
+        tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(a.T)
+        tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(b.T)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    content = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": adapters.base,
+        "r": adapters.rank,
+        "lora_alpha": int(adapters.alpha) if adapters.alpha % 1 == 0 else adapters.alpha,
+        "target_modules": sorted(map(_huggingface, adapters.pairs)),
+        "lora_dropout": 0.0,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        **PLAIN,
+        **dict.fromkeys(EMPTY[:1]),
+    }
+    (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read(folder: str | Path) -> Adapters:
+    """The adapters in a directory of PEFT's.
+
+    Raises:
+      Damaged: a file is missing or truncated, or a tensor is.
+      ValueError: another kind of adapter than a plain LoRA of linear layers.
+    """
+    folder = Path(folder)
+    said = read_json(folder / CONFIG)
+    if said.get("peft_type") != "LORA":
+        raise ValueError(f"{folder / CONFIG}: peft_type={said.get('peft_type')!r}: expected 'LORA'")
+    wrong = {name: said[name] for name, plain in PLAIN.items() if said.get(name, plain) != plain}
+    wrong |= {name: said[name] for name in EMPTY if said.get(name)}
+    if wrong:
+        raise ValueError(
+            f"{folder / CONFIG}: {', '.join(f'{n}={v!r}' for n, v in wrong.items())}: only a plain "
+            f"LoRA of linear layers can be merged here; merge it with PEFT's merge_and_unload"
+        )
+    try:
+        rank, alpha = int(said["r"]), float(said["lora_alpha"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{folder / CONFIG}: expected numbers as r and lora_alpha") from None
+    if not (folder / WEIGHTS).is_file():
+        raise Damaged(f"{folder / WEIGHTS}: missing; copy it again")
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise Damaged(f"{folder / WEIGHTS}: truncated ({error}); copy it again") from error
+    flat = {_canonical(folder, name): tensor.T for name, tensor in tensors.items()}
+    base = said.get("base_model_name_or_path") or ""
+    found = from_flat(folder, flat, alpha=alpha, base=base)
+    if found.rank != rank:
+        raise Damaged(f"{folder}: r={rank} in {CONFIG}, {found.rank} in {WEIGHTS}")
+    return found
+
+
+def of_run(source: Source, train: Mapping[str, Any]) -> Adapters:
+    """The adapters that a run's step holds; `train` is what config.json says of its training.
+
+    Raises:
+      ValueError: it does not say what they belong to.
+    """
+    lora, base = train.get("lora"), train.get("init_from")
+    if not isinstance(lora, Mapping) or not base:
+        raise ValueError(
+            f"{source.path}: holds adapters, and its config.json does not say of what base: "
+            f'expected "init_from" and "lora" under "train"'
+        )
+    flat = dict(source.read(np.dtype(np.float32)))
+    return from_flat(source.path, flat, alpha=float(lora["alpha"]), base=str(base))
+
+
+def are_adapters(source: Source) -> bool:
+    """Whether a checkpoint of ours holds adapters instead of a model's parameters."""
+    return any("_lora_" in name for name in source.specs)
+
+
+def merged(base: Source, adapters: Adapters, config: GriffinConfig | None = None) -> Source:
+    """The base with the adapters added, as a checkpoint by canonical name.
+
+    config is for a base that does not say what it is.
+
+    Raises:
+      ValueError: the adapters are of other layers, or of other sizes, than the base has.
+    """
+    config = resolve_config(base, config, None)
+    shapes = param_shapes(config)
+    for layer, (a, b) in adapters.pairs.items():
+        shape = shapes.get(f"{layer}/weight")
+        if shape != (b.shape[1], a.shape[0]):
+            size = f"is {list(shape)} there" if shape else "is not a layer of it"
+            raise ValueError(
+                f"{adapters.path}: its adapters are not of {base.path}: {layer!r} "
+                f"[{b.shape[1]}, {a.shape[0]}] {size}"
+            )
+    scale = np.float32(adapters.alpha / adapters.rank)
+
+    def read(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+        for name, array in read_params(base, "float32"):
+            pair = adapters.pairs.get(name.removesuffix("/weight"))
+            if pair is not None:
+                array = array + scale * (pair[0] @ pair[1]).T
+            yield name, array.astype(dtype, copy=False)
+
+    specs = {name: Spec(shape, base.stored_dtype) for name, shape in shapes.items()}
+    folders = (adapters.path, *base.folders)  # where its tokenizer may lie
+    return Source(adapters.path, "griffin", specs, read, config, folders=folders)
+
+
+def _huggingface(layer: str) -> str:
+    template, block = split_block(layer)
+    return fill_block(LAYERS[template], block)
+
+
+def _canonical(folder: Path, name: str) -> str:
+    templates = {theirs: ours for ours, theirs in LAYERS.items()}
+    for ending, which in ((".lora_A.weight", "a"), (".lora_B.weight", "b")):
+        if name.startswith(PREFIX) and name.endswith(ending):
+            template, block = split_block(name[len(PREFIX) : -len(ending)])
+            if template in templates:
+                return f"{fill_block(templates[template], block)}/weight_lora_{which}"
+    raise ValueError(
+        f"{folder / WEIGHTS}: {name!r} is no adapter of a linear layer of RecurrentGemma"
+    )
