@@ -100,7 +100,8 @@ def main(argv: list[str]) -> None:
         print(planned.summary)
     if not train(planned.config, planned.run_dir, arguments.launch) or not cluster.is_first():
         return
+    chat = " --chat" if arguments.template == "gemma" else ""
     print(
         f"{planned.run_dir} is a checkpoint like any other: griffin generate {planned.run_dir} "
-        f"PROMPT --chat; griffin convert {planned.run_dir} DST --to huggingface"
+        f"PROMPT{chat}; griffin convert {planned.run_dir} DST --to huggingface"
     )

@@ -27,7 +27,7 @@ from training.profiling import Trace
 from training.progress import Progress
 from training.step import TrainState, init_train_state, make_train_step
 from training.stopwatch import Stopwatch
-from training.trackers import TensorBoard, Tracker, WeightsAndBiases
+from training.trackers import TensorBoard, Tracker, WeightsAndBiases, import_wandb
 
 ADAPTERS = "adapter"  # the folder of a run where its adapters end, as PEFT keeps them
 INTERRUPTED = "stopped at step {step}; the same command goes on from there"
@@ -48,10 +48,14 @@ def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> b
     if mesh is not None:
         sharding.check_model(config.model, mesh.shape)
         sharding.check_batch(config.batch_size // config.accumulate, config.row_length, mesh.shape)
+    if launch.wandb:
+        import_wandb(launch.wandb)
     step = run.open_run(run_dir, config, say)
     if step >= config.steps:
         say(f"{run_dir} is trained: step {step} of {config.steps}")
         return True
+    if config.init_from:
+        run.open_start(config)
     inputs = open_inputs(config, run_dir)
     run.begin_run(run_dir, config, inputs.tokenizer)
     say(f"{inputs.describe()}; {parameter_count(config.model):,} parameters; {run_dir}")

@@ -27,7 +27,7 @@ from checkpoints import processes, store
 from checkpoints.load import open_source
 from checkpoints.orbax_tree import flatten, nest
 from checkpoints.shapes import resolve_config
-from checkpoints.source import read_params
+from checkpoints.source import Source, read_params
 from recurrentgemma import sharding
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.sharded import place
@@ -119,14 +119,19 @@ def run_tokenizer(run_dir: Path, config: TrainConfig, documents: Sequence[Docume
     return found
 
 
-def initial_params(config: TrainConfig, like: Any, mesh: Mesh | None) -> Any:
-    """The parameters of the checkpoint config.init_from, structured like the nnx.State `like` and
-    placed on the mesh; each tensor goes there as it is read.
+def open_start(config: TrainConfig) -> tuple[Source, GriffinConfig]:
+    """The checkpoint config.init_from, and the config to read it with.
 
     Raises ValueError: there is no such checkpoint, or it is of another model.
     """
     source = open_source(config.init_from)
-    model = resolve_config(source, config.model, None)
+    return source, resolve_config(source, config.model, None)
+
+
+def initial_params(config: TrainConfig, like: Any, mesh: Mesh | None) -> Any:
+    """The parameters of the checkpoint config.init_from, structured like the nnx.State `like` and
+    placed on the mesh; each tensor goes there as it is read. Raises ValueError as open_start."""
+    source, model = open_start(config)
 
     def put(name: str, array: np.ndarray) -> jax.Array:
         if mesh is None:

@@ -36,6 +36,17 @@ class TensorBoard:
         self._writer.close()
 
 
+def import_wandb(project: str) -> Any:
+    """The module. Raises ValueError: Weights & Biases, wanted for `project`, is not installed."""
+    try:
+        return importlib.import_module("wandb")
+    except ImportError:
+        raise ValueError(
+            f"wandb={project!r}: Weights & Biases is not installed; `pip install wandb`, or leave "
+            "--wandb out"
+        ) from None
+
+
 class WeightsAndBiases:
     """A run of a project at Weights & Biases, under the run directory's name; resumed there, too.
 
@@ -44,15 +55,8 @@ class WeightsAndBiases:
     """
 
     def __init__(self, project: str, run_dir: Path, config: dict[str, Any]) -> None:
-        try:
-            wandb: Any = importlib.import_module("wandb")
-        except ImportError:
-            raise ValueError(
-                f"wandb={project!r}: Weights & Biases is not installed; `pip install wandb`, or "
-                "leave --wandb out"
-            ) from None
         name = run_dir.resolve().name
-        self._run = wandb.init(
+        self._run = import_wandb(project).init(
             project=project, name=name, id=name, resume="allow", dir=str(run_dir), config=config
         )
 

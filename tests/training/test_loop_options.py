@@ -116,10 +116,11 @@ def test_a_run_begins_with_another_ones_parameters(small, sourced, tmp_path):
     wider = dataclasses.replace(config, model=dataclasses.replace(small.model, width=64))
     with pytest.raises(ValueError, match=r"first.* says width=32, the config passed 64"):
         loop.train(wider, tmp_path / "third", ONE)
+    absent = dataclasses.replace(config, init_from=str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match=r"nowhere: no such file or directory; expected a run"):
-        loop.train(
-            dataclasses.replace(config, init_from=str(tmp_path / "nowhere")), tmp_path / "f", ONE
-        )
+        loop.train(absent, tmp_path / "fourth", ONE)
+    assert not (tmp_path / "third").exists()
+    assert not (tmp_path / "fourth").exists()
 
 
 def test_what_may_change_is_said_and_the_run_goes_on(small, tmp_path, capsys, monkeypatch):
