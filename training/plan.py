@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -82,7 +82,7 @@ def plan(
     held = {"parameters": held_bytes(state.params), "optimizer": held_bytes(state.opt_state)}
     rows = batch // (laid.shape["data"] * laid.shape["fsdp"])
     kept = (rows, sequence // laid.shape["sequence"])
-    flops = training_flops(config, batch, sequence, laid.size)
+    flops = training_flops(config, batch, sequence, laid.shape)
     found = assess(topology, laid, lowered, held, flops, batch * sequence, kept)
     return {"batch": batch, "sequence": sequence, "remat": config.remat, **found}
 
@@ -264,9 +264,10 @@ def kept_activations(module: hlo.Module, rows: int, time: int) -> int:
 
 
 def training_flops(
-    config: GriffinConfig, batch: int, sequence: int, devices: int
+    config: GriffinConfig, batch: int, sequence: int, mesh: Mapping[str, int]
 ) -> dict[str, float]:
-    """model: forward and backward of a step; per_device: with what each device recomputes."""
+    """model: forward and backward of a step; per_device: with what each device recomputes, the
+    logits among it where the embedding is divided (vocab_parts.py)."""
     counts = flops_per_token(config, sequence)
     head = 2.0 * config.vocab_size * config.width
     again: dict[Remat, float] = {
@@ -274,10 +275,12 @@ def training_flops(
         "dots": counts["attention"] + counts["recurrence"],
         "block": counts["forward"] - head,
     }
+    divided = any(mesh[axis] > 1 for axis in sharding.PARAMETER_AXES)
+    recomputed = again[config.remat] + (head if divided else 0.0)
     tokens = batch * sequence
     return {
         "model": tokens * counts["training"],
-        "per_device": tokens * (counts["training"] + again[config.remat]) / devices,
+        "per_device": tokens * (counts["training"] + recomputed) / math.prod(mesh.values()),
     }
 
 
