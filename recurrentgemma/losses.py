@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from kernels import platform
-from kernels.dot import dot, dot_over_rows, dot_transposed
-from recurrentgemma import parallel, sharding, vocab_parts
+from kernels.dot import dot, dot_over_rows
+from recurrentgemma import head, parallel, sharding, vocab_parts
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.state import State
 
@@ -126,9 +126,7 @@ def _chunks(tokens: int, size: int, *arrays: jax.Array) -> tuple[jax.Array, ...]
 
 def _head(x_MD, embedding_VD, targets_M, soft_cap):
     """(logits, nll, log Z) of one chunk."""
-    logits_MV = dot_transposed(x_MD, embedding_VD)
-    if soft_cap is not None:
-        logits_MV = jnp.tanh(logits_MV / soft_cap) * soft_cap
+    logits_MV = head.capped_logits(x_MD, embedding_VD, soft_cap)
     log_z_M = jax.nn.logsumexp(logits_MV, -1)
     row_M, here_M = parallel.local_rows(targets_M, embedding_VD.shape[0])
     target_M = jnp.take_along_axis(logits_MV, row_M[:, None], 1)[:, 0]
@@ -156,8 +154,7 @@ def _nll(x_MD, embedding_VD, targets_M, soft_cap):
 def _weighted_loss(x_MD, embedding_VD, targets_M, weights_M, soft_cap, z_loss):
     """sum_t w_t (nll_t + z_loss log(Z_t)^2), and nll and log Z, which carry no gradient."""
     nll_M, log_z_M = _nll(x_MD, embedding_VD, targets_M, soft_cap)
-    loss = jnp.sum(weights_M * (nll_M + z_loss * jnp.square(log_z_M)))
-    return loss, nll_M, log_z_M
+    return head.loss(nll_M, log_z_M, weights_M, z_loss), nll_M, log_z_M
 
 
 def _weighted_loss_fwd(x_MD, embedding_VD, targets_M, weights_M, soft_cap, z_loss):
@@ -168,14 +165,10 @@ def _weighted_loss_fwd(x_MD, embedding_VD, targets_M, weights_M, soft_cap, z_los
     def one(d_embedding_VD, chunk):
         x_MD, targets_M, weights_M = chunk
         logits_MV, nll_M, log_z_M = _head(x_MD, cast_VD, targets_M, soft_cap)
-        scale_M = weights_M * (1 + 2 * z_loss * log_z_M)
-        row_M, here_M = parallel.local_rows(targets_M, vocab_size)
-        onehot_MV = (row_M[:, None] == jnp.arange(vocab_size)[None]) & here_M[:, None]
-        d_logits_MV = jnp.exp(logits_MV - log_z_M[:, None]) * scale_M[:, None]
-        d_logits_MV -= jnp.where(onehot_MV, weights_M[:, None], 0)
-        if soft_cap is not None:
-            d_logits_MV *= 1 - jnp.square(logits_MV / soft_cap)
-        d_logits_MV = d_logits_MV.astype(x_MD.dtype)
+        target = parallel.local_rows(targets_M, vocab_size)
+        d_logits_MV = head.logit_gradients(
+            logits_MV, log_z_M, weights_M, target, soft_cap, z_loss
+        ).astype(x_MD.dtype)
         d_x_MD = dot(d_logits_MV, cast_VD).astype(x_MD.dtype)
         return d_embedding_VD + dot_over_rows(d_logits_MV, x_MD), (d_x_MD, nll_M, log_z_M)
 
@@ -187,19 +180,13 @@ def _weighted_loss_fwd(x_MD, embedding_VD, targets_M, weights_M, soft_cap, z_los
         d_embedding_VD, outputs = jax.lax.scan(one, zero_VD, chunks)
     d_x_MD = outputs[0].reshape(-1, x_MD.shape[1])[:tokens]
     nll_M, log_z_M = (y.reshape(-1)[:tokens] for y in outputs[1:])
-    loss = jnp.sum(weights_M * (nll_M + z_loss * jnp.square(log_z_M)))
+    loss = head.loss(nll_M, log_z_M, weights_M, z_loss)
     residuals = (d_x_MD, d_embedding_VD.astype(embedding_VD.dtype), nll_M, log_z_M)
     return (loss, nll_M, log_z_M), residuals
 
 
 def _weighted_loss_bwd(soft_cap, z_loss, residuals, gradients):
-    g, (d_x_MD, d_embedding_VD, nll_M, log_z_M) = gradients[0], residuals
-
-    def scaled(d: jax.Array) -> jax.Array:
-        return (g * d.astype(jnp.float32)).astype(d.dtype)
-
-    d_weights_M = g * (nll_M + z_loss * jnp.square(log_z_M))
-    return scaled(d_x_MD), scaled(d_embedding_VD), None, d_weights_M
+    return head.backward(z_loss, residuals, gradients)
 
 
 _weighted_loss.defvjp(_weighted_loss_fwd, _weighted_loss_bwd)

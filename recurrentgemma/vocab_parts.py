@@ -14,8 +14,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from kernels.dot import dot, dot_over_rows, dot_transposed
-from recurrentgemma import parallel, sharding
+from kernels.dot import dot, dot_over_rows
+from recurrentgemma import head, parallel, sharding
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
@@ -42,8 +42,7 @@ def weighted_loss(
     """
     parts_NVP = _parts(embedding_VP, x_MD.shape[0], elements)
     nll_M, log_z_M = _likelihoods(x_MD, parts_NVP, targets_M, soft_cap)
-    loss = jnp.sum(weights_M * (nll_M + z_loss * jnp.square(log_z_M)))
-    return loss, nll_M, log_z_M
+    return head.loss(nll_M, log_z_M, weights_M, z_loss), nll_M, log_z_M
 
 
 def _parts(embedding_VP: jax.Array, tokens: int, elements: int) -> jax.Array:
@@ -59,11 +58,6 @@ def _whole(part_VP: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return jax.lax.all_gather(part_VP.astype(dtype), axes, axis=1, tiled=True)
 
 
-def _logits(x_MD: jax.Array, part_VD: jax.Array, soft_cap: float | None) -> jax.Array:
-    logits_MV = dot_transposed(x_MD, part_VD)
-    return logits_MV if soft_cap is None else jnp.tanh(logits_MV / soft_cap) * soft_cap
-
-
 def _local(targets_M: jax.Array, index: jax.Array, count: int, rows: int):
     """(row in part `index` of this device's part, whether the target lies there)."""
     row_M, here_M = parallel.local_rows(targets_M, count * rows)
@@ -77,7 +71,7 @@ def _likelihoods(x_MD, parts_NVP, targets_M, soft_cap) -> tuple[jax.Array, jax.A
 
     def add(carry, indexed):
         (top_M, sum_M, target_M), (index, part_VP) = carry, indexed
-        logits_MV = _logits(x_MD, _whole(part_VP, x_MD.dtype), soft_cap)
+        logits_MV = head.capped_logits(x_MD, _whole(part_VP, x_MD.dtype), soft_cap)
         new_top_M = jnp.maximum(top_M, jnp.max(logits_MV, 1))
         sum_M = sum_M * jnp.exp(top_M - new_top_M)
         sum_M += jnp.sum(jnp.exp(logits_MV - new_top_M[:, None]), 1)
@@ -100,21 +94,17 @@ def _fwd(x_MD, embedding_VP, targets_M, weights_M, soft_cap, z_loss, elements):
     parts_NVP = _parts(embedding_VP, x_MD.shape[0], elements)
     count, rows, _ = parts_NVP.shape
     nll_M, log_z_M = _likelihoods(x_MD, parts_NVP, targets_M, soft_cap)
-    scale_M = weights_M * (1 + 2 * z_loss * log_z_M)
     axes = parallel.present(*sharding.PARAMETER_AXES)
     others = tuple(a for a in parallel.present(*sharding.TOKEN_AXES) if a not in axes)
 
     def add(d_x_MD, indexed):
         index, part_VP = indexed
         part_VD = _whole(part_VP, x_MD.dtype)
-        logits_MV = _logits(x_MD, part_VD, soft_cap)
-        row_M, here_M = _local(targets_M, index, count, rows)
-        onehot_MV = (row_M[:, None] == jnp.arange(rows)[None]) & here_M[:, None]
-        d_logits_MV = jnp.exp(logits_MV - log_z_M[:, None]) * scale_M[:, None]
-        d_logits_MV -= jnp.where(onehot_MV, weights_M[:, None], 0)
-        if soft_cap is not None:
-            d_logits_MV *= 1 - jnp.square(logits_MV / soft_cap)
-        d_logits_MV = d_logits_MV.astype(x_MD.dtype)
+        logits_MV = head.capped_logits(x_MD, part_VD, soft_cap)
+        target = _local(targets_M, index, count, rows)
+        d_logits_MV = head.logit_gradients(
+            logits_MV, log_z_M, weights_M, target, soft_cap, z_loss
+        ).astype(x_MD.dtype)
         d_part_VD = dot_over_rows(d_logits_MV, x_MD)
         d_part_VP = jax.lax.psum_scatter(d_part_VD, axes, scatter_dimension=1, tiled=True)
         if others:
@@ -123,20 +113,14 @@ def _fwd(x_MD, embedding_VP, targets_M, weights_M, soft_cap, z_loss, elements):
 
     zero_MD = jnp.zeros(x_MD.shape, jnp.float32)
     d_x_MD, d_parts_NVP = jax.lax.scan(add, zero_MD, (jnp.arange(count), parts_NVP))
-    loss = jnp.sum(weights_M * (nll_M + z_loss * jnp.square(log_z_M)))
+    loss = head.loss(nll_M, log_z_M, weights_M, z_loss)
     d_embedding_VP = d_parts_NVP.reshape(embedding_VP.shape).astype(embedding_VP.dtype)
     residuals = (d_x_MD.astype(x_MD.dtype), d_embedding_VP, nll_M, log_z_M)
     return (loss, nll_M, log_z_M), residuals
 
 
 def _bwd(soft_cap, z_loss, elements, residuals, gradients):
-    g, (d_x_MD, d_embedding_VP, nll_M, log_z_M) = gradients[0], residuals
-
-    def scaled(d: jax.Array) -> jax.Array:
-        return (g * d.astype(jnp.float32)).astype(d.dtype)
-
-    d_weights_M = g * (nll_M + z_loss * jnp.square(log_z_M))
-    return scaled(d_x_MD), scaled(d_embedding_VP), None, d_weights_M
+    return head.backward(z_loss, residuals, gradients)
 
 
 weighted_loss.defvjp(_fwd, _bwd)
