@@ -16,6 +16,7 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.counts import param_shapes
 from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
 from recurrentgemma.losses import Batch, next_token_loss
+from tests.training.small_rows import CONFIG
 from training.data import pack
 from training.lora import (
     LoraConfig,
@@ -29,20 +30,6 @@ from training.lora import (
 from training.optim import OptimConfig, make_optimizer
 from training.step import init_train_state, make_train_step
 
-CONFIG = GriffinConfig(
-    vocab_size=64,
-    width=32,
-    mlp_width=96,
-    num_layers=2,
-    pattern=("recurrent", "local_attention"),
-    lru_width=32,
-    num_gate_blocks=4,
-    num_heads=4,
-    head_dim=8,
-    attention_window=9,
-    scale_embeddings=True,
-    logits_soft_cap=30.0,
-)
 LORA = LoraConfig(rank=4, alpha=8.0)
 FORMS = {
     "float32": {},

@@ -16,28 +16,19 @@ from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
 from recurrentgemma.losses import Batch
 from recurrentgemma.sharded import place
 from recurrentgemma.sharding import MeshConfig, make_mesh
-from tests.training.test_lora import CONFIG, LORA, moved
+from tests.training.small_rows import BATCH, CONFIG, TIME, positions_of
+from tests.training.test_lora import LORA, moved
 from training.lora import adapt, flat_adapters, split
 from training.optim import OptimConfig, make_optimizer
 from training.step import init_train_state, make_train_step
 
-BATCH, TIME = 8, 48
-
 
 def batches(steps: int) -> list[Batch]:
-    """Rows of documents that begin on, before and after the cuts of a sequence; of some targets the
-    weight is 0."""
+    """Rows of documents over all cuts; of some targets the weight is 0."""
     rng = np.random.default_rng(0)
-    starts = {0, 5, 11, 12, 13, 23, 24, 25, 30}
     found = []
     for step in range(steps):
-        positions = np.zeros((BATCH, TIME), np.int32)
-        for row in range(BATCH):
-            count = 0
-            for t in range(TIME):
-                count = 0 if t in starts and (row + step) % 3 != t % 3 else count
-                positions[row, t] = count
-                count += 1
+        positions = positions_of(step)
         tokens, targets = rng.integers(0, CONFIG.vocab_size, (2, BATCH, TIME), np.int32)
         weights = (positions % 5 > 1).astype(np.float32)
         found.append(Batch(*map(jnp.asarray, (tokens, targets, weights, positions))))

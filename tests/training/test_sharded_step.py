@@ -17,24 +17,11 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch
 from recurrentgemma.sharded import init_params, place, start_state
 from recurrentgemma.sharding import MeshConfig, make_mesh
+from tests.training.small_rows import BATCH, CONFIG, TIME, positions_of
 from training.optim import OptimConfig, make_optimizer
 from training.step import init_train_state, make_train_step
 
-CONFIG = GriffinConfig(
-    vocab_size=64,
-    width=32,
-    mlp_width=96,
-    num_layers=2,
-    pattern=("recurrent", "local_attention"),
-    lru_width=32,
-    num_gate_blocks=4,
-    num_heads=4,
-    head_dim=8,
-    attention_window=9,
-    scale_embeddings=True,
-    logits_soft_cap=30.0,
-)
-STEPS, BATCH, TIME = 20, 8, 48
+STEPS = 20
 MESHES = {
     "data": MeshConfig(data=8),
     "fsdp": MeshConfig(data=1, fsdp=8),
@@ -46,19 +33,11 @@ MESHES = {
 
 
 def batches(steps: int) -> list[Batch]:
-    """Rows of documents that begin just before, on and just after the cuts of the sequence, of one
-    token and longer than a part; the last row ends in padding."""
+    """Rows of documents over all cuts; the last row ends in padding."""
     rng = np.random.default_rng(0)
-    starts = {0, 5, 6, 7, 11, 12, 13, 23, 24, 25, 29, 30, 31}
     found = []
     for step in range(steps):
-        positions = np.zeros((BATCH, TIME), np.int32)
-        for row in range(BATCH):
-            count = 0
-            for t in range(TIME):
-                count = 0 if t in starts and (row + step) % 3 != t % 3 else count
-                positions[row, t] = count
-                count += 1
+        positions = positions_of(step)
         positions[-1, 40:] = -1
         tokens, targets = rng.integers(0, CONFIG.vocab_size, (2, BATCH, TIME), np.int32)
         weights = (positions >= 0).astype(np.float32)
