@@ -11,6 +11,7 @@
 The first checkpoints had neither config nor metrics nor checksums, and are taken as they are.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import hashlib
@@ -109,6 +110,9 @@ def items(
 class ChecksumsHandler(ocp.AsyncCheckpointHandler):
     """Writes the checksums from the background: on a slow device they are there only later."""
 
+    def save(self, directory: Any, args: "ChecksumsSave") -> None:
+        asyncio.run(self._write(directory, args))
+
     async def async_save(self, directory: Any, args: "ChecksumsSave") -> list[Any]:
         write = self._write(directory, args)
         return [CommitFutureAwaitingContractedSignals(write, name="checksums")]
@@ -117,9 +121,6 @@ class ChecksumsHandler(ocp.AsyncCheckpointHandler):
         if processes.is_first():
             arrays = {item: checksums.finish(sums) for item, sums in args.arrays.items()}
             write_checksums(Path(directory), arrays, args.json)
-
-    def save(self, *_args: Any, **_options: Any) -> None:
-        raise NotImplementedError("only written by an AsyncCheckpointer")
 
     def restore(self, directory: Any, args: Any = None) -> dict[str, Any]:
         return read_json(Path(directory) / CONTENT)

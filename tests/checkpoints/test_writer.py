@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from checkpoints import step as step_files
@@ -275,3 +276,12 @@ def test_dtypes_on_restore(run_dir: Path):
         narrow = wide | {"mu": jax.ShapeDtypeStruct((99,), jnp.dtype(wrong))}
         with pytest.raises(ValueError, match=f"'mu' is stored in bfloat16 and {wrong} does not"):
             store.restore(run_dir, opt_state_like=narrow)
+
+
+def test_a_step_that_is_written_at_once(tmp_path: Path):
+    """By an Orbax that does not write in the background."""
+    items = step_files.items(params(3), config={"model": CONFIG.to_json()}, metrics={})
+    with ocp.Checkpointer(step_files.step_handler()) as checkpointer:
+        checkpointer.save(tmp_path / "3", items)
+    assert_is(step_files.read(tmp_path / "3"), 3)
+    assert step_files.read_checksums(tmp_path / "3") is not None
