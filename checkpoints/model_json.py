@@ -2,6 +2,7 @@
 """A config beside the tensors: our config.json, and which configs the other formats can hold."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,13 @@ def config_named(named: str) -> GriffinConfig:
 def write_model_json(
     path: Path, config: GriffinConfig, train: dict[str, Any] | None = None
 ) -> None:
-    """Write our config.json; `train` is what a run adds to it."""
+    """Write our config.json, whole or not at all; `train` is what a run adds to it."""
     content: dict[str, Any] = {"model": config.to_json()}
     if train is not None:
         content["train"] = train
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def require_deepmind(config: GriffinConfig) -> None:

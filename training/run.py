@@ -75,13 +75,18 @@ def _open_run(run_dir: Path, config: TrainConfig, report: Callable[[str], None])
 
 
 def begin_run(run_dir: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
-    """Write what makes a directory a run, unless it is one: the tokenizer, then config.json."""
+    """Write what a run lacks: config.json, which makes a directory a run, then the tokenizer."""
 
     def write() -> None:
-        if processes.is_first() and not (run_dir / store.CONFIG).exists():
-            run_dir.mkdir(parents=True, exist_ok=True)
-            tokenizer.save(run_dir)
+        if not processes.is_first():
+            return
+        if not (run_dir / store.CONFIG).exists():
             store.write_run_config(run_dir, config.model, config.to_json())
+        if find_tokenizer(run_dir) is None:
+            with tempfile.TemporaryDirectory(dir=run_dir) as scratch:  # its files whole, or none
+                tokenizer.save(scratch)
+                for file in Path(scratch).iterdir():
+                    file.rename(run_dir / file.name)
 
     processes.together(write)
 

@@ -13,11 +13,13 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh
 
+from checkpoints import store
 from recurrentgemma import sharding
 from recurrentgemma.byte_tokenizer import ByteTokenizer
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.sharding import MeshConfig, make_mesh
+from recurrentgemma.tokenizer import find_tokenizer
 from training import per_layer, run
 from training.configs import TrainConfig
 from training.data import Batches
@@ -180,3 +182,20 @@ def test_a_step_without_the_datas_state_is_refused(small: TrainConfig, tmp_path:
         checkpoints.save(4, per_layer.flatten(params), opt_state=opt_state)
         with pytest.raises(ValueError, match="step 4 does not say where its data goes on"):
             run.restore(checkpoints, batches(), config=small.model, fresh=fresh)
+
+
+@pytest.mark.parametrize("there", ["nothing", "a directory", "the config"])
+def test_a_run_that_was_killed_as_it_began_is_begun(small: TrainConfig, tmp_path: Path, there: str):
+    run_dir = tmp_path / "run"
+    if there != "nothing":
+        run_dir.mkdir()
+    if there == "the config":
+        store.write_run_config(run_dir, small.model, small.to_json())
+    assert run.open_run(run_dir, small) == 0
+    run.begin_run(run_dir, small, ByteTokenizer())
+    assert sorted(file.name for file in run_dir.iterdir()) == [
+        "byte_tokenizer.json",
+        "config.json",
+    ]
+    assert find_tokenizer(run_dir) is not None
+    assert run.open_run(run_dir, small) == 0
