@@ -2,10 +2,12 @@
 """What a run reads: the documents to learn from and those to be scored on, from files of text or
 from the sources of a DataConfig."""
 
+import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +26,8 @@ from training.run import run_tokenizer
 EVAL_DOCUMENTS = 64  # that an evaluation before the last step reads, at most
 
 
-class Inputs(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Inputs:
     """Of one run."""
 
     tokenizer: Tokenizer
@@ -32,11 +35,14 @@ class Inputs(NamedTuple):
     corpus: Corpus | None
     config: TrainConfig
 
-    def held_out(self, limit: int | None = None) -> Iterator[HeldOut]:
-        """The documents to be scored on; with a limit, so many tokens of each, and of
-        EVAL_DOCUMENTS of them."""
-        documents = None if limit is None else EVAL_DOCUMENTS
-        return itertools.islice(self._held_out(limit), documents)
+    def held_out(self) -> list[HeldOut]:
+        """The documents to be scored on."""
+        return list(self._held_out(None))
+
+    @functools.cached_property
+    def held_out_starts(self) -> list[HeldOut]:
+        """Of the first EVAL_DOCUMENTS of them config.eval_tokens each; tokenised once."""
+        return list(itertools.islice(self._held_out(self.config.eval_tokens), EVAL_DOCUMENTS))
 
     @property
     def is_scored(self) -> bool:

@@ -122,9 +122,9 @@ def _train(
         shown=is_first(),
     )
 
-    def evaluate(limit: int | None) -> float | None:
+    def evaluate(*, whole: bool) -> float | None:
         model = nnx.merge(graphdef, train_state.params, *frozen)
-        bits = held_out_bits_per_byte(model, inputs, limit=limit, mesh=mesh)
+        bits = held_out_bits_per_byte(model, inputs, whole=whole, mesh=mesh)
         if bits is not None:
             progress.held_out(step, bits)
         return bits
@@ -142,9 +142,9 @@ def _train(
             stopping = cluster.should_stop(step, bool(signals))
             last, bits = step == config.steps, None
             if last:
-                evaluate(None)  # on more text than the others, so it does not rank among them
+                evaluate(whole=True)  # on more text than the others, so it does not rank among them
             elif step % config.eval_every == 0:
-                bits = evaluate(config.eval_tokens)
+                bits = evaluate(whole=False)
             if last or stopping or step % config.save_every == 0:
                 progress.flush()
                 run.save(
@@ -200,12 +200,12 @@ def _first_state(
 
 
 def held_out_bits_per_byte(
-    model: Griffin, inputs: Inputs, *, limit: int | None = None, mesh: Mesh | None = None
+    model: Griffin, inputs: Inputs, *, whole: bool = True, mesh: Mesh | None = None
 ) -> float | None:
-    """Bits per byte of the held-out documents (see Inputs.held_out); None if there are none."""
+    """Bits per byte of the held-out documents, or of their starts; None if there are none."""
     if not inputs.is_scored:
         return None
-    documents = list(inputs.held_out(limit))
+    documents = inputs.held_out() if whole else inputs.held_out_starts
     text_bytes = sum(document.bytes for document in documents)
     ids = [document.ids for document in documents]
     if inputs.config.eval_cut or "global_attention" in model.config.block_types:
