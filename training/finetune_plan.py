@@ -11,7 +11,6 @@ from training.data_config import DataConfig
 from training.finetune import (
     RATES,
     WARMUP,
-    Base,
     chat_specs,
     count_examples,
     memory,
@@ -26,7 +25,6 @@ from training.optim import OptimConfig
 class Plan(NamedTuple):
     config: TrainConfig
     run_dir: Path
-    base: Base
     summary: str
 
 
@@ -100,7 +98,7 @@ def plan(arguments: FinetuneArguments) -> Plan:
         f"tokens; {needed['trained']:,} parameters to train, {needed['bytes'] / 2**30:.2f} GiB "
         f"besides activations; {run_dir}"
     )
-    return Plan(config, run_dir, base, summary)
+    return Plan(config, run_dir, summary)
 
 
 def lora_config(arguments: LoraArguments) -> LoraConfig | None:

@@ -85,7 +85,9 @@ def test_errors(base: Path, data: Path, tmp_path: Path, small: TrainConfig):
     bare = tmp_path / "bare"
     store.write(bare, dict(flat_params(Griffin(small.model, rngs=nnx.Rngs(0)))), small.model)
     error("no tokenizer lies beside this checkpoint.*--tokenizer", checkpoint=bare)
-    assert plan(dataclasses.replace(good, checkpoint=bare, tokenizer=str(base))).base.path == bare
+    assert plan(
+        dataclasses.replace(good, checkpoint=bare, tokenizer=str(base))
+    ).config.init_from == str(bare)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/file").write_text("")
     with pytest.raises(ValueError, match="exists and is not a run"):
