@@ -107,7 +107,7 @@ def write(folder: str | Path, adapters: Adapters) -> None:
         "inference_mode": True,
         "init_lora_weights": True,
         **PLAIN,
-        **dict.fromkeys(EMPTY[:1]),
+        "modules_to_save": None,
     }
     (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

@@ -2,10 +2,10 @@
 """A config beside the tensors: our config.json, and which configs the other formats can hold."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from checkpoints.files import new_file
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.presets import PRESETS, preset
 
@@ -65,9 +65,8 @@ def write_model_json(
     content: dict[str, Any] = {"model": config.to_json()}
     if train is not None:
         content["train"] = train
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    with new_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def require_deepmind(config: GriffinConfig) -> None:

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from checkpoints.files import new_file
 from recurrentgemma.tokenizer import Tokenizer, load_tokenizer
 from training.documents import document_ids, load_named_tokenizer, tokenizer_fingerprint
 from training.sources import Source, fingerprint, open_text
@@ -263,7 +264,7 @@ def _write_shard(number: int, start: int, stop: int) -> None:
     dtype = np.dtype(plan["dtype"]).newbyteorder("<")
     index, report = np.zeros((2, stop - start), np.uint32), np.zeros(3, np.int64)
     part = 0
-    with _new_file(directory / name) as path:
+    with new_file(directory / name) as path:
         writer = ArrayRecordWriter(str(path), OPTIONS)
         for document in range(start, stop):
             if given_up.is_set():
@@ -288,7 +289,7 @@ def _write_shard(number: int, start: int, stop: int) -> None:
         ids, text_bytes = index.sum(axis=1, dtype=np.int64).tolist()
         entry = {"documents": stop - start, "tokens": ids, "bytes": text_bytes}
         entry |= {"file_bytes": path.stat().st_size, "sha256": digest}
-        with _new_file(directory / f"{name}.npy") as index_path, index_path.open("wb") as file:
+        with new_file(directory / f"{name}.npy") as index_path, index_path.open("wb") as file:
             np.save(file, index)
         _write_json(directory / f"{name}.json", entry)
 
@@ -305,21 +306,8 @@ def _on_disk(directory: Path) -> Iterator[None]:
         ) from None
 
 
-@contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` when it is whole and on disk."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield unfinished
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with _new_file(path) as unfinished:
+    with new_file(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -330,7 +318,7 @@ def _finish(
     names = [shard_name(n, plan["shard_count"]) for n in range(plan["shard_count"])]
     if finished is None:
         shards = [_read_json(directory / f"{name}.json") for name in names]
-        with _new_file(directory / INDEX) as path, path.open("wb") as file:
+        with new_file(directory / INDEX) as path, path.open("wb") as file:
             parts = [np.load(directory / f"{name}.npy") for name in names]
             np.save(file, np.concatenate(parts, axis=1))
         totals = {n: sum(s[n] for s in shards) for n in ("documents", "tokens", "bytes")}

@@ -146,7 +146,7 @@ def test_stopped_at_the_very_end_and_called_again_is_the_same(
 ) -> None:
     """Every shard is there; the index, or what tells of it, is not, or is there and not cleaned."""
     out = tmp_path / "stopped"
-    real = shard_writer._new_file
+    real = shard_writer.new_file
 
     def new_file(path: Path):
         if path.name == last:
@@ -155,7 +155,7 @@ def test_stopped_at_the_very_end_and_called_again_is_the_same(
 
     options: dict[str, Any] = {"shards": 9, "workers": 1}
     with monkeypatch.context() as patch:
-        patch.setattr(shard_writer, "_new_file", new_file)
+        patch.setattr(shard_writer, "new_file", new_file)
         with pytest.raises(OSError, match="no space left"):
             tokenise([f"jsonl:{corpus}/a.jsonl"], str(corpus), out, **options)
     assert len(list(out.glob("*.array_record"))) == 9
