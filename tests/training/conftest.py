@@ -18,6 +18,8 @@ SONG = "".join(
     for n in ("ten", "nine", "eight", "seven", "six", "five", "four", "three", "two", "one") * 4
 )
 
+OPTIMIZED = {f"tests.training.test_{name}" for name in ("demo", "hlo", "plan", "step")}
+
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -26,18 +28,23 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once(compiled: Path) -> Iterator[None]:
-    """Runs of one config compile the same program: reading it back is most of the time saved."""
+def compiled_quickly(compiled: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compiling is most of what a test of a few small steps takes: runs of one config read the same
+    program back, and LLVM does without its slow passes, but where a test looks at what they make.
+    Processes that a test starts do the same."""
     options = {
         "jax_compilation_cache_dir": str(compiled),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
+        "jax_disable_most_optimizations": request.module.__name__ not in OPTIMIZED,
     }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
+    before = {name: jax.config.values[name] for name in options}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in options.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        compilation_cache.reset_cache()
+        yield
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()

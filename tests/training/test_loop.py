@@ -214,7 +214,7 @@ for kill in steps:
 @pytest.mark.parametrize(
     "kills", [(7,), pytest.param((1, 2, *range(3, 13)), marks=pytest.mark.slow)], ids=len
 )
-def test_killed_at_any_step_and_resumed_is_the_same(small, compiled, tmp_path, whole, kills):
+def test_killed_at_any_step_and_resumed_is_the_same(small, tmp_path, whole, kills):
     """With -9, a checkpoint being written each time: parameters, optimizer, order of the data and
     metrics, of which none comes twice."""
     often = dataclasses.replace(small, save_every=1)
@@ -224,9 +224,6 @@ def test_killed_at_any_step_and_resumed_is_the_same(small, compiled, tmp_path, w
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "8",
         "JAX_NUMPY_DTYPE_PROMOTION": "strict",
-        "JAX_COMPILATION_CACHE_DIR": str(compiled),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "killed"), *map(str, kills), "0"],

@@ -34,8 +34,6 @@ class Program:
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": str(8 // processes),
             "JAX_COMPILATION_CACHE_DIR": str(compiled / f"{processes}"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
         script = str(Path(__file__).with_name("process.py"))
         self.processes, self._outputs = [], []
