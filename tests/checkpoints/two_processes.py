@@ -63,8 +63,11 @@ def main(index: int, port: str, run_dir: Path) -> None:
     from checkpoints import store
     from recurrentgemma.sharding import MeshConfig, make_mesh
 
+    said = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Gloo's threads write to stdout, in the middle of a line, too
+
     def say(*words: object) -> None:
-        print(*words, flush=True)
+        print(*words, file=said, flush=True)
 
     mixed = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     other = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))

@@ -43,11 +43,17 @@ def compiled_quickly(compiled: Path, request: pytest.FixtureRequest) -> Iterator
         for name, value in options.items():
             jax.config.update(name, value)
             patch.setenv(name.upper(), str(value))
-        compilation_cache.reset_cache()
+        forget_programs()
         yield
     for name, value in before.items():
         jax.config.update(name, value)
+    forget_programs()
+
+
+def forget_programs() -> None:
+    """Those that were compiled with other options."""
     compilation_cache.reset_cache()
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
