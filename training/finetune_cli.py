@@ -86,8 +86,9 @@ class FinetuneArguments:
     """How many checkpoints are kept, the newest ones."""
 
 
-def main(argv: list[str]) -> None:
-    """Fine-tune. Raises ValueError, OSError or ImportError for what a user got wrong."""
+def main(argv: list[str]) -> int:
+    """Fine-tune; returns the exit status. Raises ValueError, OSError or ImportError for what a user
+    got wrong."""
     arguments = tyro.cli(
         FinetuneArguments, prog="griffin finetune", description=EXAMPLES, args=argv
     )
@@ -98,10 +99,12 @@ def main(argv: list[str]) -> None:
     planned = plan(arguments)
     if cluster.is_first():
         print(planned.summary)
-    if not train(planned.config, planned.run_dir, arguments.launch) or not cluster.is_first():
-        return
-    chat = " --chat" if arguments.template == "gemma" else ""
-    print(
-        f"{planned.run_dir} is a checkpoint like any other: griffin generate {planned.run_dir} "
-        f"PROMPT{chat}; griffin convert {planned.run_dir} DST --to huggingface"
-    )
+    if not train(planned.config, planned.run_dir, arguments.launch):
+        return arguments.launch.stopped_status
+    if cluster.is_first():
+        chat = " --chat" if arguments.template == "gemma" else ""
+        print(
+            f"{planned.run_dir} is a checkpoint like any other: griffin generate {planned.run_dir} "
+            f"PROMPT{chat}; griffin convert {planned.run_dir} DST --to huggingface"
+        )
+    return 0

@@ -25,11 +25,16 @@ class Launch:
     """The Weights & Biases project to report to; needs `pip install wandb`."""
     profile: int = 0
     """Trace so many steps, once the first two are over, into RUN_DIR/profile (for XProf)."""
+    stopped_status: int = 0
+    """Exit status of a run that a signal stopped before its last step. A scheduler that is to start
+    it again wants another than 0, such as 75."""
 
     def __post_init__(self) -> None:
         for name in ("devices", "profile"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+        if not 0 <= self.stopped_status <= 255:
+            raise ValueError(f"stopped_status={self.stopped_status}: expected 0 to 255")
 
     def make_mesh(self) -> Mesh | None:
         """The mesh of the devices to use; None for a single one, which needs none.

@@ -51,9 +51,12 @@ def check_text(argv: list[str], text: tuple[str, ...]) -> None:
         raise ValueError("--text names no file; give the path of at least one UTF-8 text file")
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
+    """Train; returns the exit status. Raises ValueError, OSError or ImportError for what a user got
+    wrong."""
     arguments = parse(argv)
     check_text(argv, arguments.config.text)
     run_dir = arguments.run_dir or Path("runs") / arguments.preset
     cluster.start(arguments.launch.cluster)
-    train(arguments.config, run_dir, arguments.launch)
+    done = train(arguments.config, run_dir, arguments.launch)
+    return 0 if done else arguments.launch.stopped_status

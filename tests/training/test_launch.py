@@ -27,6 +27,8 @@ def test_what_does_not_fit_the_devices():
         Launch(devices=9).make_mesh()
     with pytest.raises(ValueError, match="devices=-1: expected 0 or more"):
         Launch(devices=-1)
+    with pytest.raises(ValueError, match="stopped_status=256: expected 0 to 255"):
+        Launch(stopped_status=256)
     with pytest.raises(ValueError, match=r"tensor=3 takes a multiple of 3 .* tensor=2 would fit"):
         Launch(mesh=MeshConfig(tensor=3)).make_mesh()
     with pytest.raises(ValueError, match=r"tensor=2 takes 2 devices and there are 1"):

@@ -4,12 +4,15 @@ when something is wrong."""
 
 import dataclasses
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
 
 from checkpoints import store
 from recurrentgemma.byte_tokenizer import ByteTokenizer
+from recurrentgemma.cli import main as griffin
 from recurrentgemma.sharding import MeshConfig
 from recurrentgemma.tokenizer import train_sentencepiece
 from training import loop, progress, run
@@ -187,3 +190,25 @@ def test_the_tokenizer_is_the_runs_own(small, tmp_path):
     assert run.run_tokenizer(tmp_path / "run", gone, ()).vocab_size == 261
     with pytest.raises(ValueError, match=r"/nowhere/tokenizer\.model"):
         run.run_tokenizer(tmp_path / "other", gone, ())
+
+
+def test_the_command_of_a_run_that_was_stopped_says_so(song, tmp_path, monkeypatch, capsys):
+    """By its exit status, if a scheduler is to start it again."""
+    real = Batches.__next__
+
+    def stop(batches: Batches):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(batches)
+
+    command = ["train", "--text", str(song), "--run-dir", str(tmp_path / "run"), "--steps", "3"]
+    command += ["--model.num-layers", "1", "--model.no-scan-layers", "--batch-size", "2"]
+    command += ["--row-length", "16", "--devices", "1", "--no-tensorboard"]
+    command += ["--optimizer.warmup-steps", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Batches, "__next__", stop)
+        assert griffin([*command, "--stopped-status", "75"]) == 75
+        assert "stopped at step 1; the same command goes on" in capsys.readouterr().out
+        assert griffin(command) == 0
+        assert "stopped at step 2" in capsys.readouterr().out
+    assert griffin([*command, "--stopped-status", "75"]) == 0
+    assert store.latest_step(tmp_path / "run") == 3
