@@ -5,11 +5,10 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from recurrentgemma.presets import tiny
+from tests.compiling import QUICKLY, compiling
 from training.configs import TrainConfig
 from training.optim import OptimConfig
 
@@ -36,24 +35,10 @@ def compiled_quickly(compiled: Path, request: pytest.FixtureRequest) -> Iterator
         "jax_compilation_cache_dir": str(compiled),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
-        "jax_disable_most_optimizations": request.module.__name__ not in OPTIMIZED,
+        QUICKLY: request.module.__name__ not in OPTIMIZED,
     }
-    before = {name: jax.config.values[name] for name in options}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in options.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
-        forget_programs()
+    with compiling(**options):
         yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    forget_programs()
-
-
-def forget_programs() -> None:
-    """Those that were compiled with other options."""
-    compilation_cache.reset_cache()
-    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
