@@ -112,8 +112,8 @@ def _save(folder: Path, preset_name: str) -> None:
         keys = jax.random.split(key, len(shapes))
         return {n: jax.random.normal(k, s) for k, (n, s) in zip(keys, shapes.items(), strict=True)}
 
-    params, opt_state = random(), {"mu": random(), "nu": random()}
-    leaves = jax.block_until_ready(jax.tree.leaves((params, opt_state)))
+    state = {"params": random(), "opt_state": {"mu": random(), "nu": random()}}
+    leaves = jax.block_until_ready(jax.tree.leaves(state))
     size = sum(leaf.nbytes for leaf in leaves)
     print(
         f"{preset_name}: {size:,} bytes in {len(leaves)} arrays on {jax.devices()[0]}", flush=True
@@ -125,17 +125,6 @@ def _save(folder: Path, preset_name: str) -> None:
         seconds = time.perf_counter() - started
         print(f"{what:40} {seconds:7.2f} s {size / seconds / 1e9:8.2f} GB/s", flush=True)
 
-    store.write_run_config(folder, config, {})
-    with store.Checkpoints(folder, keep=1) as checkpoints:
-        for step in range(3):
-            os.sync()
-            timed(
-                "save returns",
-                lambda step=step: checkpoints.save(step, params, opt_state=opt_state),
-            )
-            timed("  and is on disk after", checkpoints.wait)
-        timed("restore", lambda: checkpoints.restore(params_like=params, opt_state_like=opt_state))
-
     def np_save(*, sync: bool) -> None:
         for number, leaf in enumerate(leaves):
             with (folder / f"{number}.npy").open("wb") as file:
@@ -145,13 +134,27 @@ def _save(folder: Path, preset_name: str) -> None:
                     os.fsync(file.fileno())
 
     def np_load() -> None:
-        files = (folder / f"{number}.npy" for number in range(len(leaves)))
+        files = (folder / f"{number}.npy" for number in range(count))
         jax.block_until_ready([jax.device_put(np.load(file)) for file in files])
 
     os.sync()
     timed("np.save", lambda: np_save(sync=False))
     os.sync()
     timed("np.save and fsync", lambda: np_save(sync=True))
+    store.write_run_config(folder, config, {})
+    with store.Checkpoints(folder, keep=1) as checkpoints:
+        for step in range(3):
+            os.sync()
+            timed(
+                "save returns",
+                lambda step=step: checkpoints.save(step, **state),
+            )
+            timed("  and is on disk after", checkpoints.wait)
+        like = {f"{name}_like": tree for name, tree in jax.eval_shape(lambda: state).items()}
+        count = len(leaves)
+        for kept in (state, leaves):
+            kept.clear()  # what is restored takes their place in memory
+        timed("restore", lambda: checkpoints.restore(**like))
     timed("np.load", np_load)
 
 

@@ -3,7 +3,7 @@
 
     python -m training.plan_report [--out FILE]        an hour on two cores; needs no TPU
 
-The published models on slices of 16 and 256 chips at one row of 8,192 tokens a chip (half a row
+The published models on slices of 16 and 256 chips at one row of 8,192 tokens a chip (and half a row
 where that does not fit), then a row of a million tokens over a slice. FILE (JSON lines) keeps what
 is done; a second call goes on from it.
 """
