@@ -12,6 +12,7 @@ holds a Checkpoints (writer.py); the functions here change nothing of what is th
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,22 @@ def is_ours(path: Path) -> bool:
     return config.is_file() and not orbax_tree.is_tree(path) and "model" in read_json(config)
 
 
+def newest_whole(run_dir: Path) -> Path | None:
+    """The folder of the newest step that looks whole; says on stderr which newer ones are
+    damaged."""
+    for step in reversed(_folders(run_dir)):
+        folder = run_dir / STEPS / str(step)
+        try:
+            step_files.check(folder)
+        except Damaged as error:
+            print(f"step {step} is damaged, the one before it is used ({error})", file=sys.stderr)
+        else:
+            return folder
+    return None
+
+
 def open_source(path: Path) -> Source:
-    """A run (its newest step), one step of a run, or a bare checkpoint.
+    """A run (its newest step that looks whole), one step of a run, or a bare checkpoint.
 
     Raises:
       Damaged: the step is not what was written.
@@ -137,10 +152,10 @@ def open_source(path: Path) -> Source:
     """
     folder = path
     if (path / STEPS).is_dir():
-        step = latest_step(path)
-        if step is None:
+        newest = newest_whole(path)
+        if newest is None:
             raise ValueError(f"{path / STEPS}: holds no finished checkpoint yet")
-        folder = path / STEPS / str(step)
+        folder = newest
     elif not (path / PARAMS).is_dir():
         raise ValueError(f"{path}: holds a config.json, but neither {STEPS}/ nor {PARAMS}/")
     sums = step_files.read_checksums(folder)

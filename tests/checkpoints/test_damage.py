@@ -14,6 +14,7 @@ import pytest
 from checkpoints import store
 from checkpoints.load import load_checkpoint
 from checkpoints.source import Damaged
+from recurrentgemma.griffin import flat_params
 from tests.checkpoints.conftest import random_params, small_config
 
 CONFIG = small_config(num_layers=1, vocab_size=200)
@@ -201,6 +202,20 @@ def test_loading_a_model_notices_too(run_dir: Path, tmp_path: Path):
     flip(largest(tmp_path / "bare" / "params"), 5000)
     with pytest.raises(Damaged, match="holds other values than were saved"):
         load_checkpoint(tmp_path / "bare")
+
+
+def test_a_model_of_an_older_step_is_said_to_be_one(run_dir: Path, capsys):
+    params = random_params(CONFIG)
+    with store.Checkpoints(run_dir) as checkpoints:
+        checkpoints.save(30, params)
+        checkpoints.save(40, {name: array + 1 for name, array in params.items()})
+    cut(run_dir / "checkpoints" / "40" / "config" / "metadata", 5)
+    found = flat_params(load_checkpoint(run_dir)[0])
+    for name, array in params.items():
+        np.testing.assert_array_equal(found[name], array)
+    said = capsys.readouterr()
+    assert said.err.startswith("step 40 is damaged, the one before it is used (")
+    assert said.out == ""
 
 
 def test_what_another_model_wants_is_no_damage(run_dir: Path):
