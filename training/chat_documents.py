@@ -10,11 +10,17 @@ import dataclasses
 
 import numpy as np
 
-from recurrentgemma.chat import END_OF_TURN, START_OF_TURN, check_text, encode_answers
+from recurrentgemma.chat import (
+    END_OF_TURN,
+    START_OF_TURN,
+    Message,
+    check_text,
+    encode_answers,
+)
 from recurrentgemma.tokenizer import Tokenizer
 from training import sources
 from training.documents import BYTES_PER_TOKEN, SAMPLES, learned_targets, tokenizer_fingerprint
-from training.sources.chat_lines import ChatLines
+from training.sources.chat_lines import ANSWERS, ChatLines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +83,7 @@ class ChatDocuments:
         messages = self._source.messages(document)
         try:
             if self._source.template == "none":
-                ids, learned = self._plain([m["content"] for m in messages])
+                ids, learned = self._plain(messages)
             else:
                 ids, learned = encode_answers(self._tokenizer, messages)
         except ValueError as error:
@@ -87,9 +93,8 @@ class ChatDocuments:
 
     def answer_bytes(self, document: int) -> int:
         """UTF-8 bytes of the answers of a document."""
-        roles = ("assistant", "model")
         messages = self._source.messages(document)
-        return sum(len(m["content"].encode()) for m in messages if m["role"] in roles)
+        return sum(len(m["content"].encode()) for m in messages if m["role"] in ANSWERS)
 
     def bytes_per_token(self) -> float | None:
         chosen = sources.spread(len(self), SAMPLES)
@@ -113,14 +118,16 @@ class ChatDocuments:
             answers_beyond=sum(n >= row_length for n in first),
         )
 
-    def _plain(self, contents: list[str]) -> tuple[list[int], list[bool]]:
-        if len(contents) != 2:
+    def _plain(self, messages: list[Message]) -> tuple[list[int], list[bool]]:
+        roles = [message["role"] for message in messages]
+        if len(roles) != 2 or roles[0] != "user" or roles[1] not in ANSWERS:
             raise ValueError(
-                f"{len(contents)} messages: template=none knows one prompt and one response"
+                f"messages of {', '.join(roles)}: template=none knows one prompt and "
+                f"one response, of user and assistant"
             )
-        for content in contents:
+        prompt, response = (message["content"] for message in messages)
+        for content in (prompt, response):
             check_text(content)
-        prompt, response = contents
         asked = self._tokenizer.encode(prompt)
         answer = self._tokenizer.encode(response, bos=False)
         if self._tokenizer.eos_id is not None:

@@ -246,6 +246,17 @@ def test_lines_that_teach_nothing(tmp_path: Path, line: object, message: str):
         documents(write(tmp_path / "a.jsonl", line)).read(0)
 
 
+@pytest.mark.parametrize(
+    "roles", [("assistant", "user"), ("user", "user"), ("banana", "cherry"), ("user",)]
+)
+def test_plain_text_is_of_one_prompt_and_one_response(tmp_path: Path, roles: tuple[str, ...]):
+    line = {"messages": [{"role": role, "content": "something"} for role in roles]}
+    found = documents(write(tmp_path / "a.jsonl", line) + "?template=none")
+    message = rf"a.jsonl:1: messages of {', '.join(roles)}: template=none knows one prompt and one"
+    with pytest.raises(ValueError, match=message):
+        found.read(0)
+
+
 def test_sources_that_cannot_be(tmp_path: Path):
     spec = write(tmp_path / "a.jsonl", *LINES)
     with pytest.raises(ValueError, match=r"no <start_of_turn> .* with \?template=none"):
@@ -254,6 +265,8 @@ def test_sources_that_cannot_be(tmp_path: Path):
         open_source(f"{spec}?template=llama")
     with pytest.raises(ValueError, match="cannot be tokenised ahead"):
         open_text(spec)
-    with pytest.raises(ValueError, match="5 messages: template=none knows one prompt and one"):
+    with pytest.raises(
+        ValueError, match=r"messages of system, user, .*: template=none knows one prompt"
+    ):
         documents(f"{spec}?template=none").read(2)
     assert documents(spec).fingerprint != documents(f"{spec}?template=none").fingerprint

@@ -18,6 +18,7 @@ from training.sources.json_lines import JsonLines
 from training.sources.spec import Spec
 
 TEMPLATES = ("gemma", "none")
+ANSWERS = ("assistant", "model")  # the roles that are learned from
 
 
 class ChatLines:
@@ -85,7 +86,7 @@ class ChatLines:
 
     def _answered(self, messages: list[Message], index: int) -> list[Message]:
         for message in messages:
-            if message["role"] in ("assistant", "model") and not message["content"].strip():
+            if message["role"] in ANSWERS and not message["content"].strip():
                 raise ValueError(
                     f"{self.name(index)}: an answer is empty, so there is nothing to learn; drop "
                     f"this line"

@@ -17,7 +17,8 @@ _COMPRESSED = {b"\x1f\x8b": "gunzip", b"\x28\xb5\x2f\xfd": "unzstd", b"BZ": "bun
 class JsonLines:
     """See `training.sources.Source`. Opening reads the files once, to find where lines begin.
 
-    A field inside another is written `outer.inner`. Lines without content are skipped.
+    A field inside another is written `outer.inner`. Lines without content are skipped, and
+    a byte order mark is.
     """
 
     blocks = None
@@ -96,7 +97,7 @@ class JsonLines:
 
 def _utf8(raw: bytes, source: JsonLines, index: int) -> str:
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError:
         return decode_utf8(raw, source.name(index))  # raises; the line is only counted now
 
