@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are there whole or not at all, whenever the process is killed."""
+"""Files that are there whole or not at all, whenever the process is killed; and directories that
+one program at a time writes."""
 
 import contextlib
+import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -21,3 +26,23 @@ def new_file(path: Path) -> Iterator[Path]:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Only one program at a time writes a directory; the system frees the lock when it ends. A file
+    system that knows no locks has none.
+
+    Raises:
+      ValueError: another program holds it.
+    """
+    with (directory / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"{directory} is being written by another process; wait for it to end"
+            raise ValueError(message) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        yield

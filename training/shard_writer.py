@@ -13,7 +13,6 @@ written again. See `token_shards.py` for what is left at the end.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -30,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from checkpoints.files import new_file
+from checkpoints.files import LOCK, locked, new_file
 from recurrentgemma.tokenizer import Tokenizer, load_tokenizer
 from training.documents import document_ids, load_named_tokenizer, tokenizer_fingerprint
 from training.sources import Source, fingerprint, open_text
@@ -46,7 +45,6 @@ from training.token_shards import (
     shard_name,
 )
 
-LOCK = ".lock"
 SHARD_BYTES = 64 * 2**20  # of source, a shard, where the caller does not say how many
 MAX_SHARDS = 4096
 OPTIONS = "group_size:1,zstd:1"  # one record at a time; a third smaller, and as fast to read
@@ -93,7 +91,7 @@ def tokenise(
     workers = workers or os.cpu_count() or 1
     plan = _plan(sources, held, shards)
     _make_directory(directory)
-    with _locked(directory):
+    with locked(directory):
         finished = _begin(directory, plan)
         held.save(directory)
         _write_missing(directory, sources, plan, workers, progress)
@@ -124,20 +122,9 @@ def _make_directory(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
 
 
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Only one call at a time writes a directory; the system frees the lock when it ends."""
-    with (directory / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message = f"{directory} is being written by another process; wait for it to end"
-            raise ValueError(message) from None
-        yield
-
-
 def _begin(directory: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
-    """Check that what was begun here is the same, and clear away what was left half written.
+    """Check that what was begun here is the same, and clear away what was left half written, and
+    shards that were damaged since.
 
     Returns tokens.json, if it was finished once (a shard may have been lost since).
     """
@@ -158,7 +145,26 @@ def _begin(directory: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
         )
     for path in directory.glob(".*.tmp"):
         path.unlink()
+    for number in range(plan["shard_count"]):
+        path = directory / shard_name(number, plan["shard_count"])
+        beside = path.with_name(f"{path.name}.json")
+        written = finished["shards"][number] if finished else None
+        written = written or (_read_json(beside) if beside.is_file() else None)
+        if written and path.is_file() and not _is(path, written):
+            path.unlink()  # it is made again
     return finished
+
+
+def _is(path: Path, written: dict[str, Any]) -> bool:
+    """Whether a shard still is what was written."""
+    if path.stat().st_size != written["file_bytes"]:
+        return False
+    return _sha256(path) == written["sha256"]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _comparable(plan: dict[str, Any]) -> dict[str, Any]:
@@ -284,8 +290,7 @@ def _write_shard(number: int, start: int, stop: int) -> None:
                 report[:] = 0
         with _on_disk(directory):
             writer.close()
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _sha256(path)
         ids, text_bytes = index.sum(axis=1, dtype=np.int64).tolist()
         entry = {"documents": stop - start, "tokens": ids, "bytes": text_bytes}
         entry |= {"file_bytes": path.stat().st_size, "sha256": digest}

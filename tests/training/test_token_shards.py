@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from checkpoints.files import locked
 from recurrentgemma.byte_tokenizer import ByteTokenizer
 from recurrentgemma.tokenizer import train_sentencepiece
 from training import shard_writer, token_shards
@@ -222,6 +223,36 @@ def test_a_source_that_changed_does_not_mend_a_lost_shard(
         assert not lost.exists()
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_shard_that_was_damaged_is_made_again(
+    corpus: Path, whole: Path, tmp_path: Path, finished: bool
+) -> None:
+    out = tmp_path / "damaged"
+    options: dict[str, Any] = {"shards": 9, "workers": 1}
+    shutil.copytree(whole, out)
+    if not finished:
+        metadata = json.loads((out / "tokens.json").read_text())
+        index, first = np.load(out / "documents.npy"), 0
+        for number, shard in enumerate(metadata.pop("shards")):  # as it was before its end
+            name = f"tokens-{number:05}-of-00009.array_record"
+            (out / f"{name}.json").write_text(json.dumps(shard))
+            last = first + shard["documents"]
+            np.save(out / f"{name}.npy", index[:, first:last])
+            first = last
+        for name in ("documents", "tokens", "bytes"):
+            del metadata[name]
+        (out / "plan.json").write_text(json.dumps(metadata))
+        (out / "tokens.json").unlink()
+        (out / "documents.npy").unlink()
+    cut, flipped = (out / f"tokens-0000{n}-of-00009.array_record" for n in (3, 5))
+    cut.write_bytes(cut.read_bytes()[:-100])
+    raw = bytearray(flipped.read_bytes())
+    raw[len(raw) // 4] ^= 1
+    flipped.write_bytes(raw)
+    tokenise([f"jsonl:{corpus}/a.jsonl"], str(corpus), out, **options)
+    assert files_of(out) == files_of(whole)
+
+
 def test_a_shard_of_another_size_or_content_is_refused(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "damaged"
     shutil.copytree(whole, out)
@@ -320,7 +351,7 @@ def test_another_plan_in_the_same_directory_is_refused(corpus: Path, whole: Path
 
 
 def test_two_calls_do_not_write_one_directory(corpus: Path, whole: Path) -> None:
-    with shard_writer._locked(whole), pytest.raises(ValueError, match="being written by another"):
+    with locked(whole), pytest.raises(ValueError, match="being written by another"):
         tokenise([f"jsonl:{corpus}/a.jsonl"], str(corpus), whole, shards=9, workers=1)
 
 
