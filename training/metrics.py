@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from checkpoints.files import new_file
+
 TIMINGS = ("tokens_per_second", "mfu", "goodput", "data_wait", "memory_bytes")
 """What the machine did. All else in a record is the same in every run of the same config."""
 
@@ -36,8 +38,12 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, *, step: int) -> None:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
         kept = [record for record in read_metrics(path) if record["step"] <= step]
-        path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        wanted = "".join(json.dumps(record) + "\n" for record in kept)
+        if text != wanted:
+            with new_file(path) as unfinished:
+                unfinished.write_text(wanted, encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:

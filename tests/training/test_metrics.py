@@ -41,6 +41,17 @@ def test_a_new_run_starts_an_empty_log_and_numbers_stay_json(tmp_path):
     assert record == {"step": 1, "loss": None, "grad_norm": None, "tokens": 7}
 
 
+def test_a_log_with_nothing_to_drop_is_not_written_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 2, "loss": 1.5}\n')
+    before = path.stat()
+    MetricsLog(path, step=2).close()
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    MetricsLog(path, step=1).close()
+    assert path.read_text() == ""
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
 def test_bits_per_byte():
     # A fair coin for every byte, two bytes a token: 2 ln 2 nats a token.
     assert bits_per_byte(1.3862943611, bytes_per_token=2.0) == pytest.approx(1.0)
