@@ -22,6 +22,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from checkpoints.files import new_file
 from checkpoints.model_json import read_json
 from checkpoints.names import ROWS, fill_block, split_block
 from checkpoints.shapes import resolve_config
@@ -95,7 +96,8 @@ def write(folder: str | Path, adapters: Adapters) -> None:
         name = f"{PREFIX}{_huggingface(layer)}"
         tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(a.T)
         tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(b.T)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    with new_file(folder / WEIGHTS) as unfinished:
+        save_file(tensors, unfinished, metadata={"format": "pt"})
     content = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -109,7 +111,8 @@ def write(folder: str | Path, adapters: Adapters) -> None:
         **PLAIN,
         "modules_to_save": None,
     }
-    (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with new_file(folder / CONFIG) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read(folder: str | Path) -> Adapters:

@@ -75,7 +75,7 @@ class Checkpoints:
             raise ValueError(f"{config}: missing; every checkpoint holds a copy, so write it first")
         self._config = processes.together(lambda: read_json(config))
         self._keep, self._keep_best = keep, keep_best
-        self._best, self._highest = best, best_is == "highest"
+        self.best, self._highest = best, best_is == "highest"
         self._report = report
         self._steps: dict[int, dict[str, Any]] = {}  # each with its metrics
         self._own: set[int] = set()  # restored from, or saved, by this object
@@ -274,7 +274,7 @@ class Checkpoints:
             if processes.is_first():
                 self._clean()
             raise self._failed(step, needed, error) from error
-        best = step_files.ranked(self._steps, self._best, highest=self._highest)
+        best = step_files.ranked(self._steps, self.best, highest=self._highest)
         kept = {*self.steps()[-self._keep :], *best[: self._keep_best]}
         old = sorted(self._steps.keys() - kept)
         for folder in (self._folder / str(step) for step in old if processes.is_first()):

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 from checkpoints.load import open_source
 from checkpoints.model_json import config_named
 from checkpoints.shapes import resolve_config
+from checkpoints.store import STEPS, newest_whole
 from recurrentgemma.config import Dtype, GriffinConfig, Remat
 from recurrentgemma.counts import param_shapes
 from recurrentgemma.tokenizer import Tokenizer, check_vocabulary, find_tokenizer, load_tokenizer
@@ -50,7 +51,8 @@ def read_base(
     scan_layers: bool = False,
 ) -> Base:
     """What a checkpoint of any format is, and how it is to be trained: in float32 parameters if in
-    full, else in those that are stored; `dtype` is that of activations.
+    full, else in those that are stored; `dtype` is that of activations. Of a run that adapters are
+    to be trained on it is the newest step, which stays what it is when the run goes on.
 
     Raises:
       ValueError: there is no checkpoint, it contradicts its config, or there is no tokenizer.
@@ -76,6 +78,8 @@ def read_base(
         remat=remat,
         scan_layers=scan_layers,
     )
+    if not full and (path / STEPS).is_dir():
+        path = newest_whole(path) or path
     return Base(path.resolve(), trained, tokens, where)
 
 

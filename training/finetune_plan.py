@@ -91,7 +91,7 @@ def plan(arguments: FinetuneArguments) -> Plan:
         save_every=arguments.save_every,
         keep=arguments.keep,
     )
-    run_dir = arguments.run_dir or Path("runs") / f"{base.path.name}-tuned"
+    run_dir = arguments.run_dir or Path("runs") / f"{arguments.checkpoint.resolve().name}-tuned"
     needed = memory(base.config, lora)
     summary = (
         f"{examples.describe(arguments.row_length)}\n{steps:,} steps of {shape[0]} x {shape[1]:,} "

@@ -29,7 +29,6 @@ from training.step import TrainState, init_train_state, make_train_step
 from training.stopwatch import Stopwatch
 from training.trackers import TensorBoard, Tracker, WeightsAndBiases, import_wandb
 
-ADAPTERS = "adapter"  # the folder of a run where its adapters end, as PEFT keeps them
 INTERRUPTED = "stopped at step {step}; the same command goes on from there"
 
 
@@ -47,12 +46,21 @@ def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> b
     mesh = launch.make_mesh()
     if mesh is not None:
         sharding.check_model(config.model, mesh.shape)
-        sharding.check_batch(config.batch_size // config.accumulate, config.row_length, mesh.shape)
+        try:
+            part = config.batch_size // config.accumulate
+            sharding.check_batch(part, config.row_length, mesh.shape)
+        except ValueError as error:
+            if config.accumulate == 1:
+                raise
+            raise ValueError(
+                f"accumulate={config.accumulate} of batch_size={config.batch_size}: {error}"
+            ) from None
     if launch.wandb:
         import_wandb(launch.wandb)
     step = run.open_run(run_dir, config, say)
     if step >= config.steps:
         say(f"{run_dir} is trained: step {step} of {config.steps}")
+        run.keep_adapters(run_dir, config)
         return True
     if config.init_from:
         run.open_start(config)
@@ -63,13 +71,16 @@ def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> b
         axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
         say(f"{mesh.size} devices, {axes}, in {jax.process_count()} processes")
     with (
+        run.locked(run_dir),
         run.open_checkpoints(run_dir, config, say) as checkpoints,
         cluster.stop_on_signals() as signals,
     ):
         step = _train(config, run_dir, launch, mesh, inputs, checkpoints, signals)
     if step < config.steps:
         say(INTERRUPTED.format(step=step))
-    return step >= config.steps
+        return False
+    run.keep_adapters(run_dir, config)
+    return True
 
 
 def _train(
@@ -156,9 +167,6 @@ def _train(
                     held_out=bits,
                 )
         trace.close(train_state)
-    if config.lora is not None and step == config.steps and not (run_dir / ADAPTERS).exists():
-        model = nnx.merge(graphdef, train_state.params, *frozen)
-        lora.save(run_dir / ADAPTERS, model, config.lora, base=config.init_from)
     return step
 
 

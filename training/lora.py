@@ -26,7 +26,7 @@ import qwix
 from flax import nnx
 from jax.sharding import Mesh
 
-from checkpoints import adapters, processes
+from checkpoints import adapters
 from recurrentgemma import parallel, sharding
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.counts import param_shapes
@@ -191,20 +191,8 @@ def with_adapters(model: Griffin, flat: Mapping[str, jax.Array]) -> Griffin:
     return nnx.merge(graphdef, nnx.from_flat_state(leaves), frozen)
 
 
-def save(folder: str | Path, model: Griffin, lora: LoraConfig, *, base: str | Path) -> None:
-    """Write the adapters as Hugging Face's PEFT keeps them; `base` is where their base lies.
-
-    Raises:
-      ValueError: there are adapters in the folder already.
-    """
-    flat = {name: processes.whole(value) for name, value in flat_adapters(model).items()}
-    if processes.is_first():
-        found = adapters.from_flat(Path(folder), flat, alpha=lora.alpha, base=str(base))
-        adapters.write(folder, found)
-
-
 def load(folder: str | Path, model: Griffin) -> Griffin:
-    """The adapted model with the adapters that `save`, or PEFT, wrote.
+    """The adapted model with the adapters that a run, or PEFT, wrote.
 
     Raises:
       ValueError: they are damaged, or of other layers, or of another rank.

@@ -6,15 +6,19 @@ exactly.
     runs/NAME/tokenizer.model      or another tokenizer file
     runs/NAME/metrics.jsonl        see metrics.py
     runs/NAME/checkpoints/STEP/    see checkpoints/store.py
+    runs/NAME/adapter/             of a run by LoRA, at its end; see checkpoints/adapters.py
+    runs/NAME/.lock                held while a program trains it
 
 The optimizer's moments are stored by canonical parameter name like the parameters themselves, so a
 run may go on with its layers scanned or unrolled, and on any mesh.
 """
 
 import base64
+import contextlib
+import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +27,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from checkpoints import processes, store
-from checkpoints.load import open_source
+from checkpoints import adapters, files, processes, store
+from checkpoints.load import open_adapters, open_source
 from checkpoints.orbax_tree import flatten, nest
 from checkpoints.shapes import resolve_config
 from checkpoints.source import Source, read_params
@@ -40,6 +44,7 @@ from training.documents import load_named_tokenizer
 from training.step import TrainState
 
 METRICS = "metrics.jsonl"
+ADAPTERS = "adapter"  # the folder of a run where its adapters end
 HELD_OUT = "held_out_bits_per_byte"
 
 
@@ -89,6 +94,25 @@ def begin_run(run_dir: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
                     file.rename(run_dir / file.name)
 
     processes.together(write)
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """A run is trained by one program at a time. Raises ValueError: another one trains it."""
+    with contextlib.ExitStack() as stack:
+        processes.together(
+            lambda: stack.enter_context(files.locked(run_dir)) if processes.is_first() else None
+        )
+        yield
+
+
+def keep_adapters(run_dir: Path, config: TrainConfig) -> None:
+    """Write the adapters that a trained run ends with as PEFT keeps them, if it has any and they
+    are not there."""
+    if config.lora is None or (run_dir / ADAPTERS / adapters.CONFIG).exists():
+        return
+    if processes.is_first():
+        adapters.write(run_dir / ADAPTERS, open_adapters(run_dir)[0])
 
 
 def run_tokenizer(run_dir: Path, config: TrainConfig, documents: Sequence[Document]) -> Tokenizer:
@@ -150,8 +174,16 @@ def initial_params(config: TrainConfig, like: Any, mesh: Mesh | None) -> Any:
 def open_checkpoints(
     run_dir: Path, config: TrainConfig, report: Callable[[str], None] = print
 ) -> store.Checkpoints:
-    """The run's checkpoints to write to: the newest are kept, and the best by HELD_OUT."""
-    return store.Checkpoints(run_dir, keep=config.keep, best=HELD_OUT, report=report)
+    """The run's checkpoints to write to: the newest are kept, and the best by HELD_OUT of those
+    that were scored on the same text."""
+    return store.Checkpoints(run_dir, keep=config.keep, best=ranking(config), report=report)
+
+
+def ranking(config: TrainConfig) -> str:
+    """The name in a checkpoint of the metric that ranks it: HELD_OUT, and what it was scored on,
+    which may change while the run goes on."""
+    scored = [config.data.eval_sources, config.eval_tokens, config.eval_cut]
+    return f"{HELD_OUT} {hashlib.sha256(json.dumps(scored).encode()).hexdigest()[:8]}"
 
 
 def save(
@@ -173,12 +205,13 @@ def save(
     params, opt_state = per_layer.apart((train_state.params, train_state.opt_state), config, mesh)
     states = [json.loads(said) for said in processes.all_say(json.dumps(data_state))]
     carried = train_state.carried
+    ranked = checkpoints.best or HELD_OUT
     checkpoints.save(
         int(train_state.step),
         flatten(params),
         opt_state=opt_state if carried is None else {"optimizer": opt_state, "carried": carried},
         data_state={"batches": merge_states(states), "skipped": int(train_state.skipped)},
-        metrics={} if held_out is None else {HELD_OUT: held_out},
+        metrics={} if held_out is None else {HELD_OUT: held_out, ranked: held_out},
     )
 
 

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from training.loop import train
 from training.lora import LoraConfig
 from training.metrics import read_metrics
 from training.run import METRICS
+from training.run import open_start as start_of
 
 QUESTIONS = {"Capital of France?": "Paris", "Capital of Italy?": "Rome"}
 
@@ -141,6 +143,32 @@ def test_lora_and_its_merged_export(base: Path, by_lora: Path, tmp_path: Path):
     np.testing.assert_allclose(opened(tokens)[0], trained(tokens)[0], atol=5e-5)
     assert adapters.read(run_dir / "adapter").base == str(base.resolve())
     assert answers(tmp_path / "hf") == QUESTIONS
+
+
+def test_adapters_that_were_not_written_are_and_their_base_stays(
+    small: TrainConfig, base: Path, data: Path, by_lora: Path, tmp_path: Path
+):
+    """Killed between the last checkpoint and PEFT's files; and the base, a run, goes on."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(by_lora, run_dir)
+    shutil.rmtree(run_dir / "adapter")
+    again = low_rank(base, data, run_dir)
+    run(plan(again))
+    assert (run_dir / "adapter/adapter_config.json").read_bytes() == (
+        by_lora / "adapter/adapter_config.json"
+    ).read_bytes()
+
+    trained, config, tokenizer = load_checkpoint(base)
+    assert tokenizer is not None
+    params = dict(flat_params(trained))
+    store.write_run_config(tmp_path / "base", config, {})
+    tokenizer.save(tmp_path / "base")
+    store.save(tmp_path / "base", 3, params)
+    planned = plan(low_rank(tmp_path / "base", data, tmp_path / "other"))
+    assert planned.config.init_from == str(tmp_path / "base/checkpoints/3")
+    store.save(tmp_path / "base", 4, params)
+    source, _ = start_of(planned.config)
+    assert source.path.name == "3"
 
 
 def test_stopped_in_a_conversation_it_goes_on_bit_for_bit(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from checkpoints import store
+from checkpoints.files import locked
 from recurrentgemma.byte_tokenizer import ByteTokenizer
 from recurrentgemma.cli import main as griffin
 from recurrentgemma.sharding import MeshConfig
@@ -212,3 +213,28 @@ def test_the_command_of_a_run_that_was_stopped_says_so(song, tmp_path, monkeypat
         assert "stopped at step 2" in capsys.readouterr().out
     assert griffin([*command, "--stopped-status", "75"]) == 0
     assert store.latest_step(tmp_path / "run") == 3
+
+
+def test_a_run_is_trained_by_one_program_at_a_time(small, tmp_path):
+    run.begin_run(tmp_path / "run", small, ByteTokenizer())
+    with (
+        locked(tmp_path / "run"),
+        pytest.raises(ValueError, match="run is being written by another process; wait for it"),
+    ):
+        loop.train(small, tmp_path / "run", ONE)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_best_is_the_best_by_the_same_text(small):
+    rankings = {
+        run.ranking(small),
+        run.ranking(dataclasses.replace(small, eval_tokens=9)),
+        run.ranking(dataclasses.replace(small, eval_cut=True)),
+        run.ranking(dataclasses.replace(small, eval_every=9, keep=9)),
+    }
+    assert len(rankings) == 3
+
+
+def test_rows_in_parts_over_a_mesh_that_does_not_divide_them(small, tmp_path):
+    with pytest.raises(ValueError, match=r"accumulate=2 of batch_size=4: a batch of 2 rows does"):
+        loop.train(dataclasses.replace(small, accumulate=2), tmp_path / "run", Launch(devices=4))
