@@ -58,7 +58,7 @@ def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> b
     if launch.wandb:
         import_wandb(launch.wandb)
     step = run.open_run(run_dir, config, say)
-    if step >= config.steps:
+    if step >= config.steps and run.is_intact(run_dir, step):  # otherwise from the one before
         say(f"{run_dir} is trained: step {step} of {config.steps}")
         run.keep_adapters(run_dir, config)
         return True
@@ -130,6 +130,7 @@ def _train(
         bytes_per_token=inputs.mixture.bytes_per_token(),
         step=step,
         skipped=int(train_state.skipped),
+        skipped_in_a_row=run.skipped_in_a_row(run_dir, step),
         shown=is_first(),
     )
 
@@ -165,6 +166,7 @@ def _train(
                     config=config.model,
                     mesh=mesh,
                     held_out=bits,
+                    skipped_in_a_row=progress.skipped_in_a_row,
                 )
         trace.close(train_state)
     return step

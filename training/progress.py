@@ -41,9 +41,8 @@ class Progress:
     tokens (seen so far), padding (share of the batch), epoch, at evaluations
     held_out_bits_per_byte, and metrics.TIMINGS.
 
-    step, skipped: of the train state that the run goes on from. watch: told when each step is
-    there. trackers: get the records; none in processes but the first,
-    which show no bar either.
+    step, skipped, skipped_in_a_row: where the run goes on from. watch: told when each step is
+    there. trackers: get the records; none in processes but the first, which show no bar either.
     """
 
     def __init__(
@@ -55,6 +54,7 @@ class Progress:
         bytes_per_token: float | None,
         step: int,
         skipped: int = 0,
+        skipped_in_a_row: int = 0,
         shown: bool = True,
     ) -> None:
         self._config, self._trackers, self._watch = config, trackers, watch
@@ -62,7 +62,7 @@ class Progress:
         self._pending: _Pending | None = None
         self._smooth: float | None = None
         self._skipped = skipped
-        self._skipped_in_a_row = 0
+        self.skipped_in_a_row = skipped_in_a_row
         self._bar = Bar(
             TextColumn("training"),
             BarColumn(bar_width=None),
@@ -140,7 +140,7 @@ class Progress:
             for tracker in self._trackers:
                 tracker.write(record)
         limit = self._config.skip_limit
-        if self._skipped_in_a_row >= limit:
+        if self.skipped_in_a_row >= limit:
             raise Diverged(
                 f"step {step}: loss or gradient was not finite in {limit} steps in a row, so the "
                 "run ends here; its last checkpoint is from before or has the parameters from "
@@ -163,10 +163,10 @@ class Progress:
     def _count_skipped(self, step: int, skipped: int) -> None:
         before, self._skipped = self._skipped, skipped
         if skipped > before:
-            self._skipped_in_a_row += 1
+            self.skipped_in_a_row += 1
             self.say(f"step {step:,}: loss or gradient is not finite; step skipped")
         else:
-            self._skipped_in_a_row = 0
+            self.skipped_in_a_row = 0
 
     def _show(self, step: int, smooth: float) -> None:
         shown = f"mean loss {smooth:.3f}"

@@ -31,7 +31,8 @@ from checkpoints import adapters, files, processes, store
 from checkpoints.load import open_adapters, open_source
 from checkpoints.orbax_tree import flatten, nest
 from checkpoints.shapes import resolve_config
-from checkpoints.source import Source, read_params
+from checkpoints.source import Damaged, Source, read_params
+from checkpoints.step import DATA_STATE, read_content
 from recurrentgemma import sharding
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.sharded import place
@@ -194,6 +195,7 @@ def save(
     config: GriffinConfig,
     mesh: Mesh | None = None,
     held_out: float | None = None,
+    skipped_in_a_row: int = 0,
 ) -> None:
     """Begin to write a checkpoint that `restore` goes on from exactly; the train state may be
     donated when this returns. held_out ranks it among the others. data_state: of this process.
@@ -210,7 +212,11 @@ def save(
         int(train_state.step),
         flatten(params),
         opt_state=opt_state if carried is None else {"optimizer": opt_state, "carried": carried},
-        data_state={"batches": merge_states(states), "skipped": int(train_state.skipped)},
+        data_state={
+            "batches": merge_states(states),
+            "skipped": int(train_state.skipped),
+            "skipped_in_a_row": skipped_in_a_row,
+        },
         metrics={} if held_out is None else {HELD_OUT: held_out, ranked: held_out},
     )
 
@@ -252,6 +258,33 @@ def restore(
     if carried is not None:
         carried = found.opt_state["carried"]
     return TrainState(step_now, params, opt_state, skipped, carried)
+
+
+def skipped_in_a_row(run_dir: Path, step: int) -> int:
+    """How many steps up to this one were not finite, one after the other."""
+
+    def said() -> str:
+        folder = run_dir / store.STEPS / str(step)
+        found = read_content(folder, DATA_STATE) if step else None
+        return str((found or {}).get("skipped_in_a_row", 0))
+
+    return int(processes.as_first_says(said))
+
+
+def is_intact(run_dir: Path, step: int) -> bool:
+    """Whether the parameters of a step are what was written; reads them all."""
+
+    def said() -> str:
+        try:
+            for _ in store.open_source(run_dir / store.STEPS / str(step)).read(
+                np.dtype(np.float32)
+            ):
+                pass
+        except Damaged:
+            return "no"
+        return "yes"
+
+    return processes.as_first_says(said) == "yes"
 
 
 def _on(mesh: Mesh, tree: Any, specs: Any) -> Any:

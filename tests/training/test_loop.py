@@ -165,6 +165,18 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
     assert_same(left_by(run_dir, small), whole)
 
 
+def test_a_damaged_last_checkpoint_is_trained_again(small, tmp_path, whole_run, whole, capsys):
+    run_dir = tmp_path / "damaged"
+    shutil.copytree(whole_run, run_dir)
+    arrays = max((run_dir / "checkpoints/12/params").rglob("d/*"), key=lambda f: f.stat().st_size)
+    raw = bytearray(arrays.read_bytes())
+    raw[2000] ^= 1
+    arrays.write_bytes(raw)
+    assert train(small, run_dir)
+    assert "step 12 is damaged, and kept as" in capsys.readouterr().out
+    assert_same(left_by(run_dir, small), whole)
+
+
 def test_a_full_disk_ends_the_run_and_loses_nothing(small, cut_short, whole, monkeypatch, capsys):
     def full(*_arguments):
         raise OSError(28, "No space left on device")

@@ -168,6 +168,16 @@ def test_a_run_that_diverges_ends(small, tmp_path, capsys):
     with pytest.raises(progress.Diverged, match=r"step 3: .* 3 steps in a row, .*--skip-limit"):
         loop.train(hot, tmp_path / "run", ONE)
     assert capsys.readouterr().out.count("is not finite; step skipped") == 3
+    with pytest.raises(progress.Diverged, match="step 3: "):  # from nothing: no step was saved
+        loop.train(hot, tmp_path / "run", ONE)
+
+
+def test_steps_that_are_skipped_are_counted_across_a_restart(small, tmp_path):
+    hot = dataclasses.replace(small, z_loss=float("inf"), skip_limit=4, save_every=3)
+    for _ in range(2):
+        with pytest.raises(progress.Diverged, match=r"step 4: .* 4 steps in a row"):
+            loop.train(hot, tmp_path / "run", ONE)
+        assert store.latest_step(tmp_path / "run") == 3
 
 
 def test_steps_are_traced_and_recorded(small, tmp_path, capsys):
