@@ -246,6 +246,12 @@ def test_lines_are_found_wherever_chunks_end(lines: list[bytes]) -> None:
     assert found == [line for line in lines if len(line) > 1]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\n{"text": "two"}\n')
+    found = open_text(f"jsonl:{tmp_path}/a.jsonl")
+    assert [found[n] for n in range(len(found))] == ["one", "two"]
+
+
 def test_compressed_lines_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n'))
     with pytest.raises(ValueError, match=r"a\.jsonl\.gz is compressed.*`gunzip`"):
