@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -151,7 +152,8 @@ def _begin(directory: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
         written = finished["shards"][number] if finished else None
         written = written or (_read_json(beside) if beside.is_file() else None)
         if written and path.is_file() and not _is(path, written):
-            path.unlink()  # it is made again
+            path.unlink()
+            print(f"{path} was damaged since it was written: it is made again", file=sys.stderr)
     return finished
 
 

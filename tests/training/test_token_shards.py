@@ -225,7 +225,7 @@ def test_a_source_that_changed_does_not_mend_a_lost_shard(
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_shard_that_was_damaged_is_made_again(
-    corpus: Path, whole: Path, tmp_path: Path, finished: bool
+    corpus: Path, whole: Path, tmp_path: Path, finished: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "damaged"
     options: dict[str, Any] = {"shards": 9, "workers": 1}
@@ -251,6 +251,9 @@ def test_a_shard_that_was_damaged_is_made_again(
     flipped.write_bytes(raw)
     tokenise([f"jsonl:{corpus}/a.jsonl"], str(corpus), out, **options)
     assert files_of(out) == files_of(whole)
+    said = capsys.readouterr().err
+    assert [f"{path} was damaged since" in said for path in (cut, flipped)] == [True, True]
+    assert said.count("it is made again") == 2
 
 
 def test_a_shard_of_another_size_or_content_is_refused(whole: Path, tmp_path: Path) -> None:
