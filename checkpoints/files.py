@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,8 +31,8 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Only one program at a time writes a directory; the system frees the lock when it ends. A file
-    system that knows no locks has none.
+    """Only one program at a time writes a directory; the system frees the lock when it ends. Of a
+    file system that knows no locks it says so, on stderr, and goes on.
 
     Raises:
       ValueError: another program holds it.
@@ -45,4 +46,9 @@ def locked(directory: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
+            print(
+                f"{directory} is on a file system without locks ({error.strerror}): see to it that "
+                f"only one program writes there",
+                file=sys.stderr,
+            )
         yield
