@@ -58,13 +58,6 @@ def as_first_says(text: Callable[[], str]) -> str:
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode()
 
 
-def whole(array: jax.Array) -> np.ndarray:
-    """An array that may lie over the devices of all processes, on every one of them."""
-    if array.is_fully_addressable:
-        return np.asarray(array)
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-
-
 def all_say(text: str) -> list[str]:
     """The text of every process, in order, on every process."""
     if jax.process_count() == 1:

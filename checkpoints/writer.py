@@ -159,7 +159,7 @@ class Checkpoints:
         step, future = self._writing
         try:
             deleted = future.result()
-        except Exception:
+        except Exception:  # raised again below: a step that is not there is not counted
             self._writing = None
             if not (self._folder / str(step)).is_dir():
                 self._own.discard(step)
