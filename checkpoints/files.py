@@ -52,3 +52,12 @@ def locked(directory: Path) -> Iterator[None]:
                 file=sys.stderr,
             )
         yield
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError of writing to an open file says which file it is."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from checkpoints.files import new_file
+from checkpoints.files import naming, new_file
 
 TIMINGS = ("tokens_per_second", "mfu", "goodput", "data_wait", "memory_bytes")
 """What the machine did. All else in a record is the same in every run of the same config."""
@@ -44,17 +44,19 @@ class MetricsLog:
         if text != wanted:
             with new_file(path) as unfinished:
                 unfinished.write_text(wanted, encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._file = path, path.open("ab", buffering=0)
 
     def write(self, record: dict[str, Any]) -> None:
-        """One line, on disk when this returns. Numbers that are not finite become null, so that it
-        stays JSON."""
+        """One line, in the file when this returns. Numbers that are not finite become null, so that
+        it stays JSON. Raises OSError, with the path: there is no space for it."""
         finite = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in record.items()
         }
-        self._file.write(json.dumps(finite) + "\n")
-        self._file.flush()
+        line = (json.dumps(finite) + "\n").encode()
+        with naming(self._path):
+            while line:
+                line = line[self._file.write(line) :]
 
     def close(self) -> None:
         self._file.close()

@@ -2,6 +2,7 @@
 """What a run shows and records while it trains: the progress bar, and a record of every few
 steps."""
 
+import contextlib
 import math
 import sys
 from collections.abc import Sequence
@@ -86,13 +87,12 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
+        with contextlib.ExitStack() as last:
+            for tracker in self._trackers:
+                last.callback(tracker.close)
+            last.callback(self._bar.stop)
             if error is None:
                 self.flush()
-        finally:
-            self._bar.stop()
-            for tracker in self._trackers:
-                tracker.close()
 
     def step(self, step: int, metrics: Metrics, **known: float) -> None:
         """Take the metrics of a step just dispatched, and report the one before.

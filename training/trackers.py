@@ -3,12 +3,16 @@
 
 import importlib
 import math
+import socket
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
+from checkpoints.files import naming
 from training.metrics import TIMINGS
 
 TENSORBOARD = "tensorboard"
+FLUSH_SECONDS = 30  # which waits for the disk
 
 
 class Tracker(Protocol):
@@ -24,16 +28,39 @@ class TensorBoard:
     killed, are hidden when they are computed again."""
 
     def __init__(self, run_dir: Path, *, step: int) -> None:
-        from tensorboardX import SummaryWriter
+        # Not SummaryWriter, which writes in a thread: on a full disk that one dies, and the next
+        # scalars wait for it for ever.
+        from tensorboardX.record_writer import RecordWriter
 
-        self._writer = SummaryWriter(str(run_dir / TENSORBOARD), purge_step=step + 1)
+        self._proto = importlib.import_module("tensorboardX.proto.event_pb2")
+        folder, now = run_dir / TENSORBOARD, time.time()
+        self._path = folder / f"events.out.tfevents.{now:.6f}.{socket.gethostname()}"
+        with naming(self._path):
+            folder.mkdir(exist_ok=True)
+            self._file = RecordWriter(str(self._path))
+        self._flushed = now
+        self._add(file_version="brain.Event:2")
+        start = self._proto.SessionLog(status=self._proto.SessionLog.START)
+        self._add(step=step + 1, session_log=start)
 
     def write(self, record: dict[str, Any]) -> None:
-        for name, value in _numbers(record).items():
-            self._writer.add_scalar(name, value, record["step"])
+        """Raises OSError, with the path: there is no space for it."""
+        values = [{"tag": name, "simple_value": value} for name, value in _numbers(record).items()]
+        self._add(step=record["step"], summary={"value": values})
 
     def close(self) -> None:
-        self._writer.close()
+        """Raises OSError as write."""
+        with naming(self._path):
+            self._file.close()
+
+    def _add(self, **content: Any) -> None:
+        now = time.time()
+        with naming(self._path):
+            event = self._proto.Event(wall_time=now, **content)
+            self._file.write(event.SerializeToString())
+            if now > self._flushed + FLUSH_SECONDS:
+                self._flushed = now
+                self._file.flush()
 
 
 def import_wandb(project: str) -> Any:
