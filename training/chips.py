@@ -6,21 +6,22 @@ from typing import Any, NamedTuple
 
 class Chip(NamedTuple):
     """Published peaks of one TPU chip: bfloat16 FLOP/s, HBM bytes that a program may use and
-    bytes/s, interconnect bytes/s of one link in one direction, and the extent at which a dimension
-    of a slice is a ring."""
+    bytes/s, interconnect bytes/s of one link in one direction, the extent at which a dimension of a
+    slice is a ring, and the extents of the largest slice."""
 
     flops: float
     hbm: float
     bandwidth: float
     link: float
     ring: int
+    pod: tuple[int, ...]
 
 
 GIB = 2**30
 CHIPS = {
-    "v5e": Chip(197e12, 15.75 * GIB, 819e9, 45e9, 16),
-    "v5p": Chip(459e12, 95.74 * GIB, 2765e9, 90e9, 4),
-    "v6e": Chip(918e12, 31.25 * GIB, 1640e9, 90e9, 16),
+    "v5e": Chip(197e12, 15.75 * GIB, 819e9, 45e9, 16, (16, 16)),
+    "v5p": Chip(459e12, 95.74 * GIB, 2765e9, 90e9, 4, (16, 20, 28)),
+    "v6e": Chip(918e12, 31.25 * GIB, 1640e9, 90e9, 16, (16, 16)),
 }
 PEAK_FLOPS = {  # dense bfloat16, by a part of jax.Device.device_kind
     "TPU v4": 275e12,

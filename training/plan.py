@@ -46,12 +46,18 @@ class Compiled(NamedTuple):
 
 
 def chip_of(topology: str) -> Chip:
-    """Raises ValueError: the topology names no chip that is known."""
-    name = topology.split(":")[0]
-    if name not in CHIPS or not re.fullmatch(r"\w+:\d+x\d+(x\d+)?", topology):
+    """Raises ValueError: the topology names no chip that is known, or no slice of it."""
+    name, _, extents = topology.partition(":")
+    if name not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", extents):
         raise ValueError(
             f"topology {topology!r}: expected CHIP:AxB or CHIP:AxBxC with a chip of "
             f"{', '.join(CHIPS)}, such as v5e:16x16 or v5p:4x4x4"
+        )
+    pod, asked = CHIPS[name].pod, sorted(map(int, extents.split("x")))
+    if len(asked) != len(pod) or any(a > most for a, most in zip(asked, pod, strict=True)):
+        raise ValueError(
+            f"topology {topology!r}: slices of {name} have {len(pod)} dimensions and at most "
+            f"{'x'.join(map(str, pod))} chips"
         )
     return CHIPS[name]
 
@@ -116,9 +122,10 @@ def assess(
       tokens: that the program advances by.
       kept: rows and tokens of the activations that the layers' loop keeps; None: it keeps none.
 
-    Returns: fits; bytes_per_device by kind, their total and the limit; flops; collectives by kind
-    and mesh axes (times, bytes that a device sends, seconds); seconds by what they are spent on;
-    step_seconds, tokens_per_second and mfu_bound (None where it does not fit); mesh; topology.
+    Returns: fits; bytes_per_device by kind (None: see _memory), total and limit; flops;
+    collectives by kind and mesh axes (times, bytes that a device sends, seconds); seconds by what
+    they are spent on; step_seconds, tokens_per_second and mfu_bound (None where it does not fit);
+    mesh; topology.
     """
     chip = chip_of(topology)
     compiled = _compile(lowered)
@@ -165,7 +172,10 @@ def _devices(topology: str) -> list:
         raise
     except Exception as error:  # the TPU library's own, of any kind
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"topology {topology!r}: the TPU compiler refuses it: {first}") from error
+        raise ValueError(
+            f"topology {topology!r}: the TPU compiler refuses it: {first}; there are slices such "
+            f"as v5e:4x4, v5p:4x4x4 and v6e:16x16"
+        ) from error
 
 
 def abstract_state(config: GriffinConfig, mesh: Mesh) -> tuple[Any, Any, TrainState]:
@@ -223,17 +233,18 @@ def out_of_memory(message: str) -> float | None:
 def _memory(
     held: dict[str, float], compiled: Compiled, kept: tuple[int, int] | None
 ) -> tuple[float, dict[str, float | None]]:
-    """Bytes of HBM a device, and by kind. None: not known, because the program does not fit."""
+    """Bytes of HBM a device, and by kind. None: not known, because the program does not fit;
+    activations of None are among the temporaries, because no loop keeps them."""
     if compiled.memory is None:
         return compiled.needed or 0.0, {**held, **dict.fromkeys(KINDS)}
     memory = compiled.memory
-    activations = kept_activations(hlo.parse(compiled.text), *kept) if kept else 0
+    activations = kept_activations(hlo.parse(compiled.text), *kept) or None if kept else 0.0
     arguments, program = memory.argument_size_in_bytes, memory.generated_code_size_in_bytes
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     total = arguments + results + memory.temp_size_in_bytes + program
-    temporaries = total - program - activations - sum(held.values())
-    sizes = map(float, (activations, temporaries, program))
-    return float(total), {**held, **dict(zip(KINDS, sizes, strict=True))}
+    temporaries = total - program - (activations or 0.0) - sum(held.values())
+    sizes = {"activations": activations, "temporaries": temporaries, "program": float(program)}
+    return float(total), {**held, **sizes}
 
 
 def held_bytes(tree: Any) -> float:
@@ -246,7 +257,7 @@ def held_bytes(tree: Any) -> float:
     )
 
 
-def kept_activations(module: hlo.Module, rows: int, time: int) -> int:
+def kept_activations(module: hlo.Module, rows: int, time: int) -> float:
     """Bytes that the layers' loop keeps for the backward pass: stacked arrays of rows x time."""
     most = 0
     for name in hlo.runs(module):
@@ -260,7 +271,7 @@ def kept_activations(module: hlo.Module, rows: int, time: int) -> int:
                 if "S(" not in layout and sizes[:1] == [count] and sizes[1:3] == [rows, time]:
                     kept += math.prod(sizes) * hlo.BITS.get(dtype, 32) // 8
             most = max(most, kept)
-    return most
+    return float(most)
 
 
 def training_flops(

@@ -75,7 +75,10 @@ def main(argv: list[str]) -> int:
 
 def check(arguments: PlanArguments) -> None:
     """Raises ValueError: a number is missing or below 1, or two options contradict each other."""
-    needed = "slots" if arguments.serve else "batch"
+    needed, other = ("slots", "batch") if arguments.serve else ("batch", "slots")
+    if getattr(arguments, other):
+        without = "with" if arguments.serve else "without"
+        raise ValueError(f"--{other} {getattr(arguments, other)} means nothing {without} --serve")
     for name in (needed, "sequence", "candidates"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name} {getattr(arguments, name)}: expected at least 1")
@@ -152,7 +155,8 @@ def table(name: str, found: dict) -> Table:
     else:
         add("slots", f"{found['slots']:,}")
     for kind, size in memory.items():
-        known = "not known: it does not fit" if size is None else f"{size / 2**30:,.2f} GiB"
+        unknown = "among the temporaries" if found["fits"] else "not known: it does not fit"
+        known = unknown if size is None else f"{size / 2**30:,.2f} GiB"
         add({"total": "memory of a device", "limit": "it has"}.get(kind, f"  {kind}"), known)
     add("FLOPs of the model", f"{found['flops']['model']:.3e}")
     add("FLOPs of a device", f"{found['flops']['per_device']:.3e}")

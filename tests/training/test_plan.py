@@ -89,6 +89,17 @@ def test_the_command(capsys):
         (["nothing", "--topology", "v5e:2x2", "--batch", "8"], "unknown preset 'nothing'"),
         (["tiny", "--topology", "h100:8", "--batch", "8"], "with a chip of v5e, v5p, v6e"),
         (["tiny", "--topology", "v5e:2x2"], "--batch 0: expected at least 1"),
+        (["tiny", "--topology", "v5e:2x2", "--slots", "4"], "--slots 4 means nothing without --se"),
+        (["tiny", "--topology", "v5e:2x2", "--serve", "--batch", "4"], "--batch 4 means nothing w"),
+        (["tiny", "--topology", "v5e:0x2", "--batch", "8"], "expected CHIP:AxB or CHIP:AxBxC"),
+        (
+            ["tiny", "--topology", "v5e:32x32", "--batch", "8"],
+            "v5e have 2 dimensions and at most 1",
+        ),
+        (
+            ["tiny", "--topology", "v5p:4x4", "--batch", "8"],
+            "v5p have 3 dimensions and at most 16x",
+        ),
         (["tiny", "--topology", "v5e:2x2", "--serve"], "--slots 0: expected at least 1"),
         (
             ["tiny", "--topology", "v5e:2x2", "--serve", "--slots", "4", "--search"],
