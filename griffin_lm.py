@@ -53,7 +53,14 @@ def main() -> int:
     """The `griffin` command: `recurrentgemma.cli`, once that is known to be ours."""
     try:
         require_ours("kernels", "recurrentgemma")
+        cli = importlib.import_module("recurrentgemma.cli")
     except ImportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return importlib.import_module("recurrentgemma.cli").main()
+    except KeyboardInterrupt:
+        return 130
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

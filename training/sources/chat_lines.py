@@ -62,7 +62,7 @@ class ChatLines:
             raise ValueError(
                 f"{self.name(index)} has neither {self._prompt!r} nor 'messages'; it has "
                 f"{', '.join(map(repr, record)) or 'nothing'}; name the fields with "
-                f"?prompt=NAME&response=NAME"
+                f"--prompt and --response, or ?prompt=NAME&response=NAME"
             )
         prompt = self._lines.text(record, self._prompt, index, "prompt")
         response = self._lines.text(record, self._response, index, "response")
