@@ -2,11 +2,15 @@
 """Strictness for every test, and eight fake CPU devices. Set before anything imports JAX."""
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # JAX_PLATFORMS=cuda pytest -m gpu
 
 import hypothesis
 import jax
+import pytest
+
+from tests.compiling import QUICKLY, compiling
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -20,3 +24,11 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("explore", deadline=None, suppress_health_check=quiet)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly() -> Iterator[None]:
+    """For tests that compile much and look at values alone; the same values are looked at in
+    programs as users run them by others (recurrentgemma/test_contract.py, test_golden.py)."""
+    with compiling(**{QUICKLY: True}):
+        yield

@@ -17,7 +17,6 @@ from kernels.linear_scan import linear_scan
 from kernels.local_attention import local_attention
 from kernels.rg_lru import api as rg_lru_api
 from kernels.rg_lru import rg_lru
-from tests.compiling import QUICKLY, compiling
 from tests.kernels.compare import draw, same, value_and_gradients
 
 TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2}
@@ -37,13 +36,6 @@ def interpreted(module, *names: str) -> types.SimpleNamespace:
     interpret = InterpretGPUParams(detect_races=False)
     functions = {n: functools.partial(getattr(module, n), interpret=interpret) for n in names}
     return types.SimpleNamespace(**functions)
-
-
-@pytest.fixture(scope="module")
-def compiled_quickly():
-    """What the interpreter is made of is not what anyone runs."""
-    with compiling(**{QUICKLY: True}):
-        yield
 
 
 @pytest.fixture

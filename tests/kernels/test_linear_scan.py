@@ -18,6 +18,8 @@ from tests.kernels.compare import (
     value_and_gradients,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SHAPES = [(1, 1), (1, 96), (2, 96), (2, 500), (63, 1), (63, 96), (257, 96), (257, 500)]
 
 

@@ -13,6 +13,8 @@ import pytest
 from kernels.local_attention import local_attention, tpu, write_one, write_ring, xla
 from tests.kernels.compare import draw, goes_red, same, truth, value_and_gradients
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def interpreted():
     """A context in which splash attention runs on a CPU. (Its batch is a vmap, which the other way

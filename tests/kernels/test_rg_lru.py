@@ -18,6 +18,8 @@ from tests.kernels.compare import (
     value_and_gradients,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 RESETS = {
     "none": lambda b, t: np.zeros((b, t), bool),
     "first": lambda b, t: np.broadcast_to(np.arange(t)[None] == 0, (b, t)),

@@ -21,6 +21,8 @@ from kernels.local_attention import local_attention, local_attention_sharded
 from kernels.rg_lru import rg_lru, rg_lru_sharded
 from tests.kernels.compare import draw, goes_red, runnable, same, value_and_gradients
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 BATCH, TIME, WIDTH, WINDOW = 2, 48, 12, 9
 MESHES = {"sequence": (1, 8, 1), "mixed": (2, 2, 2)}  # data, sequence, tensor
 LINE, STATE, CHANNEL = P("data", "sequence", "tensor"), P("data", "tensor"), P("tensor")

@@ -15,6 +15,8 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss, token_log_probs
 from tests.recurrentgemma.models import make, tokens
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def batch_of(time: int = 40) -> Batch:
     x = tokens(0, 2, time + 1)

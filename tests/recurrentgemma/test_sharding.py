@@ -17,6 +17,8 @@ from recurrentgemma.presets import PRESETS, griffin_14b, recurrentgemma_2b, recu
 from recurrentgemma.sharded import ShardedGriffin
 from recurrentgemma.sharding import MeshConfig, make_mesh
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 CONFIG = GriffinConfig(
     vocab_size=32,
     width=16,
