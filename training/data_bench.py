@@ -1,30 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast batches are made from each kind of source.
 
-    python -m training.data_bench TEXT...     1 minute; numbers in docs/data.md
+    python -m training.data_bench TEXT...     2 minutes; numbers in docs/data.md
 
 The texts are cut into documents of some thousand characters, written as each kind of source, and
-tokenised by a SentencePiece tokenizer of 2,048 pieces trained on a part of them.
+tokenised by a SentencePiece tokenizer of 2,048 pieces trained on a part of them. Then what grows
+with the data: ordering millions of documents, finding lines, groups of Parquet read in order.
 """
 
 import argparse
 import json
 import os
+import random
 import re
+import resource
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from recurrentgemma.tokenizer import Tokenizer, train_sentencepiece
 from training.data import Batches
 from training.data_config import DataConfig, open_mixture
+from training.documents import InMemory, Mixture
+from training.order import BlockShuffle, make_shuffle
 from training.shard_writer import OPTIONS, tokenise
+from training.sources import open_text, parquet
 
 BATCH, TOKENS = 8, 2048
 SECONDS = 5.0  # of batches for each source
 CHARACTERS = 3000  # a document, then to the end of the paragraph
 TRAINING_CHARACTERS = 2_000_000
+MANY = 10_000_000  # documents to order
+GROUPS, GROUP_ROWS, ROW = 106, 1000, 4000  # of a Parquet file, in bytes
+KEPT = 64 * 2**20  # bytes of it that stay decoded
 
 
 def cut(text: str) -> Iterator[str]:
@@ -111,6 +122,81 @@ def rates(
     )
 
 
+class Lengths(InMemory):
+    """Documents that are not there: only how long they are."""
+
+    def __init__(self, lengths: np.ndarray) -> None:
+        self.lengths, self.fingerprint = lengths, "lengths"
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def read(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        return np.zeros(min(stop or MANY, self.lengths[document]) - start, np.int32)
+
+
+def time_an_epoch() -> tuple[float, float, float]:
+    """Seconds and bytes of beginning an epoch of many documents; seconds of a row out of them."""
+    lengths = np.random.default_rng(0).integers(1, 2000, MANY).astype(np.uint32)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    mixture = Mixture((Lengths(lengths),), (1.0,))
+    batches = Batches(mixture, batch_size=BATCH, row_length=TOKENS, seed=0, threads=1, prefetch=1)
+    next(batches)
+    began, count = time.perf_counter(), 500
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    for _ in range(count):
+        next(batches)
+    return began - start, grown, (time.perf_counter() - began) / (count * BATCH)
+
+
+def time_parquet(folder: Path) -> tuple[float, float]:
+    """Seconds to read a document in our order, and in a full shuffle."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    letters = random.Random(0)
+    path = folder / "groups.parquet"
+    with pq.ParquetWriter(path, pa.schema({"text": pa.string()})) as writer:
+        for _ in range(GROUPS):
+            rows = [letters.randbytes(ROW // 2).hex() for _ in range(GROUP_ROWS)]
+            writer.write_table(pa.table({"text": rows}), row_group_size=GROUP_ROWS)
+    kept, parquet.KEPT_BYTES = parquet.KEPT_BYTES, KEPT
+    found = []
+    for count in (20_000, 200):
+        source = open_text(f"parquet:{path}")
+        assert source.blocks is not None
+        if not found:
+            order = BlockShuffle(source.blocks, len(source), 0)
+        else:
+            order = make_shuffle(len(source), 0)
+        start = time.perf_counter()
+        for place in range(count):
+            source[order(place)]
+        found.append((time.perf_counter() - start) / count)
+    parquet.KEPT_BYTES = kept
+    return found[0], found[1]
+
+
+def print_what_grows(folder: Path, lines: str) -> None:
+    seconds, grown, row = time_an_epoch()
+    start = time.perf_counter()
+    found = open_text(lines)
+    rate = found.size / (time.perf_counter() - start)
+    ours, full = time_parquet(folder)
+    print("| | |\n|---|---|")
+    print(
+        f"| beginning an epoch of {MANY:,} documents (rows) | {seconds:.1f} s, {grown:,.0f} bytes |"
+    )
+    print(f"| one row of {TOKENS:,} tokens out of those | {1e3 * row:.2f} ms |")
+    print(f"| finding the lines of JSONL | {rate / 1e9:.2f} GB/s |")
+    print(
+        f"| a document out of Parquet, {GROUPS} groups of {GROUP_ROWS:,} rows of {ROW:,} bytes, "
+        f"{KEPT // 2**20} MiB of groups kept | {1e3 * ours:.2f} ms in our order, "
+        f"{1e3 * full:.1f} ms in a full shuffle |"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.data_bench")
     parser.add_argument("text", nargs="+", type=Path)
@@ -139,6 +225,7 @@ def main() -> None:
                 for rate in rates(spec, tokenizer, mode, arguments.threads)
             ]
             print(f"| {name} | {' | '.join(found)} |", flush=True)
+        print_what_grows(folder, specs["jsonl"])
 
 
 if __name__ == "__main__":

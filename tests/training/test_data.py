@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packing loses no pair and mixes no documents; the order is the seed's; going on is exact."""
+"""Packing loses no pair and mixes no documents; the seed decides; going on is exact."""
 
 import gc
 import json
@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from training.data import Batch, Batches, Rows, merge_states, pack, padding
 from training.documents import InMemory, Mixture
-from training.order import FEW, BlockShuffle, make_shuffle
 
 
 def documents_of(lengths: list[int]) -> list[np.ndarray]:
@@ -147,11 +146,10 @@ def test_the_rows_of_a_stream_are_its_documents_end_to_end(
             pairs = len(ids) - 1
             assert tokens[at : at + pairs] == ids[:-1]
             assert targets[at : at + pairs] == ids[1:]
-            starts = [0 if long_documents == "carry" else (at + p) % row_length for p in (0,)]
             expected = list(range(pairs))
             if long_documents == "cut":  # from the document's start, or from the row's
                 expected = [min(p, (at + p) % row_length) for p in range(pairs)]
-            assert positions[at : at + pairs] == expected, starts
+            assert positions[at : at + pairs] == expected
             at += pairs
 
 
@@ -249,44 +247,6 @@ def test_weights_are_shares_of_tokens_however_long_documents_are(known):
     drawn = 16 * 512 * 100 * np.array([0.25, 0.75]) / [9 * 1999, 500 * 40]
     np.testing.assert_allclose(batches.epochs, drawn, rtol=0.05)
     assert batches.epoch == min(batches.epochs)
-
-
-@pytest.mark.parametrize("count", [1, 2, 1000, FEW - 1, FEW, FEW + 5000])
-def test_a_shuffle_is_a_shuffle(count):
-    shuffle = make_shuffle(count, 7)
-    epoch = [shuffle(place) for place in range(count)]
-    assert sorted(epoch) == list(range(count))
-    assert [shuffle(place) for place in range(0, count, 999)] == epoch[::999]
-    if count > 2:
-        assert [shuffle(count + place) for place in range(count)] != epoch
-        assert [make_shuffle(count, 8)(place) for place in range(100)] != epoch[:100]
-        moved = np.abs(np.array(epoch) - np.arange(count)).mean()
-        assert moved == pytest.approx(count / 3, rel=0.1)  # as far as chance takes them
-
-
-@given(st.lists(st.integers(0, 30), min_size=1, max_size=40).filter(any), st.integers(0, 9))
-def test_a_shuffle_by_blocks_is_a_shuffle(sizes, seed):
-    starts = np.cumsum([0, *sizes[:-1]])
-    count = sum(sizes)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.order.WINDOW_DOCUMENTS", 50)
-        shuffle = BlockShuffle(starts, count, seed)
-    again = BlockShuffle(starts, count, seed)
-    again._blocks_per_window = shuffle._blocks_per_window
-    epochs = np.array([shuffle(place) for place in range(3 * count)]).reshape(3, count)
-    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.arange(count) + 0 * epochs)
-    for place in range(3 * count - 1, 0, -7):
-        assert again(place) == epochs.reshape(-1)[place]
-    if count > 20:
-        assert len({tuple(epoch) for epoch in epochs}) == 3
-
-
-def test_a_shuffle_by_blocks_reads_few_blocks_at_a_time():
-    shuffle = BlockShuffle(np.arange(0, 100_000, 1000), 100_000, 0)
-    blocks = np.array([shuffle(place) // 1000 for place in range(100_000)])
-    windows = blocks.reshape(20, 5000)
-    assert all(len(set(window)) == 5 for window in windows)
-    assert all(len(set(window[:50])) == 5 for window in windows)  # mixed within
 
 
 def test_other_data_is_not_gone_on_with():
@@ -422,24 +382,3 @@ def test_batches_wait_for_whoever_wants_them_and_end_with_them():
     for thread in threads():
         thread.join(timeout=10)
     assert not threads()
-
-
-def test_millions_of_documents_are_ordered_in_seconds():
-    class Lengths(InMemory):
-        """Only lengths: reading gives zeros."""
-
-        def __init__(self, lengths: np.ndarray) -> None:
-            self.lengths, self.fingerprint = lengths, "lengths"
-
-        def __len__(self) -> int:
-            return len(self.lengths)
-
-        def read(self, document, start=0, stop=None):
-            return np.zeros(min(stop, self.lengths[document]) - start, np.int32)
-
-    lengths = np.random.default_rng(0).integers(1, 2000, 2_000_000).astype(np.uint32)
-    start = time.perf_counter()
-    batches = Batches(Mixture((Lengths(lengths),), (1.0,)), batch_size=8, row_length=2048, seed=0)
-    take(batches, 3)
-    assert time.perf_counter() - start < 10
-    assert batches.padding_fraction == 0
