@@ -20,6 +20,8 @@ from tests.recurrentgemma.models import CONFIGS
 from tests.recurrentgemma.test_golden import CONFIG as GOLDEN_CONFIG
 from tests.recurrentgemma.test_golden import GOLDEN, split_mlp
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 CONFIG = dataclasses.replace(
     CONFIGS["griffin"], vocab_size=300, pattern=("recurrent", "local_attention"), num_layers=2
 )

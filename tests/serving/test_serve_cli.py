@@ -15,6 +15,8 @@ from checkpoints import store
 from recurrentgemma import cli
 from recurrentgemma.griffin import flat_params
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def test_a_port_in_use_is_an_error_before_anything_is_loaded(capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:
