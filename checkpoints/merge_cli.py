@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
     """Merge. Raises ValueError, OSError or ImportError for what a user got wrong."""
     arguments = tyro.cli(MergeArguments, prog="griffin merge", description=EXAMPLES, args=argv)
     from checkpoints.convert import convert  # here: JAX takes a second to import
+    from checkpoints.load import open_adapters
 
     report = convert(
         arguments.base,
@@ -52,9 +53,26 @@ def main(argv: list[str]) -> int:
         dtype=arguments.dtype,
         adapters=arguments.adapters,
     )
+    said = open_adapters(arguments.adapters)[0].base
+    if said and not _is_that(arguments.base.resolve(), Path(said)):
+        print(
+            f"note: {arguments.adapters} says that it was trained on {said}; that "
+            f"{arguments.base} has the same weights is taken on trust"
+        )
     print(
         f"{arguments.base} with {arguments.adapters} -> {arguments.out} ({arguments.to}): "
         f"{report.parameters:,} parameters in {report.dtype}, {report.bytes:,} bytes, "
         f"{report.seconds:.1f} s"
     )
     return 0
+
+
+def _is_that(base: Path, said: Path) -> bool:
+    """Whether a checkpoint is the one that adapters name: it lies there, or is the run of which
+    that is the newest step, or has the name of one that is not here (Hugging Face's names)."""
+    from checkpoints.store import newest_whole
+
+    if not said.exists():
+        return said.name == base.name
+    said = said.resolve()
+    return base == said or (base in said.parents and newest_whole(base) == said)

@@ -4,6 +4,7 @@ to expect."""
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -88,9 +89,10 @@ class TrainConfig:
                 raise ValueError(
                     f"{name}={getattr(self, name)}: expected a whole number of at least 1"
                 )
-        for name in ("seed", "z_loss"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed}: expected 0 to 4294967295 (2^32 - 1)")
+        if not 0 <= self.z_loss < math.inf:
+            raise ValueError(f"z_loss={self.z_loss}: expected 0 or a number above")
         if self.optimizer.warmup_steps >= self.steps:
             raise ValueError(
                 f"optimizer.warmup_steps={self.optimizer.warmup_steps} leaves nothing of "

@@ -21,7 +21,6 @@ from recurrentgemma.config import Dtype, GriffinConfig, Remat
 from recurrentgemma.counts import param_shapes
 from recurrentgemma.tokenizer import Tokenizer, check_vocabulary, find_tokenizer, load_tokenizer
 from training.chat_documents import ChatDocuments, Examples
-from training.data_config import DataConfig
 from training.lora import LoraConfig, adapted_layers
 from training.sources.chat_lines import ChatLines
 from training.sources.spec import parse_spec
@@ -110,14 +109,14 @@ def chat_specs(
     return tuple(specs)
 
 
-def count_examples(data: DataConfig, tokenizer: Tokenizer, row_length: int) -> Examples:
-    """Every conversation to learn from, read once.
+def count_examples(specs: Sequence[str], tokenizer: Tokenizer, row_length: int) -> Examples:
+    """Every conversation of one source or more, read once.
 
     Raises:
       ValueError: the first that cannot be learned from, by file and line.
     """
     found = []
-    for spec in data.sources:
+    for spec in specs:
         found.append(ChatDocuments(ChatLines(parse_spec(spec)), tokenizer).count(row_length))
     first = found[0]
     for more in found[1:]:

@@ -34,6 +34,8 @@ def plan(arguments: FinetuneArguments) -> Plan:
     Raises:
       ValueError: an argument, the checkpoint, the data, or how they go together.
     """
+    if not arguments.data:
+        raise ValueError("nothing to learn from: name at least one file of conversations (DATA)")
     lora = lora_config(arguments.lora)
     method = "full" if lora is None else "lora"
     if lora is not None and arguments.weight_decay:
@@ -65,7 +67,9 @@ def plan(arguments: FinetuneArguments) -> Plan:
     if mesh is not None:
         sharding.check_model(base.config, mesh.shape)
         sharding.check_batch(arguments.batch_size, arguments.row_length, mesh.shape)
-    examples = count_examples(data, base.tokenizer, arguments.row_length)
+    examples = count_examples(data.sources, base.tokenizer, arguments.row_length)
+    if data.eval_sources:
+        count_examples(data.eval_sources, base.tokenizer, arguments.row_length)
     shape = arguments.batch_size, arguments.row_length
     steps = steps_of(arguments.epochs, examples.tokens, *shape)
     warmup = arguments.warmup_steps

@@ -58,7 +58,7 @@ class Inputs:
             tokens = sum(int(np.maximum(each - 1, 0).sum()) for each in lengths if each is not None)
             shown += f", {tokens:,} tokens"
         if (size := self.mixture.bytes_per_token()) is not None:
-            shown += f" of {size:.2f} bytes"
+            shown += f", {size:.2f} bytes a token"
         if self.corpus is not None:
             shown += f"; {len(self.corpus.held_out)} held out"
         elif not self.is_scored:
@@ -81,12 +81,23 @@ class Inputs:
 
 
 def open_inputs(config: TrainConfig, run_dir: Path) -> Inputs:
-    """Open what a run reads, with the run's tokenizer, which is made if there is none yet. Writes
-    nothing.
+    """Open what a run reads, with the run's tokenizer, which is made if there is none yet. What it
+    will be scored on first is read. Writes nothing.
 
-    Raises ValueError: a source or text cannot be read, or tokenizer, vocabulary and sources do not
-    agree; see corpus.py, data_config.py and run.py.
+    Raises ValueError: a source or text cannot be read, there is nothing in what it is to be scored
+    on, or tokenizer, vocabulary and sources do not agree; see corpus.py, data_config.py and run.py.
     """
+    inputs = _open(config, run_dir)
+    if inputs.is_scored and not any(len(found.ids) > 1 for found in inputs.held_out_starts):
+        what = ", ".join(config.data.eval_sources) or "the held-out text"
+        raise ValueError(
+            f"{what}: there is no text to score in the first {EVAL_DOCUMENTS} documents; give "
+            f"longer text, or none"
+        )
+    return inputs
+
+
+def _open(config: TrainConfig, run_dir: Path) -> Inputs:
     if config.data.sources:
         tokenizer = run_tokenizer(run_dir, config, ())
         mixture = open_mixture(config.data, tokenizer, vocab_size=config.model.vocab_size)

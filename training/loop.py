@@ -152,12 +152,17 @@ def _train(
             if trace.step(metrics):
                 progress.say(f"step {step:,}: {launch.profile} steps are traced in {trace.folder}")
             stopping = cluster.should_stop(step, bool(signals))
-            last, bits = step == config.steps, None
-            if last:
-                evaluate(whole=True)  # on more text than the others, so it does not rank among them
-            elif step % config.eval_every == 0:
-                bits = evaluate(whole=False)
-            if last or stopping or step % config.save_every == 0:
+            last, bits, unscored = step == config.steps, None, None
+            try:
+                if last:
+                    evaluate(whole=True)  # on more text than the others: it does not rank with them
+                elif step % config.eval_every == 0:
+                    bits = evaluate(whole=False)
+            except (ValueError, OSError) as error:  # of the held-out text; the model is what it was
+                if jax.process_count() > 1:
+                    raise  # the others are not where they could save
+                unscored = error
+            if last or stopping or unscored or step % config.save_every == 0:
                 progress.flush()
                 run.save(
                     checkpoints,
@@ -168,6 +173,8 @@ def _train(
                     held_out=bits,
                     skipped_in_a_row=progress.skipped_in_a_row,
                 )
+            if unscored:
+                raise unscored
         trace.close(train_state)
     return step
 

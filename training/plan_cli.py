@@ -80,6 +80,9 @@ def check(arguments: PlanArguments) -> None:
         without = "with" if arguments.serve else "without"
         raise ValueError(f"--{other} {getattr(arguments, other)} means nothing {without} --serve")
     for name in (needed, "sequence", "candidates"):
+        if name == needed and getattr(arguments, name) == 0:
+            what = "sequences that are decoded together" if arguments.serve else "rows in a batch"
+            raise ValueError(f"--{name} is missing: say how many {what} to plan for")
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name} {getattr(arguments, name)}: expected at least 1")
     if arguments.serve and arguments.search:

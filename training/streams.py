@@ -10,13 +10,16 @@ other, share no document, and need not know how long another stream's documents 
 and any thread may run any of them. A stream lays its documents end to end and cuts that into rows
 of T pairs. Where a document goes over the end of a row, the next row either starts again at
 position 0 (a piece of its own) or, to carry the model's state along, goes on with the positions.
+Where there are fewer documents than streams, some begin with the same one: each of these at
+another place of it, so that no two rows are alike.
 
 Of several sources, a stream takes its next document from the one with the fewest tokens so far for
 its weight, so that weights are shares of tokens however long documents are. Streams begin at
 random phases, lest all of them be at their long documents at the same time.
 
-The state holds for each stream [source, offset, documents drawn of each source, tokens drawn of
-each source]: the current document is the last one drawn of `source`, `offset` pairs of it are used.
+The state holds for each stream [source, offset, pairs, documents drawn of each source, tokens drawn
+of each source]: the current document is the last one drawn of `source`, `offset` of its `pairs` are
+used.
 """
 
 from collections.abc import Sequence
@@ -42,6 +45,13 @@ class _Layout:
     seed: int
     carry: bool
 
+    def begun(self, source: int, stream: int) -> float:
+        """The part of its first document of a source that a stream leaves out: 0, but where there
+        are fewer documents than streams."""
+        documents = len(self.mixture.parts[source])
+        copies = -(-self.batch_size // documents)  # of a document among the first ones
+        return stream // documents / copies
+
 
 class _Stream:
     """One row of every batch. Used by one thread at a time."""
@@ -58,10 +68,11 @@ class _Stream:
         self._ids = np.zeros(0, np.int32)
 
     def state(self) -> list[int]:
-        return [self._source, self._offset, *self._drawn, *self._tokens]
+        pairs = max(len(self._ids) - 1, 0)
+        return [self._source, self._offset, pairs, *self._drawn, *self._tokens]
 
     def restore(self, state: Sequence[int]) -> None:
-        self._source, self._offset, *counts = map(int, state)
+        self._source, self._offset, _, *counts = map(int, state)
         self._drawn, self._tokens = counts[: len(counts) // 2], counts[len(counts) // 2 :]
         if self._source >= 0:
             self._ids = self._read(self._source, self._drawn[self._source] - 1)
@@ -95,7 +106,9 @@ class _Stream:
         )
 
     def _read(self, source: int, ordinal: int) -> np.ndarray:
-        return self._layout.orders[source](self._number + ordinal * self._layout.batch_size)
+        ids = self._layout.orders[source](self._number + ordinal * self._layout.batch_size)
+        begun = self._layout.begun(source, self._number) if ordinal == 0 else 0
+        return ids[int(begun * (len(ids) - 1)) :] if begun else ids
 
 
 class StreamBatches:
@@ -165,8 +178,17 @@ class StreamBatches:
         """How often each source has been gone through, going by the streams in `state`."""
         start, stop = state["rows"]
         parts = self._layout.mixture.parts
-        drawn = np.array([stream[2 : 2 + len(parts)] for stream in state["streams"]])
-        in_batch = drawn.sum(axis=0) * (self._layout.batch_size / (stop - start))
+        read = np.zeros(
+            len(parts)
+        )  # documents: the first one of a stream and its last may be parts
+        for number, stream in enumerate(state["streams"], start):
+            source, offset, pairs, *counts = stream
+            for part, drawn in enumerate(counts[: len(parts)]):
+                begun = self._layout.begun(part, number) if drawn else 0.0
+                read[part] += drawn - begun
+                if part == source:
+                    read[part] -= (1 - offset / pairs) * (1 - begun if drawn == 1 else 1)
+        in_batch = read * (self._layout.batch_size / (stop - start))
         return tuple((in_batch / [len(part) for part in parts]).tolist())
 
 

@@ -47,8 +47,9 @@ def test_contradictions_are_refused():
         dataclasses.replace(run_named("tiny_bytes"), **both)
     with pytest.raises(ValueError, match="'sentencepiece' is trained on --text"):
         dataclasses.replace(run_named("demo"), data=both["data"])
-    with pytest.raises(ValueError, match="seed=-1: expected 0 or more"):
-        dataclasses.replace(run_named("tiny_bytes"), seed=-1)
+    for name, value in (("seed", -1), ("seed", 2**32), ("z_loss", -1.0), ("z_loss", float("nan"))):
+        with pytest.raises(ValueError, match=f"{name}={value}: expected 0"):
+            dataclasses.replace(run_named("tiny_bytes"), **{name: value})
 
 
 def test_differences_name_every_field_by_its_path():

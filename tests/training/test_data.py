@@ -135,14 +135,17 @@ def test_the_rows_of_a_stream_are_its_documents_end_to_end(
     assert (drawn.positions_RT >= 0).all()  # streams need no padding
     assert (drawn.weights_RT == 1).all()
     assert batches.padding_fraction == 0
-    whole = {ids[0]: ids for ids in documents_of(lengths) if len(ids) > 1}
+    whole = {token: ids for ids in documents_of(lengths) for token in ids[:-1]}
     for row in range(batch_size):
         tokens, targets, positions = (
             drawn[field][:, row].reshape(-1).tolist() for field in (0, 1, 3)
         )
         at = 0
         while at < len(tokens):
-            ids = whole[tokens[at]][: len(tokens) - at + 1].tolist()
+            document = whole[tokens[at]]
+            skipped = tokens[at] - document[0]
+            assert skipped == 0 or (at == 0 and batch_size > len(lengths))
+            ids = document[skipped:][: len(tokens) - at + 1].tolist()
             pairs = len(ids) - 1
             assert tokens[at : at + pairs] == ids[:-1]
             assert targets[at : at + pairs] == ids[1:]
@@ -162,6 +165,34 @@ def test_streams_go_through_every_document_before_they_repeat_one():
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.arange(count) + 0 * epochs)
     assert len({tuple(epoch) for epoch in epochs}) == len(epochs)  # anew each time
     assert batches.epoch == pytest.approx(44 * batch_size / count)
+
+
+@pytest.mark.parametrize("long_documents", ["cut", "carry"])
+def test_streams_that_begin_with_the_same_document_begin_at_other_places_of_it(long_documents):
+    options: dict[str, Any] = {"row_length": 8, "seed": 0, "long_documents": long_documents}
+    batches = Batches(on_the_fly([81]), batch_size=4, **options)
+    assert batches.epoch == 0
+    drawn = take(batches, 10)
+    assert drawn.tokens_RT[0, :, 0].tolist() == [0, 20, 40, 60]
+    assert drawn.positions_RT[0, :, 0].tolist() == [0, 0, 0, 0]  # nothing was read before them
+    assert all(len({tuple(row) for row in rows}) == 4 for rows in drawn.tokens_RT)
+    assert batches.epoch == 4  # 4 x 80 of 80 pairs
+    for documents, batch_size in ((3, 8), (2, 2)):
+        few = on_the_fly([100] * documents)
+        rows = next(Batches(few, batch_size=batch_size, **options)).tokens_BT
+        assert len({tuple(row) for row in np.asarray(rows)}) == batch_size
+
+
+def test_the_epoch_of_streams_counts_what_was_read_of_a_document():
+    batches = Batches(
+        on_the_fly([101], [11] * 20, weights=(1.0, 1.0)), batch_size=1, row_length=10, seed=0
+    )
+    seen = []
+    for _ in range(40):
+        next(batches)
+        seen.append(batches.epochs)
+    tokens = np.array(seen) @ [100, 200]  # equal weights, to the document
+    np.testing.assert_allclose(tokens, 10 * np.arange(1, 41))
 
 
 def make(kind: str, **options: Any) -> Batches:
@@ -285,7 +316,7 @@ def test_a_part_of_the_state_is_not_enough():
     take(whole, 3)
     assert merge_states([part.state() for part in parts]) == whole.state()
     state = parts[2].state()
-    state["streams"] = [[0, 9, 9, 9, 9, 9, 9, 9], *state["streams"][1:]]
+    state["streams"] = [[0, 9, 9, 9, 9, 9, 9, 9, 9], *state["streams"][1:]]
     with pytest.raises(ValueError, match=r"differ in row 2 of the batch: \["):
         merge_states([parts[0].state(), parts[1].state(), state])
     next(parts[0])

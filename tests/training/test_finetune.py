@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def by_lora(base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return run_dir
 
 
-def test_lora_and_its_merged_export(base: Path, by_lora: Path, tmp_path: Path):
+def test_lora_and_its_merged_export(base: Path, by_lora: Path, tmp_path: Path, capsys):
     run_dir = by_lora
     before = flat_params(load_checkpoint(base)[0])
     held = store.restore(run_dir).params
@@ -124,6 +125,11 @@ def test_lora_and_its_merged_export(base: Path, by_lora: Path, tmp_path: Path):
     # As a run, as a Hugging Face folder, by `griffin merge`, and from PEFT's files: one model.
     convert(run_dir, tmp_path / "hf", "huggingface")
     assert griffin(["merge", str(base), str(run_dir / "adapter"), str(tmp_path / "merged")]) == 0
+    assert "taken on trust" not in capsys.readouterr().out
+    shutil.copytree(base, tmp_path / "another")
+    merge = ["merge", str(tmp_path / "another"), str(run_dir / "adapter"), str(tmp_path / "m")]
+    assert griffin(merge) == 0
+    assert re.search("says that it was trained on .*taken on trust", capsys.readouterr().out)
     opened, _, tokenizer = load_checkpoint(run_dir)
     assert tokenizer is not None
     whole = flat_params(opened)

@@ -71,6 +71,10 @@ def test_errors(base: Path, data: Path, tmp_path: Path, small: TrainConfig):
 
     error("no such file or directory", checkpoint=tmp_path / "absent")
     error("no file matches", data=(str(tmp_path / "absent.jsonl"),))
+    error("no file matches", eval_data=(str(tmp_path / "absent.jsonl"),))
+    (tmp_path / "half.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"prompt": "a"}\n')
+    error(r"half\.jsonl:2 .*'response'", eval_data=(str(tmp_path / "half.jsonl"),))
+    error("nothing to learn from: name at least one file", data=())
     error("fine-tuning reads prompts with responses", data=(f"text:{data}",))
     error("has neither 'q' nor 'messages'", prompt="q")
     error("epochs=0.0: expected a number above 0", epochs=0.0)

@@ -162,9 +162,30 @@ def test_tokens_of_another_tokenizer_are_refused(small, song, tmp_path):
     assert not (tmp_path / "wrong").exists()
 
 
+def test_a_held_out_source_that_is_wrong_costs_no_steps(small, sourced, tmp_path):
+    """What can be known is said before the first step; after it, the step is saved first."""
+
+    def scored_on(path) -> TrainConfig:
+        data = dataclasses.replace(sourced.data, eval_sources=(f"jsonl:{path}",))
+        return dataclasses.replace(sourced, data=data, steps=6, eval_every=3, save_every=100)
+
+    with pytest.raises(ValueError, match="no file matches"):
+        loop.train(scored_on(tmp_path / "absent.jsonl"), tmp_path / "run", ONE)
+    (tmp_path / "blank.jsonl").write_text('{"text": ""}\n')
+    with pytest.raises(ValueError, match=r"blank\.jsonl: there is no text to score"):
+        loop.train(scored_on(tmp_path / "blank.jsonl"), tmp_path / "run", ONE)
+    assert not (tmp_path / "run").exists()
+
+    late = [json.dumps({"text": "ten green bottles"})] * 64 + ['{"text"']
+    (tmp_path / "late.jsonl").write_text("\n".join(late))  # what the last step alone reads
+    with pytest.raises(ValueError, match=r"late\.jsonl:65 is not JSON"):
+        loop.train(scored_on(tmp_path / "late.jsonl"), tmp_path / "run", ONE)
+    assert store.latest_step(tmp_path / "run") == 6
+
+
 def test_a_run_that_diverges_ends(small, tmp_path, capsys):
     """With an infinite z-loss every loss is."""
-    hot = dataclasses.replace(small, z_loss=float("inf"), skip_limit=3)
+    hot = dataclasses.replace(small, z_loss=1e38, skip_limit=3)
     with pytest.raises(progress.Diverged, match=r"step 3: .* 3 steps in a row, .*--skip-limit"):
         loop.train(hot, tmp_path / "run", ONE)
     assert capsys.readouterr().out.count("is not finite; step skipped") == 3
@@ -173,7 +194,7 @@ def test_a_run_that_diverges_ends(small, tmp_path, capsys):
 
 
 def test_steps_that_are_skipped_are_counted_across_a_restart(small, tmp_path):
-    hot = dataclasses.replace(small, z_loss=float("inf"), skip_limit=4, save_every=3)
+    hot = dataclasses.replace(small, z_loss=1e38, skip_limit=4, save_every=3)
     for _ in range(2):
         with pytest.raises(progress.Diverged, match=r"step 4: .* 4 steps in a row"):
             loop.train(hot, tmp_path / "run", ONE)

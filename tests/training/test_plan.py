@@ -88,7 +88,7 @@ def test_the_command(capsys):
     [
         (["nothing", "--topology", "v5e:2x2", "--batch", "8"], "unknown preset 'nothing'"),
         (["tiny", "--topology", "h100:8", "--batch", "8"], "with a chip of v5e, v5p, v6e"),
-        (["tiny", "--topology", "v5e:2x2"], "--batch 0: expected at least 1"),
+        (["tiny", "--topology", "v5e:2x2"], "--batch is missing: say how many rows"),
         (["tiny", "--topology", "v5e:2x2", "--slots", "4"], "--slots 4 means nothing without --se"),
         (["tiny", "--topology", "v5e:2x2", "--serve", "--batch", "4"], "--batch 4 means nothing w"),
         (["tiny", "--topology", "v5e:0x2", "--batch", "8"], "expected CHIP:AxB or CHIP:AxBxC"),
@@ -100,7 +100,10 @@ def test_the_command(capsys):
             ["tiny", "--topology", "v5p:4x4", "--batch", "8"],
             "v5p have 3 dimensions and at most 16x",
         ),
-        (["tiny", "--topology", "v5e:2x2", "--serve"], "--slots 0: expected at least 1"),
+        (
+            ["tiny", "--topology", "v5e:2x2", "--serve"],
+            "--slots is missing: say how many sequences",
+        ),
         (
             ["tiny", "--topology", "v5e:2x2", "--serve", "--slots", "4", "--search"],
             "nothing to search",

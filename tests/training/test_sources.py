@@ -175,6 +175,7 @@ def test_a_lost_shard_of_a_tensorflow_dataset_is_named(prepared: Path, tmp_path:
         ("jsnl:a", r"unknown kind 'jsnl'; did you mean 'jsonl'\? The kinds are text:GLOB; "),
         ("csv:a", "unknown kind 'csv'; the kinds are text:GLOB; jsonl:GLOB"),
         ("books", "'books' names no kind of source; write text:books, or one of"),
+        ("jsonl:", r"'jsonl:' names no files; write jsonl:GLOB"),
         ("a/b.parquet", "write parquet:a/b.parquet"),
         ("text:none/*.txt", r"no file matches 'none/\*.txt' \(looked from "),
         ("jsonl:a?column=text", r"'column=text' is no option of jsonl; write jsonl:GLOB\[\?field="),
@@ -200,6 +201,9 @@ def test_a_question_mark_in_a_pattern_stays_a_wildcard(tmp_path: Path) -> None:
 def test_a_folder_is_told_how_to_be_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is a folder; name its files: jsonl:.*/\*\*/\*\.jsonl"):
         open_source(f"jsonl:{tmp_path}")
+    (tmp_path / "tokens.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"names no kind of source; write arrayrecord:{tmp_path}"):
+        open_source(str(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["text", "jsonl"])

@@ -20,7 +20,8 @@ class ArrayRecords:
         try:
             self._records = ArrayRecordDataSource(self._files)
         except RuntimeError as error:
-            raise ValueError(f"{spec.text!r}: not a whole ArrayRecord file: {error}") from None
+            why = f": {error}" if str(error) else "; it was cut short, or is of another kind"
+            raise ValueError(f"{spec.text!r}: not a whole ArrayRecord file{why}") from None
         if not len(self):
             raise ValueError(f"{spec.text!r}: its {len(self._files)} files have no records")
 

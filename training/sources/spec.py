@@ -46,6 +46,9 @@ def parse_spec(text: str) -> Spec:
     known = "; ".join(KINDS.values())
     if match is None or (match["kind"] not in KINDS and os.path.exists(text)):
         kind = _SUFFIXES.get(Path(text).suffix, "text")
+        kind = "arrayrecord" if os.path.isdir(text) and "tokens.json" in os.listdir(text) else kind
+        if match is None and text.removesuffix(":") in KINDS:
+            raise ValueError(f"{text!r} names no files; write {KINDS[text.removesuffix(':')]}")
         raise ValueError(
             f"{text!r} names no kind of source; write {kind}:{text}, or one of {known}"
         )
