@@ -118,5 +118,9 @@ def _find_lines(path: str) -> np.ndarray:
     last = [] if ends and len(ends[-1]) and ends[-1][-1] == size - 1 else [size]
     end = np.concatenate([*ends, np.array(last, np.int64)]) if size else np.zeros(0, np.int64)
     start = np.concatenate([np.zeros(1, np.int64), end[:-1] + 1]) if size else end
-    content = end - start > 1  # an object has two characters; one is a carriage return
+    content = end > start
+    one = np.flatnonzero(end - start == 1)
+    if len(one):  # of a blank line this is a carriage return, or a space
+        characters = np.memmap(path, np.uint8, "r")[start[one]]
+        content[one] = ~np.isin(characters, list(b"\r\t "))
     return np.stack([start[content], end[content]])
