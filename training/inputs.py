@@ -20,7 +20,7 @@ from training.configs import TrainConfig
 from training.corpus import Corpus, load_corpus, utf8_bytes
 from training.data import Batches
 from training.data_config import HeldOut, held_out, open_mixture
-from training.documents import InMemory, Mixture, document_ids
+from training.documents import InMemory, Mixture, document_ids, learned_targets
 from training.run import run_tokenizer
 
 EVAL_DOCUMENTS = 64  # that an evaluation before the last step reads, at most
@@ -88,12 +88,14 @@ def open_inputs(config: TrainConfig, run_dir: Path) -> Inputs:
     on, or tokenizer, vocabulary and sources do not agree; see corpus.py, data_config.py and run.py.
     """
     inputs = _open(config, run_dir)
-    if inputs.is_scored and not any(len(found.ids) > 1 for found in inputs.held_out_starts):
-        what = ", ".join(config.data.eval_sources) or "the held-out text"
-        raise ValueError(
-            f"{what}: there is no text to score in the first {EVAL_DOCUMENTS} documents; give "
-            f"longer text, or none"
-        )
+    if inputs.is_scored:
+        found = inputs.held_out_starts
+        if not any(each.bytes and learned_targets(each.ids) for each in found):
+            what = ", ".join(config.data.eval_sources) or "the held-out text"
+            raise ValueError(
+                f"{what}: there is no text to score in the first {config.eval_tokens} tokens of "
+                f"the first {EVAL_DOCUMENTS} documents; give longer text, or none"
+            )
     return inputs
 
 

@@ -238,7 +238,9 @@ def _memory(
     if compiled.memory is None:
         return compiled.needed or 0.0, {**held, **dict.fromkeys(KINDS)}
     memory = compiled.memory
-    activations = kept_activations(hlo.parse(compiled.text), *kept) or None if kept else 0.0
+    activations = 0.0
+    if kept is not None:
+        activations = kept_activations(hlo.parse(compiled.text), *kept) or None
     arguments, program = memory.argument_size_in_bytes, memory.generated_code_size_in_bytes
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     total = arguments + results + memory.temp_size_in_bytes + program

@@ -11,7 +11,7 @@ and any thread may run any of them. A stream lays its documents end to end and c
 of T pairs. Where a document goes over the end of a row, the next row either starts again at
 position 0 (a piece of its own) or, to carry the model's state along, goes on with the positions.
 Where there are fewer documents than streams, some begin with the same one: each of these at
-another place of it, so that no two rows are alike.
+another place of it, lest they read the same rows for ever.
 
 Of several sources, a stream takes its next document from the one with the fewest tokens so far for
 its weight, so that weights are shares of tokens however long documents are. Streams begin at
@@ -165,7 +165,12 @@ class StreamBatches:
 
     def set_state(self, state: dict[str, Any]) -> None:
         start, stop = state["rows"]
-        own = self._own
+        own, fields = self._own, 3 + 2 * len(self._layout.orders)
+        if any(len(stream) != fields for stream in state["streams"]):
+            raise ValueError(
+                f"the saved data state does not hold {fields} numbers for each row: another "
+                f"version of this program wrote it; go on with that one, or start a new run"
+            )
         if not (start <= own.start and own.stop <= stop):
             raise ValueError(
                 f"the saved data state holds rows {start} to {stop - 1} of the batch, and this "
@@ -178,9 +183,7 @@ class StreamBatches:
         """How often each source has been gone through, going by the streams in `state`."""
         start, stop = state["rows"]
         parts = self._layout.mixture.parts
-        read = np.zeros(
-            len(parts)
-        )  # documents: the first one of a stream and its last may be parts
+        read = np.zeros(len(parts))  # documents; of a stream's first and last perhaps a part
         for number, stream in enumerate(state["streams"], start):
             source, offset, pairs, *counts = stream
             for part, drawn in enumerate(counts[: len(parts)]):

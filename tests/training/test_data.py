@@ -319,6 +319,10 @@ def test_a_part_of_the_state_is_not_enough():
     state["streams"] = [[0, 9, 9, 9, 9, 9, 9, 9, 9], *state["streams"][1:]]
     with pytest.raises(ValueError, match=r"differ in row 2 of the batch: \["):
         merge_states([parts[0].state(), parts[1].state(), state])
+    older = whole.state()
+    older["streams"] = [stream[:2] + stream[3:] for stream in older["streams"]]
+    with pytest.raises(ValueError, match="does not hold 9 numbers for each row: another version"):
+        whole.restore(older)
     next(parts[0])
     with pytest.raises(ValueError, match="differ in batches: 4, 3"):
         merge_states([part.state() for part in parts])

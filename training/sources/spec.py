@@ -45,10 +45,11 @@ def parse_spec(text: str) -> Spec:
     match = _SPEC.fullmatch(text)
     known = "; ".join(KINDS.values())
     if match is None or (match["kind"] not in KINDS and os.path.exists(text)):
+        if text.endswith(":") and text[:-1] in KINDS:
+            raise ValueError(f"{text!r} names no files; write {KINDS[text[:-1]]}")
         kind = _SUFFIXES.get(Path(text).suffix, "text")
-        kind = "arrayrecord" if os.path.isdir(text) and "tokens.json" in os.listdir(text) else kind
-        if match is None and text.removesuffix(":") in KINDS:
-            raise ValueError(f"{text!r} names no files; write {KINDS[text.removesuffix(':')]}")
+        if os.path.exists(os.path.join(text, "tokens.json")):
+            kind = "arrayrecord"
         raise ValueError(
             f"{text!r} names no kind of source; write {kind}:{text}, or one of {known}"
         )

@@ -114,7 +114,7 @@ def _open(spec: Spec, builder: Any, name: str, split: str) -> tuple[Any, int]:
         if not splits[split].num_examples:
             raise ValueError("it has no examples")
         examples = builder.as_data_source(split=split)
-    except NotImplementedError:  # TFDS's own, for formats without random access
+    except NotImplementedError:  # by which TFDS says that a format has no random access
         raise ValueError(
             f"{spec.text!r} is prepared as {builder.info.file_format.value} in "
             f"{builder.data_path}, which has no random access; prepare it with {command}, in "
