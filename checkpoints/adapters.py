@@ -29,6 +29,7 @@ from checkpoints.shapes import resolve_config
 from checkpoints.source import Damaged, Source, Spec, read_params
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.counts import param_shapes
+from recurrentgemma.errors import UserError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -89,7 +90,7 @@ def write(folder: str | Path, adapters: Adapters) -> None:
     """
     folder = Path(folder)
     if (folder / CONFIG).exists():
-        raise ValueError(f"{folder / CONFIG} exists already; choose another directory")
+        raise UserError(f"{folder / CONFIG} exists already; choose another directory")
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for layer, (a, b) in adapters.pairs.items():
@@ -125,18 +126,18 @@ def read(folder: str | Path) -> Adapters:
     folder = Path(folder)
     said = read_json(folder / CONFIG)
     if said.get("peft_type") != "LORA":
-        raise ValueError(f"{folder / CONFIG}: peft_type={said.get('peft_type')!r}: expected 'LORA'")
+        raise UserError(f"{folder / CONFIG}: peft_type={said.get('peft_type')!r}: expected 'LORA'")
     wrong = {name: said[name] for name, plain in PLAIN.items() if said.get(name, plain) != plain}
     wrong |= {name: said[name] for name in EMPTY if said.get(name)}
     if wrong:
-        raise ValueError(
+        raise UserError(
             f"{folder / CONFIG}: {', '.join(f'{n}={v!r}' for n, v in wrong.items())}: only a plain "
             f"LoRA of linear layers can be merged here; merge it with PEFT's merge_and_unload"
         )
     try:
         rank, alpha = int(said["r"]), float(said["lora_alpha"])
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{folder / CONFIG}: expected numbers as r and lora_alpha") from None
+        raise UserError(f"{folder / CONFIG}: expected numbers as r and lora_alpha") from None
     if not (folder / WEIGHTS).is_file():
         raise Damaged(f"{folder / WEIGHTS}: missing; copy it again")
     try:
@@ -159,7 +160,7 @@ def of_run(source: Source, train: Mapping[str, Any]) -> Adapters:
     """
     lora, base = train.get("lora"), train.get("init_from")
     if not isinstance(lora, Mapping) or not base:
-        raise ValueError(
+        raise UserError(
             f"{source.path}: holds adapters, and its config.json does not say of what base: "
             f'expected "init_from" and "lora" under "train"'
         )
@@ -186,7 +187,7 @@ def merged(base: Source, adapters: Adapters, config: GriffinConfig | None = None
         shape = shapes.get(f"{layer}/weight")
         if shape != (b.shape[1], a.shape[0]):
             size = f"is {list(shape)} there" if shape else "is not a layer of it"
-            raise ValueError(
+            raise UserError(
                 f"{adapters.path}: its adapters are not of {base.path}: {layer!r} "
                 f"[{b.shape[1]}, {a.shape[0]}] {size}"
             )
@@ -216,6 +217,6 @@ def _canonical(folder: Path, name: str) -> str:
             template, block = split_block(name[len(PREFIX) : -len(ending)])
             if template in templates:
                 return f"{fill_block(templates[template], block)}/weight_lora_{which}"
-    raise ValueError(
+    raise UserError(
         f"{folder / WEIGHTS}: {name!r} is no adapter of a linear layer of RecurrentGemma"
     )

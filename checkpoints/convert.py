@@ -25,7 +25,8 @@ from checkpoints.names import FORMATS, Format
 from checkpoints.shapes import resolve_config
 from checkpoints.source import Source, read_params
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.tokenizer import find_tokenizer
+from recurrentgemma.errors import UserError
+from recurrentgemma.text.tokenizer import find_tokenizer
 
 TOKENIZER_FILES = (
     "tokenizer.model",
@@ -75,7 +76,7 @@ def convert(
     started = time.perf_counter()
     src, dst = Path(src), Path(dst)
     if to not in FORMATS:
-        raise ValueError(f"to={to!r}: expected one of {', '.join(FORMATS)}")
+        raise UserError(f"to={to!r}: expected one of {', '.join(FORMATS)}")
     source = open_source(src)
     if adapters is not None:
         found, trained_on = open_adapters(adapters)
@@ -120,7 +121,7 @@ def _appearing(dst: Path, *, is_file: bool) -> Iterator[Path]:
     Where dst is to be a file, the folder holds one of its name, and all goes where dst belongs.
     """
     if dst.exists() and (dst.is_file() or is_file or any(dst.iterdir())):
-        raise ValueError(f"{dst}: exists already; remove it, or choose another destination")
+        raise UserError(f"{dst}: exists already; remove it, or choose another destination")
     dst.parent.mkdir(parents=True, exist_ok=True)
     folder = dst.parent / f".{dst.name}.{os.getpid()}.partial"
     try:
@@ -132,7 +133,7 @@ def _appearing(dst: Path, *, is_file: bool) -> Iterator[Path]:
             return
         taken = [f.name for f in folder.iterdir() if not _same(f, dst.parent / f.name)]
         if taken:
-            raise ValueError(
+            raise UserError(
                 f"{dst.parent}: {', '.join(taken)} would be overwritten; choose an empty directory"
             )
         for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".pt"):

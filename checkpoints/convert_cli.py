@@ -9,6 +9,7 @@ import tyro
 
 from checkpoints.model_json import config_named
 from checkpoints.names import Format
+from recurrentgemma.errors import UserError
 
 EXAMPLES = """Convert a checkpoint, of any format, to another format. Its tokenizer travels along.
 
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
     """Convert. Raises ValueError, OSError or ImportError for what a user got wrong."""
     arguments = tyro.cli(ConvertArguments, prog="griffin convert", description=EXAMPLES, args=argv)
     if arguments.kaggle and arguments.to != "deepmind-flax":
-        raise ValueError(f"--kaggle has no effect with --to {arguments.to}; leave it out")
+        raise UserError(f"--kaggle has no effect with --to {arguments.to}; leave it out")
     from checkpoints.convert import convert  # here: JAX takes a second to import
 
     report = convert(

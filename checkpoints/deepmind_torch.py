@@ -18,6 +18,7 @@ import numpy as np
 from checkpoints.model_json import read_model_json, require_deepmind, write_model_json
 from checkpoints.source import DTYPES, Source, Spec, write_names
 from recurrentgemma.config import GriffinConfig
+from recurrentgemma.errors import UserError
 
 TORCH = "torch==2.13.0"  # what the tests run; any 2.x should do
 MAPPED_BYTES = 256 << 20
@@ -59,7 +60,7 @@ def only_pt(directory: Path) -> Path:
     """
     found = sorted(directory.glob("*.pt"))
     if len(found) != 1:
-        raise ValueError(
+        raise UserError(
             f"{directory}: expected one .pt file, found {[f.name for f in found]}; name the file"
         )
     return found[0]
@@ -82,7 +83,7 @@ def write(path: Path, params: dict[str, Any], config: GriffinConfig) -> None:
 def _load(file: Path) -> dict[str, Any]:
     torch = require_torch()
     if not zipfile.is_zipfile(file):
-        raise ValueError(
+        raise UserError(
             f"{file}: truncated, or not a .pt file of PyTorch 1.6 or later (a zip archive); copy "
             "it again"
         )
@@ -90,12 +91,12 @@ def _load(file: Path) -> dict[str, Any]:
         state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
-        raise ValueError(f"{file}: not a readable state dict of tensors ({first})") from error
+        raise UserError(f"{file}: not a readable state dict of tensors ({first})") from error
     if not isinstance(state, dict) or not state:
-        raise ValueError(f"{file}: expected a state dict, found {type(state).__name__}")
+        raise UserError(f"{file}: expected a state dict, found {type(state).__name__}")
     for name, tensor in state.items():
         if not isinstance(tensor, torch.Tensor):
-            raise ValueError(
+            raise UserError(
                 f"{file}: expected a flat state dict of tensors; {name!r} is "
                 f"{type(tensor).__name__}. Save model.state_dict() alone"
             )

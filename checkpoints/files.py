@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from recurrentgemma.errors import UserError
+
 LOCK = ".lock"
 
 
@@ -42,7 +44,7 @@ def locked(directory: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             message = f"{directory} is being written by another process; wait for it to end"
-            raise ValueError(message) from None
+            raise UserError(message) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise

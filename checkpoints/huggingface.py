@@ -24,6 +24,7 @@ from checkpoints.shapes import file_shapes
 from checkpoints.source import DTYPES, Source, Spec, write_names
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.counts import param_shapes
+from recurrentgemma.errors import UserError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 HEAD, EMBEDDING = "lm_head.weight", ROWS[0].huggingface
@@ -49,14 +50,12 @@ def open_source(path: Path) -> Source:
     for file, expected in _files(path).items():
         found = _file_specs(file)
         for name in expected - found.keys():
-            raise ValueError(
-                f"{directory / INDEX}: says that {name!r} is in {file.name}; it is not"
-            )
+            raise UserError(f"{directory / INDEX}: says that {name!r} is in {file.name}; it is not")
         specs |= found
         files |= dict.fromkeys(found, file)
     head = specs.pop(HEAD, None)
     if head is not None and head != specs.get(EMBEDDING, head):
-        raise ValueError(f"{path}: {UNTIED} ({head.shape} and {specs[EMBEDDING].shape})")
+        raise UserError(f"{path}: {UNTIED} ({head.shape} and {specs[EMBEDDING].shape})")
 
     def read(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
         if head is not None:
@@ -129,16 +128,16 @@ def _files(path: Path) -> dict[Path, set[str]]:
         for name, file in read_json(path / INDEX).get("weight_map", {}).items():
             promised.setdefault(path / file, set()).add(name)
         if not promised:
-            raise ValueError(f'{path / INDEX}: expected a "weight_map" from tensor to file')
+            raise UserError(f'{path / INDEX}: expected a "weight_map" from tensor to file')
         for file in promised:
             if not file.is_file():
-                raise ValueError(f"{file}: missing; {INDEX} names it as a shard. Copy it again")
+                raise UserError(f"{file}: missing; {INDEX} names it as a shard. Copy it again")
         return promised
     if (path / WEIGHTS).is_file():
         return {path / WEIGHTS: set()}
     found = sorted(path.glob("*.safetensors"))
     if len(found) != 1:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected {WEIGHTS} or {INDEX}, found {[f.name for f in found]}; "
             "download the whole checkpoint"
         )
@@ -154,7 +153,7 @@ def _file_specs(file: Path) -> dict[str, Spec]:
                 for name, s in slices.items()
             }
     except SafetensorError as error:
-        raise ValueError(
+        raise UserError(
             f"{file}: truncated or not a safetensors file ({error}); copy it again"
         ) from error
 
@@ -169,7 +168,7 @@ def _require_tied(path: Path, files: dict[str, Path], head: Spec) -> None:
             with safe_open(files[name], framework="np") as handle:
                 parts.append(handle.get_slice(name)[start : min(start + step, rows)])
         if parts[0].tobytes() != parts[1].tobytes():
-            raise ValueError(f"{path}: {UNTIED}")
+            raise UserError(f"{path}: {UNTIED}")
 
 
 def _umask() -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from checkpoints.model_json import deepmind_problems, read_json
 from recurrentgemma.config import CONV_WIDTH, BlockType, Dtype, GriffinConfig
+from recurrentgemma.errors import UserError
 
 FIXED: dict[str, Any] = {
     "model_type": "recurrent_gemma",
@@ -37,9 +38,9 @@ def config_from_json(path: Path, dtype: Dtype) -> GriffinConfig:
     try:
         return _config(read_json(path), dtype)
     except KeyError as error:
-        raise ValueError(f"{path}: lacks {error.args[0]}") from error
+        raise UserError(f"{path}: lacks {error.args[0]}") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def config_to_json(config: GriffinConfig) -> dict[str, dict[str, Any]]:
@@ -92,7 +93,7 @@ def require_huggingface(config: GriffinConfig) -> None:
     if len(config.pattern) * 100 < config.num_layers:
         problems.append("it repeats a pattern at most 100 times")
     if problems:
-        raise ValueError("transformers cannot run this model: " + "; ".join(problems))
+        raise UserError("transformers cannot run this model: " + "; ".join(problems))
 
 
 def _heads(config: GriffinConfig) -> int:
@@ -106,14 +107,14 @@ def _config(found: dict[str, Any], dtype: Dtype) -> GriffinConfig:
     said.setdefault("model_type", None)
     for name, value in FIXED.items():
         if name in said and said[name] != value:
-            raise ValueError(f"{name} is {said[name]!r}; RecurrentGemma has {value!r}, always")
+            raise UserError(f"{name} is {said[name]!r}; RecurrentGemma has {value!r}, always")
     if rope.get("rope_type", "default") != "default":
-        raise ValueError(f"rope_type is {rope['rope_type']!r}; expected 'default'")
+        raise UserError(f"rope_type is {rope['rope_type']!r}; expected 'default'")
     for name in found["block_types"]:
         if name not in BLOCK_TYPES:
-            raise ValueError(f"block type {name!r}; expected one of {', '.join(BLOCK_TYPES)}")
+            raise UserError(f"block type {name!r}; expected one of {', '.join(BLOCK_TYPES)}")
     if found["intermediate_size"] % 2:
-        raise ValueError(
+        raise UserError(
             f"intermediate_size={found['intermediate_size']} is odd; expected twice the MLP's "
             "hidden width"
         )

@@ -16,6 +16,7 @@ from recurrentgemma.counts import (
     parameters_by_part,
     state_bytes,
 )
+from recurrentgemma.errors import UserError
 from recurrentgemma.presets import PRESETS, preset
 
 EXAMPLES = """Parameters, bytes of state and FLOPs per token of a preset or a checkpoint.
@@ -48,7 +49,7 @@ def describe(config: GriffinConfig, sequence_length: int | None = None) -> dict[
       ValueError: sequence_length is below 1.
     """
     if sequence_length is not None and sequence_length < 1:
-        raise ValueError(f"sequence_length={sequence_length}: expected at least 1 token")
+        raise UserError(f"sequence_length={sequence_length}: expected at least 1 token")
     parameters = parameter_count(config)
     return {
         "parameters": parameters,
@@ -81,8 +82,8 @@ def _config(name: str, named: str | None) -> GriffinConfig:
     if not Path(name).exists():
         try:
             return preset(name)
-        except ValueError as error:
-            raise ValueError(f"{name!r} is not a path either; {error}") from None
+        except UserError as error:
+            raise UserError(f"{name!r} is not a path either; {error}") from None
     from checkpoints.load import open_source  # here: Orbax takes a second to import
     from checkpoints.shapes import resolve_config
 

@@ -13,8 +13,9 @@ from checkpoints import adapters, deepmind_flax, deepmind_torch, huggingface, or
 from checkpoints.shapes import resolve_config
 from checkpoints.source import Source, read_params
 from recurrentgemma.config import GriffinConfig
+from recurrentgemma.errors import UserError
 from recurrentgemma.griffin import Griffin, from_flat_params
-from recurrentgemma.tokenizer import Tokenizer, find_tokenizer
+from recurrentgemma.text.tokenizer import Tokenizer, find_tokenizer
 
 EXPECTED = (
     "expected a run or checkpoint of griffin's, a DeepMind Orbax directory, a DeepMind .pt file, "
@@ -62,14 +63,14 @@ def open_source(path: str | Path) -> Source:
     if path.is_dir():
         return _open_directory(path)
     if not path.exists():
-        raise ValueError(f"{path}: no such file or directory; {EXPECTED}")
+        raise UserError(f"{path}: no such file or directory; {EXPECTED}")
     with path.open("rb") as file:
         start = file.read(9)
     if path.suffix == ".safetensors" or (len(start) == 9 and start[8:] == b"{"):
         return huggingface.open_source(path)
     if path.suffix == ".pt" or _is_torch_archive(path):
         return deepmind_torch.open_source(path)
-    raise ValueError(f"{path}: not a checkpoint; {EXPECTED}")
+    raise UserError(f"{path}: not a checkpoint; {EXPECTED}")
 
 
 def open_adapters(path: str | Path) -> tuple[adapters.Adapters, GriffinConfig | None]:
@@ -87,7 +88,7 @@ def open_adapters(path: str | Path) -> tuple[adapters.Adapters, GriffinConfig | 
         if adapters.are_adapters(source):
             _, train = store.read_run_config(source.folders[0])
             return adapters.of_run(source, train), source.config
-    raise ValueError(
+    raise UserError(
         f"{path}: holds no adapters; expected a directory with {adapters.CONFIG}, or a run of "
         f"`griffin finetune` with --lora"
     )
@@ -107,7 +108,7 @@ def _open_directory(path: Path) -> Source:
     if ours is not None or (path / adapters.CONFIG).is_file():
         found, config = open_adapters(path)
         if not Path(found.base).exists():
-            raise ValueError(
+            raise UserError(
                 f"{path}: the base of its adapters, {found.base!r}, is not here; say where it is: "
                 f"`griffin merge BASE {path} OUT`"
             )
@@ -122,4 +123,4 @@ def _open_directory(path: Path) -> Source:
     if len(inside) == 1:  # as Kaggle packs it: the tree in a folder, the tokenizer beside it
         return deepmind_flax.open_source(inside[0])
     names = sorted(child.name for child in path.iterdir())[:8]
-    raise ValueError(f"{path}: holds no checkpoint ({', '.join(names) or 'empty'}); {EXPECTED}")
+    raise UserError(f"{path}: holds no checkpoint ({', '.join(names) or 'empty'}); {EXPECTED}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from checkpoints.files import new_file
 from recurrentgemma.config import GriffinConfig
+from recurrentgemma.errors import UserError
 from recurrentgemma.presets import PRESETS, preset
 
 
@@ -19,9 +20,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error}); it may be cut off") from error
+        raise UserError(f"{path}: not a JSON file ({error}); it may be cut off") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(found).__name__}")
+        raise UserError(f"{path}: expected a JSON object, found {type(found).__name__}")
     return found
 
 
@@ -35,11 +36,11 @@ def read_model_json(path: Path) -> GriffinConfig | None:
         return None
     found = read_json(path)
     if "model" not in found:
-        raise ValueError(f'{path}: expected an object with "model", found {sorted(found)[:5]}')
+        raise UserError(f'{path}: expected an object with "model", found {sorted(found)[:5]}')
     try:
         return GriffinConfig.from_json(found["model"])
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def config_named(named: str) -> GriffinConfig:
@@ -52,7 +53,7 @@ def config_named(named: str) -> GriffinConfig:
         return preset(named)
     config = read_model_json(Path(named))
     if config is None:
-        raise ValueError(
+        raise UserError(
             f"--config {named}: neither a preset ({', '.join(PRESETS)}) nor a file that exists"
         )
     return config
@@ -77,7 +78,7 @@ def require_deepmind(config: GriffinConfig) -> None:
     """
     problems = deepmind_problems(config)
     if problems:
-        raise ValueError("DeepMind's code cannot run this model: " + "; ".join(problems))
+        raise UserError("DeepMind's code cannot run this model: " + "; ".join(problems))
 
 
 def deepmind_problems(config: GriffinConfig) -> list[str]:

@@ -23,6 +23,7 @@ from flax import serialization
 from checkpoints import checksums
 from checkpoints.processes import together
 from checkpoints.source import Damaged, Spec
+from recurrentgemma.errors import UserError
 
 READ_AHEAD = 1 << 30  # bytes of arrays that are read at a time
 METADATA = "_METADATA"
@@ -172,13 +173,13 @@ def _check_like(
         shape = specs[name].shape if name in specs else "none: it is missing"
         expected = tuple(wanted[name].shape) if name in wanted else "none: it is unknown"
         if shape != expected:
-            raise ValueError(
+            raise UserError(
                 f"{path}: {name!r} has shape {shape}, expected {expected}; the checkpoint is "
                 "another model's, or another optimizer's"
             )
         dtype, kept = np.dtype(wanted[name].dtype), specs[name].dtype
         if not rounding and not _holds(dtype, np.dtype(kept)):
-            raise ValueError(
+            raise UserError(
                 f"{path}: {name!r} is stored in {kept} and {dtype.name} does not hold all of its "
                 f"values; ask for {kept}: an optimizer that was rounded does not go on as it was"
             )

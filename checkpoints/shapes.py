@@ -23,6 +23,7 @@ from checkpoints.names import (
 from checkpoints.source import Source, as_dtype
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.counts import param_shapes
+from recurrentgemma.errors import UserError
 from recurrentgemma.presets import PRESETS
 
 READABLE = ("float32", "bfloat16", "float16")
@@ -46,7 +47,7 @@ def resolve_config(
     if dtype is not None:
         as_dtype(dtype)
     if config is not None and not isinstance(config, GriffinConfig):
-        raise ValueError(
+        raise UserError(
             f"config is {config!r}: expected a GriffinConfig, such as recurrentgemma.tiny()"
         )
     if config is not None and source.config is not None:
@@ -66,7 +67,7 @@ def _check_agrees(source: Source, config: GriffinConfig) -> None:
     for field in dataclasses.fields(GriffinConfig):
         given, stored = getattr(config, field.name), getattr(source.config, field.name)
         if given != stored and field.name not in FREE:
-            raise ValueError(
+            raise UserError(
                 f"{source.path}: its own config says {field.name}={stored!r}, the config passed "
                 f"{given!r}: pass none, or correct the checkpoint's if it is wrong"
             )
@@ -83,13 +84,13 @@ def check(source: Source, config: GriffinConfig) -> None:
     absent = [name for name in expected if name not in source.specs]
     extra = [name for name in source.specs if name not in expected]
     if absent or extra:
-        raise ValueError(f"{source.path}: " + _names_message(source, config, absent, extra))
+        raise UserError(f"{source.path}: " + _names_message(source, config, absent, extra))
     for name, shape in expected.items():
         if source.specs[name].shape != shape:
-            raise ValueError(f"{source.path}: " + _shape_message(source, name, shape))
+            raise UserError(f"{source.path}: " + _shape_message(source, name, shape))
     for name, spec in source.specs.items():
         if spec.dtype not in READABLE:
-            raise ValueError(
+            raise UserError(
                 f"{source.path}: tensor {name!r} is stored as {spec.dtype}; expected one of "
                 f"{', '.join(READABLE)}: convert it with the tool that wrote it"
             )
@@ -124,10 +125,10 @@ def known_fields(source: Source) -> dict[str, Any]:
     for name, spec in source.specs.items():
         template, block = split_block(name)
         if template not in table:
-            raise ValueError(f"{source.path}: unexpected tensor {name!r}: {_hint(source)}")
+            raise UserError(f"{source.path}: unexpected tensor {name!r}: {_hint(source)}")
         axes = file_axes(table[template], source.format)
         if len(axes) != len(spec.shape):
-            raise ValueError(
+            raise UserError(
                 f"{source.path}: tensor {name!r} has shape {spec.shape}; expected "
                 f"{len(axes)} axes ({_words(axes)})"
             )
@@ -141,7 +142,7 @@ def known_fields(source: Source) -> dict[str, Any]:
         if axis not in sizes:
             row = next(row for row in ROWS if axis in row.axes)
             name = fill_block(row.name(source.format), 0)
-            raise ValueError(f"{source.path}: tensor {name!r} is missing: {_hint(source)}")
+            raise UserError(f"{source.path}: tensor {name!r} is missing: {_hint(source)}")
     known: dict[str, Any] = {
         FIELDS[axis]: sizes[axis] for axis in ("V", "D", "E", "F", "N", "K") if axis in sizes
     }
@@ -163,7 +164,7 @@ def _matching_preset(source: Source) -> GriffinConfig:
         if kinds == known["block_types"] and all(getattr(preset, n) == known[n] for n in rest):
             return dataclasses.replace(preset, **from_file)
     sizes = {name: value for name, value in known.items() if name != "block_types"}
-    raise ValueError(
+    raise UserError(
         f"{source.path}: this format says nothing of {', '.join(UNKNOWABLE)}, and no preset has "
         f"these shapes ({', '.join(f'{k}={v}' for k, v in sizes.items())}, "
         f"{len(known['block_types'])} layers); pass config=GriffinConfig(...) "

@@ -16,6 +16,7 @@ import numpy as np
 
 from checkpoints.names import Format, fill_block, layout, rows_by_name, split_block
 from recurrentgemma.config import Dtype, GriffinConfig
+from recurrentgemma.errors import UserError
 
 DTYPES: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
@@ -23,7 +24,7 @@ DTYPES: dict[str, np.dtype] = {
 }
 
 
-class Damaged(ValueError):
+class Damaged(UserError):
     """A checkpoint that is not what was written: truncated, corrupt, or a part is missing."""
 
 
@@ -66,7 +67,7 @@ def as_dtype(dtype: str) -> np.dtype:
       ValueError: the name is none of them.
     """
     if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(map(repr, DTYPES))}")
+        raise UserError(f"dtype={dtype!r}: expected one of {', '.join(map(repr, DTYPES))}")
     return DTYPES[dtype]
 
 

@@ -29,6 +29,7 @@ from orbax.checkpoint.future import CommitFutureAwaitingContractedSignals
 from checkpoints import checksums, orbax_tree, processes
 from checkpoints.model_json import read_json
 from checkpoints.source import Damaged
+from recurrentgemma.errors import UserError
 
 PARAMS, OPT_STATE, DATA_STATE = "params", "opt_state", "data_state"
 CONFIG, METRICS, CHECKSUMS = "config", "metrics", "checksums"
@@ -217,7 +218,7 @@ def read(
                 for name, spec in orbax_tree.read_specs(folder / PARAMS).items()
             }
         if opt_state_like is not None and not (folder / OPT_STATE).is_dir():
-            raise ValueError(f"{folder}: holds no optimizer state, training cannot go on from it")
+            raise UserError(f"{folder}: holds no optimizer state, training cannot go on from it")
         return sums, like, read_content(folder, DATA_STATE)
 
     sums, like, data_state = processes.together(without_arrays)

@@ -30,6 +30,7 @@ from checkpoints.writer import RUN_CONFIG as CONFIG
 from checkpoints.writer import STEPS
 from checkpoints.writer import Checkpoints as Checkpoints
 from recurrentgemma.config import GriffinConfig
+from recurrentgemma.errors import UserError
 
 
 def write_run_config(run_dir: str | Path, config: GriffinConfig, train: dict[str, Any]) -> None:
@@ -47,7 +48,7 @@ def read_run_config(run_dir: str | Path) -> tuple[GriffinConfig, dict[str, Any]]
     path = Path(run_dir) / CONFIG
     config = read_model_json(path)
     if config is None:
-        raise ValueError(f"{path}: missing; expected the config.json of a run or checkpoint")
+        raise UserError(f"{path}: missing; expected the config.json of a run or checkpoint")
     return config, read_json(path).get("train", {})
 
 
@@ -98,7 +99,7 @@ def restore(
     folder = Path(run_dir) / STEPS
     steps = json.loads(processes.as_first_says(lambda: json.dumps(_folders(run_dir))))
     if (step is None and not steps) or (step is not None and step not in steps):
-        raise ValueError(f"{folder}: no step {step}; it holds {steps}")
+        raise UserError(f"{folder}: no step {step}; it holds {steps}")
     if step is not None:
         return step_files.read(folder / str(step), params_like, opt_state_like)
     for newest in steps[:0:-1]:
@@ -154,10 +155,10 @@ def open_source(path: Path) -> Source:
     if (path / STEPS).is_dir():
         newest = newest_whole(path)
         if newest is None:
-            raise ValueError(f"{path / STEPS}: holds no finished checkpoint yet")
+            raise UserError(f"{path / STEPS}: holds no finished checkpoint yet")
         folder = newest
     elif not (path / PARAMS).is_dir():
-        raise ValueError(f"{path}: holds a config.json, but neither {STEPS}/ nor {PARAMS}/")
+        raise UserError(f"{path}: holds a config.json, but neither {STEPS}/ nor {PARAMS}/")
     sums = step_files.read_checksums(folder)
     specs = orbax_tree.read_specs(folder / PARAMS)
 
@@ -189,7 +190,7 @@ def _config(path: Path, folder: Path) -> GriffinConfig:
     for field in dataclasses.fields(GriffinConfig) if run else ():
         said, kept = getattr(run, field.name), getattr(own, field.name)
         if said != kept and field.name not in FREE:
-            raise ValueError(
+            raise UserError(
                 f"{path / CONFIG}: {field.name}={said!r}, and step {folder.name} was trained with "
                 f"{kept!r}; correct it, or load {folder}"
             )

@@ -27,6 +27,7 @@ from checkpoints import step as step_files
 from checkpoints.model_json import read_json
 from checkpoints.source import Damaged
 from checkpoints.step import Restored
+from recurrentgemma.errors import UserError
 
 STEPS, RUN_CONFIG = "checkpoints", "config.json"
 DAMAGED, DELETED, UNFINISHED = ".damaged", ".deleted", ".orbax-checkpoint-tmp"
@@ -64,15 +65,15 @@ class Checkpoints:
         report: Callable[[str], None] = print,
     ):
         if keep < 1:
-            raise ValueError(f"keep={keep}: expected at least 1")
+            raise UserError(f"keep={keep}: expected at least 1")
         if keep_best < 0:
-            raise ValueError(f"keep_best={keep_best}: expected 0 or more")
+            raise UserError(f"keep_best={keep_best}: expected 0 or more")
         if best_is not in ("lowest", "highest"):
-            raise ValueError(f"best_is={best_is!r}: expected 'lowest' or 'highest'")
+            raise UserError(f"best_is={best_is!r}: expected 'lowest' or 'highest'")
         self._folder = Path(run_dir).absolute() / STEPS
         config = Path(run_dir) / RUN_CONFIG
         if not config.is_file():
-            raise ValueError(f"{config}: missing; every checkpoint holds a copy, so write it first")
+            raise UserError(f"{config}: missing; every checkpoint holds a copy, so write it first")
         self._config = processes.together(lambda: read_json(config))
         self._keep, self._keep_best = keep, keep_best
         self.best, self._highest = best, best_is == "highest"
@@ -135,7 +136,7 @@ class Checkpoints:
         folder, newest = self._folder / str(step), max(self._steps, default=-1)
         if step <= newest:
             what = "this step" if step in self._steps else f"step {newest}"
-            raise ValueError(
+            raise UserError(
                 f"{folder}: {what} exists already; go on from the newest step, or delete what is "
                 "not to be kept"
             )
@@ -194,7 +195,7 @@ class Checkpoints:
         """
         self.wait()
         if step is not None and step not in self._steps:
-            raise ValueError(f"{self._folder}: no step {step}; it holds {self.steps()}")
+            raise UserError(f"{self._folder}: no step {step}; it holds {self.steps()}")
         for candidate in [step] if step is not None else self.steps()[::-1]:
             try:
                 found = step_files.read(self._folder / str(candidate), params_like, opt_state_like)
@@ -207,7 +208,7 @@ class Checkpoints:
             return found
         damaged = sorted(path.name for path in self._folder.glob(f"*{DAMAGED}*"))
         if damaged:
-            raise ValueError(
+            raise UserError(
                 f"{self._folder}: no checkpoint is whole ({', '.join(damaged)}); bring one back, "
                 "or delete them to train from the beginning"
             )

@@ -19,8 +19,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from recurrentgemma import parallel, sharding
+from recurrentgemma.errors import UserError
+from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.griffin import Griffin
-from recurrentgemma.lm import LanguageModel
 from recurrentgemma.losses import token_log_probs
 from recurrentgemma.sharded import over, place, start_state
 from recurrentgemma.state import State
@@ -51,7 +52,7 @@ def perplexity(lm: LanguageModel, stream: Iterable[str], *, chunk_length: int = 
     Raises ValueError if there is nothing to predict, or the model came without a tokenizer.
     """
     if lm.tokenizer is None:
-        raise ValueError(
+        raise UserError(
             "this model came without a tokenizer, so it cannot read text: put one beside its "
             "checkpoint, or give token ids to score_documents"
         )
@@ -80,7 +81,7 @@ def score_documents(
     arrays = [np.asarray(ids, np.int32) for ids in documents]
     tokens = sum(int((ids[1:] >= 0).sum()) for ids in arrays)
     if tokens < 1 or text_bytes < 1:
-        raise ValueError("there is no text to score: give at least one document that is not empty")
+        raise UserError("there is no text to score: give at least one document that is not empty")
     graphdef, params = nnx.split(model, nnx.Param)
     over_rows, over_time = 1, 1
     if mesh is not None:

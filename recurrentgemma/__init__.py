@@ -18,9 +18,9 @@ require_ours("kernels")
 if TYPE_CHECKING:
     from recurrentgemma.config import GriffinConfig as GriffinConfig
     from recurrentgemma.counts import state_bytes as state_bytes
+    from recurrentgemma.generation.lm import LanguageModel as LanguageModel
+    from recurrentgemma.generation.lm import load as load
     from recurrentgemma.griffin import Griffin as Griffin
-    from recurrentgemma.lm import LanguageModel as LanguageModel
-    from recurrentgemma.lm import load as load
     from recurrentgemma.presets import griffin_1b as griffin_1b
     from recurrentgemma.presets import griffin_3b as griffin_3b
     from recurrentgemma.presets import griffin_7b as griffin_7b
@@ -53,7 +53,7 @@ PUBLIC = {
     "config": "GriffinConfig",
     "counts": "state_bytes",
     "griffin": "Griffin",
-    "lm": "LanguageModel load",
+    "generation.lm": "LanguageModel load",
     "presets": (
         "griffin_100m griffin_200m griffin_400m griffin_1b griffin_3b griffin_7b griffin_14b "
         "hawk_100m hawk_200m hawk_400m hawk_1b hawk_3b hawk_7b "

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from kernels.bench import measure, table
+    from kernels.measure.bench import measure, table
 
     progress = Console(stderr=True)
     with progress.status("starting") as status:

@@ -14,6 +14,7 @@ from jax.core import Tracer
 
 from recurrentgemma import parallel
 from recurrentgemma.config import GriffinConfig
+from recurrentgemma.errors import UserError
 from recurrentgemma.state import State, check_state
 
 
@@ -75,21 +76,21 @@ def check_inputs(
         outgrows the context_length of a global attention block.
     """
     if tokens_BT.ndim != 2 or not jnp.issubdtype(tokens_BT.dtype, jnp.integer):
-        raise ValueError(
+        raise UserError(
             f"tokens: expected whole numbers of shape [B, T], got {tokens_BT.dtype} of shape "
             f"{tokens_BT.shape}"
         )
     batch, time = tokens_BT.shape
     if batch < 1 or time < 1:
-        raise ValueError(f"tokens: expected at least one row and one token, got {batch} x {time}")
+        raise UserError(f"tokens: expected at least one row and one token, got {batch} x {time}")
     if positions_BT is not None and positions_BT.shape != (batch, time):
-        raise ValueError(
+        raise UserError(
             f"positions: expected the shape of tokens, {(batch, time)}, got {positions_BT.shape}"
         )
     if lengths_B is not None and lengths_B.shape != (batch,):
-        raise ValueError(f"lengths: expected shape {(batch,)}, got {lengths_B.shape}")
+        raise UserError(f"lengths: expected shape {(batch,)}, got {lengths_B.shape}")
     if state is not None and state.position_B.shape != (batch,):
-        raise ValueError(
+        raise UserError(
             f"state: it has {state.position_B.shape[0]} rows and tokens {batch}; expected as many"
         )
     if state is not None:
@@ -101,7 +102,7 @@ def check_inputs(
     lengths = np.full((batch,), time) if lengths_B is None else np.asarray(lengths_B)
     if ((lengths < 0) | (lengths > time)).any():
         row = int(np.argmax((lengths < 0) | (lengths > time)))
-        raise ValueError(
+        raise UserError(
             f"lengths[{row}]={lengths[row]}: expected a number of tokens from 0 to T={time}"
         )
     real = np.arange(time)[None] < lengths[:, None]
@@ -115,13 +116,13 @@ def check_inputs(
     outside = real & ((tokens < 0) | (tokens >= vocab_size))
     if outside.any():
         row, t = np.argwhere(outside)[0]
-        raise ValueError(
+        raise UserError(
             f"tokens[{row}, {t}]={tokens[row, t]} is outside the vocabulary of {vocab_size} "
             f"(ids 0 to {vocab_size - 1})"
         )
     longest = int((start + lengths).max() if positions_BT is None else positions.max() + 1)
     if "global_attention" in config.block_types and longest > config.context_length:
-        raise ValueError(
+        raise UserError(
             f"a document of {longest} tokens is longer than context_length="
             f"{config.context_length}, the keys that a global attention block holds: take a model "
             "with dataclasses.replace(config, context_length=...)"
@@ -143,7 +144,7 @@ def _check_positions(positions_BT: np.ndarray, start_B: np.ndarray) -> None:
         expected = "0, because only a document's start may follow padding or an empty state"
     else:
         expected = f"{before + 1} to go on with the document, or 0 to start one"
-    raise ValueError(
+    raise UserError(
         f"positions[{row}, {t}]={given} after {before}: positions must not go backwards or jump; "
         f"expected {expected}"
     )

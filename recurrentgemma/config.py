@@ -14,6 +14,8 @@ import difflib
 import math
 from typing import Any, Literal, get_args
 
+from recurrentgemma.errors import UserError
+
 BlockType = Literal["recurrent", "local_attention", "global_attention"]
 AInit = Literal["code", "paper"]
 Dtype = Literal["float32", "bfloat16"]
@@ -59,12 +61,12 @@ class GriffinConfig:
         for name in _SIZES:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
+                raise UserError(f"{name}={value!r}: expected a whole number of at least 1")
         if isinstance(self.pattern, str):
-            raise ValueError(f"pattern={self.pattern!r}: expected a tuple of block types")
+            raise UserError(f"pattern={self.pattern!r}: expected a tuple of block types")
         object.__setattr__(self, "pattern", tuple(self.pattern))
         if not self.pattern:
-            raise ValueError("pattern=(): expected at least one block type")
+            raise UserError("pattern=(): expected at least one block type")
         for block_type in self.pattern:
             _expect_one_of("pattern", block_type, get_args(BlockType))
         _expect_one_of("a_init", self.a_init, get_args(AInit))
@@ -72,18 +74,18 @@ class GriffinConfig:
         _expect_one_of("param_dtype", self.param_dtype, get_args(Dtype))
         _expect_one_of("remat", self.remat, get_args(Remat))
         if self.lru_width % self.num_gate_blocks:
-            raise ValueError(
+            raise UserError(
                 f"num_gate_blocks={self.num_gate_blocks} does not divide "
                 f"lru_width={self.lru_width}: choose a divisor of it"
             )
         if self.head_dim % 4:
-            raise ValueError(
+            raise UserError(
                 f"head_dim={self.head_dim}: expected a multiple of 4, because rotary embedding "
                 "turns pairs in the first half of each head"
             )
         cap = self.logits_soft_cap
         if cap is not None and not (isinstance(cap, int | float) and 0 < cap < math.inf):
-            raise ValueError(
+            raise UserError(
                 f"logits_soft_cap={self.logits_soft_cap!r}: expected a positive number, or None "
                 "for no cap"
             )
@@ -113,7 +115,7 @@ class GriffinConfig:
             if name not in known:
                 close = difflib.get_close_matches(name, known, 1)
                 hint = f" (did you mean {close[0]!r}?)" if close else ""
-                raise ValueError(
+                raise UserError(
                     f"unknown GriffinConfig field {name!r}{hint}; the fields are: "
                     + ", ".join(known)
                 )
@@ -123,10 +125,10 @@ class GriffinConfig:
             if field.default is dataclasses.MISSING and name not in fields
         ]
         if missing:
-            raise ValueError("GriffinConfig lacks the fields: " + ", ".join(missing))
+            raise UserError("GriffinConfig lacks the fields: " + ", ".join(missing))
         return cls(**fields)
 
 
 def _expect_one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}")
+        raise UserError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}")

@@ -26,6 +26,7 @@ from recurrentgemma.blocks import ResidualBlock
 from recurrentgemma.chunk import Chunk, check_inputs, locate
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.counts import param_shapes
+from recurrentgemma.errors import UserError
 from recurrentgemma.layers import Embedder, RMSNorm
 from recurrentgemma.state import State
 
@@ -226,7 +227,7 @@ def flat_params(model: Griffin) -> dict[str, jax.Array]:
     """The parameters by canonical name, per layer, whether the model scans its layers or not.
 
     Raises:
-      ValueError: the model has adapters, which training/lora.py merges.
+      ValueError: the model has adapters, which training/finetuning/lora.py merges.
     """
     flat: dict[str, jax.Array] = {}
     for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
@@ -236,9 +237,9 @@ def flat_params(model: Griffin) -> dict[str, jax.Array]:
         flat |= {name: values[i] for i, name in enumerate(names)}
     shapes = param_shapes(model.config)
     if unknown := flat.keys() - shapes.keys():
-        raise ValueError(
+        raise UserError(
             f"the model has {len(unknown)} parameters that no Griffin has, such as "
-            f"{min(unknown)!r}: merge its adapters first (training.lora.merge_into)"
+            f"{min(unknown)!r}: merge its adapters first (training.finetuning.lora.merge_into)"
         )
     return {name: flat[name] for name in shapes}
 
@@ -252,10 +253,10 @@ def from_flat_params(config: GriffinConfig, flat: dict[str, jax.Array]) -> Griff
     shapes = param_shapes(config)
     for name in shapes.keys() ^ flat.keys():
         kind = "missing" if name in shapes else "not a parameter of this model"
-        raise ValueError(f"parameter {name!r} is {kind}")
+        raise UserError(f"parameter {name!r} is {kind}")
     for name, shape in shapes.items():
         if flat[name].shape != shape:
-            raise ValueError(f"parameter {name!r} has shape {flat[name].shape}; expected {shape}")
+            raise UserError(f"parameter {name!r} has shape {flat[name].shape}; expected {shape}")
     model = nnx.eval_shape(lambda: Griffin(config, rngs=nnx.Rngs(0)))
     graphdef, abstract = nnx.split(model)
 

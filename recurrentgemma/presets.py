@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Callable
 
 from recurrentgemma.config import BlockType, GriffinConfig
+from recurrentgemma.errors import UserError
 
 GRIFFIN: tuple[BlockType, ...] = ("recurrent", "recurrent", "local_attention")
 HAWK: tuple[BlockType, ...] = ("recurrent",)
@@ -172,5 +173,5 @@ def preset(name: str) -> GriffinConfig:
     if name not in PRESETS:
         close = difflib.get_close_matches(name, PRESETS, 1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"unknown preset {name!r}{hint}; the presets are: {', '.join(PRESETS)}")
+        raise UserError(f"unknown preset {name!r}{hint}; the presets are: {', '.join(PRESETS)}")
     return PRESETS[name]()

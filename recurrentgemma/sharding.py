@@ -22,6 +22,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from recurrentgemma.config import GriffinConfig
+from recurrentgemma.errors import UserError
 from recurrentgemma.state import AttentionState, RecurrentState, State
 
 AXES = ("data", "fsdp", "sequence", "tensor")
@@ -86,9 +87,9 @@ class MeshConfig:
         sizes = dataclasses.asdict(self)
         for name, size in sizes.items():
             if size < 1 and size != -1:
-                raise ValueError(f"mesh.{name}={size}: expected at least 1, or -1 for the rest")
+                raise UserError(f"mesh.{name}={size}: expected at least 1, or -1 for the rest")
         if list(sizes.values()).count(-1) > 1:
-            raise ValueError(f"mesh {self.describe()}: one axis at most may be -1, the rest")
+            raise UserError(f"mesh {self.describe()}: one axis at most may be -1, the rest")
 
     def describe(self) -> str:
         return " x ".join(f"{name}={size}" for name, size in dataclasses.asdict(self).items())
@@ -112,7 +113,7 @@ class MeshConfig:
         hint = f"; {axis}={near} would fit" if near and free else ""
         if not free and near:
             hint = f"; {axis}={devices // rest} would fit"
-        raise ValueError(
+        raise UserError(
             f"mesh {self.describe()} takes {'a multiple of ' if free else ''}{given} devices and "
             f"there are {devices}{hint}"
         )
@@ -137,7 +138,7 @@ def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = 
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1:
         if sizes["data"] % slices:
-            raise ValueError(
+            raise UserError(
                 f"mesh data={sizes['data']} does not divide over {slices} slices: the data axis "
                 f"goes from slice to slice; choose data={slices} or a multiple of it"
             )
@@ -244,7 +245,7 @@ def check_model(config: GriffinConfig, mesh: Mapping[str, int]) -> None:
             if n % wanted:
                 near = nearest_divisor(math.gcd(*here.values()), wanted)
                 of = each[0] if " x " not in label else "their product"
-                raise ValueError(
+                raise UserError(
                     f"mesh axis {label} does not divide the model's {names[name]}={n}; "
                     f"the nearest that divides all it has to is {of}={near}"
                 )
@@ -255,14 +256,14 @@ def check_batch(batch: int, time: int, mesh: Mapping[str, int]) -> None:
     and the nearest batch or length that it does divide."""
     rows = mesh["data"] * mesh["fsdp"]
     if batch % rows:
-        raise ValueError(
+        raise UserError(
             f"a batch of {batch} rows does not divide over mesh axes data={mesh['data']} x "
             f"fsdp={mesh['fsdp']}; choose a multiple of {rows}, such as "
             f"{max(1, round(batch / rows)) * rows}"
         )
     parts = mesh["sequence"]
     if time % parts:
-        raise ValueError(
+        raise UserError(
             f"rows of {time} tokens do not divide over mesh axis sequence={parts}; choose a "
             f"multiple of it, such as {max(1, round(time / parts)) * parts}"
         )

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from recurrentgemma.config import CONV_WIDTH, GriffinConfig
+from recurrentgemma.errors import UserError
 
 
 class RecurrentState(NamedTuple):
@@ -46,7 +47,7 @@ def init_state(config: GriffinConfig, batch_size: int) -> State:
       ValueError: batch_size is below 1.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: expected at least 1")
+        raise UserError(f"batch_size={batch_size}: expected at least 1")
     layers: list[RecurrentState | AttentionState] = []
     for block_type in config.block_types:
         if block_type == "recurrent":
@@ -81,7 +82,7 @@ def insert_slot(state: State, i: int | jax.Array, one: State) -> State:
     _check_slot(state, i)
     expected = jax.tree.map(lambda x: (1, *x.shape[1:]), state)
     if (given := jax.tree.map(lambda x: x.shape, one)) != expected:
-        raise ValueError(
+        raise UserError(
             f"insert_slot: expected a batch of one of the same model, {expected}; got {given}"
         )
     return jax.tree.map(
@@ -94,14 +95,14 @@ def check_state(state: State, config: GriffinConfig) -> None:
     expected = _shapes(config, state.position_B.shape[0])
     given = tuple(tuple(x.shape for x in layer) for layer in state.layers)
     if len(given) != len(expected):
-        raise ValueError(
+        raise UserError(
             f"state: it has {len(given)} layers and this model {len(expected)}: it is another "
             "model's"
         )
     for i, (layer, wanted) in enumerate(zip(given, expected, strict=True)):
         if layer != wanted:
             held, needed = (" and ".join(map(str, shapes)) for shapes in (layer, wanted))
-            raise ValueError(
+            raise UserError(
                 f"state: layer {i} ({config.block_types[i]}) holds arrays of shape {held}, and "
                 f"this model's {needed}: it is another model's, or its config has changed"
             )
@@ -118,4 +119,4 @@ def _check_slot(state: State, i: int | jax.Array) -> None:
     if isinstance(i, Tracer):
         return
     if not 0 <= operator.index(i) < slots:
-        raise ValueError(f"slot {i} is out of range: the state has slots 0 to {slots - 1}")
+        raise UserError(f"slot {i} is out of range: the state has slots 0 to {slots - 1}")

@@ -20,9 +20,10 @@ from typing import Annotated, NoReturn
 import tyro
 import uvicorn
 
-from serving.engine import Engine
-from serving.engine_thread import EngineThread, Status
-from serving.server import create_app, curl_example
+from recurrentgemma.errors import UserError
+from serving.engine.engine import Engine
+from serving.engine.thread import EngineThread, Status
+from serving.http.server import create_app, curl_example
 
 EXAMPLES = """Serve a model over OpenAI's completions API until Ctrl-C.
 
@@ -65,7 +66,7 @@ def serve(arguments: ServeArguments) -> int:
         least = 1 if option == "slots" else 0
         if getattr(arguments, option) < least:
             given = getattr(arguments, option)
-            raise ValueError(f"--{option} {given}: expected {least} or more")
+            raise UserError(f"--{option} {given}: expected {least} or more")
     model_name = arguments.model_name or arguments.path.resolve().name
     with listen(arguments.host, arguments.port) as listener:
         url = _url(arguments.host, listener.getsockname()[1])
@@ -124,7 +125,7 @@ def serve(arguments: ServeArguments) -> int:
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there. Raises OSError that says what to do, ValueError for no port."""
     if not 0 <= port < 65536:
-        raise ValueError(f"--port {port}: expected 0 (any free port) to 65535")
+        raise UserError(f"--port {port}: expected 0 (any free port) to 65535")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import griffin_lm
-from recurrentgemma import cli
+from recurrentgemma.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ROOT / "tests" / "flags.txt"
@@ -26,7 +26,7 @@ def griffin(*argv: str, **kwargs) -> subprocess.CompletedProcess[str]:
 
 
 # What takes arguments: the verbs, and the two halves of `griffin data`.
-COMMANDS = [name for name in cli.VERBS if name != "data"] + ["data tokenize", "data info"]
+COMMANDS = [name for name in griffin_lm.VERBS if name != "data"] + ["data tokenize", "data info"]
 
 
 def arguments_of(command: str) -> list[str]:
@@ -34,7 +34,7 @@ def arguments_of(command: str) -> list[str]:
     # Not pytest's capture: tyro draws its boxes in another way where the encoding is not "utf-8".
     shown = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     with contextlib.redirect_stdout(shown), pytest.raises(SystemExit) as stop:
-        cli.run([*command.split(), "--help"])
+        griffin_lm.run([*command.split(), "--help"])
     assert stop.value.code == 0
     shown.seek(0)
     box, positional, flags = "", [], set()
@@ -52,7 +52,7 @@ def arguments_of(command: str) -> list[str]:
 
 
 def test_the_verbs_are_frozen():
-    assert list(cli.VERBS) == [
+    assert list(griffin_lm.VERBS) == [
         *("info", "data", "plan", "train", "finetune", "generate", "serve", "convert", "merge"),
         *("bench", "demo"),
     ]
@@ -71,7 +71,7 @@ def test_the_flags_are_frozen(command: str, monkeypatch: pytest.MonkeyPatch):
 
 def test_help_lists_every_verb_in_one_line_and_does_not_wait_for_jax():
     code = (
-        "import sys; from recurrentgemma import cli; status = cli.main(['--help'])\n"
+        "import sys, griffin_lm; status = griffin_lm.main(['--help'])\n"
         "heavy = {'jax', 'flax', 'numpy', 'optax', 'tyro', 'orbax'} & set(sys.modules)\n"
         "sys.exit(f'{heavy} imported' if heavy else status)"
     )
@@ -79,7 +79,7 @@ def test_help_lists_every_verb_in_one_line_and_does_not_wait_for_jax():
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT
     )
     assert (done.returncode, done.stderr) == (0, "")
-    for name, verb in cli.VERBS.items():
+    for name, verb in griffin_lm.VERBS.items():
         assert [line for line in done.stdout.splitlines() if line.split()[:1] == [name]] != []
         assert verb.summary in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
@@ -92,7 +92,7 @@ def test_version():
 
 def test_no_verb_is_an_error_that_shows_the_verbs():
     done = griffin()
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", cli.usage())
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", griffin_lm.usage())
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,9 @@ def verb(monkeypatch: pytest.MonkeyPatch):
         module = types.ModuleType("serving.fake")
         module.main = function  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "serving.fake", module)
-        monkeypatch.setitem(cli.VERBS, "fake", cli.Verb("serving.fake:main", "for a test"))
+        monkeypatch.setitem(
+            griffin_lm.VERBS, "fake", griffin_lm.Verb("serving.fake:main", "for a test")
+        )
 
     return install
 
@@ -127,40 +129,44 @@ def raising(error: BaseException):
 
 @pytest.mark.parametrize(
     "error",
-    [ValueError("width is 0, expected 1 or more"), OSError("disk full"), ImportError("no torch")],
+    [UserError("width is 0, expected 1 or more"), OSError("disk full"), ImportError("no torch")],
     ids=repr,
 )
 def test_what_a_user_got_wrong_is_one_line(verb, capsys, error):
     verb(raising(error))
-    assert cli.main(["fake"]) == 2
+    assert griffin_lm.main(["fake"]) == 2
     assert tuple(capsys.readouterr()) == ("", f"error: {error}\n")
 
 
 def test_a_traceback_can_be_had(verb, monkeypatch: pytest.MonkeyPatch):
-    verb(raising(ValueError("width is 0")))
+    verb(raising(UserError("width is 0")))
     monkeypatch.setenv("GRIFFIN_TRACEBACK", "1")
     with pytest.raises(ValueError, match="width is 0"):
-        cli.main(["fake"])
+        griffin_lm.main(["fake"])
 
 
-def test_a_defect_of_ours_keeps_its_traceback(verb):
-    verb(raising(AssertionError("an invariant")))
-    with pytest.raises(AssertionError, match="an invariant"):
-        cli.main(["fake"])
+@pytest.mark.parametrize(
+    "error", [AssertionError("an invariant"), ValueError("shapes (3,) and (4,) differ")], ids=repr
+)
+def test_a_defect_of_ours_keeps_its_traceback(verb, error: Exception):
+    verb(raising(error))
+    with pytest.raises(type(error)) as caught:
+        griffin_lm.main(["fake"])
+    assert caught.value is error
 
 
 def test_a_verb_gets_its_arguments_and_gives_its_status(verb):
     seen = []
     verb(seen.extend)
-    assert cli.main(["fake", "a", "--b"]) == 0
+    assert griffin_lm.main(["fake", "a", "--b"]) == 0
     assert seen == ["a", "--b"]
     verb(lambda argv: 3)
-    assert cli.main(["fake"]) == 3
+    assert griffin_lm.main(["fake"]) == 3
 
 
 WAITING = """
 import sys, types
-from recurrentgemma import cli
+import griffin_lm
 module = types.ModuleType("serving.fake")
 def main(argv):
     import time
@@ -168,8 +174,8 @@ def main(argv):
     time.sleep(60)
 module.main = main
 sys.modules["serving.fake"] = module
-cli.VERBS["fake"] = cli.Verb("serving.fake:main", "waits")
-sys.exit(cli.main(["fake"]))
+griffin_lm.VERBS["fake"] = griffin_lm.Verb("serving.fake:main", "waits")
+sys.exit(griffin_lm.main(["fake"]))
 """
 
 
@@ -188,7 +194,7 @@ def test_a_reader_that_left_is_no_error():
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "recurrentgemma.cli", "--help"],
+        [sys.executable, "-m", "griffin_lm", "--help"],
         stdout=write,
         stderr=subprocess.PIPE,
         cwd=ROOT,

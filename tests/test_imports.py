@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The direction of imports, read off the syntax trees.
 
-    kernels <- recurrentgemma <- checkpoints <- eval <- training <- training.recipes
+    kernels <- recurrentgemma <- checkpoints <- training.data <- eval <- training
+        <- training.recipes
 
-and `serving` may import all but `training`. kernels knows arrays only; recurrentgemma knows no
-optimizer and no HTTP.
+and `serving` may import all but `training`, training.data included. kernels knows arrays only;
+recurrentgemma knows no optimizer and no HTTP.
 """
 
 import ast
@@ -14,10 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from recurrentgemma.cli import VERBS
+from griffin_lm import VERBS
 
 ROOT = Path(__file__).parent.parent
-ORDER = ("kernels", "recurrentgemma", "checkpoints", "eval", "training", "training.recipes")
+ORDER = (
+    "kernels",
+    "recurrentgemma",
+    "checkpoints",
+    "training.data",
+    "eval",
+    "training",
+    "training.recipes",
+)
 MAY_IMPORT: dict[str, set[str]] = {
     layer: set(ORDER[: rank + 1]) for rank, layer in enumerate(ORDER)
 }
@@ -26,13 +35,14 @@ OPTIMIZER = {"optax", "grain", "qwix"}
 HTTP = {"fastapi", "uvicorn", "starlette", "httpx", "requests", "openai", "urllib", "http"}
 ARRAYS = {"jax", "jaxlib", "numpy"}  # all that kernels may import from outside
 # Upward all the same, inside a function: `lm.load` reads checkpoints.
-UPWARD_IN_FUNCTIONS = {"recurrentgemma/lm.py": {"checkpoints"}}
+UPWARD_IN_FUNCTIONS = {"recurrentgemma/generation/lm.py": {"checkpoints"}}
 
 
 def layer(module: str) -> str | None:
     """The layer a dotted module belongs to; None for what is not ours."""
-    if module.startswith("training.recipes"):
-        return "training.recipes"
+    for part in ("training.recipes", "training.data"):
+        if module == part or module.startswith(f"{part}."):
+            return part
     top = module.split(".")[0]
     return top if top in MAY_IMPORT else None
 
@@ -99,16 +109,20 @@ def test_imports_point_down(path: str):
         ("kernels/a.py", "from flax import nnx", 2),
         ("recurrentgemma/a.py", "import optax", 1),
         ("recurrentgemma/a.py", "def f():\n    import checkpoints.load", 1),
-        ("recurrentgemma/lm.py", "def f():\n    import checkpoints.load", 0),
-        ("recurrentgemma/lm.py", "import checkpoints.load", 1),
-        ("recurrentgemma/lm.py", "def f():\n    import training.loop", 1),
+        ("recurrentgemma/generation/lm.py", "def f():\n    import checkpoints.load", 0),
+        ("recurrentgemma/generation/lm.py", "import checkpoints.load", 1),
+        ("recurrentgemma/generation/lm.py", "def f():\n    import training.loop", 1),
         ("eval/a.py", "import training.step", 1),
+        ("eval/a.py", "import training.data.documents", 0),
+        ("training/data/a.py", "import training.step", 1),
+        ("training/data/a.py", "import eval.perplexity", 1),
+        ("serving/a.py", "from training.data import documents", 2),
         ("training/a.py", "import eval.perplexity, optax, checkpoints.store", 0),
         ("training/step.py", "if 1:\n    import training.recipes.a", 1),
         ("training/recipes/a.py", "import training.step", 0),
         ("serving/a.py", "import training.step", 1),
         ("serving/a.py", "import eval.perplexity, fastapi", 0),
-        ("training/a.py", "import serving.engine", 1),
+        ("training/a.py", "import serving.engine.engine", 1),
     ],
 )
 def test_the_rules_bite(path: str, source: str, expected: int):

@@ -26,7 +26,7 @@ def site(tmp_path: Path) -> Path:
     for package in ("kernels", "recurrentgemma", "checkpoints", "training", "eval", "serving"):
         (folder / package).mkdir()
         shutil.copy(ROOT / package / "__init__.py", folder / package)
-    shutil.copy(ROOT / "recurrentgemma/cli.py", folder / "recurrentgemma")
+    shutil.copy(ROOT / "recurrentgemma/griffin.py", folder / "recurrentgemma")
     return folder
 
 

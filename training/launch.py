@@ -7,6 +7,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from recurrentgemma import sharding
+from recurrentgemma.errors import UserError
 from recurrentgemma.sharding import MeshConfig, make_mesh
 from training.cluster import ClusterConfig
 
@@ -32,9 +33,9 @@ class Launch:
     def __post_init__(self) -> None:
         for name in ("devices", "profile"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+                raise UserError(f"{name}={getattr(self, name)}: expected 0 or more")
         if not 0 <= self.stopped_status <= 255:
-            raise ValueError(f"stopped_status={self.stopped_status}: expected 0 to 255")
+            raise UserError(f"stopped_status={self.stopped_status}: expected 0 to 255")
 
     def make_mesh(self) -> Mesh | None:
         """The mesh of the devices to use; None for a single one, which needs none.
@@ -45,9 +46,9 @@ class Launch:
         devices = jax.devices()
         if self.devices:
             if self.devices > len(devices):
-                raise ValueError(f"devices={self.devices}: there are {len(devices)}")
+                raise UserError(f"devices={self.devices}: there are {len(devices)}")
             if jax.process_count() > 1:
-                raise ValueError(
+                raise UserError(
                     f"devices={self.devices} with {jax.process_count()} processes: each process "
                     "must have a part in the mesh; leave --devices out"
                 )
@@ -69,7 +70,7 @@ def own_rows(mesh: Mesh | None, batch_size: int) -> range:
     rows = {row for index in found if index for row in range(*index[0].indices(batch_size))}
     own = range(min(rows), max(rows) + 1)
     if len(own) != len(rows):
-        raise ValueError(
+        raise UserError(
             f"process {jax.process_index()} has the rows {sorted(rows)} of a batch, which are not "
             "neighbours; choose a mesh whose data and fsdp axes go from process to process"
         )

@@ -14,20 +14,22 @@ from checkpoints.store import Checkpoints
 from eval.perplexity import score_documents
 from recurrentgemma import sharding
 from recurrentgemma.counts import parameter_count
+from recurrentgemma.errors import UserError
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.sharded import init_params, start_state
-from training import cluster, lora, run
+from training import cluster, run
 from training.configs import TrainConfig
-from training.data import Batches
+from training.data.batches import Batches
+from training.finetuning import lora
 from training.inputs import Feed, Inputs, open_inputs
 from training.launch import Launch, own_rows
-from training.metrics import MetricsLog
+from training.observe.metrics import MetricsLog
+from training.observe.profiling import Trace
+from training.observe.progress import Progress
+from training.observe.stopwatch import Stopwatch
+from training.observe.trackers import TensorBoard, Tracker, WeightsAndBiases, import_wandb
 from training.optim import learning_rate_schedule, make_optimizer
-from training.profiling import Trace
-from training.progress import Progress
 from training.step import TrainState, init_train_state, make_train_step
-from training.stopwatch import Stopwatch
-from training.trackers import TensorBoard, Tracker, WeightsAndBiases, import_wandb
 
 INTERRUPTED = "stopped at step {step}; the same command goes on from there"
 
@@ -49,10 +51,10 @@ def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> b
         try:
             part = config.batch_size // config.accumulate
             sharding.check_batch(part, config.row_length, mesh.shape)
-        except ValueError as error:
+        except UserError as error:
             if config.accumulate == 1:
                 raise
-            raise ValueError(
+            raise UserError(
                 f"accumulate={config.accumulate} of batch_size={config.batch_size}: {error}"
             ) from None
     if launch.wandb:
@@ -158,7 +160,7 @@ def _train(
                     evaluate(whole=True)  # on more text than the others: it does not rank with them
                 elif step % config.eval_every == 0:
                     bits = evaluate(whole=False)
-            except (ValueError, OSError) as error:  # of the held-out text; the model is what it was
+            except (UserError, OSError) as error:  # of the held-out text; the model is as it was
                 if jax.process_count() > 1:
                     raise  # the others are not where they could save
                 unscored = error

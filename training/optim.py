@@ -15,6 +15,7 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
+from recurrentgemma.errors import UserError
 from recurrentgemma.sharding import parameter_name
 
 Algorithm = Literal["adamw", "muon"]
@@ -52,7 +53,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         for name, choices in (("algorithm", Algorithm), ("schedule", Schedule)):
             if getattr(self, name) not in get_args(choices):
-                raise ValueError(
+                raise UserError(
                     f"{name}={getattr(self, name)!r}: expected one of "
                     + ", ".join(get_args(choices))
                 )
@@ -70,13 +71,13 @@ class OptimConfig:
         ):
             value = getattr(self, name)
             if not low <= value <= high:
-                raise ValueError(f"{name}={value!r}: expected a value between {low} and {high}")
+                raise UserError(f"{name}={value!r}: expected a value between {low} and {high}")
 
 
 def learning_rate_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     """Linear from 0 to the peak over warmup_steps, then down to final_fraction at `steps`."""
     if config.warmup_steps >= steps:
-        raise ValueError(
+        raise UserError(
             f"warmup_steps={config.warmup_steps} leaves nothing of steps={steps}; "
             f"expected fewer warm-up steps than steps"
         )

@@ -35,13 +35,14 @@ from checkpoints.source import Damaged, Source, read_params
 from checkpoints.step import DATA_STATE, read_content
 from recurrentgemma import sharding
 from recurrentgemma.config import GriffinConfig
+from recurrentgemma.errors import UserError
 from recurrentgemma.sharded import place
-from recurrentgemma.tokenizer import Tokenizer, find_tokenizer, train_sentencepiece
+from recurrentgemma.text.tokenizer import Tokenizer, find_tokenizer, train_sentencepiece
 from training import per_layer
 from training.configs import FREE, TrainConfig, differences
 from training.corpus import Document
-from training.data import Batches, merge_states
-from training.documents import load_named_tokenizer
+from training.data.batches import Batches, merge_states
+from training.data.documents import load_named_tokenizer
 from training.step import TrainState
 
 METRICS = "metrics.jsonl"
@@ -62,13 +63,13 @@ def open_run(run_dir: Path, config: TrainConfig, report: Callable[[str], None] =
 def _open_run(run_dir: Path, config: TrainConfig, report: Callable[[str], None]) -> int:
     if not (run_dir / store.CONFIG).exists():
         if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-            raise ValueError(f"{run_dir} exists and is not a run; choose another --run-dir")
+            raise UserError(f"{run_dir} exists and is not a run; choose another --run-dir")
         return 0
     model, saved = store.read_run_config(run_dir)
     asked = {**config.to_json(), "model": config.model.to_json()}
     found = differences({**saved, "model": model.to_json()}, asked)
     if refused := [f"{name}: {change}" for name, change in found.items() if name not in FREE]:
-        raise ValueError(
+        raise UserError(
             f"{run_dir} holds a run with another config (saved -> asked): {'; '.join(refused)}. "
             f"Ask for the saved values to go on with it, or choose another --run-dir"
         )
@@ -133,7 +134,7 @@ def run_tokenizer(run_dir: Path, config: TrainConfig, documents: Sequence[Docume
         def files() -> str:  # the first process's, for all
             tokenizer = find_tokenizer(run_dir) or made()
             if tokenizer.vocab_size > config.model.vocab_size:
-                raise ValueError(
+                raise UserError(
                     f"model.vocab_size={config.model.vocab_size} is too small for the tokenizer "
                     f"{config.tokenizer!r}, which has {tokenizer.vocab_size} ids; choose at least "
                     "that"
@@ -248,7 +249,7 @@ def restore(
     if found is None:
         return None
     if found.data_state is None:
-        raise ValueError(f"step {found.step} does not say where its data goes on")
+        raise UserError(f"step {found.step} does not say where its data goes on")
     batches.restore(found.data_state["batches"])
     opt_state = found.opt_state if carried is None else found.opt_state["optimizer"]
     stored = (nest(found.params), opt_state)

@@ -16,7 +16,7 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import loss_and_state
 from recurrentgemma.sharded import over, place
 from recurrentgemma.state import State
-from training.data import Batch
+from training.data.batches import Batch
 
 Metrics = dict[str, jax.Array]
 

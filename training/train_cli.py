@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from recurrentgemma.errors import UserError
 from training import cluster
 from training.configs import TrainConfig, run_named
 from training.launch import Launch
@@ -48,7 +49,7 @@ def parse(argv: list[str]) -> TrainArguments:
 def check_text(argv: list[str], text: tuple[str, ...]) -> None:
     """Raises ValueError for a `--text` with no file after it, which would mean the plays."""
     if not text and any(argument.split("=")[0] == "--text" for argument in argv):
-        raise ValueError("--text names no file; give the path of at least one UTF-8 text file")
+        raise UserError("--text names no file; give the path of at least one UTF-8 text file")
 
 
 def main(argv: list[str]) -> int:

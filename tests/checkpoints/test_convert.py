@@ -7,12 +7,12 @@ import zipfile
 import numpy as np
 import pytest
 
+import griffin_lm
 from checkpoints import convert as convert_module
 from checkpoints import store
 from checkpoints.convert import convert
 from checkpoints.load import load_checkpoint
-from recurrentgemma import cli
-from recurrentgemma.tokenizer import ByteTokenizer
+from recurrentgemma.text.tokenizer import ByteTokenizer
 from tests.checkpoints.conftest import random_params, small_config
 
 CONFIG = small_config(vocab_size=261)
@@ -26,7 +26,7 @@ def stored(tmp_path):
 
 
 def error(capsys, *argv: str) -> str:
-    assert cli.main(["convert", *argv]) == 2
+    assert griffin_lm.main(["convert", *argv]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
@@ -36,7 +36,7 @@ def error(capsys, *argv: str) -> str:
 
 def test_it_says_what_it_did(tmp_path, stored, capsys):
     there = tmp_path / "new" / "hf"
-    assert cli.main(["convert", str(stored), str(there), "--to", "huggingface"]) == 0
+    assert griffin_lm.main(["convert", str(stored), str(there), "--to", "huggingface"]) == 0
     out = capsys.readouterr().out
     count = sum(array.size for array in random_params(CONFIG).values())
     size = sum(file.stat().st_size for file in there.iterdir())
@@ -87,7 +87,7 @@ def test_kaggles_layout(tmp_path, stored, capsys):
     import orbax.checkpoint as ocp
 
     command = ["convert", str(stored), str(tmp_path / "dm"), "--to", "deepmind-flax", "--kaggle"]
-    assert cli.main(command) == 0
+    assert griffin_lm.main(command) == 0
     assert "blocks.0" in ocp.PyTreeCheckpointer().restore(tmp_path / "dm")
     capsys.readouterr()
     message = error(capsys, str(stored), str(tmp_path / "x"), "--to", "griffin", "--kaggle")
@@ -102,7 +102,7 @@ def test_a_source_that_needs_a_config(tmp_path, stored, capsys):
     command = [str(tmp_path / "dm"), there, "--to", "griffin", "--config"]
     assert "neither a preset (griffin_100m, " in error(capsys, *command, "none.json")
     assert "missing tensors 'blocks.4/" in error(capsys, *command, "tiny")
-    assert cli.main(["convert", *command, str(stored / "config.json")]) == 0
+    assert griffin_lm.main(["convert", *command, str(stored / "config.json")]) == 0
     assert load_checkpoint(there)[1] == CONFIG
 
 

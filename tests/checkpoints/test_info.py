@@ -5,14 +5,14 @@ import json
 
 import pytest
 
+import griffin_lm
 from checkpoints import info_cli, store
-from recurrentgemma import cli
 from recurrentgemma.griffin import flat_params
 from tests.recurrentgemma.models import GRIFFIN, make
 
 
 def info(capsys, *argv: str) -> dict:
-    assert cli.main(["info", *argv, "--json"]) == 0
+    assert griffin_lm.main(["info", *argv, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -31,16 +31,16 @@ def test_sequence_length_counts_the_keys_that_are_seen(capsys):
 
 
 def test_the_table_names_what_it_counts(capsys):
-    assert cli.main(["info", "tiny"]) == 0
+    assert griffin_lm.main(["info", "tiny"]) == 0
     text = capsys.readouterr().out
     for word in ("parameters", "embedding", "bytes of state per sequence, bfloat16", "training"):
         assert word in text
 
 
 def test_neither_a_preset_nor_a_path(capsys):
-    assert cli.main(["info", "griffin_8b"]) == 2
+    assert griffin_lm.main(["info", "griffin_8b"]) == 2
     assert "'griffin_8b' is not a path either; unknown preset" in capsys.readouterr().err
-    assert cli.main(["info", "tiny", "--sequence-length", "0"]) == 2
+    assert griffin_lm.main(["info", "tiny", "--sequence-length", "0"]) == 2
     assert "sequence_length=0: expected at least 1 token" in capsys.readouterr().err
 
 

@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 
 from eval.perplexity import Score, perplexity, score_documents
-from recurrentgemma.byte_tokenizer import ByteTokenizer
+from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.griffin import Griffin
-from recurrentgemma.lm import LanguageModel
 from recurrentgemma.presets import tiny
+from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 
 TEXTS = ["", "O", "Über", "But, soft! what light through yonder window breaks? " * 2]
 TEXT_BYTES = sum(len(text.encode()) for text in TEXTS)

@@ -24,8 +24,8 @@ from recurrentgemma.common import ScanType  # DeepMind's: ours is not on the pat
 from recurrentgemma.jax.scan import linear_scan as deepmind_scan
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))
-from kernels.bench import interleaved
 from kernels.linear_scan import linear_scan
+from kernels.measure.bench import interleaved
 
 SHAPES = [(1, 2048, 1024), (8, 2048, 1024), (1, 8192, 2560)]
 ROUNDS, LEAST = 9, 0.1

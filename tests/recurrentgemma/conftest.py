@@ -8,7 +8,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from recurrentgemma.tokenizer import (
+from recurrentgemma.text.tokenizer import (
     ByteTokenizer,
     HuggingFaceTokenizer,
     SentencePieceTokenizer,

@@ -20,11 +20,11 @@ from flax import nnx
 
 import recurrentgemma as rg
 from recurrentgemma.config import BlockType
-from recurrentgemma.lm import LanguageModel
-from recurrentgemma.tokenizer import ByteTokenizer, Tokenizer
-from serving.engine import Engine, Event, GenerationRequest, TokenScore
-from serving.engine_thread import EngineThread
-from serving.server import create_app
+from recurrentgemma.generation.lm import LanguageModel
+from recurrentgemma.text.tokenizer import ByteTokenizer, Tokenizer
+from serving.engine.engine import Engine, Event, GenerationRequest, TokenScore
+from serving.engine.thread import EngineThread
+from serving.http.server import create_app
 
 VOCABULARY = 128
 

@@ -7,9 +7,9 @@ import httpx
 import openai
 import pytest
 
-from recurrentgemma.lm import LanguageModel
-from serving.engine import Engine
-from serving.server import create_app
+from recurrentgemma.generation.lm import LanguageModel
+from serving.engine.engine import Engine
+from serving.http.server import create_app
 
 
 @pytest.fixture

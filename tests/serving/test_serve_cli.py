@@ -11,8 +11,8 @@ import sys
 import httpx
 import pytest
 
+import griffin_lm
 from checkpoints import store
-from recurrentgemma import cli
 from recurrentgemma.griffin import flat_params
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 def test_a_port_in_use_is_an_error_before_anything_is_loaded(capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        assert cli.main(["serve", "no-such-checkpoint", "--port", str(port)]) == 2
+        assert griffin_lm.main(["serve", "no-such-checkpoint", "--port", str(port)]) == 2
     captured = capsys.readouterr()
     assert f"port {port} on 127.0.0.1 is already in use" in captured.err
     assert "--port" in captured.err
@@ -39,17 +39,17 @@ def test_a_port_in_use_is_an_error_before_anything_is_loaded(capsys):
     ],
 )
 def test_bad_options(capsys, options, message):
-    assert cli.main(["serve", "no-such-checkpoint", *options]) == 2
+    assert griffin_lm.main(["serve", "no-such-checkpoint", *options]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_an_unknown_option_and_help(capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main(["serve", "path", "--prot", "9000"])
+        griffin_lm.main(["serve", "path", "--prot", "9000"])
     assert caught.value.code == 2
     assert "--port" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
-        cli.main(["serve", "--help"])
+        griffin_lm.main(["serve", "--help"])
     assert caught.value.code == 0
     assert "griffin serve runs/demo" in capsys.readouterr().out
 
@@ -68,7 +68,7 @@ def run_dir(tmp_path_factory, language_model):
 @contextlib.contextmanager
 def griffin_serve(*arguments):
     """The process, with a function that reads its output up to a line that holds some text."""
-    command = [sys.executable, "-m", "recurrentgemma.cli", "serve", *map(str, arguments)]
+    command = [sys.executable, "-m", "griffin_lm", "serve", *map(str, arguments)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout is not None
@@ -118,7 +118,7 @@ def test_an_interrupt_while_compiling(run_dir):
 
 
 def test_a_checkpoint_that_does_not_load_ends_the_server(tmp_path):
-    command = [sys.executable, "-m", "recurrentgemma.cli", "serve", str(tmp_path), "--port", "0"]
+    command = [sys.executable, "-m", "griffin_lm", "serve", str(tmp_path), "--port", "0"]
     environment = os.environ | {"PYTHONWARNINGS": "default"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 2

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from recurrentgemma import cli
+import griffin_lm
 from recurrentgemma.presets import PRESETS, recurrentgemma_2b
 from recurrentgemma.sharding import MeshConfig
 from training import train_cli
 from training.configs import RUNS, TrainConfig, differences, run_named
-from training.data_config import DataConfig
+from training.data.config import DataConfig
 from training.launch import Launch
 
 
@@ -75,13 +75,13 @@ def test_the_command_line_overrides_the_preset(monkeypatch):
     monkeypatch.setattr(train_cli, "train", lambda *given: calls.append(given))
     argv = "--preset tiny --model.num-layers 3 --steps 7 --optimizer.warmup-steps 2 --text a b"
     argv += " --mesh.tensor 2"
-    assert cli.run(["train", *argv.split()]) == 0
+    assert griffin_lm.run(["train", *argv.split()]) == 0
     config, run_dir, launch = calls[0]
     assert launch == Launch(mesh=MeshConfig(tensor=2))
     assert config.model == dataclasses.replace(PRESETS["tiny"](), num_layers=3)
     assert (config.steps, config.optimizer.warmup_steps, config.text) == (7, 2, ("a", "b"))
     assert str(run_dir) == "runs/tiny"
-    cli.run(["train", "--preset=demo", "--run-dir", "elsewhere"])
+    griffin_lm.run(["train", "--preset=demo", "--run-dir", "elsewhere"])
     assert calls[1][0] == RUNS["demo"]()
     assert str(calls[1][1]) == "elsewhere"
 
@@ -97,7 +97,7 @@ def test_the_command_line_overrides_the_preset(monkeypatch):
 )
 def test_wrong_arguments_are_one_line_and_status_2(argv, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["train", *argv.split()]) == 2
+    assert griffin_lm.main(["train", *argv.split()]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
@@ -107,6 +107,6 @@ def test_wrong_arguments_are_one_line_and_status_2(argv, message, capsys, tmp_pa
 @pytest.mark.parametrize("argv", ["--stpes 3", "--steps many", "--model.width 1.5"])
 def test_unknown_and_ill_typed_options_are_refused_by_name(argv, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.run(["train", *argv.split()])
+        griffin_lm.run(["train", *argv.split()])
     assert stop.value.code == 2
     assert "--steps" in (error := capsys.readouterr().err) or "--model.width" in error

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from recurrentgemma import cli
+import griffin_lm
 from training import demo, loop
 from training.configs import RUNS
 
@@ -17,7 +17,7 @@ def quick(small, tmp_path, monkeypatch):
     config = dataclasses.replace(small, steps=6)
     monkeypatch.setattr(demo, "demo", lambda text: dataclasses.replace(config, text=text))
     served = []
-    monkeypatch.setattr(demo.cli, "run", lambda argv: served.append(argv) or 0)
+    monkeypatch.setattr(griffin_lm, "run", lambda argv: served.append(argv) or 0)
     return served
 
 
@@ -62,9 +62,11 @@ def test_a_port_in_use_is_found_before_training(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "train", lambda *_: pytest.fail("it trained"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert cli.main(["demo", "--port", str(port), "--run-dir", str(tmp_path / "demo")]) == 2
+        assert (
+            griffin_lm.main(["demo", "--port", str(port), "--run-dir", str(tmp_path / "demo")]) == 2
+        )
     assert f"error: port {port} is already in use" in capsys.readouterr().err
-    assert cli.main(["demo", "--port", "99999"]) == 2
+    assert griffin_lm.main(["demo", "--port", "99999"]) == 2
     assert "--port 99999: expected 0" in capsys.readouterr().err
 
 

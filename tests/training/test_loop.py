@@ -16,15 +16,15 @@ import pytest
 from flax import nnx
 
 from checkpoints import store
-from recurrentgemma.byte_tokenizer import ByteTokenizer
 from recurrentgemma.griffin import Griffin
+from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from training import loop, run
 from training.configs import TrainConfig
 from training.corpus import load_corpus
-from training.data import Batches
-from training.documents import document_ids
+from training.data.batches import Batches
+from training.data.documents import document_ids
 from training.launch import Launch
-from training.metrics import TIMINGS, read_metrics
+from training.observe.metrics import TIMINGS, read_metrics
 from training.optim import make_optimizer
 from training.step import init_train_state
 
@@ -198,7 +198,7 @@ from pathlib import Path
 from recurrentgemma.config import GriffinConfig
 from training import loop
 from training.configs import TrainConfig
-from training.data import Batches
+from training.data.batches import Batches
 from training.launch import Launch
 import json
 

@@ -12,17 +12,18 @@ import pytest
 
 from checkpoints import store
 from checkpoints.files import locked
-from recurrentgemma.byte_tokenizer import ByteTokenizer
-from recurrentgemma.cli import main as griffin
+from griffin_lm import main as griffin
 from recurrentgemma.sharding import MeshConfig
-from recurrentgemma.tokenizer import train_sentencepiece
-from training import loop, progress, run
+from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from recurrentgemma.text.tokenizer import train_sentencepiece
+from training import loop, run
 from training.configs import TrainConfig
-from training.data import Batches
-from training.data_config import DataConfig
+from training.data.batches import Batches
+from training.data.config import DataConfig
+from training.data.shard_writer import tokenise
 from training.launch import Launch
-from training.metrics import TIMINGS, read_metrics
-from training.shard_writer import tokenise
+from training.observe import progress
+from training.observe.metrics import TIMINGS, read_metrics
 
 ONE = Launch(devices=1, tensorboard=False)
 

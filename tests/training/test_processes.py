@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from checkpoints import store
-from recurrentgemma.byte_tokenizer import ByteTokenizer
+from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from training import run
 from training.configs import TrainConfig
-from training.metrics import TIMINGS, read_metrics
+from training.observe.metrics import TIMINGS, read_metrics
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,14 +15,14 @@ from jax.sharding import Mesh
 
 from checkpoints import store
 from recurrentgemma import sharding
-from recurrentgemma.byte_tokenizer import ByteTokenizer
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.sharding import MeshConfig, make_mesh
-from recurrentgemma.tokenizer import find_tokenizer
+from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from recurrentgemma.text.tokenizer import find_tokenizer
 from training import per_layer, run
 from training.configs import TrainConfig
-from training.data import Batches
+from training.data.batches import Batches
 from training.optim import decays, make_optimizer, parameter_name
 from training.step import TrainState, init_train_state
 

@@ -14,7 +14,7 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.counts import param_shapes
 from recurrentgemma.griffin import Griffin, from_flat_params
 from training.configs import TrainConfig
-from training.data import Batch, Batches
+from training.data.batches import Batch, Batches
 from training.optim import OptimConfig, make_optimizer
 from training.step import TrainState, TrainStep, init_train_state, make_train_step
 

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prefill in chunks and decode in a loop, both on the device, for any model of this package.
+
+B batch, T time, V vocabulary, S stop tokens, C tokens that one call can decode, N likeliest tokens.
+
+A prompt without its last token goes through `prefill`; `decode` begins with that last token, so
+logits are computed for the tokens to come and for nothing else. Chunks come in a few sizes and
+decode takes its number of steps as a value: neither a new prompt length nor another max_tokens
+compiles anything again.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from recurrentgemma.config import GriffinConfig
+from recurrentgemma.generation.sampling import SamplingParams, log_probs, sample
+from recurrentgemma.state import State, init_state
+
+CHUNKS = (16, 128, 1024)
+CAPACITY = 256  # C; most steps of one call of `decode`
+
+
+class Rows(NamedTuple):
+    """What each row of a batch asks for. Constant while it runs."""
+
+    sampling: SamplingParams
+    stop_BS: Any  # int32, tokens that end the row; -1 is none
+    max_tokens_B: Any  # int32
+
+
+class Progress(NamedTuple):
+    """Where each row of a batch stands."""
+
+    state: State  # of all tokens before `token_B`
+    token_B: jax.Array  # int32, the token to read next
+    count_B: jax.Array  # int32, tokens generated
+    done_B: jax.Array  # bool
+
+
+class Decoded(NamedTuple):
+    """What one call of `decode` has generated: row i's tokens are the first taken_B[i]."""
+
+    tokens_BC: Any  # int32, a stop token included
+    taken_B: Any  # int32
+    logp_BC: Any  # float32 nats at temperature 1; None unless asked for, as are the next two
+    top_logp_BCN: Any
+    top_tokens_BCN: Any
+
+
+def chunk_sizes(length: int, sizes: Sequence[int]) -> list[int]:
+    """Chunks of the given sizes that together hold `length` tokens, the last one padded.
+
+    A chunk is never more than half padding, unless it is of the smallest size.
+    """
+    chunks = []
+    while length > 0:
+        fits = [size for size in sizes if size < 2 * length] or [sizes[0]]
+        chunks.append(fits[-1])
+        length -= fits[-1]
+    return chunks
+
+
+def padded_chunks(rows: Sequence[Sequence[int]], sizes: Sequence[int]) -> Iterator:
+    """(tokens_BT, lengths_B) of the chunks that `rows`, of any lengths, are cut into."""
+    lengths_B = np.array([len(row) for row in rows], np.int32)
+    tokens_BT = np.zeros((len(rows), sum(chunk_sizes(int(lengths_B.max()), sizes))), np.int32)
+    for i, row in enumerate(rows):
+        tokens_BT[i, : len(row)] = row
+    start = 0
+    for size in chunk_sizes(int(lengths_B.max()), sizes):
+        yield tokens_BT[:, start : start + size], np.clip(lengths_B - start, 0, size)
+        start += size
+
+
+def prefill(graphdef, params, state: State | None, tokens_BT, lengths_B) -> State:
+    """The state after a chunk, of which row i has lengths_B[i] real tokens, 0 included.
+
+    state: None for the first chunk: a program of its own, which spares it the empty window.
+    """
+    _, after = nnx.merge(graphdef, params).hidden(tokens_BT, state, lengths=lengths_B)
+    return after
+
+
+def decode(
+    graphdef, params, progress: Progress, rows: Rows, steps, *, vocab_size: int, top: int | None
+) -> tuple[Progress, Decoded]:
+    """Up to `steps` (at most C) more tokens of each row that is not done; ends when all are.
+
+    vocab_size: the ids that may be drawn, which may be fewer than the model has embeddings.
+    top: report log-probabilities, and as many likeliest tokens beside; None reports nothing.
+    """
+    model = nnx.merge(graphdef, params)
+    batch_size = progress.token_B.shape[0]
+
+    def unfinished(loop) -> jax.Array:
+        i, progress, _ = loop
+        return (i < steps) & ~jnp.all(progress.done_B)
+
+    def step(loop):
+        i, (state, token_B, count_B, done_B), out = loop
+        x_B1D, state = model.hidden(token_B[:, None], state)
+        logits_BV = model.unembed(x_B1D[:, 0])
+        if vocab_size < logits_BV.shape[1]:
+            logits_BV = logits_BV[:, :vocab_size]
+        token_B = sample(logits_BV, rows.sampling, count_B)
+        found = [token_B] if top is None else [token_B, *log_probs(logits_BV, token_B, top)]
+        out = [
+            jax.lax.dynamic_update_slice_in_dim(all_BC, new_B[:, None], i, 1)
+            for all_BC, new_B in zip(out, found, strict=True)
+        ]
+        count_B = jnp.where(done_B, count_B, count_B + 1)
+        stopped_B = jnp.any(token_B[:, None] == rows.stop_BS, axis=1)
+        done_B |= stopped_B | (count_B >= rows.max_tokens_B)
+        return i + 1, Progress(state, token_B, count_B, done_B), out
+
+    shape = (batch_size, CAPACITY)
+    out = [jnp.zeros(shape, jnp.int32)]
+    if top is not None:
+        out += [jnp.zeros(shape, jnp.float32), jnp.zeros((*shape, top), jnp.float32)]
+        out += [jnp.zeros((*shape, top), jnp.int32)]
+    start_B = progress.count_B
+    _, progress, out = jax.lax.while_loop(unfinished, step, (jnp.int32(0), progress, out))
+    tokens_BC, *reported = out
+    return progress, Decoded(tokens_BC, progress.count_B - start_B, *(reported or [None] * 3))
+
+
+class Generator:
+    """`prefill` and `decode`, compiled for one model; its parameters stay on the device."""
+
+    def __init__(self, graphdef, params, config: GriffinConfig, vocab_size: int):
+        self.params = params
+        # Closed over, because hashing a model's structure anew would slow every single call.
+        self._init_state = jax.jit(partial(init_state, config), static_argnums=0)
+        self._prefill = jax.jit(partial(prefill, graphdef), donate_argnums=1)
+        self._decode: Callable = jax.jit(
+            partial(decode, graphdef, vocab_size=vocab_size),
+            donate_argnums=1,
+            static_argnames="top",
+        )
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Progress:
+        """Read prompts, each of at least one token, but for the last token of each."""
+        batch_size, state = len(prompts), None
+        for tokens_BT, lengths_B in padded_chunks([prompt[:-1] for prompt in prompts], CHUNKS):
+            state = self._prefill(self.params, state, tokens_BT, lengths_B)
+        if state is None:  # prompts of one token
+            state = self._init_state(batch_size)
+        last_B = np.array([prompt[-1] for prompt in prompts], np.int32)
+        return Progress(
+            state,
+            *jax.device_put((last_B, np.zeros(batch_size, np.int32), np.zeros(batch_size, bool))),
+        )
+
+    def advance(
+        self, progress: Progress, rows: Rows, steps: int, *, top: int | None = None
+    ) -> tuple[Progress, Decoded]:
+        """Up to `steps` more tokens. `progress` is donated: use the one returned."""
+        return self._decode(self.params, progress, rows, np.int32(min(steps, CAPACITY)), top=top)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`griffin generate`: continue a prompt, on the terminal."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from recurrentgemma.errors import UserError
+
+EXAMPLES = """Continue a prompt with a model, or answer it.
+
+examples:
+  griffin generate runs/demo "O Romeo, "
+  griffin generate runs/demo "O Romeo, " --temperature 0.8 --top-p 0.9 --seed 1 --max-tokens 300
+  griffin generate recurrentgemma-2b-it "Name three rivers." --chat --temperature 0.7
+  griffin generate runs/demo "ROMEO:" --stop "JULIET:" "NURSE:"
+  cat scene.txt | griffin generate runs/demo -
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerateArguments:
+    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    """A run, or a checkpoint of any format."""
+    prompt: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT")]
+    """The text to continue; - reads it from the standard input."""
+    max_tokens: int = 128
+    """Most tokens to generate."""
+    temperature: float = 0.0
+    """0 takes the likeliest token; 1 draws from what the model says."""
+    top_k: int | None = None
+    """Draw from the so many likeliest tokens."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that together have this probability."""
+    min_p: float = 0.0
+    """Draw from tokens at least this many times as likely as the likeliest."""
+    stop: tuple[str, ...] = ()
+    """Strings before which the text ends."""
+    seed: int | None = None
+    """Gives the same text again; by default each run differs."""
+    chat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """The prompt is what a user says: answer it, in Gemma's chat format."""
+    dtype: str | None = None
+    """float32 or bfloat16; by default as the checkpoint is stored."""
+
+
+def main(argv: list[str]) -> int:
+    """Generate. Raises ValueError, OSError or ImportError for what a user got wrong."""
+    arguments = tyro.cli(
+        GenerateArguments, prog="griffin generate", description=EXAMPLES, args=argv
+    )
+    options = vars(arguments).copy()
+    path, prompt = options.pop("path"), options.pop("prompt")
+    chat, dtype = options.pop("chat"), options.pop("dtype")
+    if prompt == "-":
+        prompt = _standard_input()
+    if not prompt:
+        raise UserError("the prompt is empty: pass at least one character")
+    from recurrentgemma.generation.lm import load
+    from recurrentgemma.text.chat import encode_chat  # here: JAX takes a second to import
+
+    lm = load(path, dtype=dtype)
+    if chat:
+        if lm.tokenizer is None:
+            raise UserError(f"{path} has no tokenizer, so it cannot read text")
+        prompt = encode_chat(lm.tokenizer, [{"role": "user", "content": prompt}])
+    for piece in lm.stream(prompt, **options):
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"the standard input is not UTF-8: {error}; convert it first") from None

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LanguageModel: a model, its parameters and its tokenizer; text in, text or numbers out.
+
+    lm = rg.load("runs/demo")
+    lm.generate("O Romeo, ", max_tokens=64, temperature=0.8, top_p=0.9, seed=0)
+
+B batch, T time, V vocabulary.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypedDict, Unpack, overload
+
+import jax
+import numpy as np
+from flax import nnx
+
+from recurrentgemma.chunk import check_inputs
+from recurrentgemma.config import GriffinConfig
+from recurrentgemma.errors import UserError
+from recurrentgemma.generation.completion import Completion, run
+from recurrentgemma.generation.decode import CHUNKS, Generator, Rows, chunk_sizes, padded_chunks
+from recurrentgemma.generation.sampling import Each, each, sampling_params
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.losses import token_log_probs
+from recurrentgemma.state import State, init_state
+from recurrentgemma.text.chat import Message, check_text, encode_chat
+from recurrentgemma.text.streaming import TextStream
+from recurrentgemma.text.tokenizer import Tokenizer, check_vocabulary
+
+Prompt = str | Sequence[int]
+Prompts = Sequence[Prompt]
+
+
+class Options(TypedDict, total=False):
+    """See `LanguageModel.generate`."""
+
+    max_tokens: Each[int]
+    temperature: Each[float]
+    top_k: Each[int | None]
+    top_p: Each[float]
+    min_p: Each[float]
+    stop: str | Sequence[str] | Sequence[Sequence[str]]
+    seed: Each[int | None]
+
+
+_LOGITS_HELD = 2**26  # of one chunk of `LanguageModel.logits`, all rows together
+
+
+def load(path: str | Path, config: GriffinConfig | None = None, *, dtype=None) -> "LanguageModel":
+    """The language model at `path`: our run or checkpoint, DeepMind's or Hugging Face's formats.
+
+    config: only for DeepMind's formats in a shape that is no preset's; it must agree otherwise.
+    dtype: "float32" or "bfloat16", for parameters and activations (default: as they are stored).
+    Its layers are unrolled, which generates faster, however they were trained. Raises ValueError
+    for a path that is no checkpoint and for one that its config contradicts.
+    """
+    from checkpoints.load import load_checkpoint, open_source
+    from checkpoints.shapes import resolve_config
+
+    config = resolve_config(open_source(path), config, dtype)
+    config = dataclasses.replace(config, scan_layers=False)
+    model, _, tokenizer = load_checkpoint(path, config)
+    return LanguageModel(model, tokenizer)
+
+
+class LanguageModel:
+    """A model with its tokenizer. What needs text raises ValueError where there is no tokenizer.
+
+    The parameters are those that `model` has now. Raises ValueError for a tokenizer with more ids
+    than the model has embeddings.
+    """
+
+    def __init__(self, model: Griffin, tokenizer: Tokenizer | None = None):
+        self.model = model
+        self.config = model.config
+        self.tokenizer = tokenizer
+        if tokenizer is not None:
+            check_vocabulary(tokenizer, self.config.vocab_size)
+        graphdef, self._params = nnx.split(model)
+        vocab_size = tokenizer.vocab_size if tokenizer else self.config.vocab_size
+        self._generator = Generator(graphdef, self._params, self.config, vocab_size)
+        self._score = jax.jit(partial(_score, graphdef), donate_argnums=1)
+        self._logits = jax.jit(partial(_logits, graphdef), donate_argnums=1)
+
+    @overload
+    def generate(self, prompt: Prompt, **options: Unpack[Options]) -> str: ...
+    @overload
+    def generate(self, prompt: Prompts, **options: Unpack[Options]) -> list[str]: ...
+
+    def generate(self, prompt, **options: Unpack[Options]):
+        """The text that follows a prompt, or each of several; a prompt is text or token ids.
+
+        Options, each one value for all prompts or a list with one for each:
+          max_tokens: most tokens to generate (default 128).
+          temperature: 0, the default, takes the likeliest token.
+          top_k, top_p, min_p: keep the k likeliest tokens; the likeliest that together have the
+            probability p; those at least p times as likely as the likeliest.
+          stop: a string, or several, before which the text ends.
+          seed: a whole number; by default each call differs. A prompt's answer does not depend on
+            the other prompts of the call: equal prompts with an equal seed get equal answers.
+
+        It also ends at the end of the text or of the model's turn (tokenizer.stop_ids). Raises
+        ValueError for an option out of range, an empty prompt, a token outside of the vocabulary,
+        a model without a tokenizer (see `complete`), and for more tokens than the context_length
+        of a model with global attention.
+        """
+        self._text_tokenizer("generate text", "use lm.complete with token ids")
+        prompts, single = _as_prompts(prompt)
+        texts = [completion.text for completion in self.complete(prompts, **options)]
+        return texts[0] if single else texts
+
+    def complete(
+        self, prompts: Prompts, *, logprobs: int | None = None, **options: Unpack[Options]
+    ) -> list[Completion]:
+        """As `generate`, with tokens, log-probabilities and why each answer ended.
+
+        logprobs: report each token's log-probability, and so many likeliest tokens beside it.
+        Token ids need no tokenizer; the texts are empty without one.
+        """
+        completions, blocks = self._begin(prompts, logprobs, streamed=False, **options)
+        for _ in blocks:
+            pass
+        return completions
+
+    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Iterator[str]:
+        """As `generate` for one prompt: its text in pieces, as soon as each is certain."""
+        self._text_tokenizer("stream text", "use lm.complete with token ids")
+        prompts, single = _as_prompts(prompt)
+        if not single:
+            raise UserError("stream takes one prompt: call it once for each, or use generate")
+        _, blocks = self._begin(prompts, None, streamed=True, **options)
+        return (piece for (piece,) in blocks if piece)
+
+    def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> str:
+        """The model's next turn after messages ({"role": ..., "content": ...}), as `generate`."""
+        tokenizer = self._text_tokenizer("chat", "use lm.complete with token ids")
+        return self.generate(encode_chat(tokenizer, messages), **options)
+
+    def score(self, text_or_ids: Prompt) -> np.ndarray:
+        """Log-probability in nats of each token given those before it, float32.
+
+        A text is scored after bos, so that each of its tokens has a number (but for its first
+        where the tokenizer has no bos). Token ids are taken as they are: n ids give n - 1 numbers,
+        number i being that of ids[i + 1]. Memory does not grow with the length. Raises ValueError
+        as `generate` does.
+        """
+        ids = self._encode(text_or_ids)
+        self._check_context(len(ids) - 1)
+        state, found = init_state(self.config, 1), []
+        inputs, targets = (padded_chunks([part], CHUNKS) for part in (ids[:-1], ids[1:]))
+        for (tokens_BT, lengths_B), (targets_BT, _) in zip(inputs, targets, strict=True):
+            logp_BT, state = self._score(self._params, state, tokens_BT, targets_BT, lengths_B)
+            found.append((logp_BT, int(lengths_B[0])))
+        return np.concatenate(
+            [np.zeros(0, np.float32)] + [np.asarray(logp_BT)[0, :n] for logp_BT, n in found]
+        )
+
+    def logits(self, tokens_BT, positions=None) -> np.ndarray:
+        """Logits of every token, float32 [B, T, V]; positions as for the model.
+
+        Raises ValueError for a token outside of the vocabulary and for positions that jump.
+        """
+        try:
+            tokens_BT = np.asarray(tokens_BT)
+        except ValueError:
+            raise UserError("tokens: expected [B, T], and the rows differ in length") from None
+        positions_BT = None if positions is None else np.asarray(positions)
+        check_inputs(self.config, tokens_BT, None, positions_BT, None)  # type: ignore[arg-type]
+        batch, time = tokens_BT.shape
+        sizes = [n for n in CHUNKS if batch * n * self.config.vocab_size <= _LOGITS_HELD]
+        state, found, start = init_state(self.config, batch), [], 0
+        for size in chunk_sizes(time, sizes or CHUNKS[:1]):
+            end = min(start + size, time)
+            grow = ((0, 0), (0, size - (end - start)))
+            chunk_BT = np.pad(tokens_BT[:, start:end].astype(np.int32), grow)
+            if positions_BT is None:
+                place = {"lengths": np.full(batch, end - start, np.int32)}
+            else:
+                part_BT = positions_BT[:, start:end].astype(np.int32)
+                place = {"positions": np.pad(part_BT, grow, constant_values=-1)}
+            logits_BTV, state = self._logits(self._params, state, chunk_BT, **place)
+            found.append(np.asarray(logits_BTV)[:, : end - start])
+            start = end
+        return np.concatenate(found, axis=1)
+
+    def _begin(
+        self,
+        prompts: Prompts,
+        logprobs: int | None,
+        *,
+        streamed: bool,
+        max_tokens: Each[int] = 128,
+        temperature: Each[float] = 0.0,
+        top_k: Each[int | None] = None,
+        top_p: Each[float] = 1.0,
+        min_p: Each[float] = 0.0,
+        stop: str | Sequence[str] | Sequence[Sequence[str]] = (),
+        seed: Each[int | None] = None,
+    ) -> tuple[list[Completion], Iterator[list[str]]]:
+        """Check everything, then the completions and the iterator that fills them."""
+        ids = [self._encode(prompt) for prompt in prompts]
+        if not ids:
+            raise UserError("there is no prompt: pass a text, token ids, or a list of such")
+        params = sampling_params(
+            len(ids), temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
+        )
+        most = each("max_tokens", max_tokens, len(ids))
+        for prompt, n in zip(ids, most, strict=True):
+            if not isinstance(n, int | np.integer) or not 1 <= n < 2**31:
+                raise UserError(f"max_tokens is {n!r}: expected a whole number of at least 1")
+            self._check_context(len(prompt) + n - 1)
+        if logprobs is not None and not 0 <= logprobs <= self.config.vocab_size:
+            raise UserError(f"logprobs is {logprobs!r}: expected None or a number from 0")
+        stop = [stop] if isinstance(stop, str) else list(stop)
+        shared = all(isinstance(s, str) for s in stop)
+        stops: list[Any] = [stop] * len(ids) if shared else each("stop", stop, len(ids))
+        if stop:
+            self._text_tokenizer("look for stop strings", "leave out stop=")
+        texts = [
+            None if self.tokenizer is None else TextStream(self.tokenizer, prompt, strings)
+            for prompt, strings in zip(ids, stops, strict=True)
+        ]
+        stop_ids = self.tokenizer.stop_ids if self.tokenizer else ()
+        stop_BS = np.array([stop_ids or (-1,)] * len(ids), np.int32)
+        rows = Rows(params, stop_BS, np.array(most, np.int32))
+        completions = [Completion() for _ in ids]
+        blocks = run(
+            self._generator, ids, rows, texts, completions, top=logprobs, streamed=streamed
+        )
+        return completions, blocks
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            tokenizer = self._text_tokenizer("read text", "pass token ids")
+            check_text(prompt)
+            ids = tokenizer.encode(prompt) if prompt else []
+        else:
+            ids = _as_ids(prompt)
+        if not ids:
+            raise UserError(
+                "the prompt is empty: pass at least one character or token, such as "
+                "[lm.tokenizer.bos_id] for a text from its very beginning"
+            )
+        outside = [i for i in ids if not 0 <= i < self.config.vocab_size]
+        if outside:
+            raise UserError(
+                f"token {outside[0]} is outside the vocabulary of {self.config.vocab_size} "
+                f"(ids 0 to {self.config.vocab_size - 1})"
+            )
+        return ids
+
+    def _check_context(self, tokens: int) -> None:
+        most = self.config.context_length
+        if "global_attention" in self.config.block_types and tokens > most:
+            raise UserError(
+                f"the prompt and max_tokens need {tokens} tokens of context, and this model's "
+                f"global attention holds context_length={most}: shorten them"
+            )
+
+    def _text_tokenizer(self, purpose: str, remedy: str) -> Tokenizer:
+        if self.tokenizer is None:
+            raise UserError(
+                f"this model came without a tokenizer and cannot {purpose}: put tokenizer.model "
+                f"or tokenizer.json beside its checkpoint, or {remedy}"
+            )
+        return self.tokenizer
+
+
+def _score(graphdef, params, state: State, tokens_BT, targets_BT, lengths_B):
+    model = nnx.merge(graphdef, params)
+    return token_log_probs(model, tokens_BT, targets_BT, state, lengths=lengths_B)
+
+
+def _logits(graphdef, params, state: State, tokens_BT, **place):
+    return nnx.merge(graphdef, params)(tokens_BT, state, **place)
+
+
+def _as_prompts(prompt: Prompt | Prompts) -> tuple[Prompts, bool]:
+    """(a list of prompts, whether it was a single one)."""
+    if not isinstance(prompt, Sequence | np.ndarray):
+        raise UserError(f"a prompt is {prompt!r}: expected text, token ids, or a list of such")
+    if isinstance(prompt, str) or not len(prompt) or isinstance(prompt[0], int | np.integer):
+        return [prompt], True  # type: ignore[list-item]
+    return prompt, False  # type: ignore[return-value]
+
+
+def _as_ids(prompt: Sequence[int]) -> list[int]:
+    try:
+        ids = np.asarray(prompt)
+    except ValueError:
+        raise UserError(f"a prompt is {prompt!r}: expected text or a list of token ids") from None
+    if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
+        raise UserError(f"a prompt is {prompt!r}: expected text or a list of token ids")
+    return ids.tolist()

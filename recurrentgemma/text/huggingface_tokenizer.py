@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face `tokenizer.json` files, read with the `tokenizers` library."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from recurrentgemma.errors import UserError
+from recurrentgemma.text.chat import END_OF_TURN, START_OF_TURN
+
+_FILE = "tokenizer.json"
+_ROLES_FILE = "tokenizer_config.json"
+# tokenizer.json does not say which token begins or ends a text. Without a tokenizer_config.json
+# beside it that does, the names that the common families use are looked for.
+_NAMES = {
+    "bos_token": ("<bos>", "<s>", "<|begin_of_text|>"),
+    "eos_token": ("<eos>", "</s>", "<|end_of_text|>", "<|endoftext|>"),
+    "pad_token": ("<pad>", "[PAD]", "<|pad|>"),
+}
+# Decoders whose text only grows at its end when tokens are added, whatever stands before them.
+_GROWING = {"ByteLevel", "ByteFallback", "Metaspace", "WordPiece", "BPEDecoder", "Fuse", "Strip"}
+
+
+class HuggingFaceTokenizer:
+    """See `recurrentgemma.text.tokenizer.Tokenizer`.
+
+    content: the text of a tokenizer.json; its own template for bos is not used, `encode` adds bos.
+    config: the content of tokenizer_config.json, of which bos_token, eos_token and pad_token count.
+    Raises ValueError when `content` is not a tokenizer, or has not the tokens that `config` names.
+    """
+
+    def __init__(self, content: str, config: Mapping[str, Any] | None = None, *, name="tokenizer"):
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(content)
+        except Exception as error:  # the library raises this very class
+            raise UserError(f"{name} is not the JSON of a tokenizer: {error}") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.content = content
+        self.config = dict(config or {})
+        ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(ids.values()) + 1
+        self.bos_id = _role(ids, self.config, "bos_token", name)
+        self.eos_id = _role(ids, self.config, "eos_token", name)
+        self.pad_id = _role(ids, self.config, "pad_token", name)
+        turns = {turn: ids[turn] for turn in (START_OF_TURN, END_OF_TURN) if turn in ids}
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        self.control_tokens = {t.content: i for i, t in added if t.special} | turns
+        stop = dict.fromkeys((self.eos_id, turns.get(END_OF_TURN)))
+        self.stop_ids = tuple(i for i in stop if i is not None)
+        self._silent = {self.bos_id, self.eos_id, self.pad_id}
+        decoder = json.loads(content)["decoder"]
+        steps = decoder.get("decoders", [decoder]) if decoder else []
+        self._grows = all(map(_grows, steps))
+        self._fallback: set[int] = set()
+        if any(step["type"] == "ByteFallback" for step in steps):
+            self._fallback = {i for t, i in ids.items() if re.fullmatch("<0x[0-9A-F]{2}>", t)}
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "HuggingFaceTokenizer":
+        path = Path(path)
+        roles = path.parent / _ROLES_FILE
+        config = json.loads(roles.read_text(encoding="utf-8")) if roles.is_file() else None
+        return cls(path.read_text(encoding="utf-8"), config, name=str(path))
+
+    def encode(self, text: str, *, bos: bool = True) -> list[int]:
+        # `encode` would hold the interpreter's lock, and with it every thread that tokenises.
+        [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        ids = encoding.ids
+        return [self.bos_id, *ids] if bos and self.bos_id is not None else ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        ids = [int(i) for i in ids]
+        outside = [i for i in ids if not 0 <= i < self.vocab_size]
+        if outside:
+            raise UserError(
+                f"tokens {outside} are outside of the vocabulary, 0 to {self.vocab_size - 1}"
+            )
+        loud = [i for i in ids if i not in self._silent]
+        return self._tokenizer.decode(loud, skip_special_tokens=False)
+
+    def settled(self, ids: Sequence[int]) -> bool:
+        if not self._grows:
+            return False
+        # One byte that is not UTF-8 turns all of the byte tokens that it follows into U+FFFD.
+        last = next((i for i in reversed(ids) if i not in self._silent), None)
+        return last not in self._fallback
+
+    def save(self, directory: str | Path) -> None:
+        directory = Path(directory)
+        (directory / _FILE).write_text(self.content, encoding="utf-8")
+        names = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
+        roles = {k: None if i is None else self._tokenizer.id_to_token(i) for k, i in names.items()}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast"} | self.config | roles
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        (directory / _ROLES_FILE).write_text(text, encoding="utf-8")
+
+
+def _role(ids: dict[str, int], config: Mapping[str, Any], role: str, name: str) -> int | None:
+    if role not in config:
+        return next((ids[token] for token in _NAMES[role] if token in ids), None)
+    token = config[role]
+    token = token["content"] if isinstance(token, Mapping) else token
+    if token is not None and token not in ids:
+        raise UserError(f"{_ROLES_FILE} beside {name} names {role} {token!r}: no such token")
+    return None if token is None else ids[token]
+
+
+def _grows(step: Mapping[str, Any]) -> bool:
+    if step["type"] == "Strip":
+        return step["stop"] == 0
+    if step["type"] == "Replace":  # of one character, so it cannot span two tokens
+        return len(step["pattern"].get("String", "")) == 1
+    return step["type"] in _GROWING

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the engine runs on the device: compiled once, for any mix of requests.
+
+B slots, T tokens of a chunk, D model width, N reported likeliest tokens.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from recurrentgemma.generation.decode import CHUNKS, Decoded, Progress, Rows, decode, prefill
+from recurrentgemma.generation.lm import LanguageModel
+from recurrentgemma.generation.sampling import log_probs
+from recurrentgemma.state import State, init_state, insert_slot
+
+MAX_TOP = 5
+SCORED_CHUNKS = CHUNKS[::2]  # fewer sizes than are read without scores: there is less to compile
+SCORED_AT_ONCE = 64  # tokens of a prompt whose logits are held at a time
+
+Scores = tuple[jax.Array, jax.Array, jax.Array]  # logp_1T, top_logp_1TN, top_tokens_1TN
+
+
+class Programs:
+    """The programs for one model, whose parameters stay on the device. States are donated."""
+
+    def __init__(self, lm: LanguageModel, *, vocab_size: int):
+        graphdef, self._params = nnx.split(lm.model)
+        self.top = min(MAX_TOP, vocab_size)
+        # Closed over: hashing a model's structure anew would slow every single call.
+        self._read = jax.jit(partial(prefill, graphdef), donate_argnums=1)
+        self._score = jax.jit(
+            partial(_score, graphdef, vocab_size=vocab_size, top=self.top), donate_argnums=1
+        )
+        self._decode = jax.jit(
+            partial(decode, graphdef, vocab_size=vocab_size),
+            donate_argnums=1,
+            static_argnames="top",
+        )
+        self._insert = jax.jit(insert_slot, donate_argnums=0)
+        self._fresh = jax.jit(partial(init_state, lm.config, 1))
+
+    def fresh(self) -> State:
+        """The state of one sequence that has seen nothing."""
+        return self._fresh()
+
+    def read(self, state: State, tokens_1T: np.ndarray, lengths_1: np.ndarray) -> State:
+        """The state after a chunk of a prompt."""
+        return self._read(self._params, state, tokens_1T, lengths_1)
+
+    def score(
+        self, state: State, tokens_1T: np.ndarray, targets_1T: np.ndarray, lengths_1: np.ndarray
+    ) -> tuple[Scores, State]:
+        """As `read`, with how likely each target was."""
+        return self._score(self._params, state, tokens_1T, targets_1T, lengths_1)
+
+    def insert(self, state: State, slot: int, one: State) -> State:
+        """The slots with one of them replaced."""
+        return self._insert(state, np.int32(slot), one)
+
+    def decode(
+        self, progress: Progress, rows: Rows, steps: int, *, scored: bool
+    ) -> tuple[Progress, Decoded]:
+        """Up to `steps` more tokens in each slot that is not done."""
+        top = self.top if scored else None
+        return self._decode(self._params, progress, rows, np.int32(steps), top=top)
+
+    def warm_up(self, progress: Callable[[], Progress], rows: Rows) -> None:
+        """Compile everything, as much of it at a time as there are cores.
+
+        progress: gives new, empty slots each time it is called.
+        """
+
+        def read(size: int) -> Any:
+            return self.read(self.fresh(), np.zeros((1, size), np.int32), np.zeros(1, np.int32))
+
+        def score(size: int) -> Any:
+            tokens_1T = np.zeros((1, size), np.int32)
+            return self.score(self.fresh(), tokens_1T, tokens_1T, np.zeros(1, np.int32))
+
+        def insert() -> Any:
+            return self.insert(progress().state, 0, self.fresh())
+
+        def decode(scored: bool) -> Any:
+            return self.decode(progress(), rows, 1, scored=scored)
+
+        jobs: list[Callable[[], Any]] = [insert]
+        jobs += [partial(decode, scored) for scored in (False, True)]
+        jobs += [partial(read, size) for size in CHUNKS]
+        jobs += [partial(score, size) for size in SCORED_CHUNKS]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for done in [pool.submit(job) for job in jobs]:
+                jax.block_until_ready(done.result())
+
+
+def _score(
+    graphdef, params, state: State, tokens_1T, targets_1T, lengths_1, *, vocab_size: int, top: int
+) -> tuple[Scores, State]:
+    model = nnx.merge(graphdef, params)
+    x_1TD, state = model.hidden(tokens_1T, state, lengths=lengths_1)
+    block = min(SCORED_AT_ONCE, tokens_1T.shape[1])
+
+    def score(args) -> Scores:
+        x_SD, targets_S = args
+        return log_probs(model.unembed(x_SD)[:, :vocab_size], targets_S, top)
+
+    scores = jax.lax.map(
+        score, (x_1TD.reshape(-1, block, x_1TD.shape[-1]), targets_1T.reshape(-1, block))
+    )
+    logp, top_logp, top_tokens = (jnp.reshape(s, (1, -1, *s.shape[2:])) for s in scores)
+    return (logp, top_logp, top_tokens), state

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP application: OpenAI's completions over one engine thread. It tokenises, waits and
+formats; nothing else.
+
+`GET /health` is 200 only when a request would be answered: 503 while the model loads or compiles,
+when the engine's thread has died and when a step hangs. A client that goes away frees its slots.
+"""
+
+import asyncio
+import html
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from serving.engine.engine import Event
+from serving.engine.thread import EngineThread, EngineUnavailable, Job, QueueFull
+from serving.http import answers
+from serving.http.protocol import (
+    Choice,
+    Completion,
+    CompletionRequest,
+    RequestError,
+    error_from_validation,
+    new_completion_id,
+    now,
+)
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{model}</title>
+<style>body {{ font: 16px/1.5 system-ui; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }}
+pre {{ overflow-x: auto }}</style>
+<h1>{model}</h1><p>A Griffin language model with OpenAI's completions API.</p>
+<ul><li><code>POST /v1/completions</code> (with <code>"stream": true</code> too)</li>
+<li><a href="/v1/models"><code>GET /v1/models</code></a></li>
+<li><a href="/health"><code>GET /health</code></a></li>
+<li><a href="/docs"><code>GET /docs</code></a></li></ul>
+<pre>{curl}</pre></html>
+"""
+
+
+def curl_example(url: str) -> str:
+    """A command that asks the server at `url` for a streamed completion."""
+    body = '{"prompt": "O Romeo, ", "max_tokens": 64, "stream": true}'
+    return (
+        f"curl -N {url.rstrip('/')}/v1/completions -H 'Content-Type: application/json' -d '{body}'"
+    )
+
+
+def create_app(engine_thread: EngineThread, *, model_name: str) -> FastAPI:
+    """The application over a thread that somebody else starts and closes."""
+    app = FastAPI(title=f"Griffin: {model_name}", docs_url="/docs", redoc_url=None)
+    created = now()
+
+    @app.post("/v1/completions", response_model=Completion)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        if body.model is not None and body.model != model_name:
+            raise _no_such_model(body.model, model_name)
+        engine = engine_thread.engine
+        capacity = engine_thread.capacity
+        if body.n * len(body.prompt) > capacity:
+            message = (
+                f"{len(body.prompt)} prompts x n={body.n} is more than the {capacity} sequences "
+                "this server holds: send fewer at once"
+            )
+            raise RequestError(400, message, param="prompt", code="invalid_value")
+        plan = await run_in_threadpool(answers.plan, body, engine)
+        answer = answers.Answer(plan, engine)
+        events = _Events(engine_thread, plan, request)
+        head = {
+            "id": new_completion_id(),
+            "object": "text_completion",
+            "created": now(),
+            "model": model_name,
+        }
+        if body.stream:
+            chunks = _stream(events, answer, head, body)
+            return StreamingResponse(chunks, media_type="text/event-stream", headers=_NO_CACHE)
+        parts: dict[int, list[Choice]] = {index: [] for index in range(len(plan.requests))}
+        async for index, event in events:
+            parts[index].append(answer.chunk(index, event))
+        choices = [answers.join(parts[index]) for index in parts]
+        return _json(Completion(**head, choices=choices, usage=answer.usage()))
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [model_card()]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        if name != model_name:
+            raise _no_such_model(name, model_name)
+        return model_card()
+
+    def model_card() -> dict[str, Any]:
+        return {"id": model_name, "object": "model", "created": created, "owned_by": "griffin-lm"}
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        stalled = engine_thread.stalled_for_s() > 0
+        status = "stalled" if stalled else engine_thread.status
+        content = {"status": "ok" if status == "ready" else status, "model": model_name}
+        if status == "ready":
+            engine, unfinished = engine_thread.engine, engine_thread.unfinished
+            running = min(engine.running, unfinished)
+            content |= {"slots": engine.slots, "running": running, "waiting": unfinished - running}
+        return JSONResponse(content, status_code=200 if status == "ready" else 503)
+
+    @app.get("/", include_in_schema=False)
+    async def index(request: Request) -> HTMLResponse:
+        curl = html.escape(curl_example(str(request.base_url)))
+        return HTMLResponse(_PAGE.format(model=html.escape(model_name), curl=curl))
+
+    @app.exception_handler(RequestError)
+    async def request_error(request: Request, error: RequestError) -> Response:
+        headers = {"Retry-After": "1"} if error.status in (429, 503) else None
+        return JSONResponse(error.body.model_dump(), status_code=error.status, headers=headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+        return await request_error(request, error_from_validation(error.errors()))
+
+    @app.exception_handler(QueueFull)
+    async def queue_full(request: Request, error: QueueFull) -> Response:
+        return await request_error(request, RequestError(429, str(error), code="queue_full"))
+
+    @app.exception_handler(EngineUnavailable)
+    async def unavailable(request: Request, error: EngineUnavailable) -> Response:
+        return await request_error(request, RequestError(503, str(error), code="unavailable"))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return await request_error(request, RequestError(error.status_code, message))
+
+    return app
+
+
+_NO_CACHE = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+def _no_such_model(name: str, served: str) -> RequestError:
+    message = f"there is no model {name!r} here; this server has {served!r}"
+    return RequestError(404, message, param="model", code="model_not_found")
+
+
+def _json(completion: Completion) -> Response:
+    body = completion.model_dump_json(exclude_unset=True)
+    return Response(body, media_type="application/json")
+
+
+async def _stream(
+    events: "_Events", answer: answers.Answer, head: dict[str, Any], body: CompletionRequest
+) -> AsyncIterator[str]:
+    """Server-sent events: a chunk each time a choice grows, the usage if asked for, then [DONE]."""
+    with_usage = body.stream_options is not None and body.stream_options.include_usage
+    extra: dict[str, Any] = {"usage": None} if with_usage else {}
+    try:
+        async for index, event in events:
+            choice = answer.chunk(index, event)
+            chunk = Completion(**head, choices=[choice], **extra)
+            yield f"data: {chunk.model_dump_json(exclude_unset=True)}\n\n"
+    except EngineUnavailable as error:  # the status line is long gone: say it in the stream
+        failure = RequestError(503, str(error), code="unavailable").body
+        yield f"data: {failure.model_dump_json()}\n\n"
+        return
+    finally:
+        events.close()
+    if with_usage:
+        last = Completion(**head, choices=[], usage=answer.usage())
+        yield f"data: {last.model_dump_json(exclude_unset=True)}\n\n"
+    yield "data: [DONE]\n\n"
+
+
+class _Events:
+    """The events of one request, in order, as an asynchronous iterator of (choice, event). Submits
+    at once (raises QueueFull, EngineUnavailable); cancels what is left when the client goes away or
+    `close` is called.
+    """
+
+    def __init__(self, engine_thread: EngineThread, plan: answers.Plan, request: Request):
+        loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[tuple[int, Event | EngineUnavailable]] = asyncio.Queue()
+
+        def deliver(index: int, event: Event | EngineUnavailable) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._queue.put_nowait, (index, event))
+
+        self._engine_thread = engine_thread
+        self._unfinished = len(plan.requests)
+        self._job = Job(plan.requests, deliver)
+        engine_thread.submit(self._job)
+        self._watch = asyncio.create_task(self._until_gone(request))
+
+    async def _until_gone(self, request: Request) -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        self._cancel()
+        self._queue.put_nowait((0, EngineUnavailable("the client has gone away")))
+
+    def close(self) -> None:
+        self._watch.cancel()
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._unfinished:
+            self._unfinished = 0
+            self._engine_thread.cancel(self._job)
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
+        try:
+            while self._unfinished:
+                index, event = await self._queue.get()
+                if isinstance(event, EngineUnavailable):
+                    raise event
+                if event.finish_reason is not None:
+                    self._unfinished -= 1
+                yield index, event
+        finally:
+            self.close()

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generation: the same tokens whether alone, batched, chunked or streamed; few compilations."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recurrentgemma.generation.decode import CAPACITY, CHUNKS, Rows, chunk_sizes, padded_chunks
+from recurrentgemma.generation.lm import LanguageModel
+from recurrentgemma.generation.sampling import sample, sampling_params
+from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
+from recurrentgemma.text.tokenizer import ByteTokenizer
+from tests.recurrentgemma.models import CONFIGS
+
+SAMPLE = jax.jit(sample)
+SAMPLED: dict[str, Any] = {"temperature": 1.0, "top_p": 0.95, "seed": 7}
+
+
+KINDS = {  # two layers: what counts here is what goes around the model
+    "griffin": dataclasses.replace(
+        CONFIGS["griffin"], pattern=("recurrent", "local_attention"), num_layers=2
+    ),
+    "hawk": dataclasses.replace(CONFIGS["hawk"], num_layers=1),
+    "mqa": dataclasses.replace(CONFIGS["mqa"], num_layers=1),
+}
+
+
+def lm_of(kind: str, tokenizer=None, **changes) -> LanguageModel:
+    config = dataclasses.replace(KINDS[kind], **changes)
+    return LanguageModel(Griffin(config, rngs=nnx.Rngs(0)), tokenizer)
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def lm(request) -> LanguageModel:
+    return lm_of(request.param)
+
+
+@pytest.fixture(scope="module")
+def griffin() -> LanguageModel:
+    return lm_of("griffin")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_chunks():
+    """So that a prompt of a few dozen tokens has several chunks."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("recurrentgemma.generation.decode.CHUNKS", (4, 16))
+    yield
+    patch.undo()
+
+
+def prompts(seed: int, *lengths: int) -> list[list[int]]:
+    random = np.random.default_rng(seed)
+    return [random.integers(0, 64, n).tolist() for n in lengths]
+
+
+def tokens_of(lm: LanguageModel, prompt, **options) -> list:
+    return [completion.tokens for completion in lm.complete(prompt, **options)]
+
+
+def one_by_one(lm: LanguageModel, prompt: list[int], count: int, **options) -> list[int]:
+    """What generation must give: the whole text through the model again for every token."""
+    params = sampling_params(1, **options)
+    ids = list(prompt)
+    for step in range(count):
+        padded = np.zeros((1, 64), np.int32)  # a causal model does not mind
+        padded[0, : len(ids)] = ids
+        logits_BTV, _ = lm.model(jnp.asarray(padded))
+        logits_BV = np.asarray(logits_BTV)[:, len(ids) - 1]
+        token_B = SAMPLE(logits_BV, params, np.array([step], np.int32))
+        ids.append(int(token_B[0]))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("options", [{}, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("length", [1, 2, 5, 40])
+def test_tokens_are_those_of_the_model_run_anew_for_each(lm, length, options):
+    """Prompts of one token, within a chunk, and over several chunks and windows."""
+    (prompt,) = prompts(length, length)
+    expected = one_by_one(lm, prompt, 12, **options)
+    assert tokens_of(lm, [prompt], max_tokens=12, **options) == [expected]
+
+
+@pytest.mark.parametrize("options", [{}, SAMPLED], ids=["greedy", "sampled"])
+def test_a_batch_of_unequal_prompts_gives_what_each_gives_alone(lm, options):
+    rows, most = prompts(0, 1, 37, 2, 17, 16), [12, 30, 1, 3, 25]
+    alone = [
+        tokens_of(lm, [row], max_tokens=n, **options)[0] for row, n in zip(rows, most, strict=True)
+    ]
+    assert tokens_of(lm, rows, max_tokens=most, **options) == alone
+    assert [len(tokens) for tokens in alone] == most
+
+
+def test_sampling_options_are_per_row(griffin):
+    (prompt,) = prompts(1, 9)
+    rows = [{}, SAMPLED, SAMPLED | {"seed": 8}, {"temperature": 2.0, "top_k": 3, "seed": 1}]
+    alone = [tokens_of(griffin, [prompt], max_tokens=20, **row)[0] for row in rows]
+    assert len(set(map(tuple, alone))) == 4
+    default = {"temperature": 0.0, "top_k": None, "top_p": 1.0, "seed": 0}
+    together = {name: [row.get(name, value) for row in rows] for name, value in default.items()}
+    assert tokens_of(griffin, [prompt] * 4, max_tokens=20, **together) == alone
+
+
+def test_scanned_layers_generate_the_same(griffin):
+    unrolled = flat_params(griffin.model)
+    config = dataclasses.replace(griffin.config, scan_layers=True)
+    scanned = LanguageModel(from_flat_params(config, unrolled))
+    (prompt,) = prompts(2, 21)
+    expected = tokens_of(griffin, [prompt], max_tokens=10)
+    assert tokens_of(scanned, [prompt], max_tokens=10) == expected
+
+
+def test_bfloat16_in_a_batch_and_alone():
+    half = lm_of("griffin", dtype="bfloat16", param_dtype="bfloat16")
+    rows = prompts(3, 21, 4)
+    together = tokens_of(half, rows, max_tokens=10)
+    assert together == [tokens_of(half, [row], max_tokens=10)[0] for row in rows]
+
+
+def test_more_tokens_than_one_call_decodes(griffin):
+    (prompt,) = prompts(4, 5)
+    long = tokens_of(griffin, [prompt], max_tokens=CAPACITY + 20, **SAMPLED)[0]
+    assert len(long) == CAPACITY + 20
+    assert tokens_of(griffin, [prompt], max_tokens=CAPACITY, **SAMPLED)[0] == long[:CAPACITY]
+    rest = tokens_of(griffin, [prompt + long[:-20]], max_tokens=20)[0]
+    assert len(rest) == 20
+
+
+def compilations(call) -> int:
+    """How many programs `call` makes XLA compile."""
+    found = []
+
+    def listen(event: str, duration_secs: float, **kwargs) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(kwargs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        call()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return len(found)
+
+
+def test_a_new_length_compiles_nothing_again():
+    """Neither of the prompt, nor of the answer, nor another sampling option."""
+    lm = lm_of("griffin")
+
+    def call(length: int, max_tokens: int, **options) -> None:
+        tokens_of(lm, prompts(length, length), max_tokens=max_tokens, **options)
+
+    # A first chunk of 16, more of 4 and of 16; a first one of 4; none.
+    assert all(compilations(lambda n=length: call(n, 9)) > 0 for length in (39, 4, 1))
+    for length in (*range(1, 30), 41, 50, 63):
+        assert compilations(lambda n=length: call(n, n + 3)) == 0, length
+    assert compilations(lambda: call(70, 300, **SAMPLED)) == 0
+    assert compilations(lambda: call(3, 5, temperature=0.5, top_k=4, min_p=0.1)) == 0
+
+
+def test_a_call_does_not_go_to_the_device_for_every_token(griffin, monkeypatch):
+    calls = []
+    advance = griffin._generator.advance
+    monkeypatch.setattr(
+        griffin._generator, "advance", lambda *a, **k: calls.append(1) or advance(*a, **k)
+    )
+    tokens_of(griffin, prompts(0, 9, 3), max_tokens=200)
+    assert len(calls) == 1
+
+
+def test_the_loop_ends_with_the_last_row(griffin):
+    rows = Rows(sampling_params(2), np.full((2, 1), -1, np.int32), np.array([3, 5], np.int32))
+    progress = griffin._generator.start([[1, 2], [3]])
+    progress, decoded = griffin._generator.advance(progress, rows, 100)
+    assert progress.state.position_B.tolist() == [6, 5]  # five steps, of a hundred
+    assert decoded.taken_B.tolist() == [3, 5]
+
+
+@given(
+    lengths=st.lists(st.integers(0, 3000), min_size=1, max_size=4),
+    sizes=st.sampled_from([CHUNKS, (4, 16), (1,)]),
+)
+@settings(max_examples=50)
+def test_chunks_hold_the_tokens_and_little_else(lengths, sizes):
+    chunks = chunk_sizes(max(lengths), sizes)
+    assert set(chunks) <= set(sizes)
+    assert max(lengths) <= sum(chunks) <= max(2 * max(lengths), sizes[0])
+    rows = prompts(0, *lengths)
+    again: list[list[int]] = [[] for _ in rows]
+    for tokens_BT, lengths_B in padded_chunks(rows, sizes):
+        for row, tokens_T, length in zip(again, tokens_BT, lengths_B, strict=True):
+            row += tokens_T[:length].tolist()
+    assert again == rows
+
+
+# From here on with a tokenizer: what ends a text.
+
+
+class Endless(ByteTokenizer):
+    stop_ids = ()
+
+
+@pytest.fixture(scope="module")
+def babbler() -> LanguageModel:
+    """Writes random bytes."""
+    return lm_of("griffin", Endless(), vocab_size=300)
+
+
+def babble(**changes) -> dict[str, Any]:
+    return {"temperature": 1.5, "top_k": 40, "seed": 3, "max_tokens": 100} | changes
+
+
+def test_generation_ends_at_the_tokens_that_the_tokenizer_says(babbler):
+    (whole,) = babbler.complete(["Once"], **babble())
+    assert (whole.finish_reason, len(whole.tokens)) == ("length", 100)
+
+    class Ending(ByteTokenizer):
+        stop_ids = (whole.tokens[50], whole.tokens[30])
+
+    first = min(map(whole.tokens.index, Ending.stop_ids))
+    ending = LanguageModel(babbler.model, Ending())
+    (cut,) = ending.complete(["Once"], **babble())
+    assert (cut.finish_reason, cut.tokens) == ("stop", whole.tokens[:first])
+    assert cut.text == babbler.tokenizer.decode(cut.tokens)
+    longer, alone = next(  # a row that has ended does not end the others
+        (seed, other)
+        for seed in range(4, 50)
+        for other in ending.complete(["Once"], **babble(seed=seed))
+        if len(other.tokens) > len(cut.tokens)
+    )
+    assert ending.complete(["Once", "Once"], **babble(seed=[3, longer])) == [cut, alone]
+
+
+def test_ids_beyond_the_tokenizer_are_never_drawn(babbler):
+    """The model has 300 embeddings, the tokenizer 261 ids."""
+    rows = babbler.complete(["a"] * 8, temperature=50.0, seed=list(range(8)), max_tokens=200)
+    drawn = {token for row in rows for token in row.tokens}
+    assert len(drawn) > 240
+    assert max(drawn) < 261
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_text_ends_before_a_stop_string(babbler, streamed):
+    def text(**options) -> str:
+        if streamed:
+            return "".join(babbler.stream("Once", **babble(**options)))
+        return babbler.generate("Once", **babble(**options))
+
+    whole = text()
+    assert whole == babbler.generate("Once", **babble())
+    for start, end in ((0, 1), (7, 8), (20, 25), (60, 68), (len(whole) - 3, len(whole))):
+        stop = whole[start:end]  # each of its characters is a token of its own, or several
+        assert text(stop=stop) == whole[: whole.index(stop)]
+        assert text(stop=["never this", stop]) == whole[: whole.index(stop)]
+    assert text(stop=["never this"]) == whole
+    assert text(stop=whole[-1] + "more") == whole  # held back until the end, not lost
+    (completion,) = babbler.complete(["Once"], **babble(stop=whole[20:25]))
+    assert completion.finish_reason == "stop"
+
+
+def test_stop_strings_may_differ_between_rows(babbler):
+    whole = babbler.generate("Once", **babble())
+    stops = [[whole[30:33]], [], [whole[10:12]]]
+    texts = babbler.generate(["Once"] * 3, **babble(stop=stops))
+    assert texts == [babbler.generate("Once", **babble(stop=stop)) for stop in stops]
+    assert len(set(texts)) == 3
+
+
+def test_a_stream_is_the_generated_text_in_pieces(babbler):
+    pieces = list(babbler.stream("Once", **babble()))
+    assert "".join(pieces) == babbler.generate("Once", **babble())
+    assert len(pieces) > 3
+    assert all(pieces)
+
+
+def test_log_probabilities(babbler):
+    (row, other) = babbler.complete(["Once", "upon a"], **babble(max_tokens=7), logprobs=3)
+    prompt = babbler.tokenizer.encode("Once")
+    scores = babbler.score(prompt + row.tokens)[-7:]
+    # `score` counts the ids beyond the tokenizer too, which generation never draws.
+    assert np.abs(scores - row.logprobs).max() < 0.5
+    logits_TV = babbler.logits([prompt + row.tokens])[0, len(prompt) - 1 : -1, :261]
+    expected_TV = np.asarray(jax.nn.log_softmax(logits_TV.astype(np.float64)))
+    np.testing.assert_allclose(row.logprobs, expected_TV[range(7), row.tokens], atol=1e-4)
+    for top, expected_V in zip(row.top_logprobs, expected_TV, strict=True):
+        assert [token for token, _ in top] == np.argsort(-expected_V)[:3].tolist()
+        np.testing.assert_allclose([p for _, p in top], np.sort(expected_V)[::-1][:3], atol=1e-4)
+    assert len(other.logprobs) == len(other.tokens) == 7
+    assert babbler.complete(["Once"], **babble(max_tokens=7))[0].logprobs == []

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LanguageModel: logits and scores, what it refuses, chat, loading, and `griffin generate`."""
+
+import dataclasses
+import io
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import recurrentgemma as rg
+from checkpoints import store
+from recurrentgemma.generation.generate_cli import main
+from recurrentgemma.generation.lm import LanguageModel
+from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
+from recurrentgemma.text.chat import encode_chat
+from recurrentgemma.text.tokenizer import ByteTokenizer
+from tests.recurrentgemma.models import CONFIGS
+from tests.recurrentgemma.test_golden import CONFIG as GOLDEN_CONFIG
+from tests.recurrentgemma.test_golden import GOLDEN, split_mlp
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+CONFIG = dataclasses.replace(
+    CONFIGS["griffin"], vocab_size=300, pattern=("recurrent", "local_attention"), num_layers=2
+)
+TEXT = "Né à Genève, 1712 🎉"
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    return LanguageModel(Griffin(CONFIG, rngs=nnx.Rngs(0)), ByteTokenizer())
+
+
+@pytest.fixture(scope="module")
+def bare(lm) -> LanguageModel:
+    """The same model without a tokenizer."""
+    return LanguageModel(lm.model)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch) -> None:
+    monkeypatch.setattr("recurrentgemma.generation.lm.CHUNKS", (4, 16))
+
+
+@pytest.mark.parametrize(
+    ("positions", "truth"),
+    [("pos", "full"), ("seg", "packed"), ("pad_pos", "padded"), (None, "full")],
+)
+def test_logits_against_the_golden_values(positions, truth):
+    flat = split_mlp(dict(np.load(GOLDEN / "params.npz")))
+    lm = LanguageModel(from_flat_params(GOLDEN_CONFIG, jax.tree.map(jax.numpy.asarray, flat)))
+    inputs = np.load(GOLDEN / "inputs.npz")
+    positions_BT = None if positions is None else inputs[positions]
+    logits_BTV = lm.logits(inputs["tokens"], positions_BT)
+    assert logits_BTV.dtype == np.float32
+    real_BT = np.ones(inputs["tokens"].shape, bool) if positions_BT is None else positions_BT >= 0
+    error_BTV = np.abs(logits_BTV - np.load(GOLDEN / "logits.npz")[truth])
+    assert error_BTV[real_BT].max() < 2e-5
+
+
+def test_a_score_is_the_log_softmax_of_the_logits(lm, small_chunks):
+    ids = lm.tokenizer.encode(TEXT * 3)
+    logp_TV = np.asarray(jax.nn.log_softmax(lm.logits([ids])[0]))
+    expected = logp_TV[np.arange(len(ids) - 1), ids[1:]]
+    scores = lm.score(TEXT * 3)
+    assert scores.dtype == np.float32
+    assert scores.shape == (len(ids) - 1,)  # bos has no number, every token of the text has
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    np.testing.assert_allclose(lm.score(ids), expected, atol=1e-5)
+    np.testing.assert_allclose(lm.score(ids[:30]), expected[:29], atol=1e-5)
+    assert lm.score(ids[:1]).shape == (0,)
+
+
+def test_scores_of_another_length_compile_nothing_again(bare, small_chunks):
+    for length in (23, 3, 9, 40, 57):
+        bare.score(list(range(length)))
+        bare.logits([list(range(length))])
+    assert bare._score._cache_size() == bare._logits._cache_size() == 2
+
+
+def test_without_a_tokenizer(bare):
+    ids = [1, 2, 3]
+    assert bare.score(ids).shape == (2,)
+    assert bare.logits([ids]).shape == (1, 3, 300)
+    (completion,) = bare.complete([ids], max_tokens=3)
+    assert (len(completion.tokens), completion.text) == (3, "")
+    for call in (
+        lambda: bare.generate("text"),
+        lambda: bare.generate(ids),
+        lambda: bare.stream(ids),
+        lambda: bare.chat([{"role": "user", "content": "Hi"}]),
+        lambda: bare.score("text"),
+        lambda: bare.complete(["text"]),
+        lambda: bare.complete([ids], stop="x"),
+    ):
+        with pytest.raises(ValueError, match=r"without a tokenizer.*tokenizer\.model"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ("", {}, "prompt is empty"),
+        ([], {}, "prompt is empty"),
+        (["a", ""], {}, "prompt is empty"),
+        ([[1], []], {}, "prompt is empty"),
+        ([300], {}, "token 300 is outside the vocabulary of 300"),
+        ([-1], {}, "token -1 is outside"),
+        ([[1.5]], {}, "expected text or a list of token ids"),
+        ([[[1], [2, 3]]], {}, "expected text or a list of token ids"),
+        (5, {}, "a prompt is 5: expected text, token ids, or a list of such"),
+        ("a\ud800", {}, r"this is no text: its character 1 is '\\ud800'"),
+        ("a", {"max_tokens": 0}, "max_tokens is 0"),
+        ("a", {"max_tokens": 1.5}, "max_tokens is 1.5"),
+        (["a", "b"], {"max_tokens": [1, 2, 3]}, "3 values for 2 prompts"),
+        ("a", {"temperature": -1}, "temperature is -1"),
+        ("a", {"top_k": -1}, "top_k is -1"),
+        ("a", {"top_p": 0}, "top_p is 0"),
+        ("a", {"top_p": 1.5}, "top_p is 1.5"),
+        ("a", {"min_p": 2}, "min_p is 2"),
+        ("a", {"seed": "x"}, "seed is 'x'"),
+        ("a", {"stop": [""]}, "stop is"),
+    ],
+)
+def test_bad_calls(lm, prompt, options, message):
+    with pytest.raises(ValueError, match=message):
+        lm.generate(prompt, **options)
+
+
+def test_more_bad_calls(lm):
+    with pytest.raises(ValueError, match="one prompt"):
+        lm.stream(["a", "b"])
+    with pytest.raises(ValueError, match="top_p"):
+        lm.stream("a", top_p=2)  # at once, not at the first piece
+    with pytest.raises(TypeError, match="max_token"):
+        lm.generate("a", max_token=3)
+    with pytest.raises(ValueError, match="outside the vocabulary"):
+        lm.logits([[1, 300]])
+    with pytest.raises(ValueError, match=r"shape \[B, T\]"):
+        lm.logits([1, 2])
+    with pytest.raises(ValueError, match=r"expected \[B, T\], and the rows differ in length"):
+        lm.logits([[1, 2], [1]])
+    with pytest.raises(ValueError, match="backwards"):
+        lm.logits([[1, 2, 3]], positions=[[0, 1, 1]])
+    with pytest.raises(ValueError, match="outside"):
+        lm.score([1, 300])
+    with pytest.raises(ValueError, match="empty"):
+        lm.score("")
+    with pytest.raises(ValueError, match="logprobs"):
+        lm.complete(["a"], logprobs=-1)
+    with pytest.raises(ValueError, match="261 ids"):
+        LanguageModel(Griffin(CONFIGS["griffin"], rngs=nnx.Rngs(0)), ByteTokenizer())
+
+
+def test_global_attention_ends_at_its_context_length():
+    lm = LanguageModel(Griffin(CONFIGS["mqa"], rngs=nnx.Rngs(0)))
+    ids = [1] * 60
+    assert len(lm.complete([ids], max_tokens=69)[0].tokens) == 69  # the last is never read
+    with pytest.raises(ValueError, match=r"129 tokens.*context_length=128"):
+        lm.complete([ids], max_tokens=70)
+    assert lm.score([1] * 129).shape == (128,)
+    with pytest.raises(ValueError, match="context_length=128"):
+        lm.score([1] * 130)
+
+
+def test_prompts_of_every_kind(lm):
+    ids = lm.tokenizer.encode("Ab")
+    one = lm.generate("Ab", max_tokens=4)
+    assert isinstance(one, str)
+    for same in (ids, tuple(ids), np.array(ids)):
+        assert lm.generate(same, max_tokens=4) == one
+    for same in (["Ab"], [ids], np.array([ids]), ("Ab",)):
+        assert lm.generate(same, max_tokens=4) == [one]
+
+
+def test_chat_is_generation_from_the_format(lm):
+    messages = [{"role": "user", "content": "Hi"}]
+    prompt = encode_chat(lm.tokenizer, messages)
+    options = {"max_tokens": 12, "temperature": 1.0, "seed": 1}
+    assert lm.chat(messages, **options) == lm.generate(prompt, **options)
+
+
+@pytest.fixture(scope="module")
+def run_dir(lm, tmp_path_factory):
+    """A run, whose layers were scanned in training."""
+    path = tmp_path_factory.mktemp("run")
+    store.write_run_config(path, dataclasses.replace(CONFIG, scan_layers=True), {})
+    store.save(path, 5, flat_params(lm.model))
+    lm.tokenizer.save(path)
+    return path
+
+
+def test_load(lm, run_dir):
+    loaded = rg.load(run_dir)
+    assert loaded.config == CONFIG  # unrolled
+    assert isinstance(loaded.model, Griffin)
+    assert loaded.tokenizer is not None
+    assert loaded.tokenizer.encode("a") == lm.tokenizer.encode("a")
+    options = {"max_tokens": 20, "temperature": 1.0, "seed": 3}
+    assert loaded.generate("Once", **options) == lm.generate("Once", **options)
+    assert rg.load(run_dir, dtype="bfloat16").config.dtype == "bfloat16"
+    with pytest.raises(ValueError, match="no such"):
+        rg.load(run_dir / "missing")
+
+
+def test_the_command_prints_the_text(lm, run_dir, capsys, monkeypatch):
+    options = ["--max-tokens", "9", "--temperature", "1", "--seed", "3"]
+    expected = lm.generate("Once", max_tokens=9, temperature=1.0, seed=3) + "\n"
+    assert main([str(run_dir), "Once", *options]) == 0
+    assert capsys.readouterr().out == expected
+    monkeypatch.setattr(
+        "recurrentgemma.generation.lm.load", lambda path, dtype: lm
+    )  # it is compiled
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Once")))
+    main([str(run_dir), "-", "--stop", expected[3:5], "never", *options])
+    assert capsys.readouterr().out == expected[: expected.index(expected[3:5])] + "\n"
+    main([str(run_dir), "Hi", "--chat", *options])
+    chat = lm.chat([{"role": "user", "content": "Hi"}], max_tokens=9, temperature=1.0, seed=3)
+    assert capsys.readouterr().out == chat + "\n"
+
+
+def test_the_command_refuses(run_dir, capsys, monkeypatch):
+    with pytest.raises(ValueError, match="top_p is 7"):
+        main([str(run_dir), "Once", "--top-p", "7"])
+    with pytest.raises(ValueError, match="no such"):
+        main([str(run_dir / "missing"), "Once"])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff")))
+    with pytest.raises(ValueError, match="not UTF-8"):
+        main([str(run_dir), "-"])
+    with pytest.raises(SystemExit):
+        main([str(run_dir), "Once", "--temprature", "1"])
+    assert "--temperature" in capsys.readouterr().err
+
+
+def test_help_shows_examples(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "griffin generate runs/demo" in capsys.readouterr().out

@@ -1,0 +1,205 @@
+"""Tokenizers: round trips, ids, files told apart by content, training, Gemma's chat format."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recurrentgemma.text.tokenizer import (
+    ByteTokenizer,
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
+    check_vocabulary,
+    encode_chat,
+    find_tokenizer,
+    format_chat,
+    load_tokenizer,
+    train_sentencepiece,
+)
+
+TEXT = "To be, or not to be: that is the question.\n\n  été 東京 🎉 <b>2024</b>\t\0\r\n"
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_text_survives(lossless, text):
+    for name, tokenizer in lossless.items():
+        # SentencePiece, and what imitates it, writes a space as U+2581, and reads it as one.
+        same = text if name in ("bytes", "byte_level") else text.replace("▁", " ")
+        assert tokenizer.decode(tokenizer.encode(text)) == same, name
+
+
+def test_ids_lie_in_the_vocabulary_and_bos_comes_first(tokenizer):
+    ids = tokenizer.encode(TEXT, bos=False)
+    assert all(type(i) is int and 0 <= i < tokenizer.vocab_size for i in ids)
+    assert tokenizer.encode(TEXT) == [tokenizer.bos_id, *ids]
+    assert tokenizer.encode("", bos=False) == []
+    assert tokenizer.encode("") == [tokenizer.bos_id]
+
+
+def test_control_tokens_without_text(tokenizer):
+    ids = [i for i in (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) if i is not None]
+    assert len(set(ids)) == len(ids) >= 2
+    assert tokenizer.decode(ids) == ""
+
+
+def test_generation_ends_at_eos_and_end_of_turn(lossless):
+    for tokenizer in lossless.values():
+        end_of_turn = tokenizer.control_tokens["<end_of_turn>"]
+        assert set(tokenizer.stop_ids) == {tokenizer.eos_id, end_of_turn}
+        assert tokenizer.encode("a<end_of_turn>", bos=False)[-1] == end_of_turn
+        assert tokenizer.decode([end_of_turn]) == "<end_of_turn>"
+
+
+@pytest.mark.parametrize("outside", [-1, 100_000])
+def test_a_token_outside_of_the_vocabulary_is_an_error(tokenizer, outside):
+    with pytest.raises(ValueError, match=str(outside)):
+        tokenizer.decode([outside])
+
+
+def test_saved_and_loaded_again(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert type(again) is type(tokenizer)
+    assert again.encode(TEXT) == tokenizer.encode(TEXT)
+    for name in ("vocab_size", "bos_id", "eos_id", "pad_id", "stop_ids", "control_tokens"):
+        assert getattr(again, name) == getattr(tokenizer, name), name
+
+
+def test_a_file_of_any_name_is_told_apart_by_content(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    file = next(f for f in tmp_path.iterdir() if f.name != "tokenizer_config.json")
+    renamed = file.rename(tmp_path / "vocabulary.bin")
+    assert load_tokenizer(renamed).encode(TEXT) == tokenizer.encode(TEXT)
+
+
+def test_what_is_no_tokenizer_is_an_error(tmp_path):
+    assert find_tokenizer(tmp_path) is None
+    with pytest.raises(ValueError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match="no tokenizer file"):
+        load_tokenizer(tmp_path / "missing.model")
+    for content in (b"", b"plain text", b"\0\1\2", b"{}", b"{", b'{"model": 3}', b"[1]"):
+        (tmp_path / "tokenizer.model").write_bytes(content)
+        with pytest.raises(ValueError, match=r"tokenizer\.model"):
+            load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.model").write_text('{"tokenizer": "bytes", "pad": 0}')
+    with pytest.raises(ValueError, match="expected"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_config_names_the_roles(lossless, tmp_path):
+    tokenizer = lossless["byte_level"]
+    tokenizer.save(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    roles = {"bos_token": {"content": "<unk>"}, "eos_token": "<pad>", "pad_token": None}
+    config.write_text(json.dumps(roles | {"chat_template": "kept"}))
+    other = load_tokenizer(tmp_path)
+    assert (other.bos_id, other.eos_id, other.pad_id) == (3, 0, None)
+    other.save(tmp_path)
+    assert json.loads(config.read_text())["chat_template"] == "kept"
+    config.write_text(json.dumps({"bos_token": "<nowhere>"}))
+    with pytest.raises(ValueError, match="<nowhere>"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_may_not_have_more_ids_than_the_model():
+    check_vocabulary(ByteTokenizer(), 261)
+    check_vocabulary(ByteTokenizer(), 512)
+    with pytest.raises(ValueError, match="261 ids"):
+        check_vocabulary(ByteTokenizer(), 260)
+
+
+def test_training_is_deterministic_and_follows_gemma():
+    texts = [TEXT * 20, "", "The slings and arrows of outrageous fortune. " * 500]
+    first, second = train_sentencepiece(texts, 400), train_sentencepiece(iter(texts), 400)
+    assert first.model == second.model
+    assert first.vocab_size == 400
+    assert (first.pad_id, first.eos_id, first.bos_id) == (0, 1, 2)
+    assert first.control_tokens == {"<start_of_turn>": 4, "<end_of_turn>": 5}
+    assert len(first.encode("outrageous fortune", bos=False)) < 9  # learned from the long text
+    assert first.encode("1601", bos=False) == [first.encode(d, bos=False)[0] for d in "1601"]
+
+
+def test_training_takes_text_of_any_shape():
+    """Nothing is left out: not a long line, not one with a tab, not the newlines."""
+    tokenizer = train_sentencepiece(["zebra\tquagga\n\n" * 2000], 300)
+    for word in ("zebra", "quagga", "\n\n"):
+        assert len(tokenizer.encode(word, bos=False)) == 1
+    tokenizer = train_sentencepiece(["zebra" * 4000], 275)
+    assert len(tokenizer.encode("zebra" * 8, bos=False)) < 8
+
+
+@pytest.mark.parametrize(
+    ("texts", "size", "message"),
+    [([], 400, "hardly any"), (["", ""], 400, "hardly any"), (["abc"], 100, "100")],
+)
+def test_training_that_cannot_work(texts, size, message):
+    with pytest.raises(ValueError, match=message):
+        train_sentencepiece(texts, size)
+
+
+def test_a_small_text_gives_a_smaller_vocabulary():
+    assert 262 < train_sentencepiece(["hello world"], 8000).vocab_size < 300
+
+
+def test_chat_as_gemma_writes_it():
+    messages = [
+        {"role": "user", "content": "Hi "},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "Bye"},
+    ]
+    assert format_chat(messages) == (
+        "<start_of_turn>user\nHi <end_of_turn>\n<start_of_turn>model\nHello.<end_of_turn>\n"
+        "<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n"
+    )
+    system = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert format_chat(system) == (
+        "<start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n<start_of_turn>model\n"
+    )
+
+
+def test_chat_tokens_are_those_of_the_text(lossless):
+    messages = [{"role": "system", "content": "é"}, {"role": "user", "content": "To be\n\n or"}]
+    for tokenizer in lossless.values():
+        assert encode_chat(tokenizer, messages) == tokenizer.encode(format_chat(messages))
+
+
+@given(parts=st.lists(st.sampled_from(["<start_of_turn>", "<end_of_turn>", "<bos>", "<", "a"])))
+def test_a_message_cannot_forge_a_turn(lossless, parts):
+    content = "".join(parts)
+    messages = [{"role": "user", "content": content}]
+    for tokenizer in lossless.values():
+        ids = encode_chat(tokenizer, messages)
+        harmless = encode_chat(tokenizer, [{"role": "user", "content": "a"}])
+        for control in tokenizer.control_tokens.values():
+            assert ids.count(control) == harmless.count(control)
+        if isinstance(tokenizer, HuggingFaceTokenizer):
+            continue  # the added token <bos> has no text there, so the texts cannot be compared
+        assert tokenizer.decode(ids) == format_chat(messages)
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "at least one"),
+        ([{"role": "tool", "content": "x"}], "'tool'"),
+        ([{"role": "user", "content": None}], "None"),
+        ([{"role": "user"}], "content"),
+        ([{"role": "system", "content": "x"}], "user turn"),
+        ([{"role": "user", "content": "x"}, {"role": "system", "content": "x"}], "first"),
+    ],
+)
+def test_bad_chats(messages, message):
+    with pytest.raises(ValueError, match=message):
+        format_chat(messages)
+
+
+def test_chat_needs_turn_tokens(tmp_path):
+    tokenizer = ByteTokenizer()
+    plain = train_sentencepiece(["abc"], 300)
+    assert isinstance(plain, SentencePieceTokenizer)
+    without = SentencePieceTokenizer(plain.model.replace(b"<end_of_turn>", b"<end_of_tuna>"))
+    with pytest.raises(ValueError, match="plain prompt"):
+        encode_chat(without, [{"role": "user", "content": "x"}])
+    assert encode_chat(tokenizer, [{"role": "user", "content": "x"}])

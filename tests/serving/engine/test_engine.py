@@ -1,0 +1,259 @@
+"""The engine answers what `LanguageModel.generate` answers, whoever else is there and whenever."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.engine import engine as engine_module
+from serving.engine.engine import Engine, GenerationRequest
+
+
+@pytest.fixture(scope="module", params=["griffin", "hawk", "mqa"])
+def engine(request, griffin, language_model) -> Engine:
+    if request.param == "griffin":
+        return griffin
+    return Engine(language_model(request.param), slots=3)
+
+
+def run(engine: Engine, arrivals, *, cancelled=()) -> dict[int, list]:
+    """Submit `arrivals[i] = (step, request)` before that step, cancel some two steps later, and
+    return the events of each."""
+    ids, events, step = {}, {}, 0
+    while len(ids) < len(arrivals) or engine.busy:
+        for i, (when, request) in enumerate(arrivals):
+            if when <= step and i not in ids:
+                ids[i] = engine.submit(request)
+                events[ids[i]] = []
+            if i in cancelled and when + 2 == step and not finished(events[ids[i]]):
+                engine.cancel(ids[i])
+        for event in engine.step():
+            events[event.request_id].append(event)
+        step += 1
+    return {i: events[ids[i]] for i in ids}
+
+
+def finished(events) -> bool:
+    return bool(events) and events[-1].finish_reason is not None
+
+
+def text(events) -> str:
+    return "".join(event.text for event in events)
+
+
+def options(request: GenerationRequest) -> dict:
+    names = ["max_tokens", "temperature", "top_k", "top_p", "min_p", "seed"]
+    return {name: getattr(request, name) for name in names} | {"stop": list(request.stop)}
+
+
+requests = st.builds(
+    GenerationRequest,
+    prompt=st.lists(st.integers(0, 255), min_size=1, max_size=40).map(tuple),
+    max_tokens=st.integers(1, 24),
+    temperature=st.sampled_from([0.0, 0.7, 1.0, 2.0]),
+    top_k=st.sampled_from([0, 1, 20]),
+    top_p=st.sampled_from([1.0, 0.8]),
+    min_p=st.sampled_from([0.0, 0.02]),
+    stop=st.sampled_from([(), ("e",), ("ab", "\n", "t")]),
+    seed=st.integers(-(2**63), 2**63 - 1),
+)
+
+
+@settings(max_examples=8)
+@given(
+    arrivals=st.lists(st.tuples(st.integers(0, 6), requests), min_size=1, max_size=9),
+    cancelled=st.sets(st.integers(0, 8), max_size=2),
+    steps=st.integers(1, 32),
+)
+def test_answers_do_not_depend_on_arrival_or_neighbours(engine, arrivals, cancelled, steps):
+    engine._steps = steps
+    found = run(engine, arrivals, cancelled=cancelled)
+    for i, (_, request) in enumerate(arrivals):
+        if i in cancelled and not finished(found[i]):
+            continue
+        expected = engine.lm.complete([request.prompt], **options(request))[0]
+        assert text(found[i]) == expected.text
+        assert found[i][-1].finish_reason == expected.finish_reason
+        assert not any(finished(found[i][:n]) for n in range(len(found[i])))
+    assert engine.running == 0
+
+
+def test_sixty_four_requests_through_three_slots(griffin):
+    rng = np.random.default_rng(0)
+    arrivals = []
+    for i in range(64):
+        prompt = tuple(rng.integers(0, 256, rng.integers(1, 70)).tolist())
+        logprobs = [None, None, 2][i % 3]
+        request = GenerationRequest(
+            prompt=prompt, max_tokens=16, temperature=1.0, seed=i, logprobs=logprobs
+        )
+        arrivals.append((int(rng.integers(0, 40)), request))
+    found = run(griffin, arrivals)
+    for i, (_, request) in enumerate(arrivals):
+        assert text(found[i]) == griffin.lm.generate(request.prompt, **options(request))
+
+
+def test_idle_slots_do_not_spoil_those_that_come(engine):
+    """Empty slots are decoded too, here beyond what global attention can hold."""
+    for _ in range(2):
+        request = GenerationRequest(prompt=(65,), max_tokens=100, temperature=1.0, seed=1)
+        run(engine, [(0, request)])
+    three = [
+        (0, GenerationRequest(prompt=(65, i), max_tokens=20, temperature=1.0, seed=i))
+        for i in range(3)
+    ]
+    found = run(engine, three)
+    for i, (_, request) in enumerate(three):
+        assert text(found[i]) == engine.lm.generate(request.prompt, **options(request))
+
+
+def test_nothing_is_compiled_after_the_warm_up(griffin):
+    engine = griffin
+    programs = engine._programs
+    compiled = [programs._read, programs._score, programs._decode, programs._insert]
+    before = [function._cache_size() for function in compiled]
+    for length in (1, 2, 17, 70, 100):
+        request = GenerationRequest(
+            prompt=(65,) * length, max_tokens=length % 9, logprobs=3, prompt_logprobs=length > 1
+        )
+        run(engine, [(0, request), (1, dataclasses.replace(request, logprobs=None))])
+    assert [function._cache_size() for function in compiled] == before
+
+
+def test_log_probabilities(griffin):
+    engine, lm = griffin, griffin.lm
+    prompt = tuple(lm.tokenizer.encode("To be or not to be, that is the question"))
+    request = GenerationRequest(
+        prompt=prompt, max_tokens=12, temperature=1.0, seed=4, logprobs=3, prompt_logprobs=True
+    )
+    events = run(engine, [(0, request)])[0]
+    prompt_scores = [score for event in events for score in event.prompt_scores]
+    assert [score.token_id for score in prompt_scores] == list(prompt)
+    assert prompt_scores[0].logprob is None
+    np.testing.assert_allclose(
+        [score.logprob for score in prompt_scores[1:]], lm.score(list(prompt)), atol=1e-5
+    )
+    assert [score.offset for score in prompt_scores] == [0, *range(len(prompt) - 1)]  # bos has none
+    for score in prompt_scores[1:]:
+        assert len(score.top) == 3
+        assert score.logprob <= score.top[0][1] + 1e-6
+    expected = lm.complete([prompt], logprobs=3, **options(request))[0]
+    scores = [score for event in events for score in event.scores]
+    assert [score.token_id for score in scores] == expected.tokens
+    np.testing.assert_allclose([s.logprob for s in scores], expected.logprobs, atol=1e-5)
+    assert [[id for id, _ in s.top] for s in scores] == [
+        [id for id, _ in top] for top in expected.top_logprobs
+    ]
+
+
+def test_reading_a_prompt_only(griffin):
+    request = GenerationRequest(prompt=(65, 66), max_tokens=0, logprobs=0, prompt_logprobs=True)
+    events = run(griffin, [(0, request)])[0]
+    assert [score.token_id for score in events[0].prompt_scores] == [65, 66]
+    assert events[-1].finish_reason == "length"
+    assert events[-1].num_generated == 0
+
+
+def test_a_stop_token_ends_and_counts(griffin):
+    lm = griffin.lm
+    request = GenerationRequest(prompt=(65,), max_tokens=120, temperature=2.0, seed=0)
+    seed = next(
+        s
+        for s in range(50)
+        if lm.complete([[65]], **options(request) | {"seed": s})[0].finish_reason == "stop"
+    )
+    events = run(griffin, [(0, dataclasses.replace(request, seed=seed))])[0]
+    expected = lm.complete([[65]], **options(request) | {"seed": seed})[0]
+    assert (text(events), events[-1].finish_reason) == (expected.text, "stop")
+    *ids, last = [id for event in events for id in event.token_ids]
+    assert ids == expected.tokens
+    assert last in lm.tokenizer.stop_ids
+    assert events[-1].num_generated == len(ids) + 1
+
+
+def test_decoding_goes_on_while_a_long_prompt_is_read(griffin, monkeypatch):
+    monkeypatch.setattr(engine_module, "BLOCK_SECONDS", 0.0)  # a chunk a step, a token a step
+    engine = griffin
+    short = engine.submit(GenerationRequest(prompt=(1,), max_tokens=1000))
+    engine.step()
+    long = engine.submit(GenerationRequest(prompt=(2,) * 6000, max_tokens=5))
+    owners = [{event.request_id for event in engine.step()} for _ in range(3)]
+    assert engine._reading is not None
+    assert all(owner == {short} for owner in owners if owner)
+    engine.cancel(long)
+    assert engine._reading is None
+    engine.cancel(short)
+    assert not engine.busy
+
+
+def test_cancelling(griffin):
+    engine = griffin
+    request = GenerationRequest(prompt=(1,), max_tokens=1000)
+    ids = [engine.submit(request) for _ in range(5)]
+    engine.step()
+    assert engine.running == 3
+    for id in ids:
+        engine.cancel(id)
+    assert engine.running == 0
+    assert not engine.busy
+    assert engine.step() == []
+    with pytest.raises(ValueError, match="there is no request"):
+        engine.cancel(ids[0])
+
+
+BAD = {
+    "empty": ({"prompt": ()}, "the prompt is empty"),
+    "outside": ({"prompt": (1, 261)}, "token 261 is outside the vocabulary of 261"),
+    "negative": ({"prompt": (-1,)}, "token -1 is outside"),
+    "max_tokens": ({"max_tokens": -1}, "max_tokens is -1"),
+    "temperature": ({"temperature": -1.0}, "temperature is -1.0"),
+    "top_p": ({"top_p": 0.0}, "top_p is 0.0"),
+    "logprobs": ({"logprobs": 6}, "expected 0 to 5"),
+    "empty stop": ({"stop": ("",)}, "none of them empty"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_requests(griffin, case):
+    change, message = BAD[case]
+    request = dataclasses.replace(GenerationRequest(prompt=(1,), max_tokens=2), **change)
+    with pytest.raises(ValueError, match=message):
+        griffin.submit(request)
+    assert not griffin.busy
+
+
+def test_the_context_of_global_attention(language_model):
+    engine = Engine(language_model("mqa"), slots=1)
+    engine.check(GenerationRequest(prompt=(1,) * 100, max_tokens=29))
+    with pytest.raises(ValueError, match="need 129 tokens of context"):
+        engine.check(GenerationRequest(prompt=(1,) * 100, max_tokens=30))
+
+
+def test_local_attention_has_no_longest_context(griffin):
+    griffin.check(GenerationRequest(prompt=(1,) * 1000, max_tokens=10**6))
+
+
+def test_half_a_character_is_no_text(griffin):
+    with pytest.raises(ValueError, match="this is no text: its character 1 is"):
+        griffin.encode("a\ud800")
+
+
+def test_without_a_tokenizer(language_model):
+    engine = Engine(language_model("griffin", tokenizer=None), slots=1)
+    request = GenerationRequest(prompt=(1, 2), max_tokens=9, seed=1, temperature=1.0)
+    events = run(engine, [(0, request)])[0]
+    expected = engine.lm.complete([request.prompt], **options(request))[0].tokens
+    assert [id for event in events for id in event.token_ids] == expected
+    assert text(events) == ""
+    assert engine.token_name(5) == "token_id:5"
+    with pytest.raises(ValueError, match="no tokenizer"):
+        engine.encode("a")
+    with pytest.raises(ValueError, match="needs a tokenizer"):
+        engine.submit(dataclasses.replace(request, stop=("a",)))
+
+
+def test_no_slots(language_model):
+    with pytest.raises(ValueError, match="slots is 0"):
+        Engine(language_model("hawk"), slots=0)

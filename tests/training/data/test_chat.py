@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conversations as a source: what is learned from, what is not, and what is refused."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+from flax import nnx
+from tokenizers import decoders, models, pre_tokenizers
+
+from eval.perplexity import score_documents
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.losses import Batch, next_token_loss
+from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from recurrentgemma.text.chat import encode_answers, encode_chat
+from recurrentgemma.text.tokenizer import HuggingFaceTokenizer, Tokenizer
+from training.configs import TrainConfig
+from training.data.batches import Batches, pack
+from training.data.chat_documents import ChatDocuments
+from training.data.config import DataConfig, held_out, open_mixture
+from training.data.data_cli import describe
+from training.data.documents import InMemory, plain_ids
+from training.data.sources import open_source, open_text
+from training.data.sources.chat_lines import ChatLines
+from training.data.sources.spec import parse_spec
+
+BYTES = ByteTokenizer()
+BOS, EOS, START, END = 258, 257, 259, 260
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hello<end_of_turn>"},
+    {"role": "assistant", "content": "Hi"},
+    {"role": "user", "content": "Bye"},
+    {"role": "assistant", "content": "See you"},
+]
+LINES = [
+    {"prompt": "Capital of France?", "response": "Paris"},
+    {"prompt": "Of Italy?", "response": "Rome", "id": 7},
+    {"messages": TALK},
+    {"messages": [*TALK, {"role": "user", "content": "never answered"}]},
+]
+
+
+def without_turns() -> HuggingFaceTokenizer:
+    vocabulary = {"<s>": 0, "</s>": 1} | {
+        c: i + 2 for i, c in enumerate(pre_tokenizers.ByteLevel.alphabet())
+    }
+    made = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return HuggingFaceTokenizer(made.to_str(), {"bos_token": "<s>", "eos_token": "</s>"})
+
+
+def write(path: Path, *lines: object) -> str:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    return f"chat:{path}"
+
+
+def documents(spec: str, tokenizer: Tokenizer = BYTES) -> ChatDocuments:
+    return ChatDocuments(ChatLines(parse_spec(spec)), tokenizer)
+
+
+def learned(ids: np.ndarray) -> list[str]:
+    """The runs of targets that are learned from, as text."""
+    runs, text = [], []
+    for i in [*ids.tolist(), -1]:
+        if i >= 0:
+            text.append(i)
+        elif text:
+            runs.append(BYTES.decode(text))
+            text = []
+    return runs
+
+
+def test_a_prompt_and_its_response(tmp_path: Path):
+    ids = documents(write(tmp_path / "a.jsonl", *LINES)).read(0)
+    prompt = encode_chat(BYTES, [{"role": "user", "content": "Capital of France?"}])
+    assert plain_ids(ids).tolist() == [*prompt, *b"Paris", END]
+    assert (ids[: len(prompt)] < 0).all()
+    assert (ids[len(prompt) :] >= 0).all()
+    assert ids.dtype == np.int32
+
+
+def test_every_answer_of_a_conversation(tmp_path: Path):
+    found = documents(write(tmp_path / "a.jsonl", *LINES))
+    assert learned(found.read(2)) == ["Hi<end_of_turn>", "See you<end_of_turn>"]
+    plain = plain_ids(found.read(2)).tolist()
+    before = encode_chat(BYTES, TALK[:4])  # what the model is given when it is asked
+    assert plain == [*before, *b"See you", END]
+    assert plain.count(END) == 4  # two of each side: the user's own words forge none
+    np.testing.assert_array_equal(found.read(3), found.read(2))  # no answer after it
+    np.testing.assert_array_equal(found.read(2, 5, 9), found.read(2)[5:9])
+
+
+def test_the_answers_tokens_are_those_of_the_whole_chat():
+    ids, answers = encode_answers(BYTES, TALK)
+    whole = encode_chat(BYTES, TALK)
+    assert whole[: len(ids)] == ids
+    assert sum(answers) == len("Hi") + 1 + len("See you") + 1
+
+
+def test_fields_by_name_and_plain_text(tmp_path: Path):
+    line = {"q": {"text": "1 + 1 ="}, "a": " 2", "messages": []}
+    spec = write(tmp_path / "a.jsonl", line) + "?prompt=q.text&response=a&template=none"
+    ids = documents(spec).read(0)
+    assert plain_ids(ids).tolist() == [BOS, *b"1 + 1 = 2", EOS]
+    assert ids[ids >= 0].tolist() == [*b" 2", EOS]
+    other = without_turns()
+    assert other.decode(plain_ids(documents(spec, other).read(0)).tolist()) == "1 + 1 = 2"
+
+
+@pytest.mark.parametrize("carry", [False, True])
+def test_batches_weigh_the_answers_only(tmp_path: Path, carry: bool):
+    config = DataConfig(
+        sources=(write(tmp_path / "a.jsonl", *LINES),),
+        long_documents="carry" if carry else "cut",
+    )
+    mixture = open_mixture(config, BYTES, vocab_size=261)
+    batches = Batches(
+        mixture, batch_size=2, row_length=96, seed=0, long_documents=config.long_documents
+    )
+    rows = [next(batches) for _ in range(40)]
+    batches.close()
+    seen, tokens, weights, positions = (
+        np.concatenate([np.asarray(getattr(row, name)) for row in rows], 1)
+        for name in ("targets_BT", "tokens_BT", "weights_BT", "positions_BT")
+    )
+    assert min(seen.min(), tokens.min()) >= 0
+    whole = {
+        tuple(zip(plain_ids(ids)[:-1], plain_ids(ids)[1:], ids[1:] >= 0, strict=True))
+        for ids in map(documents(config.sources[0]).read, range(4))
+    }
+    cuts = np.flatnonzero(positions[0] == 0)
+    pieces = {
+        tuple(zip(tokens[0, a:b], seen[0, a:b], weights[0, a:b] == 1, strict=True))
+        for a, b in pairwise(cuts)
+    }
+    assert whole <= pieces
+    if carry:  # each conversation whole and alone; one cut would be in pieces that are none of them
+        assert pieces == whole
+
+
+def test_rows_of_known_lengths_weigh_the_same():
+    ids = np.array([5, ~6, ~7, 8, 9], np.int32)
+    rows = pack([ids, np.array([1, 2, 3])], 8)
+    assert rows.tokens_RT[0, :6].tolist() in ([5, 6, 7, 8, 1, 2], [1, 2, 5, 6, 7, 8])
+    assert sorted(rows.weights_RT[0, :6].tolist()) == [0, 0, 1, 1, 1, 1]
+    assert rows.weights_RT.sum() == 4
+    assert (rows.targets_RT >= 0).all()
+    assert InMemory([ids], text_bytes=6).bytes_per_token() == 3.0
+
+
+def test_bytes_per_token_is_of_the_answers(tmp_path: Path):
+    found = documents(write(tmp_path / "a.jsonl", *LINES[:2]))
+    assert found.bytes_per_token() == pytest.approx(9 / 11)  # Paris, Rome; and two ends of turns
+    assert found.lengths is None
+    assert len(found) == 2
+
+
+def test_what_there_is_is_counted(tmp_path: Path):
+    found = documents(write(tmp_path / "a.jsonl", *LINES[:2])).count(28)
+    first, second = (len(documents(f"chat:{tmp_path}/a.jsonl").read(n)) - 1 for n in (0, 1))
+    assert (found.examples, found.tokens, found.learned) == (2, first + second, 11)
+    assert (found.longest, found.beyond, found.answers_beyond) == (first, 2, 1)
+    assert "2 are longer than a row of 28 tokens, 1 of them before" in found.describe(28)
+    assert "longer" not in documents(f"chat:{tmp_path}/a.jsonl").count(99).describe(99)
+
+
+def test_the_loss_is_the_mean_over_answers(small: TrainConfig, tmp_path: Path):
+    """And what stands as a prompt's target has no part in it, whatever it is."""
+    ids = documents(write(tmp_path / "a.jsonl", LINES[0])).read(0)
+    batch = Batch(*map(jnp.asarray, pack([ids], 64)))
+    model = Griffin(small.model, rngs=nnx.Rngs(0))
+    logits_BTV, _ = model(batch.tokens_BT, positions=batch.positions_BT)
+    log_p = jax.nn.log_softmax(logits_BTV[0])
+    answer = range(len(ids) - 7, len(ids) - 1)  # targets: Paris and the end of the turn
+    by_hand = -np.mean([float(log_p[t, int(ids[t + 1])]) for t in answer])
+    loss, metrics = next_token_loss(model, batch)
+    assert float(loss) == pytest.approx(by_hand, rel=1e-6)
+    assert float(metrics["tokens"]) == 6
+
+    graphdef, params = nnx.split(model, nnx.Param)
+
+    @jax.jit
+    def gradient(batch: Batch) -> list:
+        def loss(params):
+            return next_token_loss(nnx.merge(graphdef, params), batch)[0]
+
+        return jax.tree.leaves(jax.grad(loss)(params))
+
+    others = (batch.targets_BT + 1) % 261
+    changed = batch._replace(targets_BT=jnp.where(batch.weights_BT == 0, others, batch.targets_BT))
+    for one, other in zip(gradient(batch), gradient(changed), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_held_out_conversations_are_scored_by_their_answers(small: TrainConfig, tmp_path: Path):
+    config = DataConfig(eval_sources=(write(tmp_path / "a.jsonl", *LINES[:3]),))
+    found = list(held_out(config, BYTES, vocab_size=261))
+    assert [d.bytes for d in found] == [5, 4, 9]
+    assert [BYTES.decode(d.ids[d.ids >= 0].tolist()) for d in found] == [
+        "Paris",
+        "Rome",
+        "HiSee you",
+    ]
+    model = Griffin(small.model, rngs=nnx.Rngs(0))
+    score = score_documents(model, [d.ids for d in found], sum(d.bytes for d in found))
+    assert (score.tokens, score.bytes) == (18, 18)
+    nats = 0.0
+    for document in found:
+        tokens = plain_ids(document.ids)
+        log_p = jax.nn.log_softmax(model(tokens[None, :-1])[0][0])
+        chosen = np.asarray(log_p)[np.arange(len(tokens) - 1), tokens[1:]]
+        nats -= chosen[document.ids[1:] >= 0].sum()
+    assert score.nats == pytest.approx(nats, rel=1e-5)
+
+
+def test_looked_at_from_the_shell(tmp_path: Path):
+    found = describe(write(tmp_path / "a.jsonl", *LINES[:2]), "bytes")
+    assert (found["documents"], found["learned_tokens"]) == (2, 11)
+    assert found["example"] == "user: Capital of France?\n\nassistant: Paris"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"prompt": "a"}, r"a.jsonl:1 has no field 'response'; .* \?response=NAME"),
+        ({"question": "a"}, r"neither 'prompt' nor 'messages'; it has 'question'; .*\?prompt=NAME"),
+        ({"prompt": "a", "response": 3}, "response is a int, expected a string"),
+        ({"prompt": "a", "response": " "}, "a.jsonl:1: an answer is empty.*drop this line"),
+        ({"messages": "a"}, "messages must be a list of objects"),
+        ({"messages": [{"role": "user"}]}, "message 0 has content None: expected a string"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "a.jsonl:1: none of the messages has"),
+        ({"messages": []}, "a.jsonl:1: a chat needs at least one message"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, "a.jsonl:1: message 0 has the role"),
+        ([1], "expected a JSON object, found a list"),
+    ],
+)
+def test_lines_that_teach_nothing(tmp_path: Path, line: object, message: str):
+    with pytest.raises(ValueError, match=message):
+        documents(write(tmp_path / "a.jsonl", line)).read(0)
+
+
+@pytest.mark.parametrize(
+    "roles", [("assistant", "user"), ("user", "user"), ("banana", "cherry"), ("user",)]
+)
+def test_plain_text_is_of_one_prompt_and_one_response(tmp_path: Path, roles: tuple[str, ...]):
+    line = {"messages": [{"role": role, "content": "something"} for role in roles]}
+    found = documents(write(tmp_path / "a.jsonl", line) + "?template=none")
+    message = rf"a.jsonl:1: messages of {', '.join(roles)}: template=none knows one prompt and one"
+    with pytest.raises(ValueError, match=message):
+        found.read(0)
+
+
+def test_sources_that_cannot_be(tmp_path: Path):
+    spec = write(tmp_path / "a.jsonl", *LINES)
+    with pytest.raises(ValueError, match=r"no <start_of_turn> .* with \?template=none"):
+        documents(spec, without_turns())
+    with pytest.raises(ValueError, match="template=llama: expected gemma or none"):
+        open_source(f"{spec}?template=llama")
+    with pytest.raises(ValueError, match="cannot be tokenised ahead"):
+        open_text(spec)
+    with pytest.raises(
+        ValueError, match=r"messages of system, user, .*: template=none knows one prompt"
+    ):
+        documents(f"{spec}?template=none").read(2)
+    assert documents(spec).fingerprint != documents(f"{spec}?template=none").fingerprint

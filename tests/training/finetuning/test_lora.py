@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LoRA: it starts as the base, leaves the base alone, learns, merges, and is the same on a mesh."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import qwix
+from flax import nnx
+
+from recurrentgemma.config import GriffinConfig
+from recurrentgemma.counts import param_shapes
+from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
+from recurrentgemma.losses import Batch, next_token_loss
+from tests.training.small_rows import CONFIG
+from training.data.batches import pack
+from training.finetuning.lora import (
+    LoraConfig,
+    adapt,
+    adapted_layers,
+    flat_adapters,
+    merge_into,
+    split,
+    with_adapters,
+)
+from training.optim import OptimConfig, make_optimizer
+from training.step import init_train_state, make_train_step
+
+LORA = LoraConfig(rank=4, alpha=8.0)
+FORMS = {
+    "float32": {},
+    "bfloat16 parameters": {"dtype": "bfloat16", "param_dtype": "bfloat16"},
+    "scanned, recomputed": {"scan_layers": True, "remat": "block"},
+}
+TOKENS = np.arange(40).reshape(2, 20) * 7 % 64
+LINEAR = (3 + 3) + (4 + 3)  # layers of a recurrent and an attention block, with their MLPs
+
+
+def form(name: str) -> GriffinConfig:
+    return dataclasses.replace(CONFIG, **FORMS[name])
+
+
+def moved(model: Griffin) -> Griffin:
+    """With adapters as training leaves them: B is not zero any more."""
+    flat = flat_adapters(model)
+    wave = {
+        n: jnp.sin(jnp.arange(v.size, dtype=jnp.float32)).reshape(v.shape) for n, v in flat.items()
+    }
+    return with_adapters(model, {n: v + 0.02 * wave[n] for n, v in flat.items()})
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_it_starts_as_the_base_and_merges_into_what_it_became(name):
+    config = form(name)
+    base = Griffin(config, rngs=nnx.Rngs(0))
+    model = adapt(base, LORA, seed=1)
+    assert len(flat_adapters(model)) == 2 * LINEAR
+    start, _ = base(TOKENS)
+    np.testing.assert_allclose(model(TOKENS)[0], start, atol=2e-5)
+    model = moved(model)
+    logits, state = model(TOKENS)
+    assert float(jnp.abs(logits - start).max()) > 0.1
+    plain = from_flat_params(config, merge_into(model, LORA))
+    tolerance = 2e-5 if config.dtype == "float32" else 0.1
+    got, got_state = plain(TOKENS)
+    np.testing.assert_allclose(got, logits, atol=tolerance)
+    jax.tree.map(lambda x, y: np.testing.assert_equal(x.shape, y.shape), got_state, state)
+    assert {str(leaf.dtype) for leaf in flat_params(plain).values()} == {config.param_dtype}
+    assert {str(leaf.dtype) for leaf in flat_adapters(model).values()} == {"float32"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Qwix 0.1.8 uses Flax's former names
+def test_qwix_by_itself_does_not_see_our_products():
+    """Why GriffinLora intercepts layers: no adapter is made at all, or an error is raised."""
+
+    def by_itself(name: str) -> list:
+        provider = qwix.LoraProvider(module_path=".*", rank=4, alpha=8.0)
+        base = Griffin(form(name), rngs=nnx.Rngs(0))
+        made = qwix.apply_lora_to_model(base, provider, TOKENS, rngs=nnx.Rngs(0))
+        return list(nnx.to_flat_state(nnx.state(made, nnx.LoRAParam)))
+
+    assert by_itself("float32") == []
+    with pytest.raises(Exception, match="from a different trace level"):
+        by_itself("bfloat16 parameters")
+
+
+def test_decoding_goes_on_from_a_state():
+    """The state contract holds for an adapted model: in chunks as in one call."""
+    model = moved(adapt(Griffin(CONFIG, rngs=nnx.Rngs(0)), LORA, seed=1))
+    whole, _ = model(TOKENS)
+    first, state = model(TOKENS[:, :7])
+    second, _ = model(TOKENS[:, 7:], state)
+    np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=2e-5)
+
+
+def test_the_first_values_do_not_depend_on_how_layers_are_held():
+    values = [
+        flat_adapters(adapt(Griffin(form(name), rngs=nnx.Rngs(0)), LORA, seed=1))
+        for name in ("float32", "scanned, recomputed")
+    ]
+    for name, value in values[0].items():
+        np.testing.assert_array_equal(value, values[1][name])
+    a = values[0]["blocks.0/mlp_block/ffw_up/weight_lora_a"]
+    assert a.shape == (CONFIG.width, LORA.rank)
+    assert float(jnp.abs(a).max()) > 0
+    assert not values[0]["blocks.0/mlp_block/ffw_up/weight_lora_b"].any()
+    assert not np.array_equal(a, values[0]["blocks.1/mlp_block/ffw_up/weight_lora_a"])
+
+
+def test_layers_are_chosen_by_name():
+    only = LoraConfig(rank=2, layers=r".*/proj_[qv]|blocks\.0/.*_up")
+    assert sorted(adapted_layers(CONFIG, only)) == [
+        "blocks.0/mlp_block/ffw_up",
+        "blocks.1/attention_block/proj_q",
+        "blocks.1/attention_block/proj_v",
+    ]
+    model = adapt(Griffin(CONFIG, rngs=nnx.Rngs(0)), only, seed=0)
+    assert len(flat_adapters(model)) == 6
+    every = adapted_layers(CONFIG, LORA)
+    assert len(every) == LINEAR
+    assert not any(word in name for name in every for word in ("embed", "norm", "rg_lru", "conv"))
+    model(TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "config", "message"),
+    [
+        ({"rank": 0}, CONFIG, "lora.rank=0: expected at least 1"),
+        ({"alpha": -1.0}, CONFIG, "lora.alpha=-1.0: expected a number above 0"),
+        ({"layers": "("}, CONFIG, r"lora.layers='\('"),
+        ({"layers": "proj_q"}, CONFIG, "is the name of no linear layer; they are blocks.0/rec"),
+        ({"layers": ".*/a_gate"}, CONFIG, "is the name of no linear layer"),
+        ({"rank": 33}, CONFIG, "lora.rank=33 is larger than 32, a side of blocks.0/recurrent"),
+        (
+            {"layers": r"blocks\.[0-2]/.*", "rank": 2},
+            dataclasses.replace(CONFIG, num_layers=6, scan_layers=True),
+            "chooses blocks.0/.* and not blocks.4/.* set model.scan_layers=False",
+        ),
+    ],
+)
+def test_what_cannot_be(fields, config, message):
+    with pytest.raises(ValueError, match=message):
+        adapt(
+            nnx.eval_shape(lambda: Griffin(config, rngs=nnx.Rngs(0))), LoraConfig(**fields), seed=0
+        )
+
+
+def test_other_adapters_are_refused():
+    model = adapt(Griffin(CONFIG, rngs=nnx.Rngs(0)), LORA, seed=0)
+    flat = flat_adapters(model)
+    name = "blocks.0/mlp_block/ffw_up/weight_lora_a"
+    with pytest.raises(ValueError, match=f"'{name}' is missing"):
+        with_adapters(model, {n: v for n, v in flat.items() if n != name})
+    with pytest.raises(ValueError, match="'x' is none of this model's"):
+        with_adapters(model, {**flat, "x": flat[name]})
+    with pytest.raises(ValueError, match=r"has shape \(32, 3\); expected \(32, 4\)"):
+        with_adapters(model, {**flat, name: flat[name][:, :3]})
+
+
+def test_the_plain_parameters_of_an_adapted_model_are_not_taken_for_all_of_it():
+    model = adapt(Griffin(CONFIG, rngs=nnx.Rngs(0)), LORA, seed=0)
+    with pytest.raises(ValueError, match="merge its adapters first"):
+        flat_params(model)
+
+
+@pytest.mark.parametrize("rows", [1, 8])  # the head takes 64 tokens at once, and 512 in chunks
+def test_without_the_gradient_of_the_frozen(rows: int):
+    """The head makes its embedding's gradient with its loss; unused, it is not in the program."""
+    config = dataclasses.replace(CONFIG, num_layers=1, vocab_size=72)
+    model = adapt(nnx.eval_shape(lambda: Griffin(config, rngs=nnx.Rngs(0))), LORA, seed=1)
+    batch = jax.tree.map(lambda x: jnp.tile(x, (rows, 1)), examples(("a", "b")))
+
+    def made_of_its_shape(graphdef, params, *frozen) -> list[str]:
+        def loss(params, frozen):
+            return next_token_loss(nnx.merge(graphdef, params, *frozen), batch)[0]
+
+        text = jax.jit(jax.grad(loss)).lower(params, frozen).compile().as_text()
+        assert text is not None
+        return re.findall(rf" = f32\[{config.vocab_size},{config.width}\]\S* (?!parameter)", text)
+
+    assert made_of_its_shape(*nnx.split(model, nnx.Param))
+    assert not made_of_its_shape(*split(model))
+
+
+def examples(*pairs: tuple[str, str]) -> Batch:
+    """Prompts and responses of characters; only the responses are learned from."""
+    documents = []
+    for prompt, response in pairs:
+        ids = np.frombuffer(f"\1{prompt}{response}\2".encode(), np.uint8).astype(np.int32) % 64
+        masked = np.arange(len(ids)) <= len(prompt)
+        documents.append(np.where(masked, ~ids, ids))
+    rows = pack(documents, 64)
+    return Batch(*map(jnp.asarray, rows))
+
+
+PAIRS = (("France?", "Paris"), ("Italy?", "Rome"), ("Peru?", "Lima"), ("Kenya?", "Nairobi"))
+
+
+def learn(model: Griffin, batch: Batch, steps: int, rate: float) -> tuple[Sequence[float], Griffin]:
+    graphdef, params, frozen = (
+        split(model)
+        if nnx.to_flat_state(nnx.state(model, nnx.LoRAParam))
+        else (*nnx.split(model, nnx.Param), ())
+    )
+    tx = make_optimizer(OptimConfig(learning_rate=rate, warmup_steps=5), steps=steps)
+    state, step = init_train_state(params, tx), make_train_step(graphdef, tx)
+    found = []
+    for _ in range(steps):
+        state, metrics = step(state, batch, frozen)
+        found.append(float(metrics["loss"]))
+    merged = nnx.merge(graphdef, state.params, *([frozen] if frozen else []))
+    return found, merged
+
+
+def test_a_few_answers_are_learned_by_heart_and_the_base_stays():
+    base = Griffin(CONFIG, rngs=nnx.Rngs(0))
+    before = {name: np.array(value) for name, value in flat_params(base).items()}
+    batch = examples(*PAIRS)
+    model = adapt(base, LORA, seed=1)
+    found, model = learn(model, batch, 60, 2e-2)
+    assert found[0] > 3
+    assert found[-1] < 0.6  # the frozen embedding and final norm bound how sure it can be
+    said = model(batch.tokens_BT, positions=batch.positions_BT)[0].argmax(-1)
+    assert bool(((said == batch.targets_BT) | (batch.weights_BT == 0)).all())
+    for name, value in flat_params(base).items():
+        np.testing.assert_array_equal(value, before[name])
+    merged = from_flat_params(CONFIG, merge_into(model, LORA))
+    changed = {
+        name
+        for name, value in flat_params(merged).items()
+        if not np.array_equal(value, before[name])
+    }
+    assert changed == {f"{name}/weight" for name in adapted_layers(CONFIG, LORA)}
+
+
+def test_a_few_answers_are_learned_by_heart_in_full():
+    found, _ = learn(Griffin(CONFIG, rngs=nnx.Rngs(0)), examples(*PAIRS), 60, 1e-2)
+    assert found[-1] < 0.05
+
+
+def test_every_parameter_shape_is_still_a_griffins():
+    model = moved(adapt(Griffin(CONFIG, rngs=nnx.Rngs(0)), LORA, seed=1))
+    merged = merge_into(model, LORA)
+    assert {name: value.shape for name, value in merged.items()} == param_shapes(CONFIG)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the wall time goes, by a clock that the test turns."""
+
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from recurrentgemma.counts import flops_per_token
+from recurrentgemma.presets import griffin_100m
+from training.observe.chips import peak_flops
+from training.observe.stopwatch import Stopwatch
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_rate_goodput_and_mfu():
+    clock, config = Clock(), griffin_100m()
+    devices = [SimpleNamespace(device_kind="TPU v5 lite")] * 4
+    watch = Stopwatch(config, tokens_per_step=1000, row_length=512, devices=devices, clock=clock)
+    assert watch.tokens_per_second is None
+    clock.now += 30  # compiling
+    watch.step()
+    for _ in range(4):
+        watch.waiting(lambda: setattr(clock, "now", clock.now + 0.5))
+        clock.now += 1.5
+        watch.step()
+    watch.interrupted()
+    clock.now += 10  # scoring
+    watch.step()
+    clock.now += 2.0
+    watch.step()
+    readings = watch.readings()
+    assert readings["tokens_per_second"] == pytest.approx(500)
+    wall = 30 + 4 * 2 + 10 + 2
+    assert readings["goodput"] == pytest.approx(7 * 2 / wall)
+    assert readings["data_wait"] == pytest.approx(2 / wall)
+    flops = flops_per_token(config, 512)["training"]
+    assert readings["mfu"] == pytest.approx(500 * flops / (4 * 197e12))
+
+
+def test_a_slow_step_does_not_change_the_rate():
+    clock = Clock()
+    watch = Stopwatch(
+        griffin_100m(), tokens_per_step=8, row_length=512, devices=jax.devices()[:1], clock=clock
+    )
+    for seconds in (1, 1, 1, 1, 100, 1, 1):
+        clock.now += seconds
+        watch.step()
+    assert watch.tokens_per_second == pytest.approx(8)
+    assert watch.readings()["mfu"] is None  # a CPU's peak is not published
+    assert (watch.readings()["memory_bytes"] or 0) > 1e7
+
+
+def test_peaks_are_those_of_the_chip_and_not_of_its_cousin():
+    found = {
+        kind: peak_flops(SimpleNamespace(device_kind=kind))
+        for kind in (
+            "TPU v5 lite",
+            "TPU v5",
+            "TPU v5p",
+            "NVIDIA H100 80GB HBM3",
+            "NVIDIA H100 PCIe",
+        )
+    }
+    assert list(found.values()) == [197e12, 459e12, 459e12, 989e12, 756e12]
+    assert peak_flops(SimpleNamespace(device_kind="abacus")) is None

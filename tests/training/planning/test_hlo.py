@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What hlo.py reads off a compiled program, against programs whose traffic is known."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from recurrentgemma.sharding import MeshConfig, make_mesh
+from training.planning import hlo
+
+MESH = MeshConfig(data=1, fsdp=4, tensor=2)
+STEPS = 5
+
+
+@pytest.fixture(scope="module")
+def program():
+    """In a loop of five steps inside a loop of three: a sum of [8, 16] over tensor; before them one
+    gather over fsdp of [2, 16] to [8, 16] and one exchange with a neighbour."""
+
+    def run(x):
+        x = jax.lax.all_gather(x, "fsdp", axis=0, tiled=True)
+        x = jax.lax.ppermute(x, "fsdp", [(i, (i + 1) % 4) for i in range(4)])
+
+        def inner(x, _):
+            return jnp.tanh(jax.lax.psum(x, "tensor")), None
+
+        def outer(x, _):
+            return jax.lax.scan(inner, x, None, length=STEPS)[0], None
+
+        return jax.lax.scan(outer, x, None, length=3)[0]
+
+    mesh = make_mesh(MESH)
+    sharded = jax.shard_map(run, mesh=mesh, in_specs=P("fsdp"), out_specs=P(), check_vma=False)
+    text = jax.jit(sharded).lower(jnp.ones((8, 16))).compile().as_text()
+    assert text is not None
+    return hlo.parse(text)
+
+
+def test_loops_are_counted_as_often_as_they_run(program):
+    assert max(hlo.runs(program).values()) == 3 * STEPS
+
+
+def test_collectives(program):
+    """Bytes sent by a ring: (n - 1)/n of the whole to gather, twice that to sum."""
+    found = {c.kind: c for c in hlo.collectives(program)}
+    whole = 4 * 8 * 16
+    assert set(found) == {"all-gather", "all-reduce", "collective-permute"}
+    assert found["all-gather"].times == 1
+    assert found["all-gather"].sent == whole * 3 / 4
+    assert len(found["all-gather"].group) == 4
+    assert found["all-reduce"].times == 3 * STEPS
+    assert found["all-reduce"].sent == 2 * whole * 1 / 2
+    assert len(found["all-reduce"].group) == 2
+    assert found["collective-permute"].sent == whole
+
+
+@pytest.mark.parametrize(
+    ("text", "group"),
+    [
+        ("replica_groups={{0,2},{1,3}}, x", (0, 2)),
+        ("replica_groups=[2,4]<=[8], x", (0, 1, 2, 3)),
+        ("replica_groups=[4,2]<=[2,4]T(1,0), x", (0, 4)),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b'}, x", (0, 1, 2, 3)),
+        ("replica_groups=mesh['a'=2,'b'=4] {'a'}, x", (0, 4)),
+        ("replica_groups=mesh['a'=1,'b'=2,'c'=2], device_ids=([2,2]T(1,0)) {'b'}, x", (0, 1)),
+        ("replica_groups=mesh['a'=2,'b'=3], device_ids=([3,2]T(1,0)) {'b'}, x", (0, 2, 4)),
+        ("source_target_pairs={{0,1},{1,2}}, x", (0, 1)),
+    ],
+)
+def test_ways_to_write_groups(text, group):
+    assert hlo._group(text) == group
+
+
+def test_a_group_that_is_not_understood():
+    with pytest.raises(ValueError, match="a collective without its devices"):
+        hlo._group("replica_groups=?")
+
+
+TEXT = """HloModule jit_f, is_scheduled=true
+
+%fused (p: f32[10,1024], i: s32[]) -> f32[1,1024] {
+  %p = f32[10,1024]{1,0:T(8,128)} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %s = f32[1,1024]{1,0:T(8,128)} dynamic-slice(%p, %i), dynamic_slice_sizes={1,1024}
+}
+
+%fused.1 (p.1: f32[10,1024], u: f32[1,1024]) -> f32[10,1024] {
+  %p.1 = f32[10,1024]{1,0:T(8,128)} parameter(0)
+  %u = f32[1,1024]{1,0:T(8,128)} parameter(1)
+  ROOT %d = f32[10,1024]{1,0:T(8,128)} dynamic-update-slice(%p.1, %u), metadata={op_name="a b"}
+}
+
+%all-reduce-scatter.1 (q: f32[8,1024]) -> f32[2,1024] {
+  %q = f32[8,1024]{1,0:T(8,128)} parameter(0)
+  %ar = f32[8,1024]{1,0:T(8,128)} all-reduce(%q), replica_groups=[1,4]<=[4], to_apply=%add
+  ROOT %z = f32[2,1024]{1,0:T(8,128)} slice(%ar), slice={[0:2], [0:1024]}
+}
+
+ENTRY %main (x: f32[10,1024], g: f32[8,1024]) -> f32[10,1024] {
+  %x = f32[10,1024]{1,0:T(8,128)} parameter(0)
+  %g = f32[8,1024]{1,0:T(8,128)S(1)} parameter(1)
+  %zero = s32[] constant(0)
+  %taken = f32[1,1024]{1,0:T(8,128)S(1)} fusion(%x, %zero), kind=kLoop, calls=%fused
+  %scattered = f32[2,1024]{1,0:T(8,128)S(1)} fusion(%g), kind=kCustom, calls=%all-reduce-scatter.1
+  ROOT %put = f32[10,1024]{1,0:T(8,128)} fusion(%x, %taken), kind=kLoop, calls=%fused.1
+}
+"""
+
+
+def test_memory_traffic_counts_what_is_sliced_and_nothing_on_chip():
+    """4 KB read by the slice, its index, and 4 KB written in place; the rest is on the chip."""
+    module = hlo.parse(TEXT)
+    assert module.entry == "main"
+    assert hlo.hbm_traffic(module) == 4 * 1024 + 4 + 4 * 1024
+
+
+def test_a_fused_sum_and_slice_is_a_reduce_scatter():
+    (found,) = hlo.collectives(hlo.parse(TEXT))
+    assert (found.kind, found.times, found.sent) == ("reduce-scatter", 1, 4 * 8 * 1024 * 3 / 4)
+
+
+def test_a_loop_without_a_bound():
+    text = """HloModule m
+
+%cond (c: (s32[])) -> pred[] {
+  %c = (s32[]) parameter(0)
+  ROOT %l = pred[] custom-call(%c)
+}
+
+%body (b: (s32[])) -> (s32[]) {
+  ROOT %b = (s32[]) parameter(0)
+}
+
+ENTRY %main (x: (s32[])) -> (s32[]) {
+  %x = (s32[]) parameter(0)
+  ROOT %w = (s32[]) while(%x), condition=%cond, body=%body
+}
+"""
+    with pytest.raises(ValueError, match="loop w: cannot tell how often it runs"):
+        hlo.runs(hlo.parse(text))

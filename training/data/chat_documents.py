@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conversations as token ids of which only the answers are learned from.
+
+By Gemma's template an example is BOS, the turns, and the `<end_of_turn>` of the last answer, with
+which generation ends; what follows the last answer is not read. Without a template it is BOS, the
+prompt, the response, EOS.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from recurrentgemma.errors import UserError
+from recurrentgemma.text.chat import (
+    END_OF_TURN,
+    START_OF_TURN,
+    Message,
+    check_text,
+    encode_answers,
+)
+from recurrentgemma.text.tokenizer import Tokenizer
+from training.data import sources
+from training.data.documents import BYTES_PER_TOKEN, SAMPLES, learned_targets, tokenizer_fingerprint
+from training.data.sources.chat_lines import ANSWERS, ChatLines
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """What a set of conversations comes to, counted by reading all of it."""
+
+    examples: int
+    tokens: int  # (token, target) pairs
+    learned: int  # targets of answers
+    longest: int  # pairs of the longest example
+    beyond: int  # examples of more pairs than a row holds
+    answers_beyond: int  # those of them whose first answer begins after a row's end
+
+    def describe(self, row_length: int) -> str:
+        """One line, or two if some do not fit a row."""
+        line = (
+            f"{self.examples:,} examples, {self.tokens:,} tokens, of which {self.learned:,} "
+            f"({self.learned / max(self.tokens, 1):.0%}) are answers to learn from; the longest "
+            f"has {self.longest:,}"
+        )
+        if self.beyond:
+            line += (
+                f"\n{self.beyond:,} are longer than a row of {row_length:,} tokens, "
+                f"{self.answers_beyond:,} of them before their first answer begins"
+            )
+        return line
+
+
+class ChatDocuments:
+    """See `training.data.documents.Documents`: conversations, tokenised when they are read.
+
+    Raises ValueError: the template needs turns and the tokenizer has none.
+    """
+
+    lengths = None
+    blocks = None
+
+    def __init__(self, source: ChatLines, tokenizer: Tokenizer) -> None:
+        turns = {START_OF_TURN, END_OF_TURN} <= tokenizer.control_tokens.keys()
+        if source.template == "gemma" and not turns:
+            raise UserError(
+                f"{source.spec!r}: this tokenizer has no {START_OF_TURN} and {END_OF_TURN}, so "
+                f"Gemma's chat template cannot be written with it; with ?template=none prompt and "
+                f"response are plain text, one after the other"
+            )
+        self._source, self._tokenizer = source, tokenizer
+        self.typical_length = source.size / len(source) / BYTES_PER_TOKEN
+        self.fingerprint = (
+            f"{sources.fingerprint(source)} {source.template} {tokenizer_fingerprint(tokenizer)}"
+        )
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def name(self, document: int) -> str:
+        return self._source.name(document)
+
+    def read(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Raises ValueError that names the line, if it is no conversation with an answer."""
+        messages = self._source.messages(document)
+        try:
+            if self._source.template == "none":
+                ids, learned = self._plain(messages)
+            else:
+                ids, learned = encode_answers(self._tokenizer, messages)
+        except ValueError as error:
+            raise UserError(f"{self.name(document)}: {error}") from None
+        array = np.array(ids, np.int32)
+        return np.where(learned, array, ~array)[start:stop]
+
+    def answer_bytes(self, document: int) -> int:
+        """UTF-8 bytes of the answers of a document."""
+        messages = self._source.messages(document)
+        return sum(len(m["content"].encode()) for m in messages if m["role"] in ANSWERS)
+
+    def bytes_per_token(self) -> float | None:
+        chosen = sources.spread(len(self), SAMPLES)
+        targets = sum(learned_targets(self.read(number)) for number in chosen)
+        return sum(map(self.answer_bytes, chosen)) / targets if targets else None
+
+    def count(self, row_length: int) -> Examples:
+        """Read everything. Raises ValueError at the first example that cannot be learned from."""
+        pairs, learned, first = [], [], []
+        for number in range(len(self)):
+            ids = self.read(number)
+            pairs.append(len(ids) - 1)
+            learned.append(learned_targets(ids))
+            first.append(int((ids[1:] >= 0).argmax()))
+        return Examples(
+            examples=len(self),
+            tokens=sum(pairs),
+            learned=sum(learned),
+            longest=max(pairs),
+            beyond=sum(n > row_length for n in pairs),
+            answers_beyond=sum(n >= row_length for n in first),
+        )
+
+    def _plain(self, messages: list[Message]) -> tuple[list[int], list[bool]]:
+        roles = [message["role"] for message in messages]
+        if len(roles) != 2 or roles[0] != "user" or roles[1] not in ANSWERS:
+            raise UserError(
+                f"messages of {', '.join(roles)}: template=none knows one prompt and "
+                f"one response, of user and assistant"
+            )
+        prompt, response = (message["content"] for message in messages)
+        for content in (prompt, response):
+            check_text(content)
+        asked = self._tokenizer.encode(prompt)
+        answer = self._tokenizer.encode(response, bos=False)
+        if self._tokenizer.eos_id is not None:
+            answer = [*answer, self._tokenizer.eos_id]
+        return asked + answer, [False] * len(asked) + [True] * len(answer)

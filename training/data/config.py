@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DataConfig: which documents a run learns from, which it is scored on, and opening them."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from recurrentgemma.errors import UserError
+from recurrentgemma.text.tokenizer import Tokenizer, check_vocabulary
+from training.data.chat_documents import ChatDocuments
+from training.data.documents import (
+    Documents,
+    Mixture,
+    Tokenized,
+    check_weights,
+    tokenizer_fingerprint,
+)
+from training.data.sources import open_source
+from training.data.sources.chat_lines import ChatLines
+from training.data.sources.spec import parse_spec
+from training.data.token_shards import TokenShards
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Sources of documents, as `training.data.sources` writes them.
+
+    Raises ValueError: a spec, a weight or a number cannot be.
+    """
+
+    sources: tuple[str, ...] = ()
+    """Documents to learn from: `text:GLOB`, `jsonl:GLOB?field=text`, `parquet:GLOB?column=text`,
+    `arrayrecord:GLOB_OR_DIRECTORY`, `tfds:NAME/CONFIG:SPLIT`; `chat:GLOB` for prompts with
+    responses, of which only the responses are learned from."""
+    weights: tuple[float, ...] = ()
+    """The share of the tokens that each source gives, up to a common factor; none: equal shares."""
+    eval_sources: tuple[str, ...] = ()
+    """Documents that are never learned from."""
+    long_documents: Literal["cut", "carry"] = "cut"
+    """A document longer than a row is cut into pieces of their own, or goes on in the next batch
+    with the model's state carried along."""
+    threads: int = 0
+    """That tokenise; 0: one a core, up to 16. They change nothing but the speed."""
+
+    def __post_init__(self) -> None:
+        for spec in (*self.sources, *self.eval_sources):
+            parse_spec(spec)
+        if self.weights:
+            check_weights(self.weights, len(self.sources))
+        if self.long_documents not in ("cut", "carry"):
+            raise UserError(f"long_documents={self.long_documents!r}: expected 'cut' or 'carry'")
+        if self.threads < 0:
+            raise UserError(f"threads={self.threads}: expected 0 or more")
+        if both := set(self.sources) & set(self.eval_sources):
+            raise UserError(
+                f"{', '.join(sorted(both))}: to learn from and to be scored on; choose one"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for config.json."""
+        fields = dataclasses.asdict(self)
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in fields.items()}
+
+    @staticmethod
+    def from_json(fields: Mapping[str, Any]) -> "DataConfig":
+        """The config that to_json wrote. Raises ValueError for a field that there is not."""
+        known = {field.name for field in dataclasses.fields(DataConfig)}
+        if unknown := sorted(fields.keys() - known):
+            raise UserError(f"unknown fields {unknown} of DataConfig; the fields are {known}")
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+        return DataConfig(**values)
+
+
+class HeldOut(NamedTuple):
+    """A document to be scored on: ids after the tokenizer's BOS, without EOS, and the UTF-8 bytes
+    of the text that they spell. Of a conversation only the answers are scored: other ids stand as
+    their complements, and the bytes are those of the answers."""
+
+    name: str
+    ids: np.ndarray
+    bytes: int
+
+
+def open_mixture(config: DataConfig, tokenizer: Tokenizer, *, vocab_size: int) -> Mixture:
+    """The documents to learn from, as the model's ids.
+
+    Raises ValueError: a source cannot be opened, another tokenizer made it, or the tokenizer has
+    ids that a model of `vocab_size` has no embeddings for.
+    """
+    check_vocabulary(tokenizer, vocab_size)
+    parts = tuple(_documents(spec, tokenizer, vocab_size) for spec in config.sources)
+    return Mixture(parts, config.weights or (1.0,) * len(parts))
+
+
+def held_out(
+    config: DataConfig, tokenizer: Tokenizer, *, vocab_size: int, limit: int | None = None
+) -> Iterator[HeldOut]:
+    """The documents to be scored on, in their order, or the first `limit` ids of each.
+
+    Raises ValueError as open_mixture does.
+    """
+    check_vocabulary(tokenizer, vocab_size)
+    for spec in config.eval_sources:
+        source = open_source(spec)
+        chat = ChatDocuments(source, tokenizer) if isinstance(source, ChatLines) else None
+        if isinstance(source, TokenShards):
+            source.check(tokenizer_fingerprint(tokenizer), vocab_size)
+        for number in range(len(source)):
+            name = f"{spec} {number}"
+            if chat is not None:
+                name, ids = chat.name(number), chat.read(number)
+                text_bytes = chat.answer_bytes(number)
+                ids = np.where(np.isin(ids, tokenizer.stop_ids), ~ids, ids)
+            elif isinstance(source, TokenShards):
+                ids = source.read(number)
+                ended = source.eos_id is not None and len(ids) and ids[-1] == source.eos_id
+                ids = ids[:-1] if ended else ids
+                text_bytes = int(source.text_bytes[number])
+            else:
+                text = source[number]
+                ids = np.array(tokenizer.encode(text), np.int32)
+                text_bytes = len(text.encode())
+            if limit is not None and len(ids) > limit:
+                ids = ids[:limit]
+                text_bytes = len(tokenizer.decode(ids[ids >= 0].tolist()).encode())
+            yield HeldOut(name, ids, text_bytes)
+
+
+def _documents(spec: str, tokenizer: Tokenizer, vocab_size: int) -> Documents:
+    source = open_source(spec)
+    if isinstance(source, ChatLines):
+        return ChatDocuments(source, tokenizer)
+    if not isinstance(source, TokenShards):
+        return Tokenized(source, tokenizer)
+    source.check(tokenizer_fingerprint(tokenizer), vocab_size)
+    return source

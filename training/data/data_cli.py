@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`griffin data tokenize` and `griffin data info`: token shards made, and sources looked at."""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+TOKENIZE = """Tokenise documents ahead of time, into shards that training reads at random.
+
+Stopped or killed, the same command goes on with the shards that are missing. What it writes depends
+on the sources, the tokenizer and --shards alone.
+
+examples:
+  griffin data tokenize 'jsonl:web/*.jsonl?field=text' --tokenizer tokenizer.model --out tokens/web
+  griffin data tokenize 'text:a/*.txt' 'parquet:b/*.parquet' --tokenizer bytes --out tokens/all
+  griffin data info arrayrecord:tokens/web              what has been made
+"""
+INFO = """How many documents a source has, how long they are, and the beginning of one.
+
+examples:
+  griffin data info 'parquet:web/*.parquet?column=content' --tokenizer tokenizer.model
+  griffin data info 'tfds:ag_news_subset:train?feature=description'
+  griffin data info 'chat:tune.jsonl' --tokenizer recurrentgemma-2b-it     prompts and responses
+  griffin data info tokens/web                          a folder of `griffin data tokenize`
+"""
+DESCRIPTION = "Tokenise documents ahead of time, or look at them."
+SAMPLES = 64  # documents that a source without an index is judged by
+EXAMPLE = 300  # characters
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizeArguments:
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE...")]
+    """`text:GLOB`, `jsonl:GLOB?field=text`, `parquet:GLOB?column=text`, `arrayrecord:GLOB` or
+    `tfds:NAME/CONFIG:SPLIT`; quote them."""
+    tokenizer: str
+    """`bytes`, or a tokenizer: a file, or a folder with one, such as a checkpoint."""
+    out: Path
+    """The folder to write."""
+    shards: int = 0
+    """How many shards; 0: one for each 64 MiB of source."""
+    workers: int = 0
+    """Processes; 0: one a core."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InfoArguments:
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """A source, or a folder of `griffin data tokenize`."""
+    tokenizer: str = ""
+    """`bytes`, or the tokenizer by which to count the tokens of text."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print JSON instead of a table."""
+
+
+Arguments = (
+    Annotated[TokenizeArguments, tyro.conf.subcommand("tokenize", description=TOKENIZE)]
+    | Annotated[InfoArguments, tyro.conf.subcommand("info", description=INFO)]
+)
+
+
+def main(argv: list[str]) -> None:
+    """Run one of the two. Raises ValueError: see shard_writer.py and sources/."""
+    arguments = tyro.cli(Arguments, prog="griffin data", description=DESCRIPTION, args=argv)  # type: ignore[arg-type]
+    if isinstance(arguments, TokenizeArguments):
+        tokenize(arguments)
+    else:
+        info(arguments)
+
+
+def tokenize(arguments: TokenizeArguments) -> None:
+    """Tokenise with a progress bar, and say what was made."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    from training.data.shard_writer import Progress, tokenise
+
+    started = time.perf_counter()
+    bar = Bar(
+        TextColumn("tokenising"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("documents  {task.fields[shown]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=Console(stderr=True, width=None if sys.stderr.isatty() else 120),
+    )
+    task = bar.add_task("", total=None, shown="opening the sources")
+
+    def show(done: Progress) -> None:
+        rate = done.tokens / (time.perf_counter() - started)
+        shown = f"{done.tokens:,} tokens  {rate:,.0f} tokens/s" if done.tokens else ""
+        bar.update(task, total=done.all_documents, completed=done.documents, shown=shown)
+
+    with bar:
+        made = tokenise(
+            arguments.sources,
+            arguments.tokenizer,
+            arguments.out,
+            shards=arguments.shards,
+            workers=arguments.workers,
+            progress=show,
+        )
+    print(
+        f"{arguments.out}: {made['documents']:,} documents, {made['tokens']:,} tokens of "
+        f"{made['bytes'] / max(made['tokens'], 1):.2f} bytes, {len(made['shards'])} shards of "
+        f"{made['dtype']}, {sum(s['file_bytes'] for s in made['shards']):,} bytes"
+    )
+
+
+def info(arguments: InfoArguments) -> None:
+    """Print what is known of a source."""
+    found = describe(arguments.source, arguments.tokenizer)
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+        return
+    width = max(map(len, found))
+    for name, value in found.items():
+        shown = f"{value:,}" if isinstance(value, int) else value
+        print(f"{name.replace('_', ' '):{width}}  {shown}")
+
+
+def describe(text: str, tokenizer: str = "") -> dict[str, Any]:
+    """Documents, tokens, bytes per token and the beginning of the first document.
+
+    Of token shards these are exact. Of text, `sampled` documents spread over the source tell the
+    bytes, and with a tokenizer the tokens, of a document.
+    Conversations are all read. Raises ValueError: the source or the tokenizer cannot be opened, or
+    a document cannot be read.
+    """
+    from training.data.chat_documents import ChatDocuments
+    from training.data.documents import document_ids, load_named_tokenizer
+    from training.data.sources import open_source, spread
+    from training.data.sources.chat_lines import ChatLines
+    from training.data.token_shards import TokenShards, holds_tokens
+
+    source = open_source(f"arrayrecord:{text}" if holds_tokens(text) else text)
+    if isinstance(source, TokenShards):
+        lengths = source.lengths
+        text_bytes = int(source.text_bytes.sum(dtype=np.int64))
+        return {
+            "documents": len(source),
+            "tokens": source.tokens,
+            "bytes": text_bytes,
+            "bytes_per_token": round(text_bytes / max(source.tokens, 1), 3),
+            "median_tokens": int(np.median(lengths)),
+            "longest_tokens": int(lengths.max()),
+            "vocabulary": source.vocab_size,
+            "dtype": str(np.dtype(source.dtype)),
+            "example": source.load_tokenizer().decode(source.read(0, 0, EXAMPLE).tolist())[
+                :EXAMPLE
+            ],
+        }
+    chosen = [source[index] for index in spread(len(source), SAMPLES)]
+    text_bytes = sum(len(document.encode()) for document in chosen)
+    found: dict[str, Any] = {
+        "documents": len(source),
+        "bytes_on_disk": source.size,
+        "sampled": len(chosen),
+        "bytes_per_document": round(text_bytes / len(chosen)),
+    }
+    if tokenizer and isinstance(source, ChatLines):
+        read = ChatDocuments(source, load_named_tokenizer(tokenizer)).count(sys.maxsize)
+        found |= {"tokens": read.tokens, "learned_tokens": read.learned}
+        found["longest_tokens"] = read.longest
+    elif tokenizer:
+        loaded = load_named_tokenizer(tokenizer)
+        tokens = sum(len(document_ids(loaded, document)) for document in chosen)
+        found["bytes_per_token"] = round(text_bytes / max(tokens, 1), 3)
+        found["tokens_estimated"] = round(tokens / len(chosen) * len(source))
+    return {**found, "example": chosen[0][:EXAMPLE]}

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents as token ids, by number; and several sources of them, mixed by weight.
+
+A document is BOS, the text's ids, EOS, where the tokenizer has them. One of n ids gives n - 1 pairs
+(token, target = the next id). A target that is read and not learned from, as prompts are, stands
+there as the complement of its id (~id, below 0), from which packing.py makes weight 0.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from recurrentgemma.errors import UserError
+from recurrentgemma.text.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from training.data import sources
+
+SAMPLES = 32  # documents from which bytes per token is estimated
+BYTES_PER_TOKEN = 4.0  # a guess, where a guess will do
+
+
+class Documents(Protocol):
+    """What batches are made of. Safe to read from several threads."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells other documents, and the same ones in another tokenizer's ids, apart."""
+        ...
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        """The number of ids of each document; None where only reading it can tell."""
+        ...
+
+    @property
+    def blocks(self) -> np.ndarray | None:
+        """See `training.data.sources.Source`."""
+        ...
+
+    @property
+    def typical_length(self) -> float:
+        """About how many ids a document has; exactly the mean where lengths are known."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """The ids [start:stop] of a document, int32; ~id is one that is not learned from."""
+        ...
+
+    def bytes_per_token(self) -> float | None:
+        """UTF-8 bytes of text for each target that is learned from, perhaps of a sample; None where
+        it is not known."""
+        ...
+
+
+class InMemory:
+    """Documents given as arrays of ids. `text_bytes`: of UTF-8, of all texts together."""
+
+    blocks = None
+
+    def __init__(self, documents: Sequence[np.ndarray], *, text_bytes: int | None = None) -> None:
+        self._documents = [np.asarray(ids, np.int32) for ids in documents]
+        self._text_bytes = text_bytes
+        self.lengths = np.array([len(ids) for ids in self._documents], np.int64)
+        self.typical_length = float(self.lengths.mean()) if documents else 0.0
+        digest = hashlib.sha256()
+        for ids in self._documents:
+            digest.update(len(ids).to_bytes(8, "little") + ids.tobytes())
+        self.fingerprint = digest.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def read(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        return self._documents[document][start:stop]
+
+    def bytes_per_token(self) -> float | None:
+        targets = sum(learned_targets(ids) for ids in self._documents)
+        return None if self._text_bytes is None or not targets else self._text_bytes / targets
+
+
+class Tokenized:
+    """The texts of a source, tokenised when they are read."""
+
+    lengths = None
+
+    def __init__(self, source: sources.Source, tokenizer: Tokenizer) -> None:
+        self._source, self._tokenizer = source, tokenizer
+        self.blocks = source.blocks
+        self.typical_length = source.size / len(source) / BYTES_PER_TOKEN
+        self.fingerprint = f"{sources.fingerprint(source)} {tokenizer_fingerprint(tokenizer)}"
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        return document_ids(self._tokenizer, self._source[document])[start:stop]
+
+    def bytes_per_token(self) -> float | None:
+        text_bytes = pairs = 0
+        for index in sources.spread(len(self), SAMPLES):
+            text = self._source[index]
+            text_bytes += len(text.encode())
+            pairs += max(len(document_ids(self._tokenizer, text)) - 1, 0)
+        return text_bytes / pairs if pairs else None
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Documents of several sources. A weight is a source's share of the tokens, up to a common
+    factor.
+
+    Raises ValueError: nothing to mix, or weights that do not fit.
+    """
+
+    parts: tuple[Documents, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise UserError("there are no sources to train on; name at least one")
+        check_weights(self.weights, len(self.parts))
+
+    def bytes_per_token(self) -> float | None:
+        """Of the mixture; None where a source does not know it."""
+        known = [part.bytes_per_token() for part in self.parts]
+        shares = zip(known, self.weights, strict=True)
+        total = sum(self.weights)
+        return None if None in known else sum(b * w for b, w in shares if b is not None) / total
+
+
+def check_weights(weights: Sequence[float], count: int) -> None:
+    """Raises ValueError unless there is one weight a source, each above 0 and finite."""
+    if len(weights) != count:
+        raise UserError(
+            f"{len(weights)} weights for {count} sources; give one weight a source, in their order"
+        )
+    for weight in weights:
+        if not 0 < weight < float("inf"):
+            raise UserError(f"weight {weight}: expected a number above 0; leave the source out")
+
+
+def plain_ids(ids: np.ndarray) -> np.ndarray:
+    """The ids themselves, of ids some of which are complements."""
+    return np.where(ids < 0, ~ids, ids)
+
+
+def learned_targets(ids: np.ndarray) -> int:
+    """How many of a document's targets are learned from."""
+    return int((ids[1:] >= 0).sum())
+
+
+def document_ids(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    """The ids of a document to learn from: BOS, the text, EOS, where the tokenizer has them."""
+    ids = tokenizer.encode(text)
+    return np.array(ids if tokenizer.eos_id is None else [*ids, tokenizer.eos_id], np.int32)
+
+
+def load_named_tokenizer(name: str) -> Tokenizer:
+    """`bytes`, or the tokenizer at a path. Raises ValueError: there is none."""
+    return ByteTokenizer() if name == "bytes" else load_tokenizer(name)
+
+
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
+    """Tells tokenizers apart that could give a text other ids: of the files that it saves.
+
+    Of tokenizer_config.json only the ids of its roles count; the rest changes no id.
+    """
+    roles = (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+    digest = hashlib.sha256(repr(roles).encode())
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save(scratch)
+        for file in sorted(Path(scratch).iterdir()):
+            if file.name != "tokenizer_config.json":
+                digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]

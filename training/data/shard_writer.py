@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokenises sources into token shards, in parallel processes, and goes on where it was killed.
+
+    DIR/plan.json                what is being made; tokens.json takes its place at the end
+    DIR/SHARD.npy, SHARD.json    beside each finished shard, its part of documents.npy and of
+                                 tokens.json; removed at the end
+    DIR/.FILE.PID.tmp            being written; it gets its name when it is whole and on disk
+    DIR/.lock                    held while a process writes here
+
+Shard n of N holds documents n/N to (n+1)/N of the sources laid end to end, so that what is written
+depends on neither the number of workers nor interruptions, and a shard that is there is never
+written again. See `token_shards.py` for what is left at the end.
+"""
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from checkpoints.files import LOCK, locked, new_file
+from recurrentgemma.errors import UserError
+from recurrentgemma.text.tokenizer import Tokenizer, load_tokenizer
+from training.data.documents import document_ids, load_named_tokenizer, tokenizer_fingerprint
+from training.data.sources import Source, fingerprint, open_text
+from training.data.token_shards import (
+    INDEX,
+    METADATA,
+    PLAN,
+    RECORD,
+    VERSION,
+    TokenShards,
+    holds_tokens,
+    read_metadata,
+    shard_name,
+)
+
+SHARD_BYTES = 64 * 2**20  # of source, a shard, where the caller does not say how many
+MAX_SHARDS = 4096
+OPTIONS = "group_size:1,zstd:1"  # one record at a time; a third smaller, and as fast to read
+REPORT_BYTES = 1 << 20  # of text between reports to the progress bar
+
+
+class Progress(NamedTuple):
+    """What has been done of the whole, this call and those before."""
+
+    documents: int
+    all_documents: int
+    tokens: int
+    bytes: int
+
+
+def tokenise(
+    specs: Sequence[str],
+    tokenizer: str,
+    directory: Path,
+    *,
+    shards: int = 0,
+    workers: int = 0,
+    progress: Callable[[Progress], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Write the documents of the sources as token shards; returns the content of tokens.json.
+
+    tokenizer: `bytes`, or the path of a tokenizer. shards: 0: one for each 64 MiB of source.
+    workers: processes; 0: one a core. progress: told what has been done, a few times a second.
+    Raises ValueError: a source, the tokenizer or the directory do not fit; a document cannot be
+    read; a worker was killed. OSError: no space left, and the like. What is finished by then stays.
+    """
+    sources = [open_text(spec) for spec in specs]
+    if not sources:
+        raise UserError("there is nothing to tokenise: name at least one source")
+    held = load_named_tokenizer(tokenizer)
+    documents = sum(map(len, sources))
+    if shards == 0:
+        shards = -(-sum(source.size for source in sources) // SHARD_BYTES)
+        shards = min(max(shards, 1), MAX_SHARDS, documents)
+    if not 1 <= shards <= min(documents, 99_999):
+        raise UserError(f"{shards} shards of {documents} documents: expected 1 to {documents}")
+    if workers < 0:
+        raise UserError(f"{workers} workers: expected 1 or more, or 0 for one a core")
+    workers = workers or os.cpu_count() or 1
+    plan = _plan(sources, held, shards)
+    _make_directory(directory)
+    with locked(directory):
+        finished = _begin(directory, plan)
+        held.save(directory)
+        _write_missing(directory, sources, plan, workers, progress)
+        return _finish(directory, plan, finished)
+
+
+def _plan(sources: Sequence[Source], tokenizer: Tokenizer, shards: int) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "sources": [
+            {"spec": source.spec, "documents": len(source), "fingerprint": fingerprint(source)}
+            for source in sources
+        ],
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "vocab_size": tokenizer.vocab_size,
+        "bos_id": tokenizer.bos_id,
+        "eos_id": tokenizer.eos_id,
+        "dtype": "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32",
+        "shard_count": shards,
+    }
+
+
+def _make_directory(directory: Path) -> None:
+    if directory.exists() and not holds_tokens(directory):
+        if not directory.is_dir() or {path.name for path in directory.iterdir()} - {LOCK}:
+            raise UserError(f"{directory} exists and holds no token shards; choose another --out")
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+
+
+def _begin(directory: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
+    """Check that what was begun here is the same, and clear away what was left half written, and
+    shards that were damaged since.
+
+    Returns tokens.json, if it was finished once (a shard may have been lost since).
+    """
+    finished = None
+    if (directory / METADATA).exists():
+        finished = read_metadata(directory)
+        before = finished
+    elif (directory / PLAN).exists():
+        before = _read_json(directory / PLAN)
+    else:
+        before = plan
+        _write_json(directory / PLAN, plan)
+    there, asked = _comparable(before), _comparable(plan)
+    if changed := [f"{n}: {there.get(n)} -> {asked[n]}" for n in asked if there.get(n) != asked[n]]:
+        raise UserError(
+            f"{directory} holds something else (there -> asked): {'; '.join(changed)}. Ask for "
+            f"what is there to go on with it, or choose another --out"
+        )
+    for path in directory.glob(".*.tmp"):
+        path.unlink()
+    for number in range(plan["shard_count"]):
+        path = directory / shard_name(number, plan["shard_count"])
+        beside = path.with_name(f"{path.name}.json")
+        written = finished["shards"][number] if finished else None
+        written = written or (_read_json(beside) if beside.is_file() else None)
+        if written and path.is_file() and not _is(path, written):
+            path.unlink()
+            print(f"{path} was damaged since it was written: it is made again", file=sys.stderr)
+    return finished
+
+
+def _is(path: Path, written: dict[str, Any]) -> bool:
+    """Whether a shard still is what was written."""
+    if path.stat().st_size != written["file_bytes"]:
+        return False
+    return _sha256(path) == written["sha256"]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _comparable(plan: dict[str, Any]) -> dict[str, Any]:
+    """Without how the sources were written: their place may change, their documents may not."""
+    contents = [(each["documents"], each["fingerprint"]) for each in plan["sources"]]
+    return {**plan, "sources": contents}
+
+
+def _write_missing(
+    directory: Path,
+    sources: Sequence[Source],
+    plan: dict[str, Any],
+    workers: int,
+    progress: Callable[[Progress], None],
+) -> None:
+    count = plan["shard_count"]
+    missing = [n for n in range(count) if not (directory / shard_name(n, count)).is_file()]
+    bounds = _bounds(sources, count)
+    done = np.zeros(3, np.int64)  # documents, tokens, bytes
+    for number in set(range(count)) - set(missing):
+        done[0] += bounds[number + 1] - bounds[number]
+    all_documents = bounds[-1]
+    progress(Progress(int(done[0]), all_documents, 0, 0))
+    if not missing:
+        return
+    context = multiprocessing.get_context("spawn")
+    reports, stop = context.Queue(), context.Event()
+
+    def report() -> None:
+        nonlocal done
+        with contextlib.suppress(queue.Empty):
+            while True:
+                done += reports.get_nowait()
+        progress(Progress(int(done[0]), all_documents, int(done[1]), int(done[2])))
+
+    pool = ProcessPoolExecutor(
+        min(workers, len(missing)),
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(directory, list(sources), plan, reports, stop),
+    )
+    try:
+        waiting: set[Future[None]] = {
+            pool.submit(_write_shard, n, bounds[n], bounds[n + 1]) for n in missing
+        }
+        while waiting:
+            finished, waiting = wait(waiting, timeout=0.1, return_when=FIRST_COMPLETED)
+            report()
+            for future in finished:
+                future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker was killed, perhaps for want of memory; run the same command again to go "
+            "on, with fewer --workers if it was memory"
+        ) from None
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+    report()
+
+
+def _bounds(sources: Sequence[Source], shards: int) -> list[int]:
+    documents = sum(map(len, sources))
+    return [documents * n // shards for n in range(shards + 1)]
+
+
+class _Worker(NamedTuple):
+    """What a worker process has of its own."""
+
+    directory: Path
+    sources: list[Source]
+    starts: list[int]
+    tokenizer: Tokenizer
+    plan: dict[str, Any]
+    reports: Any  # queue of counts: documents, tokens, bytes
+    stop: Any  # event: leave the shard in hand
+
+
+_worker: _Worker  # set by _start_worker, in worker processes only
+
+
+def _start_worker(
+    directory: Path, sources: list[Source], plan: dict[str, Any], reports: Any, stop: Any
+) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    starts = np.cumsum([0, *map(len, sources)]).tolist()
+    _worker = _Worker(directory, sources, starts, load_tokenizer(directory), plan, reports, stop)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)  # killed: nobody waits for this process, and another may take up its shard
+
+
+def _write_shard(number: int, start: int, stop: int) -> None:
+    """Documents [start, stop) of all sources, as one shard and what belongs to it."""
+    directory, sources, starts, tokenizer, plan, reports, given_up = _worker
+    name = shard_name(number, plan["shard_count"])
+    dtype = np.dtype(plan["dtype"]).newbyteorder("<")
+    index, report = np.zeros((2, stop - start), np.uint32), np.zeros(3, np.int64)
+    part = 0
+    with new_file(directory / name) as path:
+        writer = ArrayRecordWriter(str(path), OPTIONS)
+        for document in range(start, stop):
+            if given_up.is_set():
+                raise InterruptedError(f"{name} was not finished")
+            while document >= starts[part + 1]:
+                part += 1
+            text = sources[part][document - starts[part]]
+            ids = document_ids(tokenizer, text).astype(dtype)
+            with _on_disk(directory):
+                for first in range(0, len(ids), RECORD):
+                    writer.write(ids[first : first + RECORD].tobytes())
+            row = (len(ids), len(text.encode()))
+            index[:, document - start] = row
+            report += (1, *row)
+            if report[2] >= REPORT_BYTES or document == stop - 1:
+                reports.put(report.copy())
+                report[:] = 0
+        with _on_disk(directory):
+            writer.close()
+        digest = _sha256(path)
+        ids, text_bytes = index.sum(axis=1, dtype=np.int64).tolist()
+        entry = {"documents": stop - start, "tokens": ids, "bytes": text_bytes}
+        entry |= {"file_bytes": path.stat().st_size, "sha256": digest}
+        with new_file(directory / f"{name}.npy") as index_path, index_path.open("wb") as file:
+            np.save(file, index)
+        _write_json(directory / f"{name}.json", entry)
+
+
+@contextlib.contextmanager
+def _on_disk(directory: Path) -> Iterator[None]:
+    """ArrayRecord's errors as what they are."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(
+            f"{directory} cannot be written: {error}; run the same command again when it can, and "
+            f"it goes on"
+        ) from None
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with new_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _finish(
+    directory: Path, plan: dict[str, Any], finished: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Put the parts together, or check that what was made again is what it was."""
+    names = [shard_name(n, plan["shard_count"]) for n in range(plan["shard_count"])]
+    if finished is None:
+        shards = [_read_json(directory / f"{name}.json") for name in names]
+        with new_file(directory / INDEX) as path, path.open("wb") as file:
+            parts = [np.load(directory / f"{name}.npy") for name in names]
+            np.save(file, np.concatenate(parts, axis=1))
+        totals = {n: sum(s[n] for s in shards) for n in ("documents", "tokens", "bytes")}
+        finished = {**plan, **totals, "shards": shards}
+        _write_json(directory / METADATA, finished)
+    for name, shard in zip(names, finished["shards"], strict=True):
+        made = directory / f"{name}.json"
+        if made.exists() and _read_json(made) != shard:
+            (directory / name).unlink()
+            raise UserError(
+                f"{directory / name} was made again and is not what it was: its source has "
+                f"changed since; tokenise into another --out"
+            )
+        for leftover in (made, directory / f"{name}.npy"):
+            leftover.unlink(missing_ok=True)
+    (directory / PLAN).unlink(missing_ok=True)
+    TokenShards(directory)  # every shard is there, and whole
+    return finished
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`jsonl:GLOB[?field=text]`: each line is a JSON object, one field of which is a document."""
+
+import bisect
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from recurrentgemma.errors import UserError
+from training.data.sources.spec import Spec, decode_utf8, find_files
+
+_CHUNK = 1 << 24  # bytes searched for newlines at a time
+_COMPRESSED = {b"\x1f\x8b": "gunzip", b"\x28\xb5\x2f\xfd": "unzstd", b"BZ": "bunzip2"}
+
+
+class JsonLines:
+    """See `training.data.sources.Source`. Opening reads the files once, to find where lines begin.
+
+    A field inside another is written `outer.inner`. Lines without content are skipped, and
+    a byte order mark is.
+    """
+
+    blocks = None
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec.text
+        self._field = spec.options.get("field", "text")
+        self._files = find_files(spec)
+        self.size = sum(map(os.path.getsize, self._files))
+        # Per file, int64 [2, lines]: where each line that is not blank begins and ends.
+        self._lines = [_find_lines(path) for path in self._files]
+        self._ends = np.cumsum([lines.shape[1] for lines in self._lines]).tolist()
+        if not len(self):
+            raise UserError(f"{spec.text!r}: no line of its {len(self._files)} files has content")
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def name(self, index: int) -> str:
+        """`file:line`, counted from 1 as editors do."""
+        path, start, _ = self._place(index)
+        with open(path, "rb") as file:
+            line = file.read(start).count(b"\n") + 1
+        return f"{path}:{line}"
+
+    def __getitem__(self, index: int) -> str:
+        return self.text(self.record(index), self._field, index)
+
+    def record(self, index: int) -> Any:
+        """The value that a line holds. Raises ValueError: it is not JSON, or no UTF-8."""
+        path, start, end = self._place(index)
+        with open(path, "rb", buffering=0) as file:
+            raw = os.pread(file.fileno(), end - start, start)
+        if len(raw) != end - start:
+            raise UserError(f"{path} has become shorter since it was opened; start again")
+        line = _utf8(raw, self, index)
+        try:
+            return json.loads(line)
+        except ValueError as error:
+            raise UserError(
+                f"{self.name(index)} is not JSON: {error}; each line must hold one JSON object"
+            ) from None
+
+    def text(self, record: Any, field: str, index: int, option: str = "field") -> str:
+        """The text in a field of a record. Raises ValueError: there is none; `option` chooses
+        another field."""
+        value = record
+        for part in field.split("."):
+            if not isinstance(value, dict):
+                kind = type(value).__name__
+                raise UserError(f"{self.name(index)}: expected a JSON object, found a {kind}")
+            if part not in value:
+                raise UserError(
+                    f"{self.name(index)} has no field {field!r}; it has "
+                    f"{', '.join(map(repr, value)) or 'none'}; choose one with ?{option}=NAME"
+                )
+            value = value[part]
+        if not isinstance(value, str):
+            kind = type(value).__name__
+            raise UserError(f"{self.name(index)}: {field} is a {kind}, expected a string")
+        try:  # an escape can spell half of a character
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{self.name(index)}: {field} holds {value[error.start]!r}, half of a "
+                f"surrogate pair, which is no character; repair or drop this record"
+            ) from None
+        return value
+
+    def _place(self, index: int) -> tuple[str, int, int]:
+        file = bisect.bisect_right(self._ends, index)
+        line = index - (self._ends[file - 1] if file else 0)
+        start, end = self._lines[file][:, line].tolist()
+        return self._files[file], start, end
+
+
+def _utf8(raw: bytes, source: JsonLines, index: int) -> str:
+    try:
+        return raw.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        return decode_utf8(raw, source.name(index))  # raises; the line is only counted now
+
+
+def _find_lines(path: str) -> np.ndarray:
+    ends, size = [], 0
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK):
+            if not size:
+                for magic, program in _COMPRESSED.items():
+                    if chunk.startswith(magic):
+                        raise UserError(
+                            f"{path} is compressed, so its lines cannot be read in any order; "
+                            f"unpack it with `{program}`"
+                        )
+            ends.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + size)
+            size += len(chunk)
+    last = [] if ends and len(ends[-1]) and ends[-1][-1] == size - 1 else [size]
+    end = np.concatenate([*ends, np.array(last, np.int64)]) if size else np.zeros(0, np.int64)
+    start = np.concatenate([np.zeros(1, np.int64), end[:-1] + 1]) if size else end
+    content = end > start
+    one = np.flatnonzero(end - start == 1)
+    if len(one):  # of a blank line this is a carriage return, or a space
+        characters = np.memmap(path, np.uint8, "r")[start[one]]
+        content[one] = ~np.isin(characters, list(b"\r\t "))
+    return np.stack([start[content], end[content]])

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`parquet:GLOB[?column=text]`: each row is a document.
+
+A row is read by decoding its whole row group, one column of it, so the groups last used are kept,
+and `blocks` tells the shuffle where groups begin: it mixes the rows of a few groups at a time.
+"""
+
+import bisect
+import functools
+import os
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recurrentgemma.errors import UserError
+from training.data.sources.spec import Spec, find_files
+
+KEPT_BYTES = 512 * 2**20  # of decoded groups; at least two are kept, however large
+
+
+class ParquetColumn:
+    """See `training.data.sources.Source`. Opening reads the footers only."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec.text
+        self._column = spec.options.get("column", "text")
+        self._files = find_files(spec)
+        self._forget()
+        self.size = sum(map(os.path.getsize, self._files))
+        rows, self._groups = [], []  # of each row group: its rows; (file, group)
+        for path in self._files:
+            metadata = self._metadata(path)
+            self._check(path, metadata)
+            for group in range(metadata.num_row_groups):
+                rows.append(metadata.row_group(group).num_rows)
+                self._groups.append((path, group))
+        self._ends = np.cumsum(rows).tolist() if rows else [0]
+        if not len(self):
+            raise UserError(f"{spec.text!r}: its {len(self._files)} files have no rows")
+        self.blocks = np.array([0, *self._ends[:-1]])
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def name(self, index: int) -> str:
+        group, row = self._place(index)
+        path, number = self._groups[group]
+        return f"{path}, row {row} of row group {number}"
+
+    def __getitem__(self, index: int) -> str:
+        group, row = self._place(index)
+        text = self._group(group)[row].as_py()
+        if text is None:
+            raise UserError(f"{self.name(index)}: column {self._column!r} is null; drop such rows")
+        return text
+
+    def __getstate__(self) -> dict:
+        hidden = ("_lock", "_kept", "_kept_bytes", "_metadata")
+        return {name: value for name, value in self.__dict__.items() if name not in hidden}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, Future[pa.ChunkedArray]] = OrderedDict()
+        self._kept_bytes = 0
+        self._metadata = functools.lru_cache(maxsize=64)(_read_metadata)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        group = bisect.bisect_right(self._ends, index)
+        return group, index - (self._ends[group - 1] if group else 0)
+
+    def _group(self, group: int) -> pa.ChunkedArray:
+        """The column of a row group; of threads that want the same one, one decodes it."""
+        with self._lock:
+            future = self._kept.pop(group, None)
+            first = future is None
+            if future is None:
+                future = Future()
+            self._kept[group] = future  # the newest is last
+        if first:
+            try:
+                column = self._decode(group)
+            except BaseException as error:
+                with self._lock:
+                    self._kept.pop(group, None)
+                future.set_exception(error)
+                raise
+            future.set_result(column)
+            self._make_room(column.nbytes)
+        return future.result()
+
+    def _decode(self, group: int) -> pa.ChunkedArray:
+        path, number = self._groups[group]
+        try:
+            with pq.ParquetFile(path, metadata=self._metadata(path)) as file:
+                table = file.read_row_group(number, columns=[self._column], use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path}: row group {number} cannot be read: {error}") from None
+        column = table.column(0)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        return column
+
+    def _make_room(self, added: int) -> None:
+        with self._lock:
+            self._kept_bytes += added
+            while self._kept_bytes > KEPT_BYTES and len(self._kept) > 2:
+                oldest = next(iter(self._kept))
+                if not self._kept[oldest].done():
+                    break
+                self._kept_bytes -= self._kept.pop(oldest).result().nbytes
+
+    def _check(self, path: str, metadata: pq.FileMetaData) -> None:
+        schema = metadata.schema.to_arrow_schema()
+        if self._column not in schema.names:
+            raise UserError(
+                f"{path} has no column {self._column!r}; it has "
+                f"{', '.join(map(repr, schema.names))}; choose one with ?column=NAME"
+            )
+        kind = schema.field(self._column).type
+        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(plain) or pa.types.is_large_string(plain)):
+            raise UserError(f"{path}: column {self._column!r} is {kind}, expected string")
+
+
+def _read_metadata(path: str) -> pq.FileMetaData:
+    try:
+        return pq.read_metadata(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is not a whole Parquet file: {error}") from None

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`KIND:WHERE?option=value`: how a source of documents is written, and the files that it names."""
+
+import difflib
+import glob
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recurrentgemma.errors import UserError
+
+# The options come last, so that a `?` inside a glob stays a wildcard.
+_SPEC = re.compile(r"(?P<kind>[a-z_]+):(?P<where>.+?)(?:\?(?P<options>\w+=[^?]*))?", re.DOTALL)
+
+KINDS = {
+    "text": "text:GLOB",
+    "jsonl": "jsonl:GLOB[?field=text]",
+    "chat": "chat:GLOB[?prompt=prompt&response=response&template=none]",
+    "parquet": "parquet:GLOB[?column=text]",
+    "arrayrecord": "arrayrecord:GLOB or arrayrecord:DIRECTORY of `griffin data tokenize`",
+    "tfds": "tfds:NAME[/CONFIG][:VERSION][:SPLIT][?feature=text&data_dir=DIRECTORY]",
+}
+_OPTIONS = {
+    "jsonl": ("field",),
+    "chat": ("prompt", "response", "template"),
+    "parquet": ("column",),
+    "tfds": ("feature", "data_dir"),
+}
+_SUFFIXES = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_SUFFIXES |= {".parquet": "parquet", ".array_record": "arrayrecord", ".arrayrecord": "arrayrecord"}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A source as it was written, in its parts."""
+
+    text: str
+    kind: str
+    where: str
+    options: Mapping[str, str]
+
+
+def parse_spec(text: str) -> Spec:
+    """The parts of a spec. Raises ValueError: no kind, an unknown kind or an unknown option."""
+    match = _SPEC.fullmatch(text)
+    known = "; ".join(KINDS.values())
+    if match is None or (match["kind"] not in KINDS and os.path.exists(text)):
+        if text.endswith(":") and text[:-1] in KINDS:
+            raise UserError(f"{text!r} names no files; write {KINDS[text[:-1]]}")
+        kind = _SUFFIXES.get(Path(text).suffix, "text")
+        if os.path.exists(os.path.join(text, "tokens.json")):
+            kind = "arrayrecord"
+        raise UserError(f"{text!r} names no kind of source; write {kind}:{text}, or one of {known}")
+    kind, where = match["kind"], match["where"]
+    if kind not in KINDS:
+        near = difflib.get_close_matches(kind, KINDS, 1)
+        hint = f"did you mean {near[0]!r}? The kinds are" if near else "the kinds are"
+        raise UserError(f"{text!r}: unknown kind {kind!r}; {hint} {known}")
+    options: dict[str, str] = {}
+    for pair in (match["options"] or "").split("&") if match["options"] else ():
+        name, equals, value = pair.partition("=")
+        if not (equals and value) or name not in _OPTIONS.get(kind, ()):
+            raise UserError(f"{text!r}: {pair!r} is no option of {kind}; write {KINDS[kind]}")
+        options[name] = value
+    return Spec(text, kind, where, options)
+
+
+def find_files(spec: Spec) -> list[str]:
+    """The files that `spec.where` names, sorted by path. `**` goes through folders.
+
+    Raises ValueError: nothing matches, or it is a folder.
+    """
+    where = os.path.expanduser(spec.where)
+    if os.path.isfile(where):
+        return [where]
+    if os.path.isdir(where):
+        ending = next((suffix for suffix, kind in _SUFFIXES.items() if kind == spec.kind), "")
+        raise UserError(f"{spec.text!r} is a folder; name its files: {spec.text}/**/*{ending}")
+    files = sorted(path for path in glob.glob(where, recursive=True) if os.path.isfile(path))
+    if not files:
+        raise UserError(
+            f"{spec.text!r}: no file matches {where!r} (looked from {os.getcwd()}); quote the "
+            f"pattern so that the shell leaves it alone, and check the folder"
+        )
+    return files
+
+
+def decode_utf8(raw: bytes, name: str) -> str:
+    """The text of `raw`. Raises ValueError that names the document, the byte and the remedy."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{name} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start:,}; "
+            f"convert it first, for example with `iconv -f latin1 -t utf-8`"
+        ) from None

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents that were tokenised ahead of time: what `griffin data tokenize` writes.
+
+    DIR/tokens.json                          tokenizer, dtype, counts; each shard's size and SHA-256
+    DIR/documents.npy                        uint32 [2, documents]: ids, and UTF-8 bytes, of each
+    DIR/tokens-00000-of-00004.array_record   ids, little-endian, RECORD of them a record
+    DIR/tokenizer.model                      or another tokenizer file
+
+Documents follow each other in the order of their sources. A document longer than RECORD ids takes
+several records, so that a piece of a long one is read without the rest. How long each document is
+stands in documents.npy: no record is read to know it.
+"""
+
+import bisect
+import fnmatch
+import glob
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from recurrentgemma.errors import UserError
+from recurrentgemma.text.tokenizer import Tokenizer, load_tokenizer
+
+METADATA, INDEX = "tokens.json", "documents.npy"
+PLAN = "plan.json"  # until tokens.json is there
+VERSION = 1
+RECORD = 1 << 16  # ids
+AGAIN = "run the same `griffin data tokenize` again, which makes only what is missing"
+
+
+def shard_name(number: int, count: int) -> str:
+    return f"tokens-{number:05}-of-{count:05}.array_record"
+
+
+def holds_tokens(directory: str | Path) -> bool:
+    """Whether `griffin data tokenize` wrote, or is writing, this directory."""
+    return any((Path(directory) / name).is_file() for name in (METADATA, PLAN))
+
+
+def read_metadata(directory: str | Path) -> dict[str, Any]:
+    """The content of tokens.json. Raises ValueError: it is missing, damaged or of a later
+    version."""
+    path = Path(directory) / METADATA
+    if not path.is_file():
+        raise UserError(f"{directory} was not tokenised to the end; {AGAIN}")
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        version = metadata["version"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged: remove it and {AGAIN}") from None
+    if version != VERSION:
+        raise UserError(f"{path} has version {version}, expected {VERSION}: tokenise again")
+    return metadata
+
+
+@dataclass
+class _Instruction:
+    """Tells ArrayRecordDataSource how many records a file has, so that it need not look."""
+
+    filename: str
+    skip: int
+    take: int
+    examples_in_shard: int
+
+
+class TokenShards:
+    """See `training.data.documents.Documents`. `pattern` chooses some of the shards; the directory
+    itself means all.
+
+    Raises ValueError: a shard is missing or has another size than when it was written.
+    """
+
+    blocks = None
+
+    def __init__(
+        self, directory: str | Path, pattern: str | None = None, *, spec: str = ""
+    ) -> None:
+        self.directory = Path(directory).expanduser()
+        self.spec = spec or f"arrayrecord:{directory}"
+        metadata = read_metadata(self.directory)
+        shards = metadata["shards"]
+        chosen = self._choose(pattern, len(shards))
+        for number in chosen:
+            _check_file(self.directory / shard_name(number, len(shards)), shards[number])
+        index = _read_index(self.directory / INDEX, metadata["documents"])
+        if len(chosen) < len(shards):
+            ends = np.cumsum([0, *(shard["documents"] for shard in shards)])
+            index = np.concatenate([index[:, ends[n] : ends[n + 1]] for n in chosen], axis=1)
+        self.lengths: np.ndarray = index[0]
+        self.text_bytes: np.ndarray = index[1]
+        self.dtype = np.dtype(metadata["dtype"]).newbyteorder("<")
+        self.vocab_size: int = metadata["vocab_size"]
+        self.eos_id: int | None = metadata["eos_id"]
+        self.tokens = sum(shards[n]["tokens"] for n in chosen)
+        self.typical_length = self.tokens / len(self)
+        self._tokenizer: str = metadata["tokenizer"]
+        records = -(-self.lengths.astype(np.int64) // RECORD)
+        self._first_record = np.concatenate([np.zeros(1, np.int64), np.cumsum(records)])
+        ends = np.cumsum([shards[n]["documents"] for n in chosen])
+        self._shard_ends: list[int] = ends.tolist()
+        self._files = [str(self.directory / shard_name(n, len(shards))) for n in chosen]
+        firsts = self._first_record[np.array([0, *self._shard_ends])]
+        takes = np.diff(firsts).tolist()
+        self._records = ArrayRecordDataSource(
+            [_Instruction(f, 0, take, take) for f, take in zip(self._files, takes, strict=True)]
+        )
+        content = json.dumps([metadata["tokenizer"], *(shards[n]["sha256"] for n in chosen)])
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def name(self, document: int) -> str:
+        return f"{self.spec}, document {document}"
+
+    def read(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """The ids [start:stop] of a document, int32. Raises ValueError if the shard is damaged."""
+        length = int(self.lengths[document])
+        stop = length if stop is None else min(stop, length)
+        if start >= stop:
+            return np.zeros(0, np.int32)
+        first, last = start // RECORD, (stop - 1) // RECORD
+        zero = int(self._first_record[document])
+        try:
+            raw = [self._records[zero + record] for record in range(first, last + 1)]
+        except RuntimeError as error:
+            file = self._files[bisect.bisect_right(self._shard_ends, document)]
+            raise UserError(f"{file} is damaged ({error}): delete it and {AGAIN}") from None
+        ids = np.frombuffer(b"".join(raw), self.dtype)
+        return ids[start - first * RECORD : stop - first * RECORD].astype(np.int32)
+
+    def bytes_per_token(self) -> float | None:
+        pairs = int(np.maximum(self.lengths.astype(np.int64) - 1, 0).sum())
+        return int(self.text_bytes.sum(dtype=np.int64)) / pairs if pairs else None
+
+    def load_tokenizer(self) -> Tokenizer:
+        """The tokenizer that wrote them."""
+        return load_tokenizer(self.directory)
+
+    def check(self, fingerprint: str, vocab_size: int | None = None) -> None:
+        """Raises ValueError: another tokenizer wrote them, or the model's vocabulary is smaller."""
+        if fingerprint != self._tokenizer:
+            raise UserError(
+                f"{self.spec} was tokenised by another tokenizer than the run's (fingerprint "
+                f"{self._tokenizer}, the run has {fingerprint}): use the one in {self.directory}, "
+                f"or tokenise the text again with the run's"
+            )
+        if vocab_size is not None and self.vocab_size > vocab_size:
+            raise UserError(
+                f"{self.spec} has ids up to {self.vocab_size - 1}, and model.vocab_size is only "
+                f"{vocab_size}; choose at least {self.vocab_size}"
+            )
+
+    def _choose(self, pattern: str | None, count: int) -> list[int]:
+        if pattern is None or Path(pattern).expanduser() == self.directory:
+            return list(range(count))
+        wanted = os.path.basename(os.path.expanduser(pattern))
+        found = [n for n in range(count) if fnmatch.fnmatch(shard_name(n, count), wanted)]
+        if not found:
+            here = sorted(os.path.basename(p) for p in glob.glob(str(self.directory / "tokens-*")))
+            raise UserError(
+                f"{self.spec!r}: no shard of {self.directory} matches {wanted!r}; it has "
+                f"{shard_name(0, count)} to {shard_name(count - 1, count)} ({len(here)} present)"
+            )
+        return found
+
+
+def _check_file(path: Path, shard: dict[str, Any]) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: this shard is missing; {AGAIN}")
+    if path.stat().st_size != shard["file_bytes"]:
+        raise UserError(
+            f"{path} has {path.stat().st_size:,} bytes and was written with "
+            f"{shard['file_bytes']:,}: it is damaged; delete it and {AGAIN}"
+        )
+
+
+def _read_index(path: Path, documents: int) -> np.ndarray:
+    try:
+        index = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is missing or damaged ({error}); {AGAIN}") from None
+    if index.shape != (2, documents):
+        raise UserError(f"{path} is damaged: it has shape {index.shape}; delete it and {AGAIN}")
+    return index

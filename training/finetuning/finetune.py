@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tuning: what is read before anything is trained, and the memory that it takes.
+
+Full fine-tuning trains every parameter, in float32 whatever the checkpoint holds. LoRA leaves them
+as they are stored and trains adapters (lora.py). Both learn from the answers of conversations alone
+(chat_documents.py). A conversation longer than a row goes on in the next batch with the model's
+state carried along, so each is seen from its beginning and none is cut.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from checkpoints.load import open_source
+from checkpoints.model_json import config_named
+from checkpoints.shapes import resolve_config
+from checkpoints.store import STEPS, newest_whole
+from recurrentgemma.config import Dtype, GriffinConfig, Remat
+from recurrentgemma.counts import param_shapes
+from recurrentgemma.errors import UserError
+from recurrentgemma.text.tokenizer import (
+    Tokenizer,
+    check_vocabulary,
+    find_tokenizer,
+    load_tokenizer,
+)
+from training.data.chat_documents import ChatDocuments, Examples
+from training.data.sources.chat_lines import ChatLines
+from training.data.sources.spec import parse_spec
+from training.finetuning.lora import LoraConfig, adapted_layers
+
+Template = Literal["gemma", "none"]
+RATES = {"full": 1e-5, "lora": 2e-4}  # learning rates where none is given
+WARMUP = 0.03  # of the steps, where none is given
+
+
+class Base(NamedTuple):
+    """A checkpoint to start from, before its tensors are read."""
+
+    path: Path
+    config: GriffinConfig
+    tokenizer: Tokenizer
+    tokenizer_path: str
+
+
+def read_base(
+    path: Path,
+    *,
+    full: bool,
+    tokenizer: str = "",
+    config: str | None = None,
+    dtype: Dtype = "bfloat16",
+    remat: Remat = "block",
+    scan_layers: bool = False,
+) -> Base:
+    """What a checkpoint of any format is, and how it is to be trained: in float32 parameters if in
+    full, else in those that are stored; `dtype` is that of activations. Of a run that adapters are
+    to be trained on it is the newest step, which stays what it is when the run goes on.
+
+    Raises:
+      ValueError: there is no checkpoint, it contradicts its config, or there is no tokenizer.
+    """
+    source = open_source(path)
+    named = None if config is None else config_named(config)
+    found = resolve_config(source, named, None)
+    if tokenizer:
+        tokens, where = load_tokenizer(tokenizer), tokenizer
+    else:
+        home = next((f for f in source.folders if find_tokenizer(f) is not None), None)
+        if home is None:
+            raise UserError(
+                f"{path}: no tokenizer lies beside this checkpoint; put it there, or name it with "
+                f"--tokenizer"
+            )
+        tokens, where = load_tokenizer(home), str(home)
+    check_vocabulary(tokens, found.vocab_size)
+    trained = dataclasses.replace(
+        found,
+        dtype=dtype,
+        param_dtype="float32" if full else source.stored_dtype,
+        remat=remat,
+        scan_layers=scan_layers,
+    )
+    if not full and (path / STEPS).is_dir():
+        path = newest_whole(path) or path
+    return Base(path.resolve(), trained, tokens, where)
+
+
+def chat_specs(
+    data: Sequence[str], *, prompt: str = "", response: str = "", template: Template = "gemma"
+) -> tuple[str, ...]:
+    """Sources for files of JSON lines; what is a source already stays.
+
+    Raises:
+      ValueError: a source of another kind than `chat:`, or options both in it and beside it.
+    """
+    options = {"prompt": prompt, "response": response}
+    options |= {} if template == "gemma" else {"template": template}
+    text = "&".join(f"{name}={value}" for name, value in options.items() if value)
+    specs = []
+    for each in data:
+        if not Path(each).exists() and ":" in each:
+            spec = parse_spec(each)
+            if spec.kind != "chat":
+                raise UserError(
+                    f"{each!r}: fine-tuning reads prompts with responses, chat:GLOB; to go on "
+                    f"training on plain text use `griffin train`"
+                )
+            if text and spec.options:
+                raise UserError(f"{each!r} has options of its own: say {text} there or nowhere")
+            each = each.removeprefix("chat:")
+        specs.append(f"chat:{each}" + (f"?{text}" if text else ""))
+    return tuple(specs)
+
+
+def count_examples(specs: Sequence[str], tokenizer: Tokenizer, row_length: int) -> Examples:
+    """Every conversation of one source or more, read once.
+
+    Raises:
+      ValueError: the first that cannot be learned from, by file and line.
+    """
+    found = []
+    for spec in specs:
+        found.append(ChatDocuments(ChatLines(parse_spec(spec)), tokenizer).count(row_length))
+    first = found[0]
+    for more in found[1:]:
+        sums = {f.name: getattr(first, f.name) + getattr(more, f.name) for f in _FIELDS}
+        first = Examples(**sums | {"longest": max(first.longest, more.longest)})
+    return first
+
+
+def steps_of(epochs: float, tokens: int, batch_size: int, row_length: int) -> int:
+    """Steps that go through so many tokens so many times. Raises ValueError: none."""
+    if not 0 < epochs < math.inf:
+        raise UserError(f"epochs={epochs}: expected a number above 0")
+    return math.ceil(epochs * tokens / (batch_size * row_length))
+
+
+def memory(config: GriffinConfig, lora: LoraConfig | None) -> dict[str, int]:
+    """Bytes that training holds besides activations: parameters, gradients and AdamW's moments.
+
+    In full, each is float32. With LoRA the parameters are as config.param_dtype says, and only the
+    adapters, in float32, have gradients and moments.
+    """
+    parameters = sum(math.prod(shape) for shape in param_shapes(config).values())
+    trained, held = parameters, 4 * parameters
+    if lora is not None:
+        layers = adapted_layers(config, lora).values()
+        trained = sum(lora.rank * (outputs + inputs) for outputs, inputs in layers)
+        held = parameters * (4 if config.param_dtype == "float32" else 2) + 4 * trained
+    found = {"trained": trained, "parameters": held, "gradients": 4 * trained}
+    found["optimizer"] = 8 * trained
+    return found | {"bytes": held + 12 * trained}
+
+
+_FIELDS = dataclasses.fields(Examples)

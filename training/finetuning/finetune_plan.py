@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the arguments of `griffin finetune` to a TrainConfig and all else that a run needs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from recurrentgemma import sharding
+from recurrentgemma.errors import UserError
+from training.configs import TrainConfig
+from training.data.config import DataConfig
+from training.finetuning.finetune import (
+    RATES,
+    WARMUP,
+    chat_specs,
+    count_examples,
+    memory,
+    read_base,
+    steps_of,
+)
+from training.finetuning.finetune_cli import FinetuneArguments, LoraArguments
+from training.finetuning.lora import LoraConfig, adapted_layers
+from training.optim import OptimConfig
+
+
+class Plan(NamedTuple):
+    config: TrainConfig
+    run_dir: Path
+    summary: str
+
+
+def plan(arguments: FinetuneArguments) -> Plan:
+    """Read everything but the tensors.
+
+    Raises:
+      ValueError: an argument, the checkpoint, the data, or how they go together.
+    """
+    if not arguments.data:
+        raise UserError("nothing to learn from: name at least one file of conversations (DATA)")
+    lora = lora_config(arguments.lora)
+    method = "full" if lora is None else "lora"
+    if lora is not None and arguments.weight_decay:
+        raise UserError(
+            f"weight_decay={arguments.weight_decay} has no effect by LoRA: adapters do not decay"
+        )
+    base = read_base(
+        arguments.checkpoint,
+        full=lora is None,
+        tokenizer=arguments.tokenizer,
+        config=arguments.config,
+        dtype=arguments.dtype,
+        remat=arguments.remat,
+        scan_layers=arguments.scan_layers,
+    )
+    if lora is not None:
+        adapted_layers(base.config, lora)
+
+    def specs(files: Sequence[str]) -> tuple[str, ...]:
+        prompt, response = arguments.prompt, arguments.response
+        return chat_specs(files, prompt=prompt, response=response, template=arguments.template)
+
+    data = DataConfig(
+        sources=specs(arguments.data),
+        eval_sources=specs(arguments.eval_data),
+        long_documents="carry",
+    )
+    mesh = arguments.launch.make_mesh()
+    if mesh is not None:
+        sharding.check_model(base.config, mesh.shape)
+        sharding.check_batch(arguments.batch_size, arguments.row_length, mesh.shape)
+    examples = count_examples(data.sources, base.tokenizer, arguments.row_length)
+    if data.eval_sources:
+        count_examples(data.eval_sources, base.tokenizer, arguments.row_length)
+    shape = arguments.batch_size, arguments.row_length
+    steps = steps_of(arguments.epochs, examples.tokens, *shape)
+    warmup = arguments.warmup_steps
+    rate = arguments.learning_rate
+    config = TrainConfig(
+        model=base.config,
+        optimizer=OptimConfig(
+            learning_rate=RATES[method] if rate is None else rate,
+            warmup_steps=min(round(WARMUP * steps) or 1, steps - 1) if warmup is None else warmup,
+            weight_decay=arguments.weight_decay,
+            beta2=0.999,
+        ),
+        data=data,
+        tokenizer=base.tokenizer_path,
+        init_from=str(base.path),
+        lora=lora,
+        steps=steps,
+        batch_size=arguments.batch_size,
+        row_length=arguments.row_length,
+        seed=arguments.seed,
+        log_every=arguments.log_every,
+        eval_every=arguments.eval_every,
+        save_every=arguments.save_every,
+        keep=arguments.keep,
+    )
+    run_dir = arguments.run_dir or Path("runs") / f"{arguments.checkpoint.resolve().name}-tuned"
+    needed = memory(base.config, lora)
+    summary = (
+        f"{examples.describe(arguments.row_length)}\n{steps:,} steps of {shape[0]} x {shape[1]:,} "
+        f"tokens; {needed['trained']:,} parameters to train, {needed['bytes'] / 2**30:.2f} GiB "
+        f"besides activations; {run_dir}"
+    )
+    return Plan(config, run_dir, summary)
+
+
+def lora_config(arguments: LoraArguments) -> LoraConfig | None:
+    """None for rank 0. Raises ValueError: it is below 0, or other options then have no effect."""
+    if arguments.rank:
+        alpha = 2.0 * arguments.rank if arguments.alpha is None else arguments.alpha
+        return LoraConfig(rank=arguments.rank, alpha=alpha, layers=arguments.layers)
+    for name in ("alpha", "layers"):
+        if getattr(arguments, name) != getattr(LoraArguments, name):
+            raise UserError(
+                f"--lora.{name} has no effect without adapters: give --lora.rank, such as 16"
+            )
+    return None

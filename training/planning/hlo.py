@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a compiled program moves, read from its text, with loops counted as often as they run.
+
+XLA's own cost analysis counts a loop's body once. Here the text is parsed into computations, each
+gets the number of times it runs, and collectives and memory traffic are summed over them. A TPU's
+asynchronous collective is one instruction repeated in every fusion that it overlaps with; its
+chain_id tells that they are one.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from recurrentgemma.errors import UserError
+
+BITS = {"pred": 8, "s8": 8, "u8": 8, "bf16": 16, "f16": 16, "s64": 64, "u64": 64, "f64": 64}
+ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^{}]*)\})?")
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+FREE = {  # move nothing, or are counted where their work is
+    *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional"),
+    *("after-all", "partition-id", "replica-id", "iota", "opt-barrier", "call"),
+}
+
+
+class Instruction(NamedTuple):
+    """One line: `name = type op(operands), rest`."""
+
+    name: str
+    type: str
+    op: str
+    args: str
+    rest: str
+
+    @property
+    def operands(self) -> list[str]:
+        return re.findall(r"%([\w.\-]+)", self.args)
+
+
+class Collective(NamedTuple):
+    """One collective: its kind, how often it runs, the devices of its first group, and the bytes
+    that each device sends each time."""
+
+    kind: str
+    times: int
+    group: tuple[int, ...]
+    sent: float
+
+
+class Module(NamedTuple):
+    """A program as computations of instructions."""
+
+    entry: str
+    computations: dict[str, dict[str, Instruction]]
+
+
+def parse(text: str) -> Module:
+    """The computations of a compiled program (jax.stages.Compiled.as_text)."""
+    computations: dict[str, dict[str, Instruction]] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        if line.endswith("{") and (head := re.match(r"(ENTRY )?%?([\w.\-]+) \(", line)):
+            current = computations.setdefault(head[2], {})
+            entry = head[2] if head[1] else entry
+        elif line == "}":
+            current = None
+        elif current is not None and (found := _instruction(line)):
+            current[found.name] = found
+    return Module(entry, computations)
+
+
+def _instruction(line: str) -> Instruction | None:
+    found = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
+    if not found:
+        return None
+    rest = line[found.end() :]
+    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.find(" ")
+    type_, rest = rest[:end], rest[end:].lstrip()
+    opened = rest.find("(")
+    if opened < 0:
+        return None
+    closed = _closing(rest, opened)
+    return Instruction(
+        found[1], type_, rest[:opened], rest[opened + 1 : closed], rest[closed + 1 :]
+    )
+
+
+def _closing(text: str, start: int) -> int:
+    """Index of the parenthesis that closes the one at `start`."""
+    depth = 0
+    for i in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[i], 0)
+        if depth == 0:
+            return i
+    return len(text) - 1
+
+
+def arrays(type_: str) -> Iterator[tuple[int, bool]]:
+    """(bytes, whether it lies in HBM) of each array in a type."""
+    for dtype, shape, layout in ARRAY.findall(type_):
+        if dtype == "u32" and not shape:
+            continue  # contexts of asynchronous operations
+        size = math.prod(int(n) for n in shape.split(",") if n)
+        yield size * BITS.get(dtype, 32) // 8, "S(" not in layout
+
+
+def in_hbm(type_: str) -> int:
+    """Bytes of a type's arrays that lie in HBM."""
+    return sum(size for size, hbm in arrays(type_) if hbm)
+
+
+def all_bytes(type_: str) -> int:
+    """Bytes of a type's arrays wherever they lie."""
+    return sum(size for size, _ in arrays(type_))
+
+
+def called(instruction: Instruction, *names: str) -> list[str]:
+    """The computations that an instruction names under these attributes."""
+    found = []
+    for name in names:
+        for one, many in re.findall(rf"{name}=(?:%([\w.\-]+)|\{{([^}}]*)\}})", instruction.rest):
+            found += [one] if one else re.findall(r"%([\w.\-]+)", many)
+    return found
+
+
+def trip_count(module: Module, loop: Instruction) -> int:
+    """How often a while loop's body runs: what XLA says, or the number that its counter, which
+    jax.lax.scan and map count up from 0, is compared with.
+
+    Raises:
+      ValueError: neither is there.
+    """
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
+        return int(known[1])
+    bounds = [
+        int(instruction.args)
+        for name in called(loop, "condition")
+        for instruction in module.computations[name].values()
+        if instruction.op == "constant" and instruction.type.startswith("s32[]")
+    ]
+    if len(bounds) != 1:
+        raise UserError(f"loop {loop.name}: cannot tell how often it runs")
+    return bounds[0]
+
+
+def runs(module: Module) -> dict[str, int]:
+    """How often each computation runs, those excepted that are part of an instruction."""
+    found: dict[str, int] = {}
+    branches = ("to_apply", "branch_computations", "true_computation", "false_computation")
+
+    def visit(name: str, times: int) -> None:
+        found[name] = found.get(name, 0) + times
+        for instruction in module.computations[name].values():
+            if instruction.op == "while":
+                for body in called(instruction, "body"):
+                    visit(body, times * trip_count(module, instruction))
+            elif instruction.op in ("call", "conditional"):
+                for branch in called(instruction, *branches):
+                    visit(branch, times)
+
+    visit(module.entry, 1)
+    return found
+
+
+def collectives(module: Module) -> list[Collective]:
+    """Every collective of the program."""
+    found: dict[str, Collective] = {}
+
+    def look(name: str, times: int, scatters: bool) -> None:
+        for instruction in module.computations[name].values():
+            op = instruction.op.removesuffix("-start")
+            if op in COLLECTIVES:
+                chain = re.search(r'chain_id="(\d+)"', instruction.rest)
+                key = f"chain {chain[1]}" if chain else f"{name} {instruction.name}"
+                if key not in found:
+                    found[key] = _collective(module, name, instruction, times, scatters)
+            elif instruction.op in ("fusion", "async-start"):
+                for inner in called(instruction, "calls"):
+                    look(inner, times, scatters or "all-reduce-scatter" in inner)
+
+    for name, times in runs(module).items():
+        look(name, times, False)
+    return list(found.values())
+
+
+def _collective(
+    module: Module, name: str, instruction: Instruction, times: int, scatters: bool
+) -> Collective:
+    kind = instruction.op.removesuffix("-start")
+    group = _group(instruction.rest)
+    here = module.computations[name]
+    given = sum(
+        all_bytes(here[operand].type) for operand in instruction.operands if operand in here
+    )
+    others = len(group) - 1
+    if kind == "all-reduce" and scatters:
+        kind = "reduce-scatter"
+    sent = {
+        "all-gather": given * others,
+        "all-reduce": 2 * given * others / len(group),
+        "reduce-scatter": given * others / len(group),
+        "all-to-all": given * others / len(group),
+        "collective-permute": given,
+    }[kind]
+    return Collective(kind, times, group, sent)
+
+
+def _group(rest: str) -> tuple[int, ...]:
+    """The devices of the first group: `{{0,1},{2,3}}`, `[2,4]<=[4,2]T(1,0)`, pairs, or
+    `mesh['a'=2,'b'=4] {'b'}`, which may have `, device_ids=([4,2]T(1,0))` within."""
+    if listed := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", rest):
+        return tuple(_numbers(listed[1]))
+    order = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
+    if tiled := re.search(rf"replica_groups=\[(\d+),(\d+)\]<={order}", rest):
+        devices = _ordered(tiled[3], tiled[4])
+        return tuple(devices.reshape(int(tiled[1]), int(tiled[2]))[0].tolist())
+    ids = rf"(?:, device_ids=\({order}\))?"
+    if named := re.search(rf"replica_groups=mesh\[([^\]]*)\]{ids} ?\{{([^}}]*)\}}", rest):
+        sizes = {axis: int(n) for axis, n in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        devices = _ordered(named[2] or str(math.prod(sizes.values())), named[3])
+        used = re.findall(r"'(\w+)'", named[4])
+        first = tuple(slice(None) if axis in used else 0 for axis in sizes)
+        return tuple(devices.reshape(list(sizes.values()))[first].reshape(-1).tolist())
+    raise UserError(f"a collective without its devices: {rest[:200]}")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(n) for n in text.split(",")]
+
+
+def _ordered(shape: str, transposed: str | None) -> np.ndarray:
+    """The devices 0, 1, ... of this shape, transposed, in one line."""
+    devices = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
+    return devices.transpose(_numbers(transposed) if transposed else None).reshape(-1)
+
+
+def hbm_traffic(module: Module) -> float:
+    """Bytes that the program reads from HBM and writes to it: operands and results of every
+    instruction, of slices what they take."""
+    total = 0.0
+    for name, times in runs(module).items():
+        here = module.computations[name]
+        total += times * sum(_moved(module, here, instruction) for instruction in here.values())
+    return total
+
+
+def _moved(module: Module, here: dict[str, Instruction], instruction: Instruction) -> int:
+    op = instruction.op
+    if op in FREE or op.endswith("-done"):
+        return 0
+    if op in ("copy-start", "copy", "slice-start", "dynamic-slice", "slice", "gather"):
+        sizes = [size for size, hbm in arrays(instruction.type) if hbm]
+        if op == "copy-start":
+            return sum(sizes)
+        moved = min((size for size, _ in arrays(instruction.type)), default=0)
+        return 2 * moved if op != "slice-start" else moved
+    if op == "dynamic-update-slice":
+        return 2 * in_hbm(here[instruction.operands[1]].type)
+    operands = [here[name].type if name in here else "" for name in instruction.operands]
+    if op != "fusion":
+        return in_hbm(instruction.type) + sum(map(in_hbm, operands))
+    inner = module.computations[called(instruction, "calls")[0]]
+    parameters = {int(i.args): i.name for i in inner.values() if i.op == "parameter"}
+    read = 0
+    for index, type_ in enumerate(operands):
+        whole = in_hbm(type_)
+        if whole and index in parameters:
+            whole = min(whole, _taken(inner, parameters[index], whole))
+        read += whole
+    return read + _written(inner, instruction)
+
+
+def _taken(inner: dict[str, Instruction], parameter: str, whole: int) -> int:
+    """Bytes that a fusion reads of a parameter: slices of it, if it only takes slices."""
+    users = [i for i in inner.values() if parameter in i.operands]
+    if not users:
+        return 0
+    taken = 0
+    for user in users:
+        if user.op in ("dynamic-slice", "slice"):
+            taken += all_bytes(user.type)
+        elif user.op == "dynamic-update-slice" and user.operands[0] == parameter:
+            continue  # written in place
+        elif user.op == "bitcast":
+            taken += _taken(inner, user.name, whole)
+        else:
+            return whole
+    return taken
+
+
+def _written(inner: dict[str, Instruction], fusion: Instruction) -> int:
+    """Bytes that a fusion writes: of an array that it updates in place, the update."""
+    written = in_hbm(fusion.type)
+    for instruction in inner.values():
+        if instruction.op == "dynamic-update-slice":
+            whole = all_bytes(instruction.type)
+            if whole <= written:
+                written += all_bytes(inner[instruction.operands[1]].type) - whole
+    return max(written, 0)
