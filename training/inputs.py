@@ -20,8 +20,9 @@ from recurrentgemma.text.tokenizer import Tokenizer
 from training.configs import TrainConfig
 from training.corpus import Corpus, load_corpus, utf8_bytes
 from training.data.batches import Batches
-from training.data.config import HeldOut, held_out, open_mixture
-from training.data.documents import InMemory, Mixture, document_ids, learned_targets
+from training.data.config import HeldOut, cut_held_out, held_out, open_mixture
+from training.data.document import Document
+from training.data.documents import InMemory, Mixture, document_ids
 from training.run import run_tokenizer
 
 EVAL_DOCUMENTS = 64  # that an evaluation before the last step reads, at most
@@ -74,11 +75,9 @@ class Inputs:
             )
             return
         for document in self.corpus.held_out:
-            ids, text = np.array(self.tokenizer.encode(document.text), np.int32), document.text
-            if limit is not None and len(ids) > limit:
-                ids = ids[:limit]
-                text = self.tokenizer.decode(ids.tolist())
-            yield HeldOut(document.name, ids, len(text.encode()))
+            whole = Document(np.array(self.tokenizer.encode(document.text), np.int32))
+            held = HeldOut(document.name, whole, len(document.text.encode()))
+            yield cut_held_out(held, self.tokenizer, limit)
 
 
 def open_inputs(config: TrainConfig, run_dir: Path) -> Inputs:
@@ -90,8 +89,8 @@ def open_inputs(config: TrainConfig, run_dir: Path) -> Inputs:
     """
     inputs = _open(config, run_dir)
     if inputs.is_scored:
-        found = inputs.held_out_starts
-        if not any(each.bytes and learned_targets(each.ids) for each in found):
+        starts = inputs.held_out_starts
+        if not any(held.bytes and held.document.learned_targets for held in starts):
             what = ", ".join(config.data.eval_sources) or "the held-out text"
             raise UserError(
                 f"{what}: there is no text to score in the first {config.eval_tokens} tokens of "

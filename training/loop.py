@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -224,12 +225,17 @@ def held_out_bits_per_byte(
     """Bits per byte of the held-out documents, or of their starts; None if there are none."""
     if not inputs.is_scored:
         return None
-    documents = inputs.held_out() if whole else inputs.held_out_starts
-    text_bytes = sum(document.bytes for document in documents)
-    ids = [document.ids for document in documents]
+    held_out = inputs.held_out() if whole else inputs.held_out_starts
+    text_bytes = sum(held.bytes for held in held_out)
+    documents = [held.document for held in held_out]
     if inputs.config.eval_cut or "global_attention" in model.config.block_types:
         length = inputs.config.row_length
-        ids = [d[start : start + length + 1] for d in ids for start in range(0, len(d) - 1, length)]
+        documents = [
+            document.cut(start, start + length + 1)
+            for document in documents
+            for start in range(0, len(document.ids) - 1, length)
+        ]
+    ids = [d.ids if d.learned is None else np.where(d.learned, d.ids, ~d.ids) for d in documents]
     return score_documents(model, ids, text_bytes, mesh=mesh).bits_per_byte
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from recurrentgemma.text.tokenizer import Tokenizer, train_sentencepiece
 from training.data.batches import Batches
 from training.data.config import DataConfig, open_mixture
+from training.data.document import Document
 from training.data.documents import InMemory, Mixture
 from training.data.order import BlockShuffle, make_shuffle
 from training.data.shard_writer import OPTIONS, tokenise
@@ -131,8 +132,8 @@ class Lengths(InMemory):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def read(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        return np.zeros(min(stop or MANY, self.lengths[document]) - start, np.int32)
+    def read(self, document: int, start: int = 0, stop: int | None = None) -> Document:
+        return Document(np.zeros(min(stop or MANY, self.lengths[document]) - start, np.int32))
 
 
 def time_an_epoch() -> tuple[float, float, float]:

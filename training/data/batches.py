@@ -21,6 +21,7 @@ import numpy as np
 
 from recurrentgemma.errors import UserError
 from recurrentgemma.losses import Batch as Batch
+from training.data.document import Document
 from training.data.documents import InMemory, Mixture
 from training.data.packing import PackedBatches
 from training.data.packing import Rows as Rows
@@ -45,7 +46,7 @@ _CAUSES = {
 class Batches:
     """An endless iterator of batches, made ahead of time in the background.
 
-    documents: arrays of ids, or a mixture of sources.
+    documents: documents or arrays of their ids, or a mixture of sources.
     batch_size: B; with `rows`, this process yields only those of them, [len(rows), T].
     long_documents: what becomes of a document that goes over the end of a row. "cut": the rest is a
       document of its own, at position 0. "carry": it goes on in the same row of the next batch, its
@@ -59,7 +60,7 @@ class Batches:
 
     def __init__(
         self,
-        documents: Sequence[np.ndarray] | Mixture,
+        documents: Sequence[np.ndarray | Document] | Mixture,
         *,
         batch_size: int,
         row_length: int,

@@ -20,7 +20,8 @@ from recurrentgemma.text.chat import (
 )
 from recurrentgemma.text.tokenizer import Tokenizer
 from training.data import sources
-from training.data.documents import BYTES_PER_TOKEN, SAMPLES, learned_targets, tokenizer_fingerprint
+from training.data.document import Document
+from training.data.documents import BYTES_PER_TOKEN, SAMPLES, tokenizer_fingerprint
 from training.data.sources.chat_lines import ANSWERS, ChatLines
 
 
@@ -79,7 +80,7 @@ class ChatDocuments:
     def name(self, document: int) -> str:
         return self._source.name(document)
 
-    def read(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+    def read(self, document: int, start: int = 0, stop: int | None = None) -> Document:
         """Raises ValueError that names the line, if it is no conversation with an answer."""
         messages = self._source.messages(document)
         try:
@@ -89,8 +90,7 @@ class ChatDocuments:
                 ids, learned = encode_answers(self._tokenizer, messages)
         except ValueError as error:
             raise UserError(f"{self.name(document)}: {error}") from None
-        array = np.array(ids, np.int32)
-        return np.where(learned, array, ~array)[start:stop]
+        return Document(np.array(ids, np.int32), np.array(learned, bool)).cut(start, stop)
 
     def answer_bytes(self, document: int) -> int:
         """UTF-8 bytes of the answers of a document."""
@@ -99,17 +99,18 @@ class ChatDocuments:
 
     def bytes_per_token(self) -> float | None:
         chosen = sources.spread(len(self), SAMPLES)
-        targets = sum(learned_targets(self.read(number)) for number in chosen)
+        targets = sum(self.read(number).learned_targets for number in chosen)
         return sum(map(self.answer_bytes, chosen)) / targets if targets else None
 
     def count(self, row_length: int) -> Examples:
         """Read everything. Raises ValueError at the first example that cannot be learned from."""
         pairs, learned, first = [], [], []
         for number in range(len(self)):
-            ids = self.read(number)
-            pairs.append(len(ids) - 1)
-            learned.append(learned_targets(ids))
-            first.append(int((ids[1:] >= 0).argmax()))
+            document = self.read(number)
+            assert document.learned is not None
+            pairs.append(len(document.ids) - 1)
+            learned.append(document.learned_targets)
+            first.append(int(document.learned[1:].argmax()))
         return Examples(
             examples=len(self),
             tokens=sum(pairs),

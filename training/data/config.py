@@ -10,6 +10,7 @@ import numpy as np
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import Tokenizer, check_vocabulary
 from training.data.chat_documents import ChatDocuments
+from training.data.document import Document
 from training.data.documents import (
     Documents,
     Mixture,
@@ -77,12 +78,12 @@ class DataConfig:
 
 
 class HeldOut(NamedTuple):
-    """A document to be scored on: ids after the tokenizer's BOS, without EOS, and the UTF-8 bytes
-    of the text that they spell. Of a conversation only the answers are scored: other ids stand as
-    their complements, and the bytes are those of the answers."""
+    """A document to be scored on: ids after the tokenizer's BOS, without EOS, which of them are
+    scored (None: all), and the UTF-8 bytes of the text that those spell. Of a conversation only
+    the answers are scored."""
 
     name: str
-    ids: np.ndarray
+    document: Document
     bytes: int
 
 
@@ -113,22 +114,31 @@ def held_out(
         for number in range(len(source)):
             name = f"{spec} {number}"
             if chat is not None:
-                name, ids = chat.name(number), chat.read(number)
-                text_bytes = chat.answer_bytes(number)
-                ids = np.where(np.isin(ids, tokenizer.stop_ids), ~ids, ids)
+                name, text_bytes = chat.name(number), chat.answer_bytes(number)
+                document = chat.read(number)
+                stops = np.isin(document.ids, tokenizer.stop_ids)
+                assert document.learned is not None
+                document = Document(document.ids, document.learned & ~stops)
             elif isinstance(source, TokenShards):
-                ids = source.read(number)
-                ended = source.eos_id is not None and len(ids) and ids[-1] == source.eos_id
-                ids = ids[:-1] if ended else ids
+                document = source.read(number)
+                ids = document.ids
+                if source.eos_id is not None and len(ids) and ids[-1] == source.eos_id:
+                    document = document.cut(0, -1)
                 text_bytes = int(source.text_bytes[number])
             else:
                 text = source[number]
-                ids = np.array(tokenizer.encode(text), np.int32)
+                document = Document(np.array(tokenizer.encode(text), np.int32))
                 text_bytes = len(text.encode())
-            if limit is not None and len(ids) > limit:
-                ids = ids[:limit]
-                text_bytes = len(tokenizer.decode(ids[ids >= 0].tolist()).encode())
-            yield HeldOut(name, ids, text_bytes)
+            yield cut_held_out(HeldOut(name, document, text_bytes), tokenizer, limit)
+
+
+def cut_held_out(held: HeldOut, tokenizer: Tokenizer, limit: int | None) -> HeldOut:
+    """The first `limit` ids of a held-out document, with the bytes that those spell."""
+    if limit is None or len(held.document.ids) <= limit:
+        return held
+    start = held.document.cut(0, limit)
+    scored = start.ids if start.learned is None else start.ids[start.learned]
+    return HeldOut(held.name, start, len(tokenizer.decode(scored.tolist()).encode()))
 
 
 def _documents(spec: str, tokenizer: Tokenizer, vocab_size: int) -> Documents:

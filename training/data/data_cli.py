@@ -154,7 +154,7 @@ def describe(text: str, tokenizer: str = "") -> dict[str, Any]:
             "longest_tokens": int(lengths.max()),
             "vocabulary": source.vocab_size,
             "dtype": str(np.dtype(source.dtype)),
-            "example": source.load_tokenizer().decode(source.read(0, 0, EXAMPLE).tolist())[
+            "example": source.load_tokenizer().decode(source.read(0, 0, EXAMPLE).ids.tolist())[
                 :EXAMPLE
             ],
         }

@@ -2,8 +2,7 @@
 """Documents as token ids, by number; and several sources of them, mixed by weight.
 
 A document is BOS, the text's ids, EOS, where the tokenizer has them. One of n ids gives n - 1 pairs
-(token, target = the next id). A target that is read and not learned from, as prompts are, stands
-there as the complement of its id (~id, below 0), from which packing.py makes weight 0.
+(token, target = the next id).
 """
 
 import hashlib
@@ -18,6 +17,7 @@ import numpy as np
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from training.data import sources
+from training.data.document import Document
 
 SAMPLES = 32  # documents from which bytes per token is estimated
 BYTES_PER_TOKEN = 4.0  # a guess, where a guess will do
@@ -48,8 +48,8 @@ class Documents(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """The ids [start:stop] of a document, int32; ~id is one that is not learned from."""
+    def read(self, document: int, start: int = 0, stop: int | None = None) -> Document:
+        """The ids [start:stop] of a document, with their loss mask."""
         ...
 
     def bytes_per_token(self) -> float | None:
@@ -59,28 +59,35 @@ class Documents(Protocol):
 
 
 class InMemory:
-    """Documents given as arrays of ids. `text_bytes`: of UTF-8, of all texts together."""
+    """Documents, or the ids of documents that are learned whole. `text_bytes`: of UTF-8, of all
+    texts."""
 
     blocks = None
 
-    def __init__(self, documents: Sequence[np.ndarray], *, text_bytes: int | None = None) -> None:
-        self._documents = [np.asarray(ids, np.int32) for ids in documents]
+    def __init__(
+        self, documents: Sequence[np.ndarray | Document], *, text_bytes: int | None = None
+    ) -> None:
+        self._documents = [
+            d if isinstance(d, Document) else Document(np.asarray(d, np.int32)) for d in documents
+        ]
         self._text_bytes = text_bytes
-        self.lengths = np.array([len(ids) for ids in self._documents], np.int64)
+        self.lengths = np.array([len(document.ids) for document in self._documents], np.int64)
         self.typical_length = float(self.lengths.mean()) if documents else 0.0
         digest = hashlib.sha256()
-        for ids in self._documents:
-            digest.update(len(ids).to_bytes(8, "little") + ids.tobytes())
+        for document in self._documents:
+            digest.update(len(document.ids).to_bytes(8, "little") + document.ids.tobytes())
+            if document.learned is not None:
+                digest.update(b"learned" + document.learned.tobytes())
         self.fingerprint = digest.hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self._documents)
 
-    def read(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        return self._documents[document][start:stop]
+    def read(self, document: int, start: int = 0, stop: int | None = None) -> Document:
+        return self._documents[document].cut(start, stop)
 
     def bytes_per_token(self) -> float | None:
-        targets = sum(learned_targets(ids) for ids in self._documents)
+        targets = sum(document.learned_targets for document in self._documents)
         return None if self._text_bytes is None or not targets else self._text_bytes / targets
 
 
@@ -98,8 +105,8 @@ class Tokenized:
     def __len__(self) -> int:
         return len(self._source)
 
-    def read(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        return document_ids(self._tokenizer, self._source[document])[start:stop]
+    def read(self, document: int, start: int = 0, stop: int | None = None) -> Document:
+        return Document(document_ids(self._tokenizer, self._source[document])[start:stop])
 
     def bytes_per_token(self) -> float | None:
         text_bytes = pairs = 0
@@ -143,16 +150,6 @@ def check_weights(weights: Sequence[float], count: int) -> None:
     for weight in weights:
         if not 0 < weight < float("inf"):
             raise UserError(f"weight {weight}: expected a number above 0; leave the source out")
-
-
-def plain_ids(ids: np.ndarray) -> np.ndarray:
-    """The ids themselves, of ids some of which are complements."""
-    return np.where(ids < 0, ~ids, ids)
-
-
-def learned_targets(ids: np.ndarray) -> int:
-    """How many of a document's targets are learned from."""
-    return int((ids[1:] >= 0).sum())
 
 
 def document_ids(tokenizer: Tokenizer, text: str) -> np.ndarray:

@@ -13,13 +13,14 @@ from functools import lru_cache
 import numpy as np
 from grain.experimental import index_shuffle
 
+from training.data.document import Document
 from training.data.documents import Documents
 
 WINDOW_DOCUMENTS, WINDOW_BLOCKS = 4096, 4  # shuffled together, at least, of a source in blocks
 FEW = 1 << 16  # the cipher's smallest domain
 ROUNDS = 4  # of the cipher, as in grain.MapDataset.shuffle
 
-Order = Callable[[int], np.ndarray]  # number -> ids
+Order = Callable[[int], Document]  # place -> document
 
 
 def endless_order(documents: Documents, seed: int, part: int) -> Order:

@@ -22,7 +22,8 @@ import grain
 import numpy as np
 
 from recurrentgemma.errors import UserError
-from training.data.documents import Documents, InMemory, Mixture, plain_ids
+from training.data.document import Document
+from training.data.documents import Documents, InMemory, Mixture
 
 
 class Rows(NamedTuple):
@@ -39,20 +40,20 @@ def stack(rows_T: Iterable[Rows]) -> Rows:
     return Rows(*(np.stack(field) for field in zip(*rows_T, strict=True)))
 
 
-def make_row(pieces: Iterable[tuple[np.ndarray, int]], row_length: int) -> Rows:
+def make_row(pieces: Iterable[tuple[Document, int]], row_length: int) -> Rows:
     """One row, [T], of pieces (n + 1 ids for n pairs; the position of the first), then padding.
 
-    A target of weight 0 comes as the complement of its id; see documents.py.
+    Targets that a document's loss mask leaves out have weight 0.
     """
     tokens_T, targets_T = np.zeros((2, row_length), np.int32)
     weights_T = np.zeros(row_length, np.float32)
     positions_T = np.full(row_length, -1, np.int32)
     start = 0
-    for ids, position in pieces:
+    for piece, position in pieces:
+        ids = piece.ids
         stop = start + len(ids) - 1
-        plain = plain_ids(ids)
-        tokens_T[start:stop], targets_T[start:stop] = plain[:-1], plain[1:]
-        weights_T[start:stop] = ids[1:] >= 0
+        tokens_T[start:stop], targets_T[start:stop] = ids[:-1], ids[1:]
+        weights_T[start:stop] = 1.0 if piece.learned is None else piece.learned[1:]
         positions_T[start:stop] = np.arange(position, position + stop - start)
         start = stop
     return Rows(tokens_T, targets_T, weights_T, positions_T)
@@ -84,13 +85,16 @@ class _EndToEnd:
             self.starts[first + 1 : last + 1].tolist(),
             strict=True,
         ):
-            ids = documents.read(document, max(start, zero) - zero, min(stop, end) - zero + 1)
-            pieces.append((ids, 0))
+            piece = documents.read(document, max(start, zero) - zero, min(stop, end) - zero + 1)
+            pieces.append((piece, 0))
         return make_row(pieces, row_length)
 
 
 def pack(
-    documents: Sequence[np.ndarray], row_length: int, *, order: Sequence[int] | None = None
+    documents: Sequence[np.ndarray | Document],
+    row_length: int,
+    *,
+    order: Sequence[int] | None = None,
 ) -> Rows:
     """All documents, in the given order, as R rows (not shuffled).
 

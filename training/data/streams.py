@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from recurrentgemma.errors import UserError
+from training.data.document import Document
 from training.data.documents import Mixture
 from training.data.order import Order, endless_order
 from training.data.packing import Rows, make_row, stack
@@ -66,28 +67,28 @@ class _Stream:
         self._phases = (uniform * lengths).tolist()
         self._source, self._offset = -1, 0
         self._drawn, self._tokens = [0] * sources, [0] * sources
-        self._ids = np.zeros(0, np.int32)
+        self._document = Document(np.zeros(0, np.int32))
 
     def state(self) -> list[int]:
-        pairs = max(len(self._ids) - 1, 0)
+        pairs = max(len(self._document.ids) - 1, 0)
         return [self._source, self._offset, pairs, *self._drawn, *self._tokens]
 
     def restore(self, state: Sequence[int]) -> None:
         self._source, self._offset, _, *counts = map(int, state)
         self._drawn, self._tokens = counts[: len(counts) // 2], counts[len(counts) // 2 :]
         if self._source >= 0:
-            self._ids = self._read(self._source, self._drawn[self._source] - 1)
+            self._document = self._read(self._source, self._drawn[self._source] - 1)
 
     def next_row(self) -> tuple[Rows, list[int]]:
         pieces, room = [], self._layout.row_length
         while room:
-            if self._offset + 1 >= len(self._ids):
+            if self._offset + 1 >= len(self._document.ids):
                 self._next_document()
-            ids = self._ids[self._offset : self._offset + room + 1]
+            piece = self._document.cut(self._offset, self._offset + room + 1)
             # In a row of its own a piece begins anew; only a carried state knows what was before.
-            pieces.append((ids, self._offset if self._layout.carry else 0))
-            self._offset += len(ids) - 1
-            room -= len(ids) - 1
+            pieces.append((piece, self._offset if self._layout.carry else 0))
+            self._offset += len(piece.ids) - 1
+            room -= len(piece.ids) - 1
         return make_row(pieces, self._layout.row_length), self.state()
 
     def _next_document(self) -> None:
@@ -95,21 +96,21 @@ class _Stream:
         due = [(t + p) / w for t, p, w in zip(self._tokens, self._phases, weights, strict=True)]
         source = due.index(min(due))
         for _ in range(100 + 20 * len(self._layout.mixture.parts[source])):
-            ids = self._read(source, self._drawn[source])
+            document = self._read(source, self._drawn[source])
             self._drawn[source] += 1
-            if len(ids) > 1:
-                self._source, self._offset, self._ids = source, 0, ids
-                self._tokens[source] += len(ids) - 1
+            if len(document.ids) > 1:
+                self._source, self._offset, self._document = source, 0, document
+                self._tokens[source] += len(document.ids) - 1
                 return
         raise UserError(
             f"source number {source + 1} has no document of two tokens or more, so there is "
             f"nothing to predict; give longer text"
         )
 
-    def _read(self, source: int, ordinal: int) -> np.ndarray:
-        ids = self._layout.orders[source](self._number + ordinal * self._layout.batch_size)
+    def _read(self, source: int, ordinal: int) -> Document:
+        document = self._layout.orders[source](self._number + ordinal * self._layout.batch_size)
         begun = self._layout.begun(source, self._number) if ordinal == 0 else 0
-        return ids[int(begun * (len(ids) - 1)) :] if begun else ids
+        return document.cut(int(begun * (len(document.ids) - 1)), None) if begun else document
 
 
 class StreamBatches:

@@ -26,6 +26,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import Tokenizer, load_tokenizer
+from training.data.document import Document
 
 METADATA, INDEX = "tokens.json", "documents.npy"
 PLAN = "plan.json"  # until tokens.json is there
@@ -119,12 +120,12 @@ class TokenShards:
     def name(self, document: int) -> str:
         return f"{self.spec}, document {document}"
 
-    def read(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """The ids [start:stop] of a document, int32. Raises ValueError if the shard is damaged."""
+    def read(self, document: int, start: int = 0, stop: int | None = None) -> Document:
+        """The ids [start:stop] of a document. Raises ValueError if the shard is damaged."""
         length = int(self.lengths[document])
         stop = length if stop is None else min(stop, length)
         if start >= stop:
-            return np.zeros(0, np.int32)
+            return Document(np.zeros(0, np.int32))
         first, last = start // RECORD, (stop - 1) // RECORD
         zero = int(self._first_record[document])
         try:
@@ -133,7 +134,7 @@ class TokenShards:
             file = self._files[bisect.bisect_right(self._shard_ends, document)]
             raise UserError(f"{file} is damaged ({error}): delete it and {AGAIN}") from None
         ids = np.frombuffer(b"".join(raw), self.dtype)
-        return ids[start - first * RECORD : stop - first * RECORD].astype(np.int32)
+        return Document(ids[start - first * RECORD : stop - first * RECORD].astype(np.int32))
 
     def bytes_per_token(self) -> float | None:
         pairs = int(np.maximum(self.lengths.astype(np.int64) - 1, 0).sum())

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data.batches import Batch, Batches, Rows, merge_states, pack, padding
+from training.data.document import Document
 from training.data.documents import InMemory, Mixture
 
 
@@ -30,7 +31,7 @@ class OnTheFly(InMemory):
         super().__init__(documents)
         self.lengths = None  # type: ignore[assignment]
 
-    def read(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+    def read(self, document: int, start: int = 0, stop: int | None = None) -> Document:
         if document % 7 == 0:
             time.sleep(1e-4)
         return super().read(document, start, stop)

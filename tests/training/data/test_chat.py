@@ -24,7 +24,8 @@ from training.data.batches import Batches, pack
 from training.data.chat_documents import ChatDocuments
 from training.data.config import DataConfig, held_out, open_mixture
 from training.data.data_cli import describe
-from training.data.documents import InMemory, plain_ids
+from training.data.document import Document
+from training.data.documents import InMemory
 from training.data.sources import open_source, open_text
 from training.data.sources.chat_lines import ChatLines
 from training.data.sources.spec import parse_spec
@@ -65,12 +66,18 @@ def documents(spec: str, tokenizer: Tokenizer = BYTES) -> ChatDocuments:
     return ChatDocuments(ChatLines(parse_spec(spec)), tokenizer)
 
 
-def learned(ids: np.ndarray) -> list[str]:
+def mask(document: Document) -> np.ndarray:
+    assert document.learned is not None
+    return document.learned
+
+
+def learned(document: Document) -> list[str]:
     """The runs of targets that are learned from, as text."""
     runs, text = [], []
-    for i in [*ids.tolist(), -1]:
-        if i >= 0:
-            text.append(i)
+    pairs = [*zip(document.ids.tolist(), mask(document), strict=True), (-1, False)]
+    for token, is_learned in pairs:
+        if is_learned:
+            text.append(token)
         elif text:
             runs.append(BYTES.decode(text))
             text = []
@@ -78,23 +85,25 @@ def learned(ids: np.ndarray) -> list[str]:
 
 
 def test_a_prompt_and_its_response(tmp_path: Path):
-    ids = documents(write(tmp_path / "a.jsonl", *LINES)).read(0)
+    document = documents(write(tmp_path / "a.jsonl", *LINES)).read(0)
     prompt = encode_chat(BYTES, [{"role": "user", "content": "Capital of France?"}])
-    assert plain_ids(ids).tolist() == [*prompt, *b"Paris", END]
-    assert (ids[: len(prompt)] < 0).all()
-    assert (ids[len(prompt) :] >= 0).all()
-    assert ids.dtype == np.int32
+    assert document.ids.tolist() == [*prompt, *b"Paris", END]
+    assert mask(document).tolist() == [False] * len(prompt) + [True] * 6
+    assert document.ids.dtype == np.int32
 
 
 def test_every_answer_of_a_conversation(tmp_path: Path):
     found = documents(write(tmp_path / "a.jsonl", *LINES))
     assert learned(found.read(2)) == ["Hi<end_of_turn>", "See you<end_of_turn>"]
-    plain = plain_ids(found.read(2)).tolist()
+    plain = found.read(2).ids.tolist()
     before = encode_chat(BYTES, TALK[:4])  # what the model is given when it is asked
     assert plain == [*before, *b"See you", END]
     assert plain.count(END) == 4  # two of each side: the user's own words forge none
-    np.testing.assert_array_equal(found.read(3), found.read(2))  # no answer after it
-    np.testing.assert_array_equal(found.read(2, 5, 9), found.read(2)[5:9])
+    assert found.read(3).ids.tolist() == plain  # what follows the last answer is not read
+    part, start = found.read(2, 60, 90), found.read(2, 0, 90)
+    np.testing.assert_array_equal(part.ids, start.ids[60:])
+    np.testing.assert_array_equal(mask(part), mask(start)[60:])
+    assert set(mask(part).tolist()) == {False, True}
 
 
 def test_the_answers_tokens_are_those_of_the_whole_chat():
@@ -107,11 +116,11 @@ def test_the_answers_tokens_are_those_of_the_whole_chat():
 def test_fields_by_name_and_plain_text(tmp_path: Path):
     line = {"q": {"text": "1 + 1 ="}, "a": " 2", "messages": []}
     spec = write(tmp_path / "a.jsonl", line) + "?prompt=q.text&response=a&template=none"
-    ids = documents(spec).read(0)
-    assert plain_ids(ids).tolist() == [BOS, *b"1 + 1 = 2", EOS]
-    assert ids[ids >= 0].tolist() == [*b" 2", EOS]
+    document = documents(spec).read(0)
+    assert document.ids.tolist() == [BOS, *b"1 + 1 = 2", EOS]
+    assert document.ids[mask(document)].tolist() == [*b" 2", EOS]
     other = without_turns()
-    assert other.decode(plain_ids(documents(spec, other).read(0)).tolist()) == "1 + 1 = 2"
+    assert other.decode(documents(spec, other).read(0).ids.tolist()) == "1 + 1 = 2"
 
 
 @pytest.mark.parametrize("carry", [False, True])
@@ -132,8 +141,8 @@ def test_batches_weigh_the_answers_only(tmp_path: Path, carry: bool):
     )
     assert min(seen.min(), tokens.min()) >= 0
     whole = {
-        tuple(zip(plain_ids(ids)[:-1], plain_ids(ids)[1:], ids[1:] >= 0, strict=True))
-        for ids in map(documents(config.sources[0]).read, range(4))
+        tuple(zip(d.ids[:-1], d.ids[1:], mask(d)[1:], strict=True))
+        for d in map(documents(config.sources[0]).read, range(4))
     }
     cuts = np.flatnonzero(positions[0] == 0)
     pieces = {
@@ -146,13 +155,14 @@ def test_batches_weigh_the_answers_only(tmp_path: Path, carry: bool):
 
 
 def test_rows_of_known_lengths_weigh_the_same():
-    ids = np.array([5, ~6, ~7, 8, 9], np.int32)
-    rows = pack([ids, np.array([1, 2, 3])], 8)
+    masked = Document(np.arange(5, 10, dtype=np.int32), np.array([True, False, False, True, True]))
+    rows = pack([masked, np.array([1, 2, 3])], 8)
     assert rows.tokens_RT[0, :6].tolist() in ([5, 6, 7, 8, 1, 2], [1, 2, 5, 6, 7, 8])
     assert sorted(rows.weights_RT[0, :6].tolist()) == [0, 0, 1, 1, 1, 1]
     assert rows.weights_RT.sum() == 4
-    assert (rows.targets_RT >= 0).all()
-    assert InMemory([ids], text_bytes=6).bytes_per_token() == 3.0
+    held = InMemory([masked], text_bytes=6)
+    assert held.bytes_per_token() == 3.0
+    assert held.fingerprint != InMemory([masked.ids]).fingerprint
 
 
 def test_bytes_per_token_is_of_the_answers(tmp_path: Path):
@@ -164,7 +174,7 @@ def test_bytes_per_token_is_of_the_answers(tmp_path: Path):
 
 def test_what_there_is_is_counted(tmp_path: Path):
     found = documents(write(tmp_path / "a.jsonl", *LINES[:2])).count(28)
-    first, second = (len(documents(f"chat:{tmp_path}/a.jsonl").read(n)) - 1 for n in (0, 1))
+    first, second = (len(documents(f"chat:{tmp_path}/a.jsonl").read(n).ids) - 1 for n in (0, 1))
     assert (found.examples, found.tokens, found.learned) == (2, first + second, 11)
     assert (found.longest, found.beyond, found.answers_beyond) == (first, 2, 1)
     assert "2 are longer than a row of 28 tokens, 1 of them before" in found.describe(28)
@@ -173,8 +183,9 @@ def test_what_there_is_is_counted(tmp_path: Path):
 
 def test_the_loss_is_the_mean_over_answers(small: TrainConfig, tmp_path: Path):
     """And what stands as a prompt's target has no part in it, whatever it is."""
-    ids = documents(write(tmp_path / "a.jsonl", LINES[0])).read(0)
-    batch = Batch(*map(jnp.asarray, pack([ids], 64)))
+    document = documents(write(tmp_path / "a.jsonl", LINES[0])).read(0)
+    ids = document.ids
+    batch = Batch(*map(jnp.asarray, pack([document], 64)))
     model = Griffin(small.model, rngs=nnx.Rngs(0))
     logits_BTV, _ = model(batch.tokens_BT, positions=batch.positions_BT)
     log_p = jax.nn.log_softmax(logits_BTV[0])
@@ -203,20 +214,21 @@ def test_held_out_conversations_are_scored_by_their_answers(small: TrainConfig, 
     config = DataConfig(eval_sources=(write(tmp_path / "a.jsonl", *LINES[:3]),))
     found = list(held_out(config, BYTES, vocab_size=261))
     assert [d.bytes for d in found] == [5, 4, 9]
-    assert [BYTES.decode(d.ids[d.ids >= 0].tolist()) for d in found] == [
+    assert [BYTES.decode(d.ids[mask(d)].tolist()) for d in (held.document for held in found)] == [
         "Paris",
         "Rome",
         "HiSee you",
     ]
     model = Griffin(small.model, rngs=nnx.Rngs(0))
-    score = score_documents(model, [d.ids for d in found], sum(d.bytes for d in found))
+    ids = [np.where(mask(h.document), h.document.ids, ~h.document.ids) for h in found]
+    score = score_documents(model, ids, sum(held.bytes for held in found))
     assert (score.tokens, score.bytes) == (18, 18)
     nats = 0.0
-    for document in found:
-        tokens = plain_ids(document.ids)
+    for document in (held.document for held in found):
+        tokens = document.ids
         log_p = jax.nn.log_softmax(model(tokens[None, :-1])[0][0])
         chosen = np.asarray(log_p)[np.arange(len(tokens) - 1), tokens[1:]]
-        nats -= chosen[document.ids[1:] >= 0].sum()
+        nats -= chosen[mask(document)[1:]].sum()
     assert score.nats == pytest.approx(nats, rel=1e-5)
 
 

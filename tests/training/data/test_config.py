@@ -113,24 +113,23 @@ def test_held_out_documents_come_with_the_bytes_that_they_spell(folder: Path) ->
     tokenizer = ByteTokenizer()
     config = DataConfig(eval_sources=(f"text:{folder}/text/0*", f"arrayrecord:{folder}/tokens"))
     found = list(held_out(config, tokenizer, vocab_size=261))
-    assert [document.name.split()[-1] for document in found] == [
+    assert [held.name.split()[-1] for held in found] == [
         *map(str, range(10)),
         *map(str, range(29)),
     ]
-    for document, text in zip(found, [*TEXTS[:10], *TEXTS], strict=True):
-        assert document.ids.tolist() == tokenizer.encode(text)  # BOS, and no EOS to predict
-        assert document.bytes == len(text.encode())
+    for held, text in zip(found, [*TEXTS[:10], *TEXTS], strict=True):
+        assert held.document.ids.tolist() == tokenizer.encode(text)  # BOS, and no EOS to predict
+        assert held.document.learned is None
+        assert held.bytes == len(text.encode())
 
 
 def test_the_first_ids_of_held_out_documents_come_with_their_own_bytes(folder: Path) -> None:
     config = DataConfig(eval_sources=(f"jsonl:{folder}/a.jsonl",))
     pieces = train_sentencepiece(TEXTS, 290)
-    for document, text in zip(
-        held_out(config, pieces, vocab_size=290, limit=20), TEXTS, strict=True
-    ):
+    for held, text in zip(held_out(config, pieces, vocab_size=290, limit=20), TEXTS, strict=True):
         ids = pieces.encode(text)[:20]
-        assert document.ids.tolist() == ids
-        assert document.bytes == len(pieces.decode(ids))
+        assert held.document.ids.tolist() == ids
+        assert held.bytes == len(pieces.decode(ids))
 
 
 def test_a_tokenizer_or_model_that_does_not_fit_is_refused(folder: Path) -> None:

@@ -73,7 +73,7 @@ def test_shards_hold_the_ids_of_the_texts_and_their_lengths(corpus: Path, whole:
     for number in range(0, 1500, 7):
         text = source[number]
         ids = document_ids(tokenizer, text)
-        np.testing.assert_array_equal(shards.read(number), ids)
+        np.testing.assert_array_equal(shards.read(number).ids, ids)
         assert shards.lengths[number] == len(ids)
         assert shards.text_bytes[number] == len(text.encode())
         text_bytes += len(text.encode())
@@ -289,7 +289,7 @@ def test_some_of_the_shards(whole: Path) -> None:
     kept = [*range(1500 * 1 // 9, 1500 * 2 // 9), *range(1500 * 3 // 9, 1500 * 4 // 9)]
     assert some.lengths.tolist() == every.lengths[kept].tolist()
     for place in (0, 166, 167, len(kept) - 1):
-        np.testing.assert_array_equal(some.read(place), every.read(kept[place]))
+        np.testing.assert_array_equal(some.read(place).ids, every.read(kept[place]).ids)
     assert some.tokens == some.lengths.sum(dtype=int)
     assert some.fingerprint != every.fingerprint
     with pytest.raises(ValueError, match=r"no shard of .* matches 'tokens-00009-\*'; it has"):
@@ -336,7 +336,7 @@ def test_a_piece_of_a_long_document_is_read_alone(long_documents: TokenShards, d
     ids = [258, *("0123456789" * 150)[:length].encode(), 257]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_shards, "RECORD", 10)
-        found = long_documents.read(number, start, stop)
+        found = long_documents.read(number, start, stop).ids
     assert found.dtype == np.int32
     assert found.tolist() == ids[start:stop]
 

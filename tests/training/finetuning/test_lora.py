@@ -18,6 +18,7 @@ from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
 from recurrentgemma.losses import Batch, next_token_loss
 from tests.training.small_rows import CONFIG
 from training.data.batches import pack
+from training.data.document import Document
 from training.finetuning.lora import (
     LoraConfig,
     adapt,
@@ -192,7 +193,7 @@ def examples(*pairs: tuple[str, str]) -> Batch:
     for prompt, response in pairs:
         ids = np.frombuffer(f"\1{prompt}{response}\2".encode(), np.uint8).astype(np.int32) % 64
         masked = np.arange(len(ids)) <= len(prompt)
-        documents.append(np.where(masked, ~ids, ids))
+        documents.append(Document(ids, ~masked))
     rows = pack(documents, 64)
     return Batch(*map(jnp.asarray, rows))
 
