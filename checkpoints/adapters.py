@@ -23,23 +23,22 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from checkpoints.files import new_file
-from checkpoints.model_json import read_json
 from checkpoints.names import ROWS, fill_block, split_block
+from checkpoints.peft_json import CONFIG as CONFIG
+from checkpoints.peft_json import lora_json, read_lora
 from checkpoints.shapes import resolve_config
 from checkpoints.source import Damaged, Source, Spec, read_params
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.counts import param_shapes
 from recurrentgemma.errors import UserError
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
 LAYERS = {  # template of a linear layer, canonical -> Hugging Face's
     row.canonical.removesuffix("/weight"): row.huggingface.removesuffix(".weight")
     for row in ROWS
     if row.canonical.endswith("/weight")
 }
-PLAIN = {"use_rslora": False, "use_dora": False, "bias": "none", "fan_in_fan_out": False}
-EMPTY = ("modules_to_save", "rank_pattern", "alpha_pattern", "layers_pattern", "layer_replication")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +54,10 @@ class Adapters:
 
     def flat(self) -> dict[str, np.ndarray]:
         """The arrays by canonical name."""
-        found = {}
+        arrays = {}
         for layer, (a, b) in self.pairs.items():
-            found |= {f"{layer}/weight_lora_a": a, f"{layer}/weight_lora_b": b}
-        return found
+            arrays |= {f"{layer}/weight_lora_a": a, f"{layer}/weight_lora_b": b}
+        return arrays
 
 
 def from_flat(path: Path, flat: Mapping[str, Any], *, alpha: float, base: str) -> Adapters:
@@ -99,19 +98,8 @@ def write(folder: str | Path, adapters: Adapters) -> None:
         tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(b.T)
     with new_file(folder / WEIGHTS) as unfinished:
         save_file(tensors, unfinished, metadata={"format": "pt"})
-    content = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": adapters.base,
-        "r": adapters.rank,
-        "lora_alpha": int(adapters.alpha) if adapters.alpha % 1 == 0 else adapters.alpha,
-        "target_modules": sorted(map(_huggingface, adapters.pairs)),
-        "lora_dropout": 0.0,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        **PLAIN,
-        "modules_to_save": None,
-    }
+    layers = [_huggingface(layer) for layer in adapters.pairs]
+    content = lora_json(adapters.rank, adapters.alpha, adapters.base, layers)
     with new_file(folder / CONFIG) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -124,32 +112,19 @@ def read(folder: str | Path) -> Adapters:
       ValueError: another kind of adapter than a plain LoRA of linear layers.
     """
     folder = Path(folder)
-    said = read_json(folder / CONFIG)
-    if said.get("peft_type") != "LORA":
-        raise UserError(f"{folder / CONFIG}: peft_type={said.get('peft_type')!r}: expected 'LORA'")
-    wrong = {name: said[name] for name, plain in PLAIN.items() if said.get(name, plain) != plain}
-    wrong |= {name: said[name] for name in EMPTY if said.get(name)}
-    if wrong:
-        raise UserError(
-            f"{folder / CONFIG}: {', '.join(f'{n}={v!r}' for n, v in wrong.items())}: only a plain "
-            f"LoRA of linear layers can be merged here; merge it with PEFT's merge_and_unload"
-        )
-    try:
-        rank, alpha = int(said["r"]), float(said["lora_alpha"])
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{folder / CONFIG}: expected numbers as r and lora_alpha") from None
+    rank, alpha, base = read_lora(folder / CONFIG)
     if not (folder / WEIGHTS).is_file():
+        _refuse_pickle(folder)
         raise Damaged(f"{folder / WEIGHTS}: missing; copy it again")
     try:
         tensors = load_file(folder / WEIGHTS)
     except SafetensorError as error:
         raise Damaged(f"{folder / WEIGHTS}: truncated ({error}); copy it again") from error
     flat = {_canonical(folder, name): tensor.T for name, tensor in tensors.items()}
-    base = said.get("base_model_name_or_path") or ""
-    found = from_flat(folder, flat, alpha=alpha, base=base)
-    if found.rank != rank:
-        raise Damaged(f"{folder}: r={rank} in {CONFIG}, {found.rank} in {WEIGHTS}")
-    return found
+    adapters = from_flat(folder, flat, alpha=alpha, base=base)
+    if adapters.rank != rank:
+        raise Damaged(f"{folder}: r={rank} in {CONFIG}, {adapters.rank} in {WEIGHTS}")
+    return adapters
 
 
 def of_run(source: Source, train: Mapping[str, Any]) -> Adapters:
@@ -203,6 +178,16 @@ def merged(base: Source, adapters: Adapters, config: GriffinConfig | None = None
     specs = {name: Spec(shape, base.stored_dtype) for name, shape in shapes.items()}
     folders = (adapters.path, *base.folders)  # where its tokenizer may lie
     return Source(adapters.path, "griffin", specs, read, config, folders=folders)
+
+
+def _refuse_pickle(folder: Path) -> None:
+    if (folder / PICKLE).is_file():
+        raise UserError(
+            f"{folder / PICKLE}: a pickle of PyTorch's, which is not opened here because it may "
+            f"run any code; convert it where you trust it, with PyTorch, in its directory: python "
+            f'-c "import torch; from safetensors.torch import save_file; save_file(torch.load('
+            f"'{PICKLE}', weights_only=True), '{WEIGHTS}')\""
+        )
 
 
 def _huggingface(layer: str) -> str:

@@ -137,8 +137,11 @@ def test_what_is_not_a_plain_lora(base: Path, tmp_path: Path):
             adapters.read(folder)
 
     refused("peft_type='IA3': expected 'LORA'", peft_type="IA3")
-    refused("use_rslora=True: only a plain LoRA", use_rslora=True)
+    refused("use_rslora=True: .* Only a plain LoRA", use_rslora=True)
     refused("rank_pattern=.*merge_and_unload", rank_pattern={"up_proj": 3})
+    refused(
+        "init_lora_weights='pissa': PiSSA changes the base's weights", init_lora_weights="pissa"
+    )
     refused("expected numbers as r and lora_alpha", r=None)
     refused("r=5 in adapter_config.json, 2 in adapter_model", r=5)
     file.write_text(json.dumps(said))
@@ -156,7 +159,10 @@ def test_what_is_not_a_plain_lora(base: Path, tmp_path: Path):
     weights.write_bytes(weights.read_bytes()[:-9])
     with pytest.raises(Damaged, match="truncated"):
         adapters.read(folder)
-    weights.unlink()
+    weights.rename(folder / "adapter_model.bin")
+    with pytest.raises(ValueError, match=r"adapter_model\.bin: a pickle .* save_file\(torch\.load"):
+        adapters.read(folder)
+    (folder / "adapter_model.bin").unlink()
     with pytest.raises(Damaged, match="missing"):
         adapters.read(folder)
     with pytest.raises(ValueError, match="holds no adapters; expected"):
