@@ -149,7 +149,7 @@ def _save(folder: Path, preset_name: str) -> None:
                 "save returns",
                 lambda step=step: checkpoints.save(step, **state),
             )
-            timed("  and is on disk after", checkpoints.wait)
+            timed("  and has been read back after", checkpoints.wait)
         like = {f"{name}_like": tree for name, tree in jax.eval_shape(lambda: state).items()}
         count = len(leaves)
         for kept in (state, leaves):

@@ -25,8 +25,8 @@ MASK = 0xFFFFFFFF
 
 def leaves(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by slash-joined name, as Orbax stores them."""
-    found, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in found}
+    named, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in named}
 
 
 def start(tree: Any) -> dict[str, Any]:
@@ -49,9 +49,9 @@ def _started(leaf: Any) -> Any:
     on_cpu = next(iter(leaf.devices())).platform == "cpu"
     if on_cpu and len(leaf.devices()) == 1:
         return np.asarray(leaf)  # a view: JAX does not write to an array that is looked at
-    found = _on_device(leaf)
+    checksum = _on_device(leaf)
     # Fake devices share few threads: many programs with collectives at once block each other.
-    return found.block_until_ready() if on_cpu else found
+    return checksum.block_until_ready() if on_cpu else checksum
 
 
 def of(array: Any) -> int:
@@ -59,7 +59,7 @@ def of(array: Any) -> int:
     array = np.ascontiguousarray(array)
     bits = array.reshape(-1).view(_bits(array.dtype))
     steps = np.arange(BLOCK, dtype=np.uint32) * np.uint32(GOLDEN)
-    hashed, shifted, total = np.empty_like(steps), np.empty_like(steps), 0
+    hashed, shifted, checksum = np.empty_like(steps), np.empty_like(steps), 0
     for at in range(0, bits.size, BLOCK):
         part = bits[at : at + BLOCK]
         h, s = hashed[: part.size], shifted[: part.size]
@@ -71,8 +71,8 @@ def of(array: Any) -> int:
             h *= np.uint32(factor)
         np.right_shift(h, 16, out=s)
         h ^= s
-        total += int(h.sum(dtype=np.uint64))
-    return total & MASK
+        checksum += int(h.sum(dtype=np.uint64))
+    return checksum & MASK
 
 
 @functools.partial(jax.jit, inline=False)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are there whole or not at all, whenever the process is killed; and directories that
-one program at a time writes."""
+"""Files that are there whole or not at all, whenever the process is killed; directories that one
+program at a time writes; and what is not there told from what cannot be looked at."""
 
 import contextlib
 import errno
 import fcntl
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,30 @@ from pathlib import Path
 from recurrentgemma.errors import UserError
 
 LOCK = ".lock"
+MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # what is there is not what was written
+
+
+def is_dir(path: Path) -> bool:
+    """Whether a directory is there.
+
+    Raises:
+      OSError: that cannot be known (no permission, a lost mount), where Path.is_dir may say no.
+    """
+    return stat.S_ISDIR(_mode(path))
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there. Raises OSError as is_dir."""
+    return stat.S_ISREG(_mode(path))
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        if error.errno not in MISSING:
+            raise
+        return 0
 
 
 @contextlib.contextmanager

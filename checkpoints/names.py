@@ -143,10 +143,10 @@ _INDEX = re.compile(r"\b(blocks|layers)\.(\d+)\b")
 
 def split_block(name: str) -> tuple[str, int | None]:
     """A name as its template and block: blocks.3/... -> (blocks.{i}/..., 3)."""
-    found = _INDEX.search(name)
-    if found is None:
+    index = _INDEX.search(name)
+    if index is None:
         return name, None
-    return name[: found.start(2)] + "{i}" + name[found.end(2) :], int(found[2])
+    return name[: index.start(2)] + "{i}" + name[index.end(2) :], int(index[2])
 
 
 def fill_block(template: str, block: int | None) -> str:

@@ -7,8 +7,12 @@ waits in for one that has failed, and a damaged array is one error with its name
 knows the arrays' checksums (checksums.py), what is read is compared with them.
 """
 
+import contextlib
 import json
 import math
+import os
+import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +24,9 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from flax import serialization
 
-from checkpoints import checksums
-from checkpoints.processes import together
+from checkpoints import checksums, files
+from checkpoints.plain_path import plain
+from checkpoints.processes import all_or_none
 from checkpoints.source import Damaged, Spec
 from recurrentgemma.errors import UserError
 
@@ -29,11 +34,12 @@ READ_AHEAD = 1 << 30  # bytes of arrays that are read at a time
 METADATA = "_METADATA"
 AGGREGATE = "checkpoint"  # Orbax of early 2024 wrote the tree's structure here, in msgpack
 OCDBT = "manifest.ocdbt"
+OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in TensorStore's messages
 
 
 def is_tree(path: Path) -> bool:
     """Whether a directory looks like one that Orbax wrote for a single tree."""
-    return path.is_dir() and any((path / m).is_file() for m in (METADATA, AGGREGATE, OCDBT))
+    return any(files.is_file(path / name) for name in (METADATA, AGGREGATE, OCDBT))
 
 
 def read_specs(path: Path) -> dict[str, Spec]:
@@ -41,6 +47,7 @@ def read_specs(path: Path) -> dict[str, Spec]:
 
     Raises:
       Damaged: the directory is incomplete or damaged.
+      OSError: a file cannot be opened or read, whatever is in it.
     """
     keys, driver = _contents(path)
     specs = {}
@@ -53,26 +60,24 @@ def read_specs(path: Path) -> dict[str, Spec]:
 def read_arrays(
     path: Path,
     specs: Mapping[str, Spec],
-    dtype: np.dtype,
+    dtype: np.dtype | None,
     sums: Mapping[str, int] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The arrays of `specs` in dtype, the largest first.
+    """The arrays of `specs` in dtype (None: as stored), the largest first.
 
     Raises:
-      Damaged: an array cannot be read, or has not the checksum in `sums`; the message names it.
+      Damaged: an array is not whole, or has not the checksum in `sums`; the message names it.
+      OSError: a file cannot be opened or read.
     """
     keys, driver = _contents(path)
     for name in sorted(specs, key=lambda name: -math.prod(specs[name].shape)):
         array = _open(path, keys[name], driver)
-        try:
-            value = (array if sums else ts.cast(array, dtype)).read().result()
-        except (ValueError, OSError) as error:
-            raise _damaged(path, error, repr(name)) from error
-        value = np.asarray(value)
+        with _errors_of(path, repr(name)):
+            cast = array if sums or dtype is None else ts.cast(array, dtype)
+            value = np.asarray(cast.read().result())
         if sums:
             check_sums(path, {name: checksums.of(value)}, {name: sums[name]})
-            value = value.astype(dtype, copy=False)
-        yield name, value
+        yield name, value if dtype is None else value.astype(dtype, copy=False)
         del array, value
 
 
@@ -87,15 +92,16 @@ def read_like(
 
     Raises:
       Damaged: the directory is damaged, or an array has not the checksum in `sums`.
-      ValueError: a name or shape differs from `like`; or, without `rounding`, a dtype that does not
+      OSError: a file cannot be opened or read.
+      UserError: a name or shape differs from `like`; or, without `rounding`, a dtype that does not
         hold all values of the stored one.
     """
     wanted = checksums.leaves(like)
-    stored = together(lambda: _check_like(path, wanted, sums, rounding))
-    arrays = together(lambda: _read_all(path, wanted))
+    stored = all_or_none(lambda: _check_like(path, wanted, sums, rounding))
+    arrays = all_or_none(lambda: _read_all(path, wanted))
     if sums is not None:
         started = checksums.start(arrays)
-        together(lambda: check_sums(path, checksums.finish(started), sums))
+        all_or_none(lambda: check_sums(path, checksums.finish(started), sums))
     for name, leaf in wanted.items():
         if stored[name] != np.dtype(leaf.dtype).name:
             arrays[name] = arrays[name].astype(leaf.dtype)  # one by one: the stored one is let go
@@ -115,11 +121,9 @@ def _read_all(path: Path, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
         started[name] = _start_read(_open(path, keys[name], driver), sharding)
         size += math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
         if size > READ_AHEAD or name == names[-1]:
-            for each, finish in started.items():
-                try:
-                    arrays[each] = finish()
-                except (ValueError, OSError) as error:
-                    raise _damaged(path, error, repr(each)) from error
+            for started_name, finish in started.items():
+                with _errors_of(path, repr(started_name)):
+                    arrays[started_name] = finish()
             size = 0
             started.clear()
     return arrays
@@ -168,7 +172,7 @@ def _check_like(
     """The dtype stored of each array, if they can be read as the ones wanted."""
     specs = read_specs(path)
     if sums is not None and (lost := sums.keys() ^ specs.keys()):
-        raise _damaged(path, ValueError("not in its list of tensors"), repr(min(lost)))
+        raise damaged(path, "not in its list of tensors", repr(min(lost)))
     for name in sorted(wanted.keys() | specs.keys()):
         shape = specs[name].shape if name in specs else "none: it is missing"
         expected = tuple(wanted[name].shape) if name in wanted else "none: it is unknown"
@@ -189,15 +193,15 @@ def _check_like(
 def _holds(dtype: np.dtype, kept: np.dtype) -> bool:
     if dtype == kept:
         return True
-    if not all(jnp.issubdtype(each, jnp.floating) for each in (dtype, kept)):
+    if not (jnp.issubdtype(dtype, jnp.floating) and jnp.issubdtype(kept, jnp.floating)):
         return False
     wide, narrow = jnp.finfo(dtype), jnp.finfo(kept)
     return wide.nmant >= narrow.nmant and wide.maxexp >= narrow.maxexp
 
 
-def check_sums(path: Path, found: Mapping[str, int], sums: Mapping[str, int]) -> None:
+def check_sums(path: Path, actual: Mapping[str, int], sums: Mapping[str, int]) -> None:
     """Raises Damaged if a checksum is not the one that was written; it names the array."""
-    if wrong := sorted(name for name in sums if found[name] != sums[name]):
+    if wrong := sorted(name for name in sums if actual[name] != sums[name]):
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise Damaged(
             f"{path}: this checkpoint is damaged: {wrong[0]!r}{more} holds other values than were "
@@ -212,8 +216,13 @@ def write_tree(path: Path, arrays: dict[str, Any]) -> None:
     without compression, which saves little on weights, that is one more copy and not two.
     """
     handler = ocp.PyTreeCheckpointHandler(use_compression=False)
-    with ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save(path.absolute(), nest(arrays))
+    unfinished = plain(path.parent) / f".tree.{os.getpid()}"  # `path` may have any name
+    try:
+        with ocp.Checkpointer(handler) as checkpointer:
+            checkpointer.save(unfinished, nest(arrays))
+        unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,37 +252,52 @@ def _contents(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
 
     Orbax's key is the path through the tree joined with dots, although keys have dots of their own.
     """
-    try:
-        if not (path / METADATA).is_file() and (path / AGGREGATE).is_file():
+    with _errors_of(path, "its list of tensors"):
+        if not files.is_file(path / METADATA) and files.is_file(path / AGGREGATE):
             structure = serialization.msgpack_restore((path / AGGREGATE).read_bytes())
             return {n: n.replace("/", ".") for n in flatten(structure)}, {"driver": "zarr"}
-        found = json.loads((path / METADATA).read_text(encoding="utf-8"))
+        metadata = json.loads((path / METADATA).read_text(encoding="utf-8"))
         paths = [
             [key["key"] for key in leaf["key_metadata"]]
-            for leaf in found["tree_metadata"].values()
+            for leaf in metadata["tree_metadata"].values()
             if not leaf["value_metadata"].get("skip_deserialize")  # an empty node of the tree
         ]
         keys = {"/".join(path): ".".join(path) for path in paths}
-        driver = {"driver": "zarr3" if found.get("use_zarr3") else "zarr"}
-        if found.get("store_array_data_equal_to_fill_value"):
+        driver = {"driver": "zarr3" if metadata.get("use_zarr3") else "zarr"}
+        if metadata.get("store_array_data_equal_to_fill_value"):
             return keys, driver | {"fill_missing_data_reads": False}
         return keys, driver  # before that, a missing chunk meant zeros
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, error, "its list of tensors") from error
 
 
 def _open(path: Path, key: str, driver: dict[str, Any]) -> ts.TensorStore:
-    store: dict[str, Any] = {"driver": "file", "path": f"{path.absolute()}/{key}/"}
-    if (path / OCDBT).is_file():
-        store = {"driver": "ocdbt", "base": f"file://{path.absolute()}/", "path": f"{key}/"}
-    try:
+    folder = plain(path)
+    store: dict[str, Any] = {"driver": "file", "path": f"{folder}/{key}/"}
+    if files.is_file(path / OCDBT):
+        base = {"driver": "file", "path": f"{folder}/"}
+        store = {"driver": "ocdbt", "base": base, "path": f"{key}/"}
+    with _errors_of(path, repr(key)):
         return ts.open(driver | {"kvstore": store}, open=True, read=True).result()
-    except (ValueError, OSError) as error:
-        raise _damaged(path, error, repr(key)) from error
 
 
-def _damaged(path: Path, error: BaseException, what: str) -> Damaged:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+@contextlib.contextmanager
+def _errors_of(path: Path, what: str) -> Iterator[None]:
+    """Wrong or missing content is Damaged; a file that cannot be opened or read is an OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in files.MISSING:
+            raise
+        raise damaged(path, str(error), what) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = str(error).replace(str(plain(path)), str(path.absolute()))
+        code = OS_ERROR.search(message)
+        if code and int(code[1]) not in files.MISSING:
+            raise OSError(int(code[1]), os.strerror(int(code[1])), f"{path} ({what})") from error
+        raise damaged(path, message or type(error).__name__, what) from error
+
+
+def damaged(path: Path, why: str, what: str) -> Damaged:
+    first = why.strip().splitlines()[0]
     return Damaged(
         f"{path}: this Orbax checkpoint is incomplete or damaged: {what} cannot be read "
         f"({first[:300]}); copy it again, or use an earlier one"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several JAX processes that read and write one checkpoint: what one of them finds, all do.
+"""Several JAX processes that read and write one checkpoint: where one of them fails, all do.
 
 A process that raises while the others go on leaves them in a barrier, for Orbax's 20 minutes or for
 ever. In a program of one process all of this costs nothing.
@@ -23,7 +23,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def together(function: Callable[[], Result]) -> Result:
+def all_or_none(function: Callable[[], Result]) -> Result:
     """function(), once no process has raised. It must not talk to other processes itself.
 
     Raises:
@@ -48,26 +48,26 @@ def together(function: Callable[[], Result]) -> Result:
     return result  # type: ignore[return-value]
 
 
-def as_first_says(text: Callable[[], str]) -> str:
+def broadcast_text(text: Callable[[], str]) -> str:
     """text() of process 0, on every process: others may see an older state of a shared disk."""
-    said = together(lambda: text().encode() if is_first() else b"")
+    encoded = all_or_none(lambda: text().encode() if is_first() else b"")
     if jax.process_count() == 1:
-        return said.decode()
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
-    padded = np.frombuffer(said.ljust(size, b" ")[:size], np.uint8)
+        return encoded.decode()
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(encoded))))
+    padded = np.frombuffer(encoded.ljust(size, b" ")[:size], np.uint8)
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode()
 
 
-def all_say(text: str) -> list[str]:
+def all_gather_text(text: str) -> list[str]:
     """The text of every process, in order, on every process."""
     if jax.process_count() == 1:
         return [text]
-    said = np.frombuffer(text.encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(said.size)).reshape(-1)
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(encoded.size)).reshape(-1)
     padded = np.zeros(int(sizes.max()), np.uint8)
-    padded[: said.size] = said
-    found = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
-    return [bytes(row[:size]).decode() for row, size in zip(found, sizes, strict=True)]
+    padded[: encoded.size] = encoded
+    gathered = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
+    return [bytes(row[:size]).decode() for row, size in zip(gathered, sizes, strict=True)]
 
 
 class OtherFailed(OSError):

@@ -26,7 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.future import CommitFutureAwaitingContractedSignals
 
-from checkpoints import checksums, orbax_tree, processes
+from checkpoints import checksums, files, orbax_tree, processes
 from checkpoints.model_json import read_json
 from checkpoints.source import Damaged
 from recurrentgemma.errors import UserError
@@ -150,18 +150,18 @@ def read_checksums(folder: Path) -> Checksums | None:
     Raises:
       Damaged: the file, or what it lists, is missing or unreadable.
     """
-    if not (folder / CHECKSUMS).is_dir():
-        if (folder / CONFIG).is_dir():
+    if not files.is_dir(folder / CHECKSUMS):
+        if files.is_dir(folder / CONFIG):
             raise Damaged(f"{folder}: its {CHECKSUMS}/ is missing; use an earlier one")
         return None
-    found = _content(folder, CHECKSUMS)
+    content = _content(folder, CHECKSUMS)
     try:
-        arrays = {item: dict(sums) for item, sums in found["arrays"].items()}
-        hashes, _ = dict(found["json"]), arrays[PARAMS]
+        arrays = {item: dict(sums) for item, sums in content["arrays"].items()}
+        hashes, _ = dict(content["json"]), arrays[PARAMS]
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise Damaged(f"{folder / CHECKSUMS / CONTENT}: not what was written ({error})") from error
     for item in (*arrays, *hashes):
-        if not (folder / item).is_dir():
+        if not files.is_dir(folder / item):
             raise Damaged(f"{folder}: its {item}/ is missing; use an earlier one")
     return Checksums(arrays, hashes)
 
@@ -173,15 +173,15 @@ def read_content(folder: Path, item: str) -> dict[str, Any] | None:
       Damaged: it is not what was written.
     """
     sums = read_checksums(folder)
-    if not (folder / item).is_dir():
+    if not files.is_dir(folder / item):
         return None
-    found = _content(folder, item)
-    if sums is not None and _sha256(found) != sums.json.get(item):
+    content = _content(folder, item)
+    if sums is not None and _sha256(content) != sums.json.get(item):
         raise Damaged(
             f"{folder / item / CONTENT}: holds other values than were saved (its hash differs); "
             "use an earlier checkpoint"
         )
-    return found
+    return content
 
 
 def check(folder: Path) -> None:
@@ -189,6 +189,7 @@ def check(folder: Path) -> None:
 
     Raises:
       Damaged: something is missing, or a JSON file is not what was written.
+      OSError: something cannot be opened or read, whatever is in it.
     """
     sums = read_checksums(folder)
     for item in sums.json if sums else (DATA_STATE,):
@@ -196,6 +197,26 @@ def check(folder: Path) -> None:
     for item in sums.arrays if sums else (PARAMS,):
         if not orbax_tree.is_tree(folder / item):
             raise Damaged(f"{folder}: incomplete: {item}/ is not there; use an earlier one")
+
+
+def read_back(folder: Path, *, part: int = 0, parts: int = 1) -> None:
+    """Read all of a step that was just written, one array at a time, and keep nothing of it. Of
+    several processes each reads a part of the arrays.
+
+    Raises:
+      Damaged: it is not what was written.
+      OSError: something cannot be opened or read.
+    """
+    check(folder)
+    sums = read_checksums(folder)
+    assert sums is not None, "what is written now has checksums"
+    for item, of_arrays in sums.arrays.items():
+        specs = orbax_tree.read_specs(folder / item)
+        if lost := of_arrays.keys() ^ specs.keys():
+            raise orbax_tree.damaged(folder / item, "not in its list of tensors", repr(min(lost)))
+        own = {name: specs[name] for name in sorted(specs)[part::parts]}
+        for _ in orbax_tree.read_arrays(folder / item, own, None, of_arrays):
+            pass
 
 
 def read(
@@ -217,11 +238,11 @@ def read(
                 name: jax.ShapeDtypeStruct(spec.shape, np.dtype(spec.dtype))
                 for name, spec in orbax_tree.read_specs(folder / PARAMS).items()
             }
-        if opt_state_like is not None and not (folder / OPT_STATE).is_dir():
+        if opt_state_like is not None and not files.is_dir(folder / OPT_STATE):
             raise UserError(f"{folder}: holds no optimizer state, training cannot go on from it")
         return sums, like, read_content(folder, DATA_STATE)
 
-    sums, like, data_state = processes.together(without_arrays)
+    sums, like, data_state = processes.all_or_none(without_arrays)
     params = orbax_tree.read_like(
         folder / PARAMS, orbax_tree.nest(like), sums=sums and sums.arrays[PARAMS]
     )
@@ -240,7 +261,7 @@ def ranked(
     """The steps that have a metric, best first, of equals the newest first; none without a name."""
     if name is None:
         return []
-    values = {step: found[name] for step, found in metrics.items() if name in found}
+    values = {step: of_step[name] for step, of_step in metrics.items() if name in of_step}
     finite = {step: value for step, value in values.items() if math.isfinite(value)}
     return sorted(finite, key=lambda step: (-finite[step] if highest else finite[step], -step))
 
@@ -248,7 +269,11 @@ def ranked(
 def _content(folder: Path, item: str) -> dict[str, Any]:
     try:
         return read_json(folder / item / CONTENT)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        if error.errno not in files.MISSING:
+            raise
+        raise Damaged(f"{folder}: damaged: {error}") from error
+    except UserError as error:
         raise Damaged(f"{folder}: damaged: {error}") from error
 
 

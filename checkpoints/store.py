@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints import checksums, orbax_tree, processes
+from checkpoints import checksums, files, orbax_tree, processes
 from checkpoints import step as step_files
 from checkpoints.model_json import read_json, read_model_json, write_model_json
 from checkpoints.shapes import FREE
@@ -97,7 +97,7 @@ def restore(
       ValueError: there is no such step, or it differs from a `like` tree.
     """
     folder = Path(run_dir) / STEPS
-    steps = json.loads(processes.as_first_says(lambda: json.dumps(_folders(run_dir))))
+    steps = json.loads(processes.broadcast_text(lambda: json.dumps(_folders(run_dir))))
     if (step is None and not steps) or (step is not None and step not in steps):
         raise UserError(f"{folder}: no step {step}; it holds {steps}")
     if step is not None:
@@ -121,12 +121,12 @@ def best_step(run_dir: str | Path, metric: str, *, highest: bool = False) -> int
 
 def is_ours(path: Path) -> bool:
     """Whether a directory is a run, one of its steps wherever it lies, or a bare checkpoint."""
-    if (path / STEPS).is_dir():
+    if files.is_dir(path / STEPS):
         return True
-    if (path / PARAMS).is_dir() and (path / step_files.CONFIG).is_dir():
+    if files.is_dir(path / PARAMS) and files.is_dir(path / step_files.CONFIG):
         return True
     config = _home(path) / CONFIG
-    return config.is_file() and not orbax_tree.is_tree(path) and "model" in read_json(config)
+    return files.is_file(config) and not orbax_tree.is_tree(path) and "model" in read_json(config)
 
 
 def newest_whole(run_dir: Path) -> Path | None:
@@ -148,16 +148,17 @@ def open_source(path: Path) -> Source:
 
     Raises:
       Damaged: the step is not what was written.
-      ValueError: config.json or the parameters are missing, or a step says it is another model
+      OSError: something cannot be opened or read.
+      UserError: config.json or the parameters are missing, or a step says it is another model
         than its run.
     """
     folder = path
-    if (path / STEPS).is_dir():
+    if files.is_dir(path / STEPS):
         newest = newest_whole(path)
         if newest is None:
             raise UserError(f"{path / STEPS}: holds no finished checkpoint yet")
         folder = newest
-    elif not (path / PARAMS).is_dir():
+    elif not files.is_dir(path / PARAMS):
         raise UserError(f"{path}: holds a config.json, but neither {STEPS}/ nor {PARAMS}/")
     sums = step_files.read_checksums(folder)
     specs = orbax_tree.read_specs(folder / PARAMS)
@@ -188,11 +189,11 @@ def _config(path: Path, folder: Path) -> GriffinConfig:
     assert own is not None
     run = read_model_json(path / CONFIG)
     for field in dataclasses.fields(GriffinConfig) if run else ():
-        said, kept = getattr(run, field.name), getattr(own, field.name)
-        if said != kept and field.name not in FREE:
+        stated, kept = getattr(run, field.name), getattr(own, field.name)
+        if stated != kept and field.name not in FREE:
             raise UserError(
-                f"{path / CONFIG}: {field.name}={said!r}, and step {folder.name} was trained with "
-                f"{kept!r}; correct it, or load {folder}"
+                f"{path / CONFIG}: {field.name}={stated!r}, and step {folder.name} was trained "
+                f"with {kept!r}; correct it, or load {folder}"
             )
     return own
 
@@ -204,9 +205,10 @@ def _home(path: Path) -> Path:
 
 def _folders(run_dir: str | Path) -> list[int]:
     folder = Path(run_dir) / STEPS
-    if not folder.is_dir():
+    if not files.is_dir(folder):
         return []
-    return sorted(int(d.name) for d in folder.iterdir() if d.name.isdigit() and d.is_dir())
+    steps = (d for d in folder.iterdir() if d.name.isdigit() and files.is_dir(d))
+    return sorted(int(d.name) for d in steps)
 
 
 def _looks_whole(folder: Path) -> bool:

@@ -22,9 +22,10 @@ from typing import Any, Literal, Self
 import jax
 import orbax.checkpoint as ocp
 
-from checkpoints import checksums, processes
+from checkpoints import checksums, files, processes
 from checkpoints import step as step_files
 from checkpoints.model_json import read_json
+from checkpoints.plain_path import plain
 from checkpoints.source import Damaged
 from checkpoints.step import Restored
 from recurrentgemma.errors import UserError
@@ -35,11 +36,15 @@ NO_SPACE = re.compile("no space left|file too large|quota exceeded", re.IGNORECA
 OTHER = re.compile(r"process \d+: ")
 
 
+class NotSaved(OSError):
+    """A step that was not written, or could not be read back."""
+
+
 class Checkpoints:
     """Saves and restores the steps of one run; the only writer of its directory.
 
         with Checkpoints(run_dir, keep=2, best="held_out_bits_per_byte") as checkpoints:
-            found = checkpoints.restore(params_like=..., opt_state_like=...)
+            restored = checkpoints.restore(params_like=..., opt_state_like=...)
             ...
             checkpoints.save(step, params, opt_state=..., data_state=..., metrics={...})
 
@@ -47,11 +52,17 @@ class Checkpoints:
     value of the metric `best`. In a program of several processes all of them make one and call it
     alike; each writes and reads what its devices hold, on a disk that all share.
 
+    A step counts once it has been read back, every array compared with the checksum of what was
+    on the devices; only then are older ones deleted. Each process reads its share of the arrays.
+
     Opening it deletes what a killed process left half written or half deleted. A step that is
     damaged is renamed to STEP.damaged, which nothing counts or deletes, and reported in one line.
+    One that cannot be opened may be whole: nothing is renamed.
 
     Raises:
-      ValueError: an argument is out of range, or the run has no config.json.
+      OSError: something in the directory cannot be opened.
+      UserError: an argument is out of range, the run has no config.json, or Orbax cannot be given
+        its path (plain_path.py).
     """
 
     def __init__(
@@ -71,10 +82,11 @@ class Checkpoints:
         if best_is not in ("lowest", "highest"):
             raise UserError(f"best_is={best_is!r}: expected 'lowest' or 'highest'")
         self._folder = Path(run_dir).absolute() / STEPS
+        plain(self._folder)
         config = Path(run_dir) / RUN_CONFIG
-        if not config.is_file():
+        if not files.is_file(config):
             raise UserError(f"{config}: missing; every checkpoint holds a copy, so write it first")
-        self._config = processes.together(lambda: read_json(config))
+        self._config = processes.all_or_none(lambda: read_json(config))
         self._keep, self._keep_best = keep, keep_best
         self.best, self._highest = best, best_is == "highest"
         self._report = report
@@ -126,9 +138,9 @@ class Checkpoints:
         object has saved or restored before: the state of a step is what it is.
 
         Raises:
-          OSError: there is no space for it, or the save before failed; what was saved is still
-            there.
-          ValueError: this step exists already from elsewhere, or a later one does.
+          OSError: there is no space for it, or the save before failed or could not be read back;
+            what was saved is still there.
+          UserError: this step exists already from elsewhere, or a later one does.
         """
         self.wait()
         if step in self._own:
@@ -143,13 +155,13 @@ class Checkpoints:
         arrays = (*checksums.leaves(params).values(), *checksums.leaves(opt_state).values())
         needed = sum(array.nbytes for array in arrays)
         self._on_first(lambda: self._check_space(step, needed))
-        found = {name: float(value) for name, value in (metrics or {}).items()}
+        scores = {name: float(value) for name, value in (metrics or {}).items()}
         items = step_files.items(
-            params, config=self._config, metrics=found, opt_state=opt_state, data_state=data_state
+            params, config=self._config, metrics=scores, opt_state=opt_state, data_state=data_state
         )
-        self._writer.save(folder, args=items)
+        self._writer.save(plain(self._folder) / str(step), args=items)
         self._own.add(step)
-        self._steps[step] = found
+        self._steps[step] = scores
         self._writing = step, self._thread.submit(self._finish, step, needed)
         return True
 
@@ -160,13 +172,12 @@ class Checkpoints:
         step, future = self._writing
         try:
             deleted = future.result()
-        except Exception:  # raised again below: a step that is not there is not counted
-            self._writing = None
-            if not (self._folder / str(step)).is_dir():
-                self._own.discard(step)
-                self._steps.pop(step)
+        except NotSaved:
+            self._own.discard(step)
+            self._steps.pop(step)
             raise
-        self._writing = None
+        finally:
+            self._writing = None
         for old in deleted:
             del self._steps[old]
 
@@ -191,21 +202,24 @@ class Checkpoints:
         """A step, by default the newest that is whole; None before the first. See store.restore.
 
         Raises:
-          ValueError: there is no such step, it differs from a `like` tree, or none is whole.
+          OSError: the newest cannot be opened or read; it may be whole.
+          UserError: there is no such step, it differs from a `like` tree, or none is whole.
         """
         self.wait()
         if step is not None and step not in self._steps:
             raise UserError(f"{self._folder}: no step {step}; it holds {self.steps()}")
         for candidate in [step] if step is not None else self.steps()[::-1]:
             try:
-                found = step_files.read(self._folder / str(candidate), params_like, opt_state_like)
+                restored = step_files.read(
+                    self._folder / str(candidate), params_like, opt_state_like
+                )
             except Damaged as error:
                 if step is not None:
                     raise
                 self._set_aside(candidate, str(error))
                 continue
             self._own.add(candidate)
-            return found
+            return restored
         damaged = sorted(path.name for path in self._folder.glob(f"*{DAMAGED}*"))
         if damaged:
             raise UserError(
@@ -220,7 +234,7 @@ class Checkpoints:
             self._clean()
             whole, damaged = {}, {}
             for folder in self._folder.iterdir():
-                if folder.is_dir() and folder.name.isdigit():
+                if folder.name.isdigit() and files.is_dir(folder):
                     try:
                         step_files.check(folder)
                         whole[folder.name] = step_files.read_content(folder, step_files.METRICS)
@@ -228,7 +242,7 @@ class Checkpoints:
                         damaged[folder.name] = str(error)
             return json.dumps([whole, damaged])
 
-        whole, damaged = json.loads(processes.as_first_says(look))
+        whole, damaged = json.loads(processes.broadcast_text(look))
         self._steps = {int(step): metrics or {} for step, metrics in whole.items()}
         for step, why in damaged.items():
             self._set_aside(int(step), why)
@@ -255,6 +269,8 @@ class Checkpoints:
             )
 
     def _check_space(self, step: int, needed: int) -> None:
+        if (self._folder / str(step)).exists():  # it was written, and could not be read back
+            raise UserError(f"{self._folder / str(step)}: exists already; see if it can be read")
         self._clean()  # TensorStore may have written on for a moment after a save failed
         if shutil.disk_usage(self._folder).free < needed:
             raise self._failed(step, needed, OSError("no space left"))
@@ -275,6 +291,7 @@ class Checkpoints:
             if processes.is_first():
                 self._clean()
             raise self._failed(step, needed, error) from error
+        self._read_back(step, needed)
         best = step_files.ranked(self._steps, self.best, highest=self._highest)
         kept = {*self.steps()[-self._keep :], *best[: self._keep_best]}
         old = sorted(self._steps.keys() - kept)
@@ -283,26 +300,42 @@ class Checkpoints:
             shutil.rmtree(gone, ignore_errors=True)  # what stays is deleted with the next
         return old
 
-    def _failed(self, step: int, needed: int, error: BaseException) -> OSError:
+    def _read_back(self, step: int, needed: int) -> None:
+        """Raises NotSaved, on every process, if one of them reads other than what was written."""
+        try:
+            folder = self._folder / str(step)
+            step_files.read_back(folder, part=jax.process_index(), parts=jax.process_count())
+        except (OSError, UserError) as error:
+            if self._rendezvous is not None:
+                self._rendezvous.fail(error)
+            raise self._failed(step, needed, error) from error
+        try:
+            if self._rendezvous is not None:
+                self._rendezvous(key="", timeout_ms=processes.TIMEOUT * 1000)
+        except processes.OtherFailed as error:
+            raise self._failed(step, needed, error) from error
+
+    def _failed(self, step: int, needed: int, error: BaseException) -> NotSaved:
         """What the user is told: a step was not saved, why, what is left, what to do."""
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        text = text.replace(str(plain(self._folder)), str(self._folder))
         rest = [kept for kept in self.steps() if kept != step]
         left = f"step {rest[-1]} is still there" if rest else "none was saved before"
         remedy = "the same command goes on from there" if rest else "start again"
         where = f"{self._folder / str(step)} was not saved"
         if full := NO_SPACE.search(text):
             process = OTHER.match(text)
-            said = (process.group() if process else "") + full.group().lower()
+            reason = (process.group() if process else "") + full.group().lower()
             free = shutil.disk_usage(self._folder).free
-            return OSError(
+            more = "" if reason == "no space left" else f" ({reason})"
+            return NotSaved(
                 f"{where}, no space left: it needs {needed / 1e9:.3g} GB and {free / 1e9:.3g} GB "
-                f"are free{'' if said == 'no space left' else f' ({said})'}; {left}; make space or "
-                f"keep fewer, and {remedy}"
+                f"are free{more}; {left}; make space or keep fewer, and {remedy}"
             )
-        return OSError(f"{where} ({text[:300]}); {left}; {remedy}")
+        return NotSaved(f"{where} ({text[:300]}); {left}; {remedy}")
 
     def _on_first(self, function: Callable[[], Any]) -> None:
-        processes.together(lambda: function() if processes.is_first() else None)
+        processes.all_or_none(lambda: function() if processes.is_first() else None)
 
 
 def _raised_anyway(record: logging.LogRecord) -> bool:

@@ -57,7 +57,7 @@ def open_run(run_dir: Path, config: TrainConfig, report: Callable[[str], None] =
     Raises ValueError: the directory holds something else, or a run whose config differs; it says
     where.
     """
-    return int(processes.as_first_says(lambda: str(_open_run(run_dir, config, report))))
+    return int(processes.broadcast_text(lambda: str(_open_run(run_dir, config, report))))
 
 
 def _open_run(run_dir: Path, config: TrainConfig, report: Callable[[str], None]) -> int:
@@ -95,14 +95,14 @@ def begin_run(run_dir: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
                 for file in Path(scratch).iterdir():
                     file.rename(run_dir / file.name)
 
-    processes.together(write)
+    processes.all_or_none(write)
 
 
 @contextlib.contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
     """A run is trained by one program at a time. Raises ValueError: another one trains it."""
     with contextlib.ExitStack() as stack:
-        processes.together(
+        processes.all_or_none(
             lambda: stack.enter_context(files.locked(run_dir)) if processes.is_first() else None
         )
         yield
@@ -143,7 +143,7 @@ def run_tokenizer(run_dir: Path, config: TrainConfig, documents: Sequence[Docume
             found = {file.name: file.read_bytes() for file in Path(scratch).iterdir()}
             return json.dumps({n: base64.b64encode(raw).decode() for n, raw in found.items()})
 
-        for name, raw in json.loads(processes.as_first_says(files)).items():
+        for name, raw in json.loads(processes.broadcast_text(files)).items():
             (Path(scratch) / name).write_bytes(base64.b64decode(raw))
         found = find_tokenizer(scratch)
     assert found is not None
@@ -206,7 +206,7 @@ def save(
     Raises OSError: there is no space for it, or the checkpoint before could not be written.
     """
     params, opt_state = per_layer.apart((train_state.params, train_state.opt_state), config, mesh)
-    states = [json.loads(said) for said in processes.all_say(json.dumps(data_state))]
+    states = [json.loads(text) for text in processes.all_gather_text(json.dumps(data_state))]
     carried = train_state.carried
     ranked = checkpoints.best or HELD_OUT
     checkpoints.save(
@@ -269,7 +269,7 @@ def skipped_in_a_row(run_dir: Path, step: int) -> int:
         found = read_content(folder, DATA_STATE) if step else None
         return str((found or {}).get("skipped_in_a_row", 0))
 
-    return int(processes.as_first_says(said))
+    return int(processes.broadcast_text(said))
 
 
 def is_intact(run_dir: Path, step: int) -> bool:
@@ -285,7 +285,7 @@ def is_intact(run_dir: Path, step: int) -> bool:
             return "no"
         return "yes"
 
-    return processes.as_first_says(said) == "yes"
+    return processes.broadcast_text(said) == "yes"
 
 
 def _on(mesh: Mesh, tree: Any, specs: Any) -> Any:

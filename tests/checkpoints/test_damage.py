@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A damaged checkpoint is reported and the one before it used; wrong values never come back."""
 
+import contextlib
+import errno
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -230,3 +233,70 @@ def test_what_another_model_wants_is_no_damage(run_dir: Path):
             checkpoints.restore(15)
         assert checkpoints.steps() == [10, 20]
     assert reported == []
+
+
+@contextlib.contextmanager
+def locked_up(path: Path) -> Iterator[None]:
+    """Nobody may read a file or folder; root neither."""
+    mode, user = path.stat().st_mode, os.geteuid()
+    path.chmod(0)
+    if user == 0:
+        opened = [folder for folder in path.parents if folder.stat().st_uid == 0]
+        modes = {folder: folder.stat().st_mode for folder in opened}
+        for folder in opened:
+            folder.chmod(modes[folder] | 0o755)
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if user == 0:
+            os.seteuid(0)
+            for folder, before in modes.items():
+                folder.chmod(before)
+        path.chmod(mode)
+
+
+def looping(file: Path) -> None:
+    """A link to itself: there, and an error for everybody who opens it."""
+    file.unlink()
+    file.symlink_to(file)
+
+
+UNREADABLE: dict[str, Callable[[Path], Path]] = {
+    "arrays": lambda step: largest(step / "params"),
+    "the index": lambda step: step / "opt_state" / "manifest.ocdbt",
+    "the list of arrays": lambda step: step / "params" / "_METADATA",
+    "checksums": lambda step: step / "checksums" / "metadata",
+    "metrics": lambda step: step / "metrics" / "metadata",
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_what_cannot_be_opened_is_no_damage(what: str, run_dir: Path):
+    """It may be whole: nothing is passed over, and nothing is renamed."""
+    step = run_dir / "checkpoints" / "20"
+    looping(UNREADABLE[what](step))
+    before = sorted(run_dir.rglob("*"))
+    reported: list[str] = []
+
+    def resume() -> None:
+        with store.Checkpoints(run_dir, report=reported.append) as checkpoints:
+            checkpoints.restore(opt_state_like=LIKE)
+
+    reads = [lambda: store.restore(run_dir, opt_state_like=LIKE, report=reported.append), resume]
+    for read in reads:
+        with pytest.raises(OSError, match=r"checkpoints/20.*") as raised:
+            read()
+        assert raised.value.errno == errno.ELOOP
+    assert reported == []
+    assert sorted(run_dir.rglob("*")) == before
+
+
+@pytest.mark.parametrize("part", [".", "checkpoints/20", "checkpoints/20/params"])
+def test_without_permission(part: str, run_dir: Path):
+    before = sorted(run_dir.rglob("*"))
+    with locked_up(run_dir / part), pytest.raises(PermissionError, match="Permission denied"):
+        store.restore(run_dir, opt_state_like=LIKE)
+    with locked_up(run_dir / part), pytest.raises(PermissionError, match="Permission denied"):
+        store.Checkpoints(run_dir)
+    assert sorted(run_dir.rglob("*")) == before

@@ -236,6 +236,33 @@ def test_nothing_is_deleted_for_a_step_that_fails(run_dir: Path):
     assert store.all_steps(run_dir) == [3]
 
 
+def test_a_step_counts_once_it_has_been_read_back(run_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    """Orbax is content, and what is on disk is not what was saved: nothing is deleted for it."""
+    write = step_files.write_checksums
+
+    def of_others(folder: Path, arrays: dict, hashes: dict) -> None:
+        write(
+            folder,
+            {item: {n: s ^ 1 for n, s in sums.items()} for item, sums in arrays.items()},
+            hashes,
+        )
+
+    with store.Checkpoints(run_dir, keep=1) as checkpoints:
+        checkpoints.save(1, params(1))
+        checkpoints.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(step_files, "write_checksums", of_others)
+            checkpoints.save(2, params(2))
+            with pytest.raises(OSError, match=r"2 was not saved .*'a/w' .*; step 1 is still there"):
+                checkpoints.wait()
+        assert checkpoints.steps() == [1]
+        assert_is(checkpoints.restore(), 1)
+        with pytest.raises(ValueError, match="checkpoints/2: exists already; see if it can be"):
+            checkpoints.save(2, params(2))
+        checkpoints.save(3, params(3))
+    assert_is(store.restore(run_dir), 3)
+
+
 def test_what_json_cannot_hold_is_refused_at_once(run_dir: Path):
     with store.Checkpoints(run_dir) as checkpoints:
         with pytest.raises(TypeError, match="not JSON serializable"):
