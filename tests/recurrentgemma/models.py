@@ -7,9 +7,11 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
+from recurrentgemma.state import State
 
 WINDOW = 8
 
@@ -27,6 +29,10 @@ GRIFFIN = GriffinConfig(
     scale_embeddings=True,
     logits_soft_cap=30.0,
 )
+# The contract takes dozens of programs a model: one layer of each kind, and one after attention.
+SHORT = dataclasses.replace(
+    GRIFFIN, pattern=("recurrent", "local_attention", "recurrent"), num_layers=3
+)
 CONFIGS = {
     "griffin": GRIFFIN,
     "hawk": dataclasses.replace(GRIFFIN, pattern=("recurrent",), num_layers=2),
@@ -39,7 +45,8 @@ CONFIGS = {
 @functools.cache
 def make(kind: str, dtype: str = "float32") -> Griffin:
     """A model whose biases and norm scales are not zero, so that none of them can be forgotten."""
-    config = dataclasses.replace(CONFIGS[kind], dtype=dtype, param_dtype=dtype)
+    config = SHORT if kind == "short" else CONFIGS[kind]
+    config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
     flat = flat_params(Griffin(config, rngs=nnx.Rngs(0)))
     keys = jax.random.split(jax.random.key(1), len(flat))
     for key, (name, value) in zip(keys, flat.items(), strict=True):
@@ -48,6 +55,24 @@ def make(kind: str, dtype: str = "float32") -> Griffin:
         elif name.endswith("conv_1d/w"):
             flat[name] = (0.5 * jax.random.normal(key, value.shape)).astype(value.dtype)
     return from_flat_params(config, flat)
+
+
+def call(
+    model: Griffin,
+    tokens_BT: ArrayLike,
+    state: State | None = None,
+    *,
+    positions: ArrayLike | None = None,
+    lengths: ArrayLike | None = None,
+) -> tuple[jax.Array, State]:
+    """The model, compiled: once for each shape, and for each of the arguments given or not."""
+    return _call(*nnx.split(model), tokens_BT, state, positions, lengths)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _call(graphdef, params, tokens_BT, state, positions, lengths):
+    model = nnx.merge(graphdef, params)
+    return model(tokens_BT, state, positions=positions, lengths=lengths)
 
 
 def tokens(seed: int, *shape: int) -> jax.Array:

@@ -17,7 +17,10 @@ SONG = "".join(
     for n in ("ten", "nine", "eight", "seven", "six", "five", "four", "three", "two", "one") * 4
 )
 
-OPTIMIZED = {f"tests.training.test_{name}" for name in ("demo", "hlo", "plan", "step")}
+OPTIMIZED = {
+    f"tests.training.{name}"
+    for name in ("test_demo", "test_step", "planning.test_hlo", "planning.test_plan")
+}
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 """Training over a mesh is training on one device: eight fake devices, every axis and all mixed."""
 
 import dataclasses
+import functools
 import re
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,60 +50,86 @@ def batches(steps: int) -> list[Batch]:
 ADAMW = OptimConfig(learning_rate=1e-2, warmup_steps=2)
 
 
-def losses(
-    config: GriffinConfig,
+class Trained(NamedTuple):
+    """Loss and gradient norm of each step, and the compiled step that made them."""
+
+    losses: np.ndarray
+    step: jax.stages.Compiled
+
+
+@functools.cache
+def train(
     mesh_config: MeshConfig | None,
     steps: int = STEPS,
+    config: GriffinConfig = CONFIG,
     optim: OptimConfig = ADAMW,
     accumulate: int = 1,
-):
-    """Loss and gradient norm of each step."""
+) -> Trained:
     tx = make_optimizer(optim, steps=STEPS)
     mesh = make_mesh(mesh_config) if mesh_config else None
-    if mesh is None:
-        graphdef, params = nnx.split(Griffin(config, rngs=nnx.Rngs(0)), nnx.Param)
-    else:
-        graphdef, params = init_params(config, mesh, 0)
+    graphdef, params = start(config, mesh)
     state = init_train_state(params, tx, mesh)
     step = make_train_step(graphdef, tx, mesh=mesh, z_loss=1e-3, accumulate=accumulate)
-    found = []
-    for batch in batches(steps):
-        placed = Batch(*place(mesh, sharding.BATCH, *batch)) if mesh else batch
-        state, metrics = step(state, placed)
-        found.append([float(metrics["loss"]), float(metrics["grad_norm"])])
-    return np.asarray(found)
+    given = [
+        Batch(*place(mesh, sharding.BATCH, *batch)) if mesh else batch for batch in batches(steps)
+    ]
+    compiled, losses = step.lower(state, given[0]).compile(), []
+    for batch in given:
+        state, metrics = compiled(state, batch)
+        losses.append([float(metrics["loss"]), float(metrics["grad_norm"])])
+    return Trained(np.asarray(losses), compiled)
+
+
+@functools.cache
+def initial(config: GriffinConfig) -> tuple[nnx.GraphDef[Griffin], nnx.State]:
+    """The structure and the first parameters, on the host: steps take what they are given."""
+    graphdef, params = nnx.split(Griffin(config, rngs=nnx.Rngs(0)), nnx.Param)
+    return graphdef, jax.tree.map(np.asarray, params)
+
+
+def start(config: GriffinConfig, mesh: jax.sharding.Mesh | None):
+    """The structure and the first parameters, on the mesh if there is one."""
+    graphdef, params = initial(config)
+    if mesh is None:
+        return graphdef, jax.tree.map(jnp.array, params)
+    return graphdef, jax.tree.map(jax.device_put, params, sharding.shardings(mesh, params))
 
 
 @pytest.fixture(scope="module")
-def one_device():
-    return losses(CONFIG, None)
+def one_device() -> np.ndarray:
+    return train(None).losses
 
 
-@pytest.mark.parametrize("name", sorted(MESHES))
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("data", "fsdp", "sequence", "tensor", "fsdp-sequence-tensor"),
+        pytest.param("data-fsdp-sequence", marks=pytest.mark.slow),
+    ],
+)
 def test_the_losses_of_one_device(one_device, name):
     """Twenty steps of AdamW in float32. One device's losses fall by half while it is compared."""
-    got = losses(CONFIG, MESHES[name])
-    np.testing.assert_allclose(got[:, 0], one_device[:, 0], rtol=1e-5)
-    np.testing.assert_allclose(got[:, 1], one_device[:, 1], rtol=1e-4)
+    losses = train(MESHES[name]).losses
+    np.testing.assert_allclose(losses[:, 0], one_device[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(losses[:, 1], one_device[:, 1], rtol=1e-4)
 
 
 def test_scanned_layers_that_are_recomputed():
     config = dataclasses.replace(CONFIG, num_layers=5, scan_layers=True, remat="block")
-    got = losses(config, MESHES["fsdp-sequence-tensor"], 2)
-    np.testing.assert_allclose(got, losses(config, None, 2), rtol=1e-5)
+    losses = train(MESHES["fsdp-sequence-tensor"], 2, config).losses
+    np.testing.assert_allclose(losses, train(None, 2, config).losses, rtol=1e-5)
 
 
-@pytest.mark.parametrize("mesh", [None, MeshConfig(data=2, fsdp=2, tensor=2)])
-def test_rows_in_two_parts_are_the_same_step(one_device, mesh):
+def test_rows_in_two_parts_are_the_same_step(one_device):
     """The last row, with its padding, makes the parts differ in tokens."""
-    got = losses(CONFIG, mesh, 3, accumulate=2)
-    np.testing.assert_allclose(got, one_device[:3], rtol=1e-5)
+    losses = train(None, 3, accumulate=2).losses
+    np.testing.assert_allclose(losses, one_device[:3], rtol=1e-5)
 
 
-def test_muon():
+def test_muon_in_two_parts():
     muon = dataclasses.replace(ADAMW, algorithm="muon")
-    got = losses(CONFIG, MESHES["fsdp-sequence-tensor"], 4, muon)
-    np.testing.assert_allclose(got, losses(CONFIG, None, 4, muon), rtol=1e-4)
+    losses = train(MESHES["fsdp-sequence-tensor"], 4, optim=muon, accumulate=2).losses
+    np.testing.assert_allclose(losses, train(None, 4, optim=muon).losses, rtol=1e-4)
 
 
 def broken_halo(monkeypatch):
@@ -130,31 +158,26 @@ def broken_gather(monkeypatch):
 def test_it_goes_red(one_device, broken, name, monkeypatch):
     """Without a halo and a carry, or without a gradient's sum over tensor or over data."""
     broken(monkeypatch)
-    got = losses(CONFIG, MESHES[name], 2)
-    assert np.abs(got / one_device[:2] - 1).max() > 1e-3
+    losses = train.__wrapped__(MESHES[name], 2).losses
+    assert np.abs(losses / one_device[:2] - 1).max() > 1e-3
 
 
 def collectives(mesh_config: MeshConfig) -> list[tuple[str, str]]:
     """(kind, type of the result) of each collective of the compiled step, in the model's part."""
-    mesh = make_mesh(mesh_config)
-    tx = make_optimizer(OptimConfig(warmup_steps=2), steps=STEPS)
-    graphdef, params = init_params(CONFIG, mesh, 0)
-    state = init_train_state(params, tx, mesh)
-    batch = Batch(*place(mesh, sharding.BATCH, *batches(1)[0]))
-    text = make_train_step(graphdef, tx, mesh=mesh).lower(state, batch).compile().as_text()
+    text = train(mesh_config).step.as_text()
     assert text is not None
-    found = re.findall(
+    matches = re.findall(
         r" = (\(.*?\)|\S+) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
         r"(?:-start)?\(.*op_name=\"jit\(train_step\)/[^\"]*shard_map",
         text,
     )
-    return [(kind, result) for result, kind in found]
+    return [(kind, result) for result, kind in matches]
 
 
 def test_the_recurrence_gathers_nothing_over_tensor():
     """Over tensor alone nothing is gathered. Activations are summed twice a block in each
     direction, as in Megatron (Griffin paper, section 4.1), and once for embedding and head each."""
-    found = collectives(MeshConfig(data=2, tensor=4))
+    found = collectives(MESHES["tensor"])
     kinds = {kind for kind, _ in found}
     assert "all-gather" not in kinds
     assert "all-to-all" not in kinds
@@ -164,7 +187,7 @@ def test_the_recurrence_gathers_nothing_over_tensor():
 
 
 def test_over_fsdp_each_weight_is_gathered_and_its_gradient_scattered():
-    found = collectives(MeshConfig(data=1, fsdp=8))
+    found = collectives(MESHES["fsdp"])
     gathered = [result for kind, result in found if kind == "all-gather"]
     scattered = [result for kind, result in found if kind == "reduce-scatter"]
     shapes = {f"[{CONFIG.mlp_width},{CONFIG.width}]", f"[{CONFIG.vocab_size},{CONFIG.width}]"}
@@ -206,34 +229,32 @@ def test_a_batch_that_does_not_fit():
         sharding.check_batch(8, 47, mesh.shape)
 
 
-def test_bfloat16():
+def test_bfloat16(one_device):
     """Over float32 weights, which travel in bfloat16: the losses agree to its rounding."""
     config = dataclasses.replace(CONFIG, dtype="bfloat16")
-    got = losses(config, MESHES["fsdp-sequence-tensor"], 3)
-    np.testing.assert_allclose(got[:, 0], losses(config, None, 3)[:, 0], rtol=2e-2)
+    losses = train(MESHES["fsdp-sequence-tensor"], 3, config).losses
+    np.testing.assert_allclose(losses[:, 0], one_device[:3, 0], rtol=2e-2)
 
 
-def carried_losses(mesh_config: MeshConfig | None, parts: int, accumulate: int = 1):
+@functools.cache
+def carried_losses(mesh_config: MeshConfig | None, parts: int, accumulate: int = 1) -> list[float]:
     """Loss of each part of rows of which some documents go on from part to part."""
-    config, mesh = CONFIG, make_mesh(mesh_config) if mesh_config else None
+    mesh = make_mesh(mesh_config) if mesh_config else None
     tx = make_optimizer(OptimConfig(learning_rate=0.0, warmup_steps=0), steps=STEPS)
-    if mesh is None:
-        graphdef, params = nnx.split(Griffin(config, rngs=nnx.Rngs(0)), nnx.Param)
-    else:
-        graphdef, params = init_params(config, mesh, 0)
-    carried = start_state(config, BATCH, mesh)
+    graphdef, params = start(CONFIG, mesh)
+    carried = start_state(CONFIG, BATCH, mesh)
     state = init_train_state(params, tx, mesh, carried=carried)
     step = make_train_step(graphdef, tx, mesh=mesh, accumulate=accumulate)
     positions = np.tile(np.arange(TIME, dtype=np.int32), (BATCH, 1))
     positions[1, 20:] -= 20  # a document that begins in the middle and goes over every cut
     tokens, targets = np.random.default_rng(1).integers(0, 64, (2, BATCH, TIME), np.int32)
     whole = (tokens, targets, np.ones((BATCH, TIME), np.float32), positions)
-    found = []
+    losses = []
     for arrays in zip(*(np.split(x, parts, axis=1) for x in whole), strict=True):
         batch = Batch(*(place(mesh, sharding.BATCH, *arrays) if mesh else map(jnp.asarray, arrays)))
         state, metrics = step(state, batch)
-        found.append(float(metrics["loss"]))
-    return found
+        losses.append(float(metrics["loss"]))
+    return losses
 
 
 @pytest.mark.parametrize("mesh", [None, MESHES["data-fsdp-sequence"], MESHES["tensor"]])
