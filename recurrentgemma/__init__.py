@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from recurrentgemma.counts import state_bytes as state_bytes
     from recurrentgemma.generation.lm import LanguageModel as LanguageModel
     from recurrentgemma.generation.lm import load as load
+    from recurrentgemma.generation.sampling import Sampling as Sampling
     from recurrentgemma.griffin import Griffin as Griffin
     from recurrentgemma.presets import griffin_1b as griffin_1b
     from recurrentgemma.presets import griffin_3b as griffin_3b
@@ -54,6 +55,7 @@ PUBLIC = {
     "counts": "state_bytes",
     "griffin": "Griffin",
     "generation.lm": "LanguageModel load",
+    "generation.sampling": "Sampling",
     "presets": (
         "griffin_100m griffin_200m griffin_400m griffin_1b griffin_3b griffin_7b griffin_14b "
         "hawk_100m hawk_200m hawk_400m hawk_1b hawk_3b hawk_7b "

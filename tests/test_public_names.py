@@ -12,6 +12,7 @@ NAMES = {
     "Griffin",
     "GriffinConfig",
     "LanguageModel",
+    "Sampling",
     "init_state",
     "insert_slot",
     "load",

@@ -12,7 +12,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from recurrentgemma.generation.decode import CAPACITY, Decoded, Generator, Rows
+from recurrentgemma.generation.decode import CAPACITY, Decoded, DecodeOptions, Generator
 from recurrentgemma.text.streaming import TextStream
 
 BLOCK_SECONDS = 0.05  # a stream asks the device for as many tokens as take it about this long
@@ -36,7 +36,7 @@ class Completion:
 def run(
     generator: Generator,
     prompts: Sequence[Sequence[int]],
-    rows: Rows,
+    options: DecodeOptions,
     texts: Sequence[TextStream | None],
     completions: Sequence[Completion],
     *,
@@ -45,16 +45,16 @@ def run(
 ) -> Iterator[list[str]]:
     """Fill `completions`, and yield what each block of tokens adds to the text of each row.
 
-    rows: as numpy arrays.
+    options: as numpy arrays.
     streamed: blocks that begin with one token and grow, instead of blocks as long as possible.
     """
     most = STOP_BLOCK if any(text is not None and text.scans for text in texts) else CAPACITY
     steps = 1 if streamed else most
-    progress, device_rows = generator.start(prompts), jax.device_put(rows)
+    decode_state, device_options = generator.start(prompts), jax.device_put(options)
     while True:
         start_s = time.perf_counter()
-        progress, decoded = generator.advance(progress, device_rows, steps, top=top)
-        decoded, done_B = jax.device_get((decoded, progress.done_B))
+        decode_state, decoded = generator.advance(decode_state, device_options, steps, top=top)
+        decoded, done_B = jax.device_get((decoded, decode_state.done_B))
         if streamed:
             steps_in_time = steps * BLOCK_SECONDS / (time.perf_counter() - start_s)
             steps = max(1, min(2 * steps, most, int(steps_in_time)))
@@ -62,7 +62,7 @@ def run(
         pieces = [""] * len(completions)
         for i in live:
             pieces[i] = _take(
-                completions[i], texts[i], decoded, i, rows.stop_BS[i], bool(done_B[i])
+                completions[i], texts[i], decoded, i, options.stop_BS[i], bool(done_B[i])
             )
         yield pieces
         if all(completion.finish_reason for completion in completions):

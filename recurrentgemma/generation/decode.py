@@ -19,22 +19,22 @@ import numpy as np
 from flax import nnx
 
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.generation.sampling import SamplingParams, log_probs, sample
+from recurrentgemma.generation.draw import SamplingArrays, log_probs, sample
 from recurrentgemma.state import State, init_state
 
 CHUNKS = (16, 128, 1024)
 CAPACITY = 256  # C; most steps of one call of `decode`
 
 
-class Rows(NamedTuple):
+class DecodeOptions(NamedTuple):
     """What each row of a batch asks for. Constant while it runs."""
 
-    sampling: SamplingParams
+    sampling: SamplingArrays
     stop_BS: Any  # int32, tokens that end the row; -1 is none
     max_tokens_B: Any  # int32
 
 
-class Progress(NamedTuple):
+class DecodeState(NamedTuple):
     """Where each row of a batch stands."""
 
     state: State  # of all tokens before `token_B`
@@ -88,19 +88,26 @@ def prefill(graphdef, params, state: State | None, tokens_BT, lengths_B) -> Stat
 
 
 def decode(
-    graphdef, params, progress: Progress, rows: Rows, steps, *, vocab_size: int, top: int | None
-) -> tuple[Progress, Decoded]:
+    graphdef,
+    params,
+    decode_state: DecodeState,
+    options: DecodeOptions,
+    steps,
+    *,
+    vocab_size: int,
+    top: int | None,
+) -> tuple[DecodeState, Decoded]:
     """Up to `steps` (at most C) more tokens of each row that is not done; ends when all are.
 
     vocab_size: the ids that may be drawn, which may be fewer than the model has embeddings.
     top: report log-probabilities, and as many likeliest tokens beside; None reports nothing.
     """
     model = nnx.merge(graphdef, params)
-    batch_size = progress.token_B.shape[0]
+    batch_size = decode_state.token_B.shape[0]
 
     def unfinished(loop) -> jax.Array:
-        i, progress, _ = loop
-        return (i < steps) & ~jnp.all(progress.done_B)
+        i, decode_state, _ = loop
+        return (i < steps) & ~jnp.all(decode_state.done_B)
 
     def step(loop):
         i, (state, token_B, count_B, done_B), out = loop
@@ -108,26 +115,28 @@ def decode(
         logits_BV = model.unembed(x_B1D[:, 0])
         if vocab_size < logits_BV.shape[1]:
             logits_BV = logits_BV[:, :vocab_size]
-        token_B = sample(logits_BV, rows.sampling, count_B)
-        found = [token_B] if top is None else [token_B, *log_probs(logits_BV, token_B, top)]
+        token_B = sample(logits_BV, options.sampling, count_B)
+        columns = [token_B] if top is None else [token_B, *log_probs(logits_BV, token_B, top)]
         out = [
             jax.lax.dynamic_update_slice_in_dim(all_BC, new_B[:, None], i, 1)
-            for all_BC, new_B in zip(out, found, strict=True)
+            for all_BC, new_B in zip(out, columns, strict=True)
         ]
         count_B = jnp.where(done_B, count_B, count_B + 1)
-        stopped_B = jnp.any(token_B[:, None] == rows.stop_BS, axis=1)
-        done_B |= stopped_B | (count_B >= rows.max_tokens_B)
-        return i + 1, Progress(state, token_B, count_B, done_B), out
+        stopped_B = jnp.any(token_B[:, None] == options.stop_BS, axis=1)
+        done_B |= stopped_B | (count_B >= options.max_tokens_B)
+        return i + 1, DecodeState(state, token_B, count_B, done_B), out
 
     shape = (batch_size, CAPACITY)
     out = [jnp.zeros(shape, jnp.int32)]
     if top is not None:
         out += [jnp.zeros(shape, jnp.float32), jnp.zeros((*shape, top), jnp.float32)]
         out += [jnp.zeros((*shape, top), jnp.int32)]
-    start_B = progress.count_B
-    _, progress, out = jax.lax.while_loop(unfinished, step, (jnp.int32(0), progress, out))
+    start_B = decode_state.count_B
+    _, decode_state, out = jax.lax.while_loop(unfinished, step, (jnp.int32(0), decode_state, out))
     tokens_BC, *reported = out
-    return progress, Decoded(tokens_BC, progress.count_B - start_B, *(reported or [None] * 3))
+    return decode_state, Decoded(
+        tokens_BC, decode_state.count_B - start_B, *(reported or [None] * 3)
+    )
 
 
 class Generator:
@@ -144,7 +153,7 @@ class Generator:
             static_argnames="top",
         )
 
-    def start(self, prompts: Sequence[Sequence[int]]) -> Progress:
+    def start(self, prompts: Sequence[Sequence[int]]) -> DecodeState:
         """Read prompts, each of at least one token, but for the last token of each."""
         batch_size, state = len(prompts), None
         for tokens_BT, lengths_B in padded_chunks([prompt[:-1] for prompt in prompts], CHUNKS):
@@ -152,13 +161,20 @@ class Generator:
         if state is None:  # prompts of one token
             state = self._init_state(batch_size)
         last_B = np.array([prompt[-1] for prompt in prompts], np.int32)
-        return Progress(
+        return DecodeState(
             state,
             *jax.device_put((last_B, np.zeros(batch_size, np.int32), np.zeros(batch_size, bool))),
         )
 
     def advance(
-        self, progress: Progress, rows: Rows, steps: int, *, top: int | None = None
-    ) -> tuple[Progress, Decoded]:
-        """Up to `steps` more tokens. `progress` is donated: use the one returned."""
-        return self._decode(self.params, progress, rows, np.int32(min(steps, CAPACITY)), top=top)
+        self,
+        decode_state: DecodeState,
+        options: DecodeOptions,
+        steps: int,
+        *,
+        top: int | None = None,
+    ) -> tuple[DecodeState, Decoded]:
+        """Up to `steps` more tokens. `decode_state` is donated: use the one returned."""
+        return self._decode(
+            self.params, decode_state, options, np.int32(min(steps, CAPACITY)), top=top
+        )

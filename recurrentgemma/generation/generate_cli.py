@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from recurrentgemma.errors import UserError
+from recurrentgemma.generation.sampling import Sampling
 
 EXAMPLES = """Continue a prompt with a model, or answer it.
 
@@ -27,20 +28,7 @@ class GenerateArguments:
     """A run, or a checkpoint of any format."""
     prompt: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT")]
     """The text to continue; - reads it from the standard input."""
-    max_tokens: int = 128
-    """Most tokens to generate."""
-    temperature: float = 0.0
-    """0 takes the likeliest token; 1 draws from what the model says."""
-    top_k: int | None = None
-    """Draw from the so many likeliest tokens."""
-    top_p: float = 1.0
-    """Draw from the likeliest tokens that together have this probability."""
-    min_p: float = 0.0
-    """Draw from tokens at least this many times as likely as the likeliest."""
-    stop: tuple[str, ...] = ()
-    """Strings before which the text ends."""
-    seed: int | None = None
-    """Gives the same text again; by default each run differs."""
+    sampling: tyro.conf.OmitArgPrefixes[Sampling] = dataclasses.field(default_factory=Sampling)
     chat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """The prompt is what a user says: answer it, in Gemma's chat format."""
     dtype: str | None = None
@@ -52,9 +40,7 @@ def main(argv: list[str]) -> int:
     arguments = tyro.cli(
         GenerateArguments, prog="griffin generate", description=EXAMPLES, args=argv
     )
-    options = vars(arguments).copy()
-    path, prompt = options.pop("path"), options.pop("prompt")
-    chat, dtype = options.pop("chat"), options.pop("dtype")
+    path, prompt = arguments.path, arguments.prompt
     if prompt == "-":
         prompt = _standard_input()
     if not prompt:
@@ -62,12 +48,12 @@ def main(argv: list[str]) -> int:
     from recurrentgemma.generation.lm import load
     from recurrentgemma.text.chat import encode_chat  # here: JAX takes a second to import
 
-    lm = load(path, dtype=dtype)
-    if chat:
+    lm = load(path, dtype=arguments.dtype)
+    if arguments.chat:
         if lm.tokenizer is None:
             raise UserError(f"{path} has no tokenizer, so it cannot read text")
         prompt = encode_chat(lm.tokenizer, [{"role": "user", "content": prompt}])
-    for piece in lm.stream(prompt, **options):
+    for piece in lm.stream(prompt, sampling=arguments.sampling):
         print(piece, end="", flush=True)
     print()
     return 0

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, overload
+from typing import Unpack, overload
 
 import jax
 import numpy as np
@@ -21,8 +21,21 @@ from recurrentgemma.chunk import check_inputs
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.completion import Completion, run
-from recurrentgemma.generation.decode import CHUNKS, Generator, Rows, chunk_sizes, padded_chunks
-from recurrentgemma.generation.sampling import Each, each, sampling_params
+from recurrentgemma.generation.decode import (
+    CHUNKS,
+    DecodeOptions,
+    Generator,
+    chunk_sizes,
+    padded_chunks,
+)
+from recurrentgemma.generation.draw import sampling_arrays
+from recurrentgemma.generation.sampling import (
+    PerPrompt,
+    Sampling,
+    SamplingOptions,
+    one_a_prompt,
+    samplings,
+)
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import token_log_probs
 from recurrentgemma.state import State, init_state
@@ -32,18 +45,6 @@ from recurrentgemma.text.tokenizer import Tokenizer, check_vocabulary
 
 Prompt = str | Sequence[int]
 Prompts = Sequence[Prompt]
-
-
-class Options(TypedDict, total=False):
-    """See `LanguageModel.generate`."""
-
-    max_tokens: Each[int]
-    temperature: Each[float]
-    top_k: Each[int | None]
-    top_p: Each[float]
-    min_p: Each[float]
-    stop: str | Sequence[str] | Sequence[Sequence[str]]
-    seed: Each[int | None]
 
 
 _LOGITS_HELD = 2**26  # of one chunk of `LanguageModel.logits`, all rows together
@@ -86,11 +87,29 @@ class LanguageModel:
         self._logits = jax.jit(partial(_logits, graphdef), donate_argnums=1)
 
     @overload
-    def generate(self, prompt: Prompt, **options: Unpack[Options]) -> str: ...
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        sampling: PerPrompt[Sampling] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> str: ...
     @overload
-    def generate(self, prompt: Prompts, **options: Unpack[Options]) -> list[str]: ...
+    def generate(
+        self,
+        prompt: Prompts,
+        *,
+        sampling: PerPrompt[Sampling] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> list[str]: ...
 
-    def generate(self, prompt, **options: Unpack[Options]):
+    def generate(
+        self,
+        prompt,
+        *,
+        sampling: PerPrompt[Sampling] | None = None,
+        **options: Unpack[SamplingOptions],
+    ):
         """The text that follows a prompt, or each of several; a prompt is text or token ids.
 
         Options, each one value for all prompts or a list with one for each:
@@ -101,6 +120,7 @@ class LanguageModel:
           stop: a string, or several, before which the text ends.
           seed: a whole number; by default each call differs. A prompt's answer does not depend on
             the other prompts of the call: equal prompts with an equal seed get equal answers.
+        sampling: all options as one `Sampling` (or one a prompt) in place of the keywords.
 
         It also ends at the end of the text or of the model's turn (tokenizer.stop_ids). Raises
         ValueError for an option out of range, an empty prompt, a token outside of the vocabulary,
@@ -109,35 +129,56 @@ class LanguageModel:
         """
         self._text_tokenizer("generate text", "use lm.complete with token ids")
         prompts, single = _as_prompts(prompt)
-        texts = [completion.text for completion in self.complete(prompts, **options)]
+        texts = [
+            completion.text for completion in self.complete(prompts, sampling=sampling, **options)
+        ]
         return texts[0] if single else texts
 
     def complete(
-        self, prompts: Prompts, *, logprobs: int | None = None, **options: Unpack[Options]
+        self,
+        prompts: Prompts,
+        *,
+        logprobs: int | None = None,
+        sampling: PerPrompt[Sampling] | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> list[Completion]:
         """As `generate`, with tokens, log-probabilities and why each answer ended.
 
         logprobs: report each token's log-probability, and so many likeliest tokens beside it.
         Token ids need no tokenizer; the texts are empty without one.
         """
-        completions, blocks = self._begin(prompts, logprobs, streamed=False, **options)
+        completions, blocks = self._begin(
+            prompts, logprobs, streamed=False, sampling=sampling, options=options
+        )
         for _ in blocks:
             pass
         return completions
 
-    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Iterator[str]:
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        sampling: PerPrompt[Sampling] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Iterator[str]:
         """As `generate` for one prompt: its text in pieces, as soon as each is certain."""
         self._text_tokenizer("stream text", "use lm.complete with token ids")
         prompts, single = _as_prompts(prompt)
         if not single:
             raise UserError("stream takes one prompt: call it once for each, or use generate")
-        _, blocks = self._begin(prompts, None, streamed=True, **options)
+        _, blocks = self._begin(prompts, None, streamed=True, sampling=sampling, options=options)
         return (piece for (piece,) in blocks if piece)
 
-    def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> str:
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        sampling: PerPrompt[Sampling] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> str:
         """The model's next turn after messages ({"role": ..., "content": ...}), as `generate`."""
         tokenizer = self._text_tokenizer("chat", "use lm.complete with token ids")
-        return self.generate(encode_chat(tokenizer, messages), **options)
+        return self.generate(encode_chat(tokenizer, messages), sampling=sampling, **options)
 
     def score(self, text_or_ids: Prompt) -> np.ndarray:
         """Log-probability in nats of each token given those before it, float32.
@@ -192,43 +233,46 @@ class LanguageModel:
         logprobs: int | None,
         *,
         streamed: bool,
-        max_tokens: Each[int] = 128,
-        temperature: Each[float] = 0.0,
-        top_k: Each[int | None] = None,
-        top_p: Each[float] = 1.0,
-        min_p: Each[float] = 0.0,
-        stop: str | Sequence[str] | Sequence[Sequence[str]] = (),
-        seed: Each[int | None] = None,
+        sampling: PerPrompt[Sampling] | None,
+        options: SamplingOptions,
     ) -> tuple[list[Completion], Iterator[list[str]]]:
         """Check everything, then the completions and the iterator that fills them."""
         ids = [self._encode(prompt) for prompt in prompts]
         if not ids:
             raise UserError("there is no prompt: pass a text, token ids, or a list of such")
-        params = sampling_params(
-            len(ids), temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
-        )
-        most = each("max_tokens", max_tokens, len(ids))
-        for prompt, n in zip(ids, most, strict=True):
-            if not isinstance(n, int | np.integer) or not 1 <= n < 2**31:
-                raise UserError(f"max_tokens is {n!r}: expected a whole number of at least 1")
-            self._check_context(len(prompt) + n - 1)
+        if sampling is not None and options:
+            raise UserError(f"pass sampling or {', '.join(options)}, not both")
+        if sampling is None:
+            rows = samplings(len(ids), options)
+        else:
+            rows = one_a_prompt("sampling", sampling, len(ids))
+        for prompt, row in zip(ids, rows, strict=True):
+            if row.max_tokens < 1:
+                raise UserError(f"max_tokens is {row.max_tokens}: expected at least 1")
+            self._check_context(len(prompt) + row.max_tokens - 1)
         if logprobs is not None and not 0 <= logprobs <= self.config.vocab_size:
             raise UserError(f"logprobs is {logprobs!r}: expected None or a number from 0")
-        stop = [stop] if isinstance(stop, str) else list(stop)
-        shared = all(isinstance(s, str) for s in stop)
-        stops: list[Any] = [stop] * len(ids) if shared else each("stop", stop, len(ids))
-        if stop:
+        if any(row.stop for row in rows):
             self._text_tokenizer("look for stop strings", "leave out stop=")
         texts = [
-            None if self.tokenizer is None else TextStream(self.tokenizer, prompt, strings)
-            for prompt, strings in zip(ids, stops, strict=True)
+            None if self.tokenizer is None else TextStream(self.tokenizer, prompt, row.stop)
+            for prompt, row in zip(ids, rows, strict=True)
         ]
         stop_ids = self.tokenizer.stop_ids if self.tokenizer else ()
-        stop_BS = np.array([stop_ids or (-1,)] * len(ids), np.int32)
-        rows = Rows(params, stop_BS, np.array(most, np.int32))
+        decode_options = DecodeOptions(
+            sampling_arrays(rows),
+            np.array([stop_ids or (-1,)] * len(ids), np.int32),
+            np.array([row.max_tokens for row in rows], np.int32),
+        )
         completions = [Completion() for _ in ids]
         blocks = run(
-            self._generator, ids, rows, texts, completions, top=logprobs, streamed=streamed
+            self._generator,
+            ids,
+            decode_options,
+            texts,
+            completions,
+            top=logprobs,
+            streamed=streamed,
         )
         return completions, blocks
 

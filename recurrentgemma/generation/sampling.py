@@ -1,205 +1,116 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logits to tokens, on the device, each row of a batch by its own parameters and its own seed.
+"""Sampling: how an answer's tokens are chosen and where it ends, as one value. Knows no JAX.
 
-B batch, V vocabulary, N reported likeliest tokens.
+    Sampling(temperature=0.8, top_p=0.9, seed=1)
 
-No sort: the vocabulary has up to 256,000 entries. The thresholds of top-k and top-p are found by
-bisection over the 32 bits of a float, in 32 passes, and only when a row of the batch asks for one.
+It is checked once, when it is made (a UserError names what is out of range), and passed whole from
+there on: `LanguageModel`, the engine, the server and the command line all take this value.
 """
 
-import math
-import os
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
-
-import jax
-import jax.numpy as jnp
-import numpy as np
+import dataclasses
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict, TypeVar
 
 from recurrentgemma.errors import UserError
 
-GREEDY_BELOW = 1e-6  # a temperature below this is taken for 0: the likeliest token
-
 T = TypeVar("T")
-Each = T | Sequence[T]  # one value for all rows, or one for each
+PerPrompt = T | Sequence[T]  # one value for all prompts, or one for each
 
 
-class SamplingParams(NamedTuple):
-    """Parameters of each row, as arrays. Slots of a batch are set by `.at[slot].set`."""
+class SamplingOptions(TypedDict, total=False):
+    """The fields of Sampling, as keywords for several prompts."""
 
-    temperature_B: Any  # float32; 0 takes the likeliest token
-    top_k_B: Any  # int32; 0 keeps every token
-    top_p_B: Any  # float32; 1 keeps every token
-    min_p_B: Any  # float32; 0 keeps every token
-    seed_B2: Any  # uint32, the two halves of a 64-bit seed
+    max_tokens: PerPrompt[int]
+    temperature: PerPrompt[float]
+    top_k: PerPrompt[int | None]
+    top_p: PerPrompt[float]
+    min_p: PerPrompt[float]
+    stop: str | Sequence[str] | Sequence[Sequence[str]]
+    seed: PerPrompt[int | None]
 
 
-def each(name: str, value: Any, batch_size: int) -> list:
-    """`value` as one value for each row. Raises ValueError for a sequence of another length."""
-    many = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
-    values = list(value) if many else [value] * batch_size
-    if len(values) != batch_size:
-        raise UserError(f"{name} has {len(values)} values for {batch_size} prompts")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How one prompt is answered. The temperature comes first, then top_k, top_p and min_p."""
+
+    max_tokens: int = 128
+    """Most tokens to generate."""
+    temperature: float = 0.0
+    """0 takes the likeliest token; 1 draws from what the model says."""
+    top_k: int | None = None
+    """Draw from the so many likeliest tokens."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that together have this probability."""
+    min_p: float = 0.0
+    """Draw from tokens at least this many times as likely as the likeliest."""
+    stop: tuple[str, ...] = ()
+    """Strings before which the text ends."""
+    seed: int | None = None
+    """Gives the same text again; by default each run differs."""
+
+    def __post_init__(self) -> None:
+        for name, (convert, good, expected) in _EXPECTED.items():
+            given = getattr(self, name)
+            try:
+                value = convert(given)
+                fits = good(value)
+            except (TypeError, ValueError):
+                fits = False
+            if not fits:
+                raise UserError(f"{name} is {given!r}: expected {expected}")
+            object.__setattr__(self, name, value)
+
+
+def samplings(count: int, options: Mapping[str, Any]) -> list[Sampling]:
+    """The Sampling of each of `count` prompts, from options as in SamplingOptions.
+
+    Raises UserError as Sampling does, and for a sequence that is not one value a prompt.
+    """
+    columns = {name: one_a_prompt(name, value, count) for name, value in options.items()}
+    return [Sampling(**{name: column[i] for name, column in columns.items()}) for i in range(count)]
+
+
+def one_a_prompt(name: str, value: Any, count: int) -> Sequence:
+    """`value` for each of `count` prompts. Raises UserError for a sequence of another length."""
+    many = isinstance(value, Sequence) or getattr(value, "ndim", 0) > 0  # or a NumPy array
+    shared = isinstance(value, str) or not many
+    if name == "stop" and not shared:
+        shared = all(isinstance(string, str) for string in value)
+    values = [value] * count if shared else list(value)
+    if len(values) != count:
+        raise UserError(f"{name} has {len(values)} values for {count} prompts")
     return values
 
 
-def sampling_params(
-    batch_size: int,
-    *,
-    temperature: Each[float] = 0.0,
-    top_k: Each[int | None] = None,
-    top_p: Each[float] = 1.0,
-    min_p: Each[float] = 0.0,
-    seed: Each[int | None] = None,
-) -> SamplingParams:
-    """The parameters of `batch_size` rows as numpy arrays. None: no top_k, a seed from the system.
+def _number(value: Any) -> float:
+    if isinstance(value, str):
+        raise TypeError
+    return float(value)
 
-    Raises ValueError for a value out of range and for a sequence that is not one value a row.
-    """
 
-    def rows(name: str, value: Any, good: Callable[[Any], Any], expected: str) -> list:
-        values = each(name, value, batch_size)
-        for v in values:
-            try:
-                ok = good(v)
-            except TypeError:
-                ok = False
-            if not ok:
-                raise UserError(f"{name} is {v!r}: expected {expected}")
-        return values
+def _whole_or_none(value: Any) -> int | None:
+    return None if value is None else operator.index(value)
 
-    temperature = rows(
-        "temperature", temperature, lambda v: 0 <= v < np.inf, "a number of at least 0"
-    )
-    top_k = rows(
-        "top_k",
-        top_k,
-        lambda v: v is None or (isinstance(v, int | np.integer) and v >= 0),
-        "a whole number, 0 for all",
-    )
-    top_p = rows("top_p", top_p, lambda v: 0 < v <= 1, "a number over 0 and at most 1")
-    min_p = rows("min_p", min_p, lambda v: 0 <= v <= 1, "a number from 0 to 1")
-    seeds = rows(
-        "seed",
-        seed,
-        lambda v: v is None or (isinstance(v, int | np.integer) and -(2**63) <= v < 2**64),
+
+def _strings(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and value.encode() != b""  # no half characters
+
+
+_EXPECTED: dict[str, tuple[Callable, Callable, str]] = {
+    "max_tokens": (operator.index, lambda n: 0 <= n < 2**31, f"a whole number below {2**31}"),
+    "temperature": (_number, lambda x: 0 <= x < float("inf"), "a number of at least 0"),
+    "top_k": (_whole_or_none, lambda k: k is None or k >= 0, "a whole number, 0 for all"),
+    "top_p": (_number, lambda p: 0 < p <= 1, "a number over 0 and at most 1"),
+    "min_p": (_number, lambda p: 0 <= p <= 1, "a number from 0 to 1"),
+    "stop": (_strings, lambda s: all(map(_is_text, s)), "strings, none of them empty"),
+    "seed": (
+        _whole_or_none,
+        lambda seed: seed is None or -(2**63) <= seed < 2**64,
         "a whole number of at most 64 bits",
-    )
-    words = [int.from_bytes(os.urandom(8)) if seed is None else int(seed) % 2**64 for seed in seeds]
-    return SamplingParams(
-        np.array(temperature, np.float32),
-        np.array([min(k or 0, 2**31 - 1) for k in top_k], np.int32),
-        np.array(top_p, np.float32),
-        np.array(min_p, np.float32),
-        np.array([[w >> 32, w & 0xFFFFFFFF] for w in words], np.uint32),
-    )
-
-
-def likeliest(logits_BV: jax.Array) -> jax.Array:
-    """The likeliest token of each row, the first of equals, int32 [B].
-
-    XLA's CPU compiler makes an argmax three times slower than a maximum and a search for it.
-    """
-    most_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
-    index_1V = jnp.arange(logits_BV.shape[1], dtype=jnp.int32)[None]
-    return jnp.min(jnp.where(logits_BV == most_B1, index_1V, logits_BV.shape[1] - 1), axis=-1)
-
-
-def sample(logits_BV: jax.Array, params: SamplingParams, step_B: jax.Array) -> jax.Array:
-    """The next token of each row, int32 [B].
-
-    logits_BV: float32, before temperature.
-    step_B: how many tokens the row has sampled before. A row's choice depends on its own logits,
-      parameters, seed and step alone: not on its place in the batch, nor on its neighbours.
-
-    The temperature comes first, then top-k, then top-p of what is left, and min-p. Tokens that are
-    exactly as likely as the last one kept are kept too.
-    """
-    greedy_B = params.temperature_B < GREEDY_BELOW
-    most_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
-    likeliest_B = likeliest(logits_BV)
-
-    def draw() -> jax.Array:
-        temperature_B1 = jnp.where(greedy_B, 1.0, params.temperature_B)[:, None]
-        scaled_BV = (logits_BV - most_B1) / temperature_B1
-        kept_BV = jnp.where(_keep(scaled_BV, params, greedy_B), scaled_BV, -jnp.inf)
-        keys_B = jax.vmap(jax.random.fold_in)(
-            jax.random.wrap_key_data(params.seed_B2, impl="threefry2x32"), step_B
-        )
-        return jnp.where(greedy_B, likeliest_B, jax.vmap(_categorical)(keys_B, kept_BV))
-
-    return jax.lax.cond(jnp.all(greedy_B), lambda: likeliest_B, draw)
-
-
-def log_probs(
-    logits_BV: jax.Array, tokens_B: jax.Array, top: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Of each token its log-probability (nats, temperature 1), and the `top` likeliest tokens.
-
-    Returns logp_B, top_logp_BN and top_tokens_BN, likeliest first.
-    """
-    log_z_B = jax.nn.logsumexp(logits_BV, axis=-1)
-    token_B = jnp.take_along_axis(logits_BV, tokens_B[:, None], axis=-1)[:, 0]
-    top_BN, tokens_BN = jax.lax.top_k(logits_BV, top)
-    return token_B - log_z_B, top_BN - log_z_B[:, None], tokens_BN.astype(jnp.int32)
-
-
-def _categorical(key: jax.Array, logits_V: jax.Array) -> jax.Array:
-    """A draw from softmax(logits), whose maximum is 0: first a block of tokens, then one of them.
-
-    The noise of Gumbel's trick is then made for 2 sqrt(V) numbers instead of V, which at 256,000
-    would cost more than all the rest.
-    """
-    vocab_size = logits_V.shape[0]
-    width = 2 ** math.ceil(math.log2(vocab_size) / 2)
-    padding = (0, -vocab_size % width)
-    blocks_MN = jnp.pad(logits_V, padding, constant_values=-jnp.inf).reshape(-1, width)
-    blocks = blocks_MN.shape[0]
-    noise = jax.random.gumbel(key, (blocks + width,), jnp.float32)
-    mass_M = jnp.sum(jnp.exp(blocks_MN), axis=1)
-    block = jnp.argmax(jnp.log(mass_M) + noise[:blocks])
-    place = jnp.argmax(blocks_MN[block] + noise[blocks:])
-    return (block * width + place).astype(jnp.int32)
-
-
-def _keep(scaled_BV: jax.Array, params: SamplingParams, greedy_B: jax.Array) -> jax.Array:
-    """Which tokens may be drawn. scaled_BV is 0 at the likeliest. Greedy rows ask for nothing."""
-    keep_BV = scaled_BV >= jnp.log(params.min_p_B)[:, None]  # log(p / p of the likeliest)
-    top_k_B = jnp.where(greedy_B, 0, params.top_k_B)
-    top_p_B = jnp.where(greedy_B, 1.0, params.top_p_B)
-    order_BV = _order(scaled_BV)
-
-    def most_likely_k() -> jax.Array:
-        ones_BV = jnp.ones_like(scaled_BV, jnp.int32)
-        return _largest_threshold(order_BV, ones_BV, top_k_B)
-
-    zero_B = jnp.zeros(scaled_BV.shape[:1], jnp.uint32)
-    least_B = jax.lax.cond(jnp.any(top_k_B > 0), most_likely_k, lambda: zero_B)
-    in_top_k_BV = order_BV >= least_B[:, None]
-
-    def nucleus() -> jax.Array:
-        mass_BV = jnp.where(in_top_k_BV, jnp.exp(scaled_BV), 0.0)
-        wanted_B = jnp.where(top_p_B < 1, top_p_B * jnp.sum(mass_BV, axis=-1), 0.0)
-        return _largest_threshold(order_BV, mass_BV, wanted_B)
-
-    least_B = jax.lax.cond(jnp.any(top_p_B < 1), nucleus, lambda: zero_B)
-    return keep_BV & in_top_k_BV & (order_BV >= least_B[:, None])
-
-
-def _order(x: jax.Array) -> jax.Array:
-    """float32 as uint32 in the same order."""
-    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    sign = jnp.uint32(1 << 31)
-    return jnp.where(bits >= sign, ~bits, bits | sign)
-
-
-def _largest_threshold(order_BV: jax.Array, weight_BV: jax.Array, wanted_B: jax.Array) -> jax.Array:
-    """The largest t with sum of the weights where order >= t at least `wanted`, 0 for 0."""
-
-    def next_bit(i: jax.Array, least_B: jax.Array) -> jax.Array:
-        higher_B = least_B | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))
-        above_BV = jnp.where(order_BV >= higher_B[:, None], weight_BV, jnp.zeros_like(weight_BV))
-        return jnp.where(jnp.sum(above_BV, axis=-1) >= wanted_B, higher_B, least_B)
-
-    zero_B = jnp.zeros(order_BV.shape[:1], jnp.uint32)
-    return jnp.where(wanted_B > 0, jax.lax.fori_loop(0, 32, next_bit, zero_B), zero_B)
+    ),
+}

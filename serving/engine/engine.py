@@ -23,9 +23,10 @@ import jax
 import numpy as np
 
 from recurrentgemma.errors import UserError
-from recurrentgemma.generation.decode import CAPACITY, Decoded, Progress, Rows
+from recurrentgemma.generation.decode import CAPACITY, Decoded, DecodeOptions, DecodeState
+from recurrentgemma.generation.draw import sampling_arrays
 from recurrentgemma.generation.lm import LanguageModel
-from recurrentgemma.generation.sampling import SamplingParams, sampling_params
+from recurrentgemma.generation.sampling import Sampling
 from recurrentgemma.state import State, init_state
 from recurrentgemma.text.chat import check_text
 from serving.engine.programs import Programs
@@ -41,16 +42,10 @@ MAX_STEPS = min(32, CAPACITY)  # of one dispatch; a stop string is looked for af
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """One sequence to complete. Sampling is as in `LanguageModel.generate`."""
+    """One sequence to complete."""
 
     prompt: tuple[int, ...]
-    max_tokens: int  # 0 only reads the prompt
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    stop: tuple[str, ...] = ()
-    seed: int = 0
+    sampling: Sampling  # max_tokens of 0 only reads the prompt
     logprobs: int | None = None  # how many of the likeliest tokens to report beside each token
     prompt_logprobs: bool = False  # report the prompt's tokens too, in the first event
 
@@ -101,8 +96,8 @@ class Engine:
         self._count_B = np.zeros(slots, np.int32)
         self._done_B = np.ones(slots, np.bool_)
         stop_ids = lm.tokenizer.stop_ids if lm.tokenizer else ()
-        self._rows = Rows(
-            sampling_params(slots, seed=0),
+        self._options = DecodeOptions(
+            sampling_arrays([Sampling(seed=0)] * slots),
             np.array([stop_ids or (-1,)] * slots, np.int32),
             np.ones(slots, np.int32),
         )
@@ -127,21 +122,19 @@ class Engine:
                     f"token {token} is outside the vocabulary of {self.vocab_size} "
                     f"(ids 0 to {self.vocab_size - 1})"
                 )
-        if not 0 <= request.max_tokens < 2**31:
-            raise UserError(f"max_tokens is {request.max_tokens}: expected 0 to {2**31 - 1}")
-        config, needed = self.lm.config, len(request.prompt) + max(request.max_tokens - 1, 0)
+        most = request.sampling.max_tokens
+        config, needed = self.lm.config, len(request.prompt) + max(most - 1, 0)
         if "global_attention" in config.block_types and needed > config.context_length:
             raise UserError(
-                f"a prompt of {len(request.prompt)} tokens and max_tokens {request.max_tokens} "
+                f"a prompt of {len(request.prompt)} tokens and max_tokens {most} "
                 f"need {needed} tokens of context, and this model's global attention holds "
                 f"context_length={config.context_length}: shorten them"
             )
-        if request.stop and self.lm.tokenizer is None:
+        if request.sampling.stop and self.lm.tokenizer is None:
             raise UserError("a stop string needs a tokenizer, and this checkpoint has none")
         top = self._programs.top
         if request.logprobs is not None and not 0 <= request.logprobs <= top:
             raise UserError(f"logprobs is {request.logprobs}: expected 0 to {top}")
-        _sampling(request)
 
     def submit(self, request: GenerationRequest) -> int:
         """Queue a request and return its id. Raises ValueError as `check` does."""
@@ -149,7 +142,7 @@ class Engine:
         transcript = Transcript(
             self.lm.tokenizer,
             request.prompt,
-            stop=request.stop,
+            stop=request.sampling.stop,
             token_by_token=request.logprobs is not None,
         )
         sequence = _Sequence(id=next(self._ids), request=request, transcript=transcript)
@@ -183,7 +176,7 @@ class Engine:
     def warm_up(self) -> None:
         """Compile all that any request can need."""
         self._programs.warm_up(
-            lambda: self._progress(init_state(self.lm.config, self.slots)), self._rows
+            lambda: self._decode_state(init_state(self.lm.config, self.slots)), self._options
         )
 
     def encode(self, text: str) -> list[int]:
@@ -207,8 +200,8 @@ class Engine:
                 return name
         return f"token_id:{id}"
 
-    def _progress(self, state: State) -> Progress:
-        return Progress(state, self._token_B, self._count_B, self._done_B)  # type: ignore[arg-type]
+    def _decode_state(self, state: State) -> DecodeState:
+        return DecodeState(state, self._token_B, self._count_B, self._done_B)  # type: ignore[arg-type]
 
     def _read_prompts(self, events: list[Event]) -> None:
         began = time.monotonic()
@@ -235,7 +228,7 @@ class Engine:
             scores = [*transcript.push(reader.scores)[2], *transcript.finish()[1]]
             scores = [_shortened(score, request) for score in scores]
             events.append(Event(request_id=sequence.id, prompt_scores=tuple(scores)))
-        if request.max_tokens == 0:
+        if request.sampling.max_tokens == 0:
             events.append(Event(request_id=sequence.id, finish_reason="length"))
             return
         slot = self._running.index(None)
@@ -244,23 +237,25 @@ class Engine:
         self._token_B[slot] = request.prompt[-1]
         self._count_B[slot] = 0
         self._done_B[slot] = False
-        self._rows.max_tokens_B[slot] = request.max_tokens
-        for all_B, one_1 in zip(self._rows.sampling, _sampling(request), strict=True):
+        self._options.max_tokens_B[slot] = request.sampling.max_tokens
+        for all_B, one_1 in zip(
+            self._options.sampling, sampling_arrays([request.sampling]), strict=True
+        ):
             all_B[slot] = one_1[0]
 
     def _free(self, slot: int) -> None:
         self._running[slot] = None
         self._done_B[slot] = True
-        self._rows.sampling.temperature_B[slot] = 0  # a slot that samples makes all pay for it
+        self._options.sampling.temperature_B[slot] = 0  # a slot that samples makes all pay for it
 
     def _decode(self, events: list[Event]) -> None:
         scored = any(s is not None and s.request.logprobs is not None for s in self._running)
         began = time.monotonic()
-        progress, decoded = self._programs.decode(
-            self._progress(self._state), self._rows, self._steps, scored=scored
+        decode_state, decoded = self._programs.decode(
+            self._decode_state(self._state), self._options, self._steps, scored=scored
         )
-        self._state = progress.state
-        found, token_B, count_B, done_B = jax.device_get((decoded, *progress[1:]))
+        self._state = decode_state.state
+        found, token_B, count_B, done_B = jax.device_get((decoded, *decode_state[1:]))
         self._token_B, self._count_B = np.array(token_B), np.array(count_B)
         self._done_B = np.array(done_B)
         seconds = max(time.monotonic() - began, 1e-6) / max(1, int(found.taken_B.max()))
@@ -273,7 +268,7 @@ class Engine:
         """Turn a slot's new tokens into an event; free the slot when its sequence has ended."""
         taken, done = int(found.taken_B[slot]), bool(self._done_B[slot])
         tokens_T = found.tokens_BC[slot, :taken]
-        ended = done and bool(np.isin(tokens_T[-1], self._rows.stop_BS[slot]))
+        ended = done and bool(np.isin(tokens_T[-1], self._options.stop_BS[slot]))
         request, transcript = sequence.request, sequence.transcript
         if request.logprobs is None:
             scores = [TokenScore(token_id=id, logprob=None, top=()) for id in tokens_T.tolist()]
@@ -308,17 +303,6 @@ class Engine:
                 finish_reason=reason,
             )
         )
-
-
-def _sampling(request: GenerationRequest) -> SamplingParams:
-    return sampling_params(
-        1,
-        temperature=request.temperature,
-        top_k=request.top_k,
-        top_p=request.top_p,
-        min_p=request.min_p,
-        seed=request.seed,
-    )
 
 
 def _shortened(score: TokenScore, request: GenerationRequest) -> TokenScore:

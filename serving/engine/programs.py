@@ -15,9 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from recurrentgemma.generation.decode import CHUNKS, Decoded, Progress, Rows, decode, prefill
+from recurrentgemma.generation.decode import (
+    CHUNKS,
+    Decoded,
+    DecodeOptions,
+    DecodeState,
+    decode,
+    prefill,
+)
+from recurrentgemma.generation.draw import log_probs
 from recurrentgemma.generation.lm import LanguageModel
-from recurrentgemma.generation.sampling import log_probs
 from recurrentgemma.state import State, init_state, insert_slot
 
 MAX_TOP = 5
@@ -65,16 +72,16 @@ class Programs:
         return self._insert(state, np.int32(slot), one)
 
     def decode(
-        self, progress: Progress, rows: Rows, steps: int, *, scored: bool
-    ) -> tuple[Progress, Decoded]:
+        self, decode_state: DecodeState, options: DecodeOptions, steps: int, *, scored: bool
+    ) -> tuple[DecodeState, Decoded]:
         """Up to `steps` more tokens in each slot that is not done."""
         top = self.top if scored else None
-        return self._decode(self._params, progress, rows, np.int32(steps), top=top)
+        return self._decode(self._params, decode_state, options, np.int32(steps), top=top)
 
-    def warm_up(self, progress: Callable[[], Progress], rows: Rows) -> None:
+    def warm_up(self, decode_state: Callable[[], DecodeState], options: DecodeOptions) -> None:
         """Compile everything, as much of it at a time as there are cores.
 
-        progress: gives new, empty slots each time it is called.
+        decode_state: gives new, empty slots each time it is called.
         """
 
         def read(size: int) -> Any:
@@ -85,10 +92,10 @@ class Programs:
             return self.score(self.fresh(), tokens_1T, tokens_1T, np.zeros(1, np.int32))
 
         def insert() -> Any:
-            return self.insert(progress().state, 0, self.fresh())
+            return self.insert(decode_state().state, 0, self.fresh())
 
         def decode(scored: bool) -> Any:
-            return self.decode(progress(), rows, 1, scored=scored)
+            return self.decode(decode_state(), options, 1, scored=scored)
 
         jobs: list[Callable[[], Any]] = [insert]
         jobs += [partial(decode, scored) for scored in (False, True)]

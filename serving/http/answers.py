@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterable
 
 from recurrentgemma.errors import UserError
+from recurrentgemma.generation.sampling import Sampling
 from serving.engine.engine import Engine, Event, GenerationRequest, TokenScore
 from serving.http.protocol import Choice, CompletionRequest, Logprobs, RequestError, Usage
 
@@ -34,6 +35,11 @@ def plan(body: CompletionRequest, engine: Engine) -> Plan:
         message = "a stop string needs a tokenizer, and this checkpoint has none: leave it out"
         raise RequestError(400, message, param="stop", code="invalid_value")
     seed = secrets.randbits(31) if body.seed is None else body.seed
+    fields = [field.name for field in dataclasses.fields(Sampling) if field.name != "seed"]
+    try:
+        sampling = Sampling(**{name: getattr(body, name) for name in fields})
+    except UserError as error:  # protocol.py has checked all but half a character in a stop string
+        raise RequestError(400, str(error), param="stop", code="invalid_value") from error
     requests, echoes = [], []
     for prompt in body.prompt:
         try:
@@ -42,13 +48,7 @@ def plan(body: CompletionRequest, engine: Engine) -> Plan:
             for k in range(body.n):
                 request = GenerationRequest(
                     prompt=tuple(ids),
-                    max_tokens=body.max_tokens,
-                    temperature=body.temperature,
-                    top_k=body.top_k,
-                    top_p=body.top_p,
-                    min_p=body.min_p,
-                    stop=tuple(body.stop),
-                    seed=seed + k,
+                    sampling=dataclasses.replace(sampling, seed=seed + k),
                     logprobs=body.logprobs,
                     prompt_logprobs=body.echo and body.logprobs is not None,
                 )

@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.generation.sampling import likeliest
+from recurrentgemma.generation.draw import likeliest
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.memory import keep_freed_memory

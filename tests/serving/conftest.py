@@ -20,7 +20,9 @@ from flax import nnx
 
 import recurrentgemma as rg
 from recurrentgemma.config import BlockType
+from recurrentgemma.errors import UserError
 from recurrentgemma.generation.lm import LanguageModel
+from recurrentgemma.text.chat import check_text
 from recurrentgemma.text.tokenizer import ByteTokenizer, Tokenizer
 from serving.engine.engine import Engine, Event, GenerationRequest, TokenScore
 from serving.engine.thread import EngineThread
@@ -53,6 +55,7 @@ class FakeEngine:
         return min(self.slots, len(self.live))
 
     def encode(self, text: str) -> list[int]:
+        check_text(text)
         return list(text.encode())
 
     def decode(self, ids: list[int]) -> str:
@@ -64,7 +67,7 @@ class FakeEngine:
     def check(self, request: GenerationRequest) -> None:
         for token in request.prompt:
             if not 0 <= token < VOCABULARY:
-                raise ValueError(f"token {token} is outside the vocabulary of {VOCABULARY}")
+                raise UserError(f"token {token} is outside the vocabulary of {VOCABULARY}")
 
     def submit(self, request: GenerationRequest) -> int:
         self._next_id += 1
@@ -85,7 +88,7 @@ class FakeEngine:
         request, done = self.live[id]
         token = request.prompt[done % len(request.prompt)]
         self.live[id] = (request, done + 1)
-        finished = done + 1 == request.max_tokens
+        finished = done + 1 == request.sampling.max_tokens
         if finished:
             del self.live[id]
         echoed = [

@@ -12,9 +12,16 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recurrentgemma.generation.decode import CAPACITY, CHUNKS, Rows, chunk_sizes, padded_chunks
+from recurrentgemma.generation.decode import (
+    CAPACITY,
+    CHUNKS,
+    DecodeOptions,
+    chunk_sizes,
+    padded_chunks,
+)
+from recurrentgemma.generation.draw import sample, sampling_arrays
 from recurrentgemma.generation.lm import LanguageModel
-from recurrentgemma.generation.sampling import sample, sampling_params
+from recurrentgemma.generation.sampling import Sampling
 from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
 from recurrentgemma.text.tokenizer import ByteTokenizer
 from tests.recurrentgemma.models import CONFIGS
@@ -67,14 +74,14 @@ def tokens_of(lm: LanguageModel, prompt, **options) -> list:
 
 def one_by_one(lm: LanguageModel, prompt: list[int], count: int, **options) -> list[int]:
     """What generation must give: the whole text through the model again for every token."""
-    params = sampling_params(1, **options)
+    sampling = sampling_arrays([Sampling(**options)])
     ids = list(prompt)
     for step in range(count):
         padded = np.zeros((1, 64), np.int32)  # a causal model does not mind
         padded[0, : len(ids)] = ids
         logits_BTV, _ = lm.model(jnp.asarray(padded))
         logits_BV = np.asarray(logits_BTV)[:, len(ids) - 1]
-        token_B = SAMPLE(logits_BV, params, np.array([step], np.int32))
+        token_B = SAMPLE(logits_BV, sampling, np.array([step], np.int32))
         ids.append(int(token_B[0]))
     return ids[len(prompt) :]
 
@@ -175,10 +182,12 @@ def test_a_call_does_not_go_to_the_device_for_every_token(griffin, monkeypatch):
 
 
 def test_the_loop_ends_with_the_last_row(griffin):
-    rows = Rows(sampling_params(2), np.full((2, 1), -1, np.int32), np.array([3, 5], np.int32))
-    progress = griffin._generator.start([[1, 2], [3]])
-    progress, decoded = griffin._generator.advance(progress, rows, 100)
-    assert progress.state.position_B.tolist() == [6, 5]  # five steps, of a hundred
+    options = DecodeOptions(
+        sampling_arrays([Sampling()] * 2), np.full((2, 1), -1, np.int32), np.array([3, 5], np.int32)
+    )
+    decode_state = griffin._generator.start([[1, 2], [3]])
+    decode_state, decoded = griffin._generator.advance(decode_state, options, 100)
+    assert decode_state.state.position_B.tolist() == [6, 5]  # five steps, of a hundred
     assert decoded.taken_B.tolist() == [3, 5]
 
 

@@ -11,8 +11,10 @@ from flax import nnx
 
 import recurrentgemma as rg
 from checkpoints import store
+from recurrentgemma.errors import UserError
 from recurrentgemma.generation.generate_cli import main
 from recurrentgemma.generation.lm import LanguageModel
+from recurrentgemma.generation.sampling import Sampling
 from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
 from recurrentgemma.text.chat import encode_chat
 from recurrentgemma.text.tokenizer import ByteTokenizer
@@ -175,6 +177,19 @@ def test_prompts_of_every_kind(lm):
         assert lm.generate(same, max_tokens=4) == [one]
 
 
+def test_options_as_one_value_are_the_keywords(lm):
+    options = {"max_tokens": 9, "temperature": 1.0, "seed": 3, "stop": "a"}
+    sampling = Sampling(**options)
+    assert lm.generate("Ab", sampling=sampling) == lm.generate("Ab", **options)
+    assert "".join(lm.stream("Ab", sampling=sampling)) == lm.generate("Ab", **options)
+    both = [sampling, dataclasses.replace(sampling, seed=4)]
+    assert lm.generate(["Ab"] * 2, sampling=both) == lm.generate(
+        ["Ab"] * 2, **options | {"seed": [3, 4]}
+    )
+    with pytest.raises(UserError, match="pass sampling or temperature, top_k, not both"):
+        lm.generate("Ab", sampling=sampling, temperature=1.0, top_k=3)
+
+
 def test_chat_is_generation_from_the_format(lm):
     messages = [{"role": "user", "content": "Hi"}]
     prompt = encode_chat(lm.tokenizer, messages)
@@ -222,8 +237,9 @@ def test_the_command_prints_the_text(lm, run_dir, capsys, monkeypatch):
 
 
 def test_the_command_refuses(run_dir, capsys, monkeypatch):
-    with pytest.raises(ValueError, match="top_p is 7"):
+    with pytest.raises(SystemExit):
         main([str(run_dir), "Once", "--top-p", "7"])
+    assert "top_p is 7.0: expected a number over 0" in capsys.readouterr().err
     with pytest.raises(ValueError, match="no such"):
         main([str(run_dir / "missing"), "Once"])
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff")))

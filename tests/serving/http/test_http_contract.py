@@ -48,7 +48,7 @@ def test_choices_take_consecutive_seeds_and_prompts_the_same(ask, fake_engine, m
     seen = []
     monkeypatch.setattr(fake_engine, "check", seen.append)
     complete(ask, prompt=["ab", "c"], n=2, seed=7, max_tokens=1)
-    assert [request.seed for request in seen] == [7, 8, 7, 8]
+    assert [request.sampling.seed for request in seen] == [7, 8, 7, 8]
 
 
 def test_echo_with_logprobs_in_the_legacy_schema(ask):
@@ -180,7 +180,7 @@ JSON = {"Content-Type": "application/json"}
         ("[1]", JSON, "must be a JSON object"),
         ("5", JSON, "must be a JSON object"),
         ("", JSON, "missing"),
-        (r'{"prompt": "a\ud800"}', JSON, "can't encode character"),
+        (r'{"prompt": "a\ud800"}', JSON, "this is no text"),
         ('{"prompt": "a"}', {"Content-Type": "text/plain"}, "Content-Type: application/json"),
     ],
 )
