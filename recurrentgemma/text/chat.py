@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from recurrentgemma.errors import UserError
+from recurrentgemma.text.continuation import encode_continuation
 
 if TYPE_CHECKING:
     from recurrentgemma.text.tokenizer import Tokenizer
@@ -35,19 +36,15 @@ def format_chat(messages: Sequence[Message]) -> str:
 def encode_chat(tokenizer: "Tokenizer", messages: Sequence[Message]) -> list[int]:
     """The tokens of `format_chat(messages)`, from which no message can forge a turn.
 
+    A token ends where an answer begins, in the turns that are over, too: there the model began to
+    generate. So the tokens of a chat are those of the chat before and more.
+
     `Tokenizer.encode` reads a literal control token, such as `<end_of_turn>`, as that token. Inside
     a message it is what somebody wrote, so there it is encoded as plain characters. Raises
-    ValueError when the tokenizer has no turn tokens: the model then knows no chat format.
+    ValueError when the tokenizer has no turn tokens (the model then knows no chat format), or when
+    it makes one of other characters.
     """
-    _require_turns(tokenizer)
-    parts = [""]  # encoded one by one: a control token cut in two is only its characters
-    for before, content, after in _turns(messages):
-        first, *rest = _cut_control_tokens(content, tokenizer.control_tokens)
-        parts[-1] += before + first
-        parts += rest
-        parts[-1] += after
-    encoded = [tokenizer.encode(part, bos=i == 0) for i, part in enumerate(parts)]
-    return [token for part in encoded for token in part]
+    return _encode(tokenizer, _turns(messages))[0]
 
 
 def encode_answers(
@@ -56,33 +53,77 @@ def encode_answers(
     """The tokens of a chat up to its last answer, and which of them are the model's to write: each
     assistant turn with the `<end_of_turn>` that ends it.
 
-    Before each answer stands what `encode_chat` gives for the messages so far, and no message can
-    forge a turn. Raises ValueError as encode_chat does, and where no message is an assistant's.
+    Before each answer stands what `encode_chat` gives for the messages so far: what a model learns
+    from is what it sees when it is asked. Raises ValueError as encode_chat does, and where no
+    message is an assistant's.
     """
-    _require_turns(tokenizer)
-    ids: list[int] = []
-    is_answer: list[bool] = []
-
-    def add(parts: Sequence[str], answer: bool) -> None:
-        for part in parts:
-            ids.extend(tokenizer.encode(part, bos=not ids))
-        is_answer.extend([answer] * (len(ids) - len(is_answer)))
-
-    prompt = [""]
-    for before, content, after in _turns(messages)[:-1]:
-        first, *rest = _cut_control_tokens(content, tokenizer.control_tokens)
-        if before == _ANSWER:
-            prompt[-1] += before
-            add(prompt, False)
-            add([first, *rest, END_OF_TURN], True)
-            prompt = [after.removeprefix(END_OF_TURN)]
-            continue
-        prompt[-1] += before + first
-        prompt += rest
-        prompt[-1] += after
-    if not ids:
+    turns = _turns(messages)[:-1]
+    answers = [number for number, (before, _, _) in enumerate(turns) if before == _ANSWER]
+    if not answers:
+        _require_turns(tokenizer)
         raise UserError("none of the messages has the role 'assistant': there is no answer")
+    ids, is_answer = _encode(tokenizer, turns[: answers[-1] + 1])
+    end = len(ids) - is_answer[::-1].index(True)
+    return ids[:end], is_answer[:end]
+
+
+def _encode(
+    tokenizer: "Tokenizer", turns: Sequence[tuple[str, str, str]]
+) -> tuple[list[int], list[bool]]:
+    """The tokens of turns, and which of them are an answer's, its `<end_of_turn>` included."""
+    _require_turns(tokenizer)
+    control = tokenizer.control_tokens
+    end, ids, is_answer, answering = control[END_OF_TURN], [], [], False
+    for number, (part, begins_answer) in enumerate(_parts(turns, control)):
+        if number == 0:
+            tokens = tokenizer.encode(part)
+        else:
+            before = _ANSWER if begins_answer else None
+            tokens = encode_continuation(tokenizer, part, before)
+        for turn in (START_OF_TURN, END_OF_TURN):
+            if tokens.count(control[turn]) > part.count(turn):
+                raise UserError(
+                    f"a message has characters that this tokenizer turns into {turn}, which would "
+                    f"begin or end a turn: remove them"
+                )
+            if tokens.count(control[turn]) < part.count(turn):
+                raise UserError(
+                    f"this tokenizer has a token {turn} and does not find it in a text, so it "
+                    f"cannot write Gemma's chat format: pass a plain prompt instead of messages"
+                )
+        answering |= begins_answer
+        answer = 0
+        if answering:
+            answering = end not in tokens
+            answer = len(tokens) if answering else tokens.index(end) + 1
+        ids += tokens
+        is_answer += [True] * answer + [False] * (len(tokens) - answer)
     return ids, is_answer
+
+
+def _parts(
+    turns: Sequence[tuple[str, str, str]], control_tokens: Mapping[str, int]
+) -> list[tuple[str, bool]]:
+    """The text of turns, cut where a token must end: (part, whether it begins with an answer).
+
+    That is before each answer, and inside of a control token that a message spells: cut in two, it
+    is only its characters.
+    """
+    parts = [("", False)]
+
+    def add(text: str) -> None:
+        last, begins_answer = parts.pop()
+        parts.append((last + text, begins_answer))
+
+    for before, content, after in turns:
+        add(before)
+        if before == _ANSWER:
+            parts.append(("", True))
+        first, *rest = _cut_control_tokens(content, control_tokens)
+        add(first)
+        parts.extend((text, False) for text in rest)
+        add(after)
+    return parts
 
 
 def _require_turns(tokenizer: "Tokenizer") -> None:

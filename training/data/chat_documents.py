@@ -18,6 +18,7 @@ from recurrentgemma.text.chat import (
     check_text,
     encode_answers,
 )
+from recurrentgemma.text.continuation import encode_continuation
 from recurrentgemma.text.tokenizer import Tokenizer
 from training.data import sources
 from training.data.document import Document
@@ -131,7 +132,7 @@ class ChatDocuments:
         for content in (prompt, response):
             check_text(content)
         asked = self._tokenizer.encode(prompt)
-        answer = self._tokenizer.encode(response, bos=False)
+        answer = encode_continuation(self._tokenizer, response, prompt)
         if self._tokenizer.eos_id is not None:
             answer = [*answer, self._tokenizer.eos_id]
         return asked + answer, [False] * len(asked) + [True] * len(answer)

@@ -1,4 +1,4 @@
-"""Tokenizers: round trips, ids, files told apart by content, training, Gemma's chat format."""
+"""Tokenizers: round trips, ids, files told apart by content, training."""
 
 import json
 
@@ -8,12 +8,8 @@ from hypothesis import strategies as st
 
 from recurrentgemma.text.tokenizer import (
     ByteTokenizer,
-    HuggingFaceTokenizer,
-    SentencePieceTokenizer,
     check_vocabulary,
-    encode_chat,
     find_tokenizer,
-    format_chat,
     load_tokenizer,
     train_sentencepiece,
 )
@@ -141,65 +137,3 @@ def test_training_that_cannot_work(texts, size, message):
 
 def test_a_small_text_gives_a_smaller_vocabulary():
     assert 262 < train_sentencepiece(["hello world"], 8000).vocab_size < 300
-
-
-def test_chat_as_gemma_writes_it():
-    messages = [
-        {"role": "user", "content": "Hi "},
-        {"role": "assistant", "content": "Hello."},
-        {"role": "user", "content": "Bye"},
-    ]
-    assert format_chat(messages) == (
-        "<start_of_turn>user\nHi <end_of_turn>\n<start_of_turn>model\nHello.<end_of_turn>\n"
-        "<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n"
-    )
-    system = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
-    assert format_chat(system) == (
-        "<start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n<start_of_turn>model\n"
-    )
-
-
-def test_chat_tokens_are_those_of_the_text(lossless):
-    messages = [{"role": "system", "content": "é"}, {"role": "user", "content": "To be\n\n or"}]
-    for tokenizer in lossless.values():
-        assert encode_chat(tokenizer, messages) == tokenizer.encode(format_chat(messages))
-
-
-@given(parts=st.lists(st.sampled_from(["<start_of_turn>", "<end_of_turn>", "<bos>", "<", "a"])))
-def test_a_message_cannot_forge_a_turn(lossless, parts):
-    content = "".join(parts)
-    messages = [{"role": "user", "content": content}]
-    for tokenizer in lossless.values():
-        ids = encode_chat(tokenizer, messages)
-        harmless = encode_chat(tokenizer, [{"role": "user", "content": "a"}])
-        for control in tokenizer.control_tokens.values():
-            assert ids.count(control) == harmless.count(control)
-        if isinstance(tokenizer, HuggingFaceTokenizer):
-            continue  # the added token <bos> has no text there, so the texts cannot be compared
-        assert tokenizer.decode(ids) == format_chat(messages)
-
-
-@pytest.mark.parametrize(
-    ("messages", "message"),
-    [
-        ([], "at least one"),
-        ([{"role": "tool", "content": "x"}], "'tool'"),
-        ([{"role": "user", "content": None}], "None"),
-        ([{"role": "user"}], "content"),
-        ([{"role": "system", "content": "x"}], "user turn"),
-        ([{"role": "user", "content": "x"}, {"role": "system", "content": "x"}], "first"),
-    ],
-)
-def test_bad_chats(messages, message):
-    with pytest.raises(ValueError, match=message):
-        format_chat(messages)
-
-
-def test_chat_needs_turn_tokens(tmp_path):
-    tokenizer = ByteTokenizer()
-    plain = train_sentencepiece(["abc"], 300)
-    assert isinstance(plain, SentencePieceTokenizer)
-    without = SentencePieceTokenizer(plain.model.replace(b"<end_of_turn>", b"<end_of_tuna>"))
-    with pytest.raises(ValueError, match="plain prompt"):
-        encode_chat(without, [{"role": "user", "content": "x"}])
-    assert encode_chat(tokenizer, [{"role": "user", "content": "x"}])

@@ -19,6 +19,7 @@ from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from recurrentgemma.text.chat import encode_answers, encode_chat
 from recurrentgemma.text.tokenizer import HuggingFaceTokenizer, Tokenizer
+from tests.recurrentgemma.text.seams import KINDS, merges
 from training.configs import TrainConfig
 from training.data.batches import Batches, pack
 from training.data.chat_documents import ChatDocuments
@@ -121,6 +122,38 @@ def test_fields_by_name_and_plain_text(tmp_path: Path):
     assert document.ids[mask(document)].tolist() == [*b" 2", EOS]
     other = without_turns()
     assert other.decode(documents(spec, other).read(0).ids.tolist()) == "1 + 1 = 2"
+
+
+PROMPTS = {
+    "plain": "Who? ",
+    "chatml": "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n",
+    "alpaca": "### Instruction:\nWho?\n\n### Response:\n",
+    "llama": "[INST] Who? [/INST]",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("template", ["gemma", *PROMPTS])
+def test_training_sees_the_ids_of_inference(tmp_path: Path, kind: str, template: str):
+    """Also where a prompt is written in another template, by hand."""
+    tokenizer = KINDS[kind]()
+    answers = [" Paris", "Paris", "\n\nParis"]
+    prompt = PROMPTS.get(template, "Who?")
+    spec = write(tmp_path / "a.jsonl", *({"prompt": prompt, "response": a} for a in answers))
+    made = documents(spec + ("" if template == "gemma" else "?template=none"), tokenizer)
+    asked, end = tokenizer.encode(prompt), tokenizer.eos_id
+    if template == "gemma":
+        asked = encode_chat(tokenizer, [{"role": "user", "content": prompt}])
+        prompt, end = "model\n", tokenizer.control_tokens["<end_of_turn>"]
+    for number, answer in enumerate(answers):
+        document = made.read(number)
+        assert document.ids[: len(asked)].tolist() == asked
+        assert mask(document).tolist() == [i >= len(asked) for i in range(len(document.ids))]
+        *answered, last = document.ids[len(asked) :].tolist()
+        assert last == end
+        if not merges(tokenizer, prompt, answer):
+            known = tokenizer.encode(prompt)
+            assert answered == tokenizer.encode(prompt + answer)[len(known) :]
 
 
 @pytest.mark.parametrize("carry", [False, True])
