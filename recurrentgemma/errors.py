@@ -5,6 +5,17 @@
 class UserError(ValueError):
     """What was given cannot be: the message has the value, what was expected and what to do.
 
-    The commands show it as one line, and the server answers it with a 400. Any other ValueError is
-    a bug of ours, or of a library's, and keeps its traceback.
+    field: the option or the field of a request that it is about, where there is one.
+
+    The commands show it as one line, and the server answers it with a 400 that names the field. Any
+    other ValueError is a bug of ours, or of a library's, and keeps its traceback.
     """
+
+    def __init__(self, message: str, *, field: str | None = None):
+        super().__init__(message)
+        self.field = field
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it says that the device, or the machine, had too little memory."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

@@ -23,7 +23,7 @@ import uvicorn
 from recurrentgemma.errors import UserError
 from serving.engine.engine import Engine
 from serving.engine.thread import EngineThread, Status
-from serving.http.server import create_app, curl_example
+from serving.http.server import MAX_BODY_MIB, create_app, curl_example
 
 EXAMPLES = """Serve a model over OpenAI's completions API until Ctrl-C.
 
@@ -49,12 +49,14 @@ class ServeArguments:
     """How many sequences are decoded at once; each costs one state (griffin info PATH)."""
     queue: int = 256
     """How many more may wait for a slot; beyond that a request is answered with 429."""
+    max_body: int = MAX_BODY_MIB
+    """The longest body of a request, in MiB; a longer one is answered with 413."""
     model_name: str | None = None
     """What the API calls the model; by default the last part of the path."""
 
 
 def main(argv: list[str]) -> int:
-    """Serve. Raises ValueError for a bad option or a checkpoint that cannot be loaded, OSError for
+    """Serve. Raises UserError for a bad option or a checkpoint that cannot be loaded, OSError for
     a port that cannot be had."""
     arguments = tyro.cli(ServeArguments, prog="griffin serve", description=EXAMPLES, args=argv)
     return serve(arguments)
@@ -62,11 +64,11 @@ def main(argv: list[str]) -> int:
 
 def serve(arguments: ServeArguments) -> int:
     """Serve until SIGINT or SIGTERM, then return 0 (1 when the engine has failed meanwhile)."""
-    for option in ("slots", "queue"):
-        least = 1 if option == "slots" else 0
-        if getattr(arguments, option) < least:
-            given = getattr(arguments, option)
-            raise UserError(f"--{option} {given}: expected {least} or more")
+    for option, least in (("slots", 1), ("queue", 0), ("max_body", 1)):
+        given = getattr(arguments, option)
+        if given < least:
+            name = option.replace("_", "-")
+            raise UserError(f"--{name} {given}: expected {least} or more")
     model_name = arguments.model_name or arguments.path.resolve().name
     with listen(arguments.host, arguments.port) as listener:
         url = _url(arguments.host, listener.getsockname()[1])
@@ -94,7 +96,7 @@ def serve(arguments: ServeArguments) -> int:
 
         was_ready = threading.Event()
         thread = EngineThread(build, max_waiting=arguments.queue, on_change=changed)
-        app = create_app(thread, model_name=model_name)
+        app = create_app(thread, model_name=model_name, max_body_mib=arguments.max_body)
         config = uvicorn.Config(
             app, log_level="warning", timeout_graceful_shutdown=int(_STOP_IN_S), lifespan="off"
         )
@@ -123,7 +125,7 @@ def serve(arguments: ServeArguments) -> int:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises OSError that says what to do, ValueError for no port."""
+    """A socket that listens there. Raises OSError that says what to do, UserError for no port."""
     if not 0 <= port < 65536:
         raise UserError(f"--port {port}: expected 0 (any free port) to 65535")
     try:

@@ -58,7 +58,7 @@ class Sampling:
             except (TypeError, ValueError):
                 fits = False
             if not fits:
-                raise UserError(f"{name} is {given!r}: expected {expected}")
+                raise UserError(f"{name} is {given!r}: expected {expected}", field=name)
             object.__setattr__(self, name, value)
 
 

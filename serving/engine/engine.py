@@ -115,12 +115,13 @@ class Engine:
     def check(self, request: GenerationRequest) -> None:
         """Raise ValueError for a request that cannot be answered. Any thread may call it."""
         if not request.prompt:
-            raise UserError("the prompt is empty: give at least one token")
+            raise UserError("the prompt is empty: give at least one token", field="prompt")
         for token in request.prompt:
             if not 0 <= token < self.vocab_size:
                 raise UserError(
                     f"token {token} is outside the vocabulary of {self.vocab_size} "
-                    f"(ids 0 to {self.vocab_size - 1})"
+                    f"(ids 0 to {self.vocab_size - 1})",
+                    field="prompt",
                 )
         most = request.sampling.max_tokens
         config, needed = self.lm.config, len(request.prompt) + max(most - 1, 0)
@@ -128,7 +129,8 @@ class Engine:
             raise UserError(
                 f"a prompt of {len(request.prompt)} tokens and max_tokens {most} "
                 f"need {needed} tokens of context, and this model's global attention holds "
-                f"context_length={config.context_length}: shorten them"
+                f"context_length={config.context_length}: shorten them",
+                field="prompt",
             )
         if request.sampling.stop and self.lm.tokenizer is None:
             raise UserError("a stop string needs a tokenizer, and this checkpoint has none")
@@ -182,7 +184,8 @@ class Engine:
     def encode(self, text: str) -> list[int]:
         """A prompt's tokens. Any thread may call it. ValueError: no tokenizer, or no text."""
         if self.lm.tokenizer is None:
-            raise UserError("this checkpoint has no tokenizer: send the prompt as token ids")
+            message = "this checkpoint has no tokenizer: send the prompt as token ids"
+            raise UserError(message, field="prompt")
         check_text(text)
         return self.lm.tokenizer.encode(text)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.sampling import Sampling
 from serving.engine.engine import Engine, Event, GenerationRequest, TokenScore
-from serving.http.protocol import Choice, CompletionRequest, Logprobs, RequestError, Usage
+from serving.http.protocol import Choice, CompletionRequest, Logprobs, Usage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,36 +27,36 @@ def plan(body: CompletionRequest, engine: Engine) -> Plan:
     """Tokenise and check. Choice k of a prompt takes `seed + k`, so choice 0 is the answer for n =
     1.
 
-    Raises RequestError (400): a text prompt or a stop string without a tokenizer, a token outside
+    Raises UserError: a text prompt or a stop string without a tokenizer, a token outside
     the vocabulary, a prompt and answer that are too long together, more sequences than the server
     can ever hold.
     """
     if body.stop and engine.lm.tokenizer is None:
         message = "a stop string needs a tokenizer, and this checkpoint has none: leave it out"
-        raise RequestError(400, message, param="stop", code="invalid_value")
+        raise UserError(message, field="stop")
     seed = secrets.randbits(31) if body.seed is None else body.seed
-    fields = [field.name for field in dataclasses.fields(Sampling) if field.name != "seed"]
-    try:
-        sampling = Sampling(**{name: getattr(body, name) for name in fields})
-    except UserError as error:  # protocol.py has checked all but half a character in a stop string
-        raise RequestError(400, str(error), param="stop", code="invalid_value") from error
+    sampling = Sampling(
+        max_tokens=body.max_tokens,
+        temperature=body.temperature,
+        top_k=max(0, body.top_k),
+        top_p=body.top_p,
+        min_p=body.min_p,
+        stop=tuple(body.stop),
+    )
     requests, echoes = [], []
     for prompt in body.prompt:
-        try:
-            ids = engine.encode(prompt) if isinstance(prompt, str) else prompt
-            echo = (prompt if isinstance(prompt, str) else engine.decode(ids)) if body.echo else ""
-            for k in range(body.n):
-                request = GenerationRequest(
-                    prompt=tuple(ids),
-                    sampling=dataclasses.replace(sampling, seed=seed + k),
-                    logprobs=body.logprobs,
-                    prompt_logprobs=body.echo and body.logprobs is not None,
-                )
-                engine.check(request)
-                requests.append(request)
-                echoes.append(echo)
-        except UserError as error:
-            raise RequestError(400, str(error), param="prompt", code="invalid_value") from error
+        ids = engine.encode(prompt) if isinstance(prompt, str) else prompt
+        echo = (prompt if isinstance(prompt, str) else engine.decode(ids)) if body.echo else ""
+        for k in range(body.n):
+            request = GenerationRequest(
+                prompt=tuple(ids),
+                sampling=dataclasses.replace(sampling, seed=seed + k),
+                logprobs=body.logprobs,
+                prompt_logprobs=body.echo and body.logprobs is not None,
+            )
+            engine.check(request)
+            requests.append(request)
+            echoes.append(echo)
     return Plan(body=body, requests=tuple(requests), echoes=tuple(echoes))
 
 

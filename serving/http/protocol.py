@@ -2,10 +2,10 @@
 """OpenAI's `/v1/completions` as pydantic models: what may be asked, what is answered, and how an
 error looks.
 
-Every field is either honoured or refused with a 400 that names it; none is dropped in silence.
-`top_k` and `min_p` are ours, beside OpenAI's fields, and so is `return_token_ids` (the name vLLM
-gave it). A field of OpenAI's that this server does not do is accepted at the value at which it does
-nothing, so that clients which always send it still work.
+A field that changes the answer is honoured, or refused with a 400 that names it. `top_k` and
+`min_p` are ours, beside OpenAI's fields, and so is `return_token_ids` (the name vLLM gave it). A
+field of OpenAI's that this server does not do is accepted at the value at which it does nothing, so
+that clients which always send it still work, and so are the fields that never change an answer.
 
 Log-probabilities are the model's own, before temperature and before any token is filtered out.
 """
@@ -13,29 +13,33 @@ Log-probabilities are the model's own, before temperature and before any token i
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from recurrentgemma.errors import UserError
-
 INT32_MAX = 2**31 - 1
 MAX_LOGPROBS = 5
-MAX_STOP_STRINGS = 4
+MAX_STOP_STRINGS = 128
+MAX_STOP_LENGTH = 1000  # characters: each is looked for after every token
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 _PROMPT_FORMS = "a string, a list of strings, a list of token ids or a list of lists of token ids"
 _EMPTY = f"the prompt is empty: give at least one token, as {_PROMPT_FORMS}"
 
-# OpenAI's fields that this server does not do, and the values at which they change nothing.
+# Fields of OpenAI's, and of vLLM's clients, that would change an answer and that this server does
+# not do, with the values at which they change nothing.
 _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "best_of": (None,),
     "frequency_penalty": (None, 0),
+    "ignore_eos": (None, False),
     "logit_bias": (None, {}),
+    "min_tokens": (None, 0),
     "presence_penalty": (None, 0),
+    "repetition_penalty": (None, 1),
+    "stop_token_ids": (None, []),
     "suffix": (None, ""),
-    "user": (None,),
+    "use_beam_search": (None, False),
 }
 
 
@@ -43,6 +47,7 @@ class StreamOptions(BaseModel):
     model_config = _STRICT
 
     include_usage: bool = False
+    include_obfuscation: bool = False  # taken; chunks are never padded
 
 
 class CompletionRequest(BaseModel):
@@ -55,30 +60,35 @@ class CompletionRequest(BaseModel):
     max_tokens: int = Field(16, ge=0, le=INT32_MAX)
     temperature: float = Field(1.0, ge=0.0, allow_inf_nan=False)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
-    top_k: int = Field(0, ge=0, le=INT32_MAX)  # 0: every token
+    top_k: int = Field(0, ge=-1, le=INT32_MAX)  # 0 and -1: every token
     min_p: float = Field(0.0, ge=0.0, le=1.0)
     n: int = Field(1, ge=1, le=128)
-    stop: list[str] = Field(default_factory=list, max_length=MAX_STOP_STRINGS)
+    stop: list[Annotated[str, Field(max_length=MAX_STOP_LENGTH)]] = Field(
+        default_factory=list, max_length=MAX_STOP_STRINGS
+    )
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     stream: bool = False
     stream_options: StreamOptions | None = None
     echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     return_token_ids: bool = False
+    # Labels for OpenAI's own bookkeeping. They change no answer, and nothing is kept of them.
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    store: bool | None = None
+    metadata: dict[str, Any] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _only_what_is_done(cls, body: Any) -> Any:
         """Refuse unknown fields by name; take null as "the default", as OpenAI does."""
         if not isinstance(body, dict):
-            raise PydanticCustomError(
-                "body",
-                "the body must be a JSON object, sent with Content-Type: application/json",
-            )
+            raise PydanticCustomError("invalid_value", "the body must be a JSON object")
         for name, value in body.items():
             if name in _WITHOUT_EFFECT:
-                same_as_n = name == "best_of" and value == (body.get("n") or 1)
-                if isinstance(value, bool) or not (same_as_n or value in _WITHOUT_EFFECT[name]):
+                same_as_n = name == "best_of" and _equal(value, body.get("n") or 1)
+                if not (same_as_n or any(_equal(value, v) for v in _WITHOUT_EFFECT[name])):
                     raise PydanticCustomError(
                         "unsupported_parameter",
                         "'{param}' is not supported by this server: leave it out",
@@ -98,26 +108,26 @@ class CompletionRequest(BaseModel):
         if isinstance(prompt, str):
             prompt = [prompt]
         if not isinstance(prompt, list):
-            raise UserError(f"expected {_PROMPT_FORMS}, got {_json_kind(prompt)}")
+            raise _invalid(f"expected {_PROMPT_FORMS}, got {_json_kind(prompt)}")
         if not prompt:
-            raise UserError(_EMPTY)
+            raise _invalid(_EMPTY)
         if all(_is_token(item) for item in prompt):
             return [prompt]
         texts = all(isinstance(item, str) for item in prompt)
         rows = all(isinstance(item, list) and all(map(_is_token, item)) for item in prompt)
         if texts or rows:
             if not all(prompt):
-                raise UserError(_EMPTY)
+                raise _invalid(_EMPTY)
             return prompt
         kinds = sorted({_json_kind(item) for item in prompt})
-        raise UserError(f"expected {_PROMPT_FORMS}, got a list with {', '.join(kinds)}")
+        raise _invalid(f"expected {_PROMPT_FORMS}, got a list with {', '.join(kinds)}")
 
     @field_validator("stop", mode="before")
     @classmethod
     def _stops(cls, stop: Any) -> Any:
         stops = [stop] if isinstance(stop, str) else stop
         if isinstance(stops, list) and "" in stops:
-            raise UserError("a stop string is empty: it would end every answer at once")
+            raise _invalid("a stop string is empty: it would end every answer at once")
         return stops
 
     @model_validator(mode="after")
@@ -185,6 +195,7 @@ class RequestError(Exception):
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None
     ):
+        message, param = _shortened(message, 2000), param and _shortened(param, 100)
         super().__init__(message)
         self.status = status
         kind = {429: "rate_limit_error"}.get(
@@ -197,15 +208,14 @@ def error_from_validation(errors: Sequence[Any]) -> RequestError:
     """Pydantic's list of errors as one 400: the first error, with the name of its field."""
     first = errors[0]
     kind, context = first["type"], first.get("ctx", {})
-    if kind == "json_invalid":
-        reason = context.get("error", first["msg"])
-        return RequestError(400, f"the body is not JSON: {reason}", code="invalid_json")
-    path = [str(part) for part in first["loc"] if part != "body"]
+    path = [str(part) for part in first["loc"]]
     param = context.get("param") or ".".join(path) or None
     if kind == "missing":
         what = f"'{param}' is missing" if param else "the request's body is missing"
         return RequestError(400, what, param=param, code="missing_required_parameter")
-    message = first["msg"].removeprefix("Value error, ")
+    if "error" in context:
+        raise context["error"]  # a ValueError that no validator of ours has raised: a bug
+    message = first["msg"]
     if "param" not in context and param:
         given = first.get("input")
         shown = repr(given) if isinstance(given, int | float | str) else ""
@@ -222,6 +232,19 @@ def new_completion_id() -> str:
 
 def now() -> int:
     return int(time.time())
+
+
+def _invalid(message: str) -> PydanticCustomError:
+    return PydanticCustomError("invalid_value", "{message}", {"message": message})
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def _equal(value: Any, other: Any) -> bool:
+    """As in JSON, where false is not 0."""
+    return isinstance(value, bool) == isinstance(other, bool) and value == other
 
 
 def _is_token(value: Any) -> bool:

@@ -8,28 +8,32 @@ when the engine's thread has died and when a step hangs. A client that goes away
 
 import asyncio
 import html
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from recurrentgemma.errors import UserError
 from serving.engine.engine import Event
 from serving.engine.thread import EngineThread, EngineUnavailable, Job, QueueFull
 from serving.http import answers
+from serving.http.body import MIB, json_schema, read_json
+from serving.http.freed_memory import GiveBackMemory
 from serving.http.protocol import (
     Choice,
     Completion,
     CompletionRequest,
     RequestError,
-    error_from_validation,
     new_completion_id,
     now,
 )
+
+MAX_BODY_MIB = 16  # a million tokens as ids, or as text even where each character is escaped
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{model}</title>
 <style>body {{ font: 16px/1.5 system-ui; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }}
@@ -43,6 +47,9 @@ pre {{ overflow-x: auto }}</style>
 """
 
 
+_log = logging.getLogger(__name__)
+
+
 def curl_example(url: str) -> str:
     """A command that asks the server at `url` for a streamed completion."""
     body = '{"prompt": "O Romeo, ", "max_tokens": 64, "stream": true}'
@@ -51,13 +58,22 @@ def curl_example(url: str) -> str:
     )
 
 
-def create_app(engine_thread: EngineThread, *, model_name: str) -> FastAPI:
+def create_app(
+    engine_thread: EngineThread, *, model_name: str, max_body_mib: float = MAX_BODY_MIB
+) -> FastAPI:
     """The application over a thread that somebody else starts and closes."""
     app = FastAPI(title=f"Griffin: {model_name}", docs_url="/docs", redoc_url=None)
+    app.add_middleware(GiveBackMemory)
     created = now()
+    max_body_bytes = int(max_body_mib * MIB)
 
-    @app.post("/v1/completions", response_model=Completion)
-    async def completions(body: CompletionRequest, request: Request) -> Response:
+    @app.post(
+        "/v1/completions",
+        response_model=Completion,
+        openapi_extra=json_schema(CompletionRequest),
+    )
+    async def completions(request: Request) -> Response:
+        body = await read_json(request, CompletionRequest, max_bytes=max_body_bytes)
         if body.model is not None and body.model != model_name:
             raise _no_such_model(body.model, model_name)
         engine = engine_thread.engine
@@ -67,7 +83,8 @@ def create_app(engine_thread: EngineThread, *, model_name: str) -> FastAPI:
                 f"{len(body.prompt)} prompts x n={body.n} is more than the {capacity} sequences "
                 "this server holds: send fewer at once"
             )
-            raise RequestError(400, message, param="prompt", code="invalid_value")
+            param = "n" if body.n > 1 else "prompt"
+            raise RequestError(400, message, param=param, code="invalid_value")
         plan = await run_in_threadpool(answers.plan, body, engine)
         answer = answers.Answer(plan, engine)
         events = _Events(engine_thread, plan, request)
@@ -120,9 +137,14 @@ def create_app(engine_thread: EngineThread, *, model_name: str) -> FastAPI:
         headers = {"Retry-After": "1"} if error.status in (429, 503) else None
         return JSONResponse(error.body.model_dump(), status_code=error.status, headers=headers)
 
-    @app.exception_handler(RequestValidationError)
-    async def validation_error(request: Request, error: RequestValidationError) -> Response:
-        return await request_error(request, error_from_validation(error.errors()))
+    @app.exception_handler(UserError)
+    async def user_error(request: Request, error: UserError) -> Response:
+        mistake = RequestError(400, str(error), param=error.field, code="invalid_value")
+        return await request_error(request, mistake)
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> Response:
+        return await request_error(request, _bug())  # Starlette raises it anew: it is logged
 
     @app.exception_handler(QueueFull)
     async def queue_full(request: Request, error: QueueFull) -> Response:
@@ -141,6 +163,11 @@ def create_app(engine_thread: EngineThread, *, model_name: str) -> FastAPI:
 
 
 _NO_CACHE = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+def _bug() -> RequestError:
+    message = "this is the server's fault, not the request's: its log has the details"
+    return RequestError(500, message, code="internal_error")
 
 
 def _no_such_model(name: str, served: str) -> RequestError:
@@ -167,6 +194,10 @@ async def _stream(
     except EngineUnavailable as error:  # the status line is long gone: say it in the stream
         failure = RequestError(503, str(error), code="unavailable").body
         yield f"data: {failure.model_dump_json()}\n\n"
+        return
+    except Exception:  # a bug, and the same holds
+        _log.exception("an answer that was being streamed has failed")
+        yield f"data: {_bug().body.model_dump_json()}\n\n"
         return
     finally:
         events.close()

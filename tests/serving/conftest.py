@@ -67,7 +67,8 @@ class FakeEngine:
     def check(self, request: GenerationRequest) -> None:
         for token in request.prompt:
             if not 0 <= token < VOCABULARY:
-                raise UserError(f"token {token} is outside the vocabulary of {VOCABULARY}")
+                message = f"token {token} is outside the vocabulary of {VOCABULARY}"
+                raise UserError(message, field="prompt")
 
     def submit(self, request: GenerationRequest) -> int:
         self._next_id += 1
@@ -228,7 +229,7 @@ def ask(app: FastAPI) -> Callable[..., httpx.Response]:
     """`ask("POST", path, json=...)` through the ASGI transport."""
 
     async def send(method: str, path: str, **kwargs: Any) -> httpx.Response:
-        transport = httpx.ASGITransport(app)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.request(method, path, **kwargs)
 

@@ -36,6 +36,7 @@ def test_a_port_in_use_is_an_error_before_anything_is_loaded(capsys):
         (["--host", "203.0.113.1"], "is not an address of this machine"),
         (["--slots", "0"], "--slots 0: expected 1 or more"),
         (["--queue", "-1"], "--queue -1: expected 0 or more"),
+        (["--max-body", "0"], "--max-body 0: expected 1 or more"),
     ],
 )
 def test_bad_options(capsys, options, message):

@@ -103,10 +103,19 @@ def test_a_stream_without_usage_has_none(ask):
 
 def test_fields_at_the_value_without_effect_are_taken(ask):
     neutral = {"best_of": 2, "n": 2, "suffix": None, "logit_bias": {}, "presence_penalty": 0}
+    neutral |= {"repetition_penalty": 1.0, "ignore_eos": False, "min_tokens": 0, "top_k": -1}
     assert complete(ask, prompt="a", max_tokens=1, **neutral).status_code == 200
     nulls = {"max_tokens": None, "temperature": None, "stop": None, "stream": None, "user": None}
     body = complete(ask, prompt="a", **nulls).json()
     assert body["usage"]["completion_tokens"] == 16
+
+
+def test_fields_that_never_change_an_answer_are_taken(ask, fake_engine):
+    labels = {"user": "me", "store": True, "metadata": {"run": "7"}, "safety_identifier": "x"}
+    stream = {"stream": True, "stream_options": {"include_obfuscation": True}}
+    answer = complete(ask, prompt="ab", max_tokens=2, stop=list("vwxyz"), **labels, **stream)
+    assert answer.status_code == 200
+    assert answer.text.endswith("data: [DONE]\n\n")
 
 
 BAD = {
@@ -123,7 +132,9 @@ BAD = {
     "unknown field": ({"max_token": 3}, "max_token", "the fields are: echo, logprobs, max_tokens"),
     "unsupported": ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
     "best_of": ({"best_of": 3}, "best_of", "not supported"),
-    "user": ({"user": "me"}, "user", "not supported"),
+    "user": ({"user": 5}, "user", "valid string (got 5)"),
+    "false is not 0": ({"presence_penalty": False}, "presence_penalty", "not supported"),
+    "ignore_eos": ({"ignore_eos": True}, "ignore_eos", "not supported"),
     "logit bias": ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
     "max_tokens": ({"max_tokens": -1}, "max_tokens", "greater than or equal to 0 (got -1)"),
     "max_tokens text": ({"max_tokens": "5"}, "max_tokens", "valid integer (got '5')"),
@@ -131,13 +142,15 @@ BAD = {
     "max_tokens huge": ({"max_tokens": 2**31}, "max_tokens", "less than or equal to"),
     "temperature": ({"temperature": -0.1}, "temperature", "greater than or equal to 0"),
     "top_p": ({"top_p": 0}, "top_p", "greater than 0"),
-    "top_k": ({"top_k": -1}, "top_k", "greater than or equal to 0"),
+    "top_k": ({"top_k": -2}, "top_k", "greater than or equal to -1"),
     "min_p": ({"min_p": 1.1}, "min_p", "less than or equal to 1"),
     "n": ({"n": 0}, "n", "greater than or equal to 1"),
-    "too many": ({"n": 5}, "prompt", "1 prompts x n=5 is more than the 4 sequences"),
+    "too many": ({"n": 5}, "n", "1 prompts x n=5 is more than the 4 sequences"),
+    "too many prompts": ({"prompt": list("abcde")}, "prompt", "5 prompts x n=1 is more"),
     "logprobs": ({"logprobs": 6}, "logprobs", "less than or equal to 5"),
     "logprobs bool": ({"logprobs": True}, "logprobs", "valid integer"),
-    "five stops": ({"stop": list("abcde")}, "stop", "at most 4"),
+    "many stops": ({"stop": ["a"] * 129}, "stop", "at most 128"),
+    "long stop": ({"stop": "a" * 1001}, "stop.0", "at most 1000"),
     "empty stop": ({"stop": ["a", ""]}, "stop", "stop string is empty"),
     "stop of ids": ({"stop": [5]}, "stop.0", "valid string"),
     "stream text": ({"stream": "yes"}, "stream", "valid boolean"),
@@ -179,8 +192,7 @@ JSON = {"Content-Type": "application/json"}
         ("{", JSON, "the body is not JSON"),
         ("[1]", JSON, "must be a JSON object"),
         ("5", JSON, "must be a JSON object"),
-        ("", JSON, "missing"),
-        (r'{"prompt": "a\ud800"}', JSON, "this is no text"),
+        ("", JSON, "it is empty"),
         ('{"prompt": "a"}', {"Content-Type": "text/plain"}, "Content-Type: application/json"),
     ],
 )
@@ -188,6 +200,31 @@ def test_bad_bodies(ask, content, headers, message):
     answer = ask("POST", "/v1/completions", content=content, headers=headers)
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("error", [ValueError("a shape"), RuntimeError("the tokenizer")])
+def test_a_bug_is_not_the_users_mistake(ask, fake_engine, monkeypatch, error):
+    def broken(text: str):
+        raise error
+
+    monkeypatch.setattr(fake_engine, "encode", broken)
+    answer = complete(ask, prompt="a")
+    assert answer.status_code == 500
+    assert answer.json()["error"] == {
+        "message": "this is the server's fault, not the request's: its log has the details",
+        "type": "server_error",
+        "param": None,
+        "code": "internal_error",
+    }
+
+
+def test_a_bug_while_streaming_is_told_in_the_stream(ask, fake_engine, monkeypatch, caplog):
+    monkeypatch.setattr(fake_engine, "token_name", lambda id: {}[id])
+    answer = complete(ask, prompt="a", logprobs=1, stream=True)
+    *_, last = [line for line in answer.text.split("\n\n") if line]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "internal_error"
+    assert "KeyError" in caplog.text
+    assert complete(ask, prompt="a", max_tokens=1).status_code == 200
 
 
 def test_another_model_and_another_path(ask):

@@ -5,6 +5,7 @@ without an end.
 import asyncio
 import concurrent.futures
 import json
+import logging
 import socket
 
 import httpx
@@ -107,6 +108,16 @@ def test_death_ends_answers_that_are_not_streamed(url, fake_engine, engine_threa
         fake_engine.gate.set()
         assert running.result().status_code == 503
         assert waiting.result().status_code == 503
+
+
+def test_a_bug_is_logged_with_its_traceback(url, fake_engine, monkeypatch, caplog, wait_until):
+    logger = logging.getLogger("uvicorn")  # which hands nothing on to the root logger
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    monkeypatch.setattr(fake_engine, "encode", lambda text: {}[text])
+    answer = httpx.post(f"{url}/v1/completions", json={"prompt": "a"})
+    assert answer.status_code == 500
+    assert answer.json()["error"]["type"] == "server_error"
+    wait_until(lambda: "KeyError: 'a'" in caplog.text)  # the answer goes first
 
 
 def test_health_while_loading(fake_engine, running_thread, running_server, wait_until):
