@@ -29,8 +29,8 @@ from checkpoints.peft_json import lora_json, read_lora
 from checkpoints.shapes import resolve_config
 from checkpoints.source import Damaged, Source, Spec, read_params
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.counts import param_shapes
 from recurrentgemma.errors import UserError
+from recurrentgemma.parameters import param_shapes
 
 WEIGHTS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."

@@ -70,7 +70,7 @@ def random_checkpoint(path: Path, preset_name: str) -> int:
     from checkpoints import store
     from checkpoints.model_json import config_named
     from checkpoints.source import DTYPES
-    from recurrentgemma.counts import param_shapes
+    from recurrentgemma.parameters import param_shapes
 
     config = config_named(preset_name)
     config = dataclasses.replace(config, dtype="bfloat16", param_dtype="bfloat16")
@@ -102,7 +102,7 @@ def _save(folder: Path, preset_name: str) -> None:
 
     from checkpoints import store
     from checkpoints.model_json import config_named
-    from recurrentgemma.counts import param_shapes
+    from recurrentgemma.parameters import param_shapes
 
     config = config_named(preset_name)
     key = jax.random.key(0)

@@ -23,8 +23,8 @@ from checkpoints.names import ROWS
 from checkpoints.shapes import file_shapes
 from checkpoints.source import DTYPES, Source, Spec, write_names
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.counts import param_shapes
 from recurrentgemma.errors import UserError
+from recurrentgemma.parameters import param_shapes
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 HEAD, EMBEDDING = "lm_head.weight", ROWS[0].huggingface

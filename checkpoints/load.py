@@ -14,7 +14,8 @@ from checkpoints.shapes import resolve_config
 from checkpoints.source import Source, read_params
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
-from recurrentgemma.griffin import Griffin, from_flat_params
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.params import from_flat_params
 from recurrentgemma.text.tokenizer import Tokenizer, find_tokenizer
 
 EXPECTED = (

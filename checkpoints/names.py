@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one table of names: every parameter under its canonical, DeepMind and Hugging Face name.
+"""The table of names: every parameter under its canonical, DeepMind and Hugging Face name.
 
-A row gives the canonical name, its axes, the name in DeepMind's Flax checkpoints and in Hugging
+A row gives the canonical name, the name in DeepMind's Flax checkpoints and in Hugging
 Face's, and its kind. The kind says how the array lies in each format (LAYOUTS). DeepMind's PyTorch
 names follow from its Flax names by DeepMind's own rule. Everything here works both ways.
 
-Axes: V vocabulary, D width, E recurrence width, F MLP hidden, HK heads x head size, K head size,
-N gate blocks, I = E / N, 4 the convolution. `{i}` is the block.
+The axes of each are in recurrentgemma/parameters.py. `{i}` is the block.
 """
 
 import dataclasses
@@ -16,28 +15,25 @@ from typing import Any, Literal
 
 import numpy as np
 
+from recurrentgemma.parameters import AXES, TABLE
+
 Format = Literal["griffin", "deepmind-flax", "deepmind-torch", "huggingface"]
 FORMATS: tuple[Format, ...] = ("griffin", "deepmind-flax", "deepmind-torch", "huggingface")
 
-FIELDS = {  # axis -> the config field that sets it
-    "V": "vocab_size",
-    "D": "width",
-    "E": "lru_width",
-    "F": "mlp_width",
-    "HK": "num_heads * head_dim",
-    "K": "head_dim",
-    "N": "num_gate_blocks",
-    "I": "lru_width / num_gate_blocks",
-}
+FIELDS = {letter: axis.field for letter, axis in AXES.items() if axis.field}  # what sets its size
+SHAPES = {row.name: row.axes for row in TABLE}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
     canonical: str
-    axes: tuple[str, ...]
     flax: str
     huggingface: str
     kind: str = "as is"
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return SHAPES[self.canonical]
 
     def name(self, fmt: Format) -> str:
         """The name in one format, with `{i}` for the block."""
@@ -80,12 +76,12 @@ LAYOUTS: dict[str, dict[Format, Layout]] = {  # kind -> format -> layout; AS_IS 
 }
 
 
-def _block(prefix: str, hf_prefix: str, *rows: tuple[str, str, str, str, str]) -> tuple[Row, ...]:
-    """Rows of one sub-block: canonical, axes, Flax, Hugging Face, kind; "=" is the canonical."""
+def _block(prefix: str, hf_prefix: str, *rows: tuple[str, str, str, str]) -> tuple[Row, ...]:
+    """Rows of one sub-block: canonical, Flax, Hugging Face, kind; "=" is the canonical."""
     block, layer = "blocks.{i}/" + prefix, "model.layers.{i}." + hf_prefix
     return tuple(
-        Row(block + us, tuple(axes.split()), block + (us if dm == "=" else dm), layer + hf, kind)
-        for us, axes, dm, hf, kind in rows
+        Row(block + us, block + (us if dm == "=" else dm), layer + hf, kind)
+        for us, dm, hf, kind in rows
     )
 
 
@@ -93,49 +89,48 @@ def _block(prefix: str, hf_prefix: str, *rows: tuple[str, str, str, str, str]) -
 ROWS: tuple[Row, ...] = (
     Row(
         "embedder/input_embedding",
-        ("V", "D"),
         "embedder/input_embedding",
         "model.embed_tokens.weight",
     ),
-    *_block("", "", ("temporal_pre_norm/scale", "D", "=", "temporal_pre_norm.weight", "as is")),
+    *_block("", "", ("temporal_pre_norm/scale", "=", "temporal_pre_norm.weight", "as is")),
     *_block(
         "recurrent_block/",
         "temporal_block.",
-        ("linear_x/weight", "E D", "linear_x/kernel", "linear_x.weight", "linear"),
-        ("linear_x/bias", "E", "=", "linear_x.bias", "as is"),
-        ("linear_y/weight", "E D", "linear_y/kernel", "linear_y.weight", "linear"),
-        ("linear_y/bias", "E", "=", "linear_y.bias", "as is"),
-        ("linear_out/weight", "D E", "linear_out/kernel", "linear_out.weight", "linear"),
-        ("linear_out/bias", "D", "=", "linear_out.bias", "as is"),
-        ("conv_1d/w", "4 E", "=", "conv_1d.weight", "conv"),
-        ("conv_1d/b", "E", "=", "conv_1d.bias", "as is"),
-        ("rg_lru/a_param", "E", "=", "rg_lru.recurrent_param", "as is"),
-        ("rg_lru/input_gate/w", "N I I", "=", "rg_lru.input_gate_weight", "as is"),
-        ("rg_lru/input_gate/b", "N I", "=", "rg_lru.input_gate_bias", "as is"),
-        ("rg_lru/a_gate/w", "N I I", "=", "rg_lru.recurrent_gate_weight", "as is"),
-        ("rg_lru/a_gate/b", "N I", "=", "rg_lru.recurrent_gate_bias", "as is"),
+        ("linear_x/weight", "linear_x/kernel", "linear_x.weight", "linear"),
+        ("linear_x/bias", "=", "linear_x.bias", "as is"),
+        ("linear_y/weight", "linear_y/kernel", "linear_y.weight", "linear"),
+        ("linear_y/bias", "=", "linear_y.bias", "as is"),
+        ("linear_out/weight", "linear_out/kernel", "linear_out.weight", "linear"),
+        ("linear_out/bias", "=", "linear_out.bias", "as is"),
+        ("conv_1d/w", "=", "conv_1d.weight", "conv"),
+        ("conv_1d/b", "=", "conv_1d.bias", "as is"),
+        ("rg_lru/a_param", "=", "rg_lru.recurrent_param", "as is"),
+        ("rg_lru/input_gate/w", "=", "rg_lru.input_gate_weight", "as is"),
+        ("rg_lru/input_gate/b", "=", "rg_lru.input_gate_bias", "as is"),
+        ("rg_lru/a_gate/w", "=", "rg_lru.recurrent_gate_weight", "as is"),
+        ("rg_lru/a_gate/b", "=", "rg_lru.recurrent_gate_bias", "as is"),
     ),
     *_block(
         "attention_block/",
         "temporal_block.",
-        ("proj_q/weight", "HK D", "proj_q/kernel", "q_proj.weight", "linear"),
-        ("proj_k/weight", "K D", "proj_k/kernel", "k_proj.weight", "linear"),
-        ("proj_v/weight", "K D", "proj_v/kernel", "v_proj.weight", "linear"),
-        ("proj_final/weight", "D HK", "proj_final/kernel", "o_proj.weight", "linear"),
-        ("proj_final/bias", "D", "=", "o_proj.bias", "as is"),
+        ("proj_q/weight", "proj_q/kernel", "q_proj.weight", "linear"),
+        ("proj_k/weight", "proj_k/kernel", "k_proj.weight", "linear"),
+        ("proj_v/weight", "proj_v/kernel", "v_proj.weight", "linear"),
+        ("proj_final/weight", "proj_final/kernel", "o_proj.weight", "linear"),
+        ("proj_final/bias", "=", "o_proj.bias", "as is"),
     ),
-    *_block("", "", ("channel_pre_norm/scale", "D", "=", "channel_pre_norm.weight", "as is")),
+    *_block("", "", ("channel_pre_norm/scale", "=", "channel_pre_norm.weight", "as is")),
     *_block(
         "mlp_block/",
         "mlp_block.",
-        ("ffw_gate/weight", "F D", "ffw_up/w", "gate_proj.weight", "branch"),
-        ("ffw_gate/bias", "F", "ffw_up/b", "gate_proj.bias", "branch bias"),
-        ("ffw_up/weight", "F D", "ffw_up/w", "up_proj.weight", "branch"),
-        ("ffw_up/bias", "F", "ffw_up/b", "up_proj.bias", "branch bias"),
-        ("ffw_down/weight", "D F", "ffw_down/kernel", "down_proj.weight", "linear"),
-        ("ffw_down/bias", "D", "=", "down_proj.bias", "as is"),
+        ("ffw_gate/weight", "ffw_up/w", "gate_proj.weight", "branch"),
+        ("ffw_gate/bias", "ffw_up/b", "gate_proj.bias", "branch bias"),
+        ("ffw_up/weight", "ffw_up/w", "up_proj.weight", "branch"),
+        ("ffw_up/bias", "ffw_up/b", "up_proj.bias", "branch bias"),
+        ("ffw_down/weight", "ffw_down/kernel", "down_proj.weight", "linear"),
+        ("ffw_down/bias", "=", "down_proj.bias", "as is"),
     ),
-    Row("final_norm/scale", ("D",), "final_norm/scale", "model.final_norm.weight"),
+    Row("final_norm/scale", "final_norm/scale", "model.final_norm.weight"),
 )
 
 _INDEX = re.compile(r"\b(blocks|layers)\.(\d+)\b")

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tree of arrays in an Orbax directory, read one by one: what DeepMind's and ours share.
 
-Names are the tree's keys joined with `/`. Orbax writes. What is read comes through TensorStore,
-which Orbax stands on: an array in a millisecond where Orbax takes 50, no barrier that a process
-waits in for one that has failed, and a damaged array is one error with its name. Where the caller
-knows the arrays' checksums (checksums.py), what is read is compared with them.
+Names are the tree's keys joined with `/`: a flat dictionary by such names and a nested one are the
+same tree here, and only what Orbax is given is nested. Orbax writes. What is read comes through
+TensorStore, which Orbax stands on: an array in a millisecond where Orbax takes 50, no barrier that
+a process waits in for one that has failed, and a damaged array is one error with its name. Where
+the caller knows the arrays' checksums (checksums.py), what is read is compared with them.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 from flax import serialization
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from checkpoints import checksums, files
 from checkpoints.plain_path import plain
@@ -219,32 +221,21 @@ def write_tree(path: Path, arrays: dict[str, Any]) -> None:
     unfinished = plain(path.parent) / f".tree.{os.getpid()}"  # `path` may have any name
     try:
         with ocp.Checkpointer(handler) as checkpointer:
-            checkpointer.save(unfinished, nest(arrays))
+            checkpointer.save(unfinished, nested(arrays))
         unfinished.rename(path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} -> {"a": {"b": x}}."""
-    tree: dict[str, Any] = {}
-    for name, leaf in flat.items():
-        *parents, last = name.split("/")
-        node = tree
-        for key in parents:
-            node = node.setdefault(key, {})
-        node[last] = leaf
-    return tree
+def nested(tree: Any) -> Any:
+    """The tree as Orbax stores it: {"a/b": x} in it becomes {"a": {"b": x}}."""
 
+    def node(x: Any) -> Any:
+        if not isinstance(x, dict):
+            return x
+        return unflatten_dict({name: nested(child) for name, child in x.items()}, sep="/")
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """The inverse of nest. A leaf is whatever is no mapping."""
-    if not isinstance(tree, Mapping):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, child in tree.items():
-        flat |= flatten(child, f"{prefix}/{key}" if prefix else str(key))
-    return flat
+    return jax.tree.map(node, tree, is_leaf=lambda x: isinstance(x, dict))
 
 
 def _contents(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
@@ -255,7 +246,9 @@ def _contents(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
     with _errors_of(path, "its list of tensors"):
         if not files.is_file(path / METADATA) and files.is_file(path / AGGREGATE):
             structure = serialization.msgpack_restore((path / AGGREGATE).read_bytes())
-            return {n: n.replace("/", ".") for n in flatten(structure)}, {"driver": "zarr"}
+            return {n: n.replace("/", ".") for n in flatten_dict(structure, sep="/")}, {
+                "driver": "zarr"
+            }
         metadata = json.loads((path / METADATA).read_text(encoding="utf-8"))
         paths = [
             [key["key"] for key in leaf["key_metadata"]]

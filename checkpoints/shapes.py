@@ -22,8 +22,8 @@ from checkpoints.names import (
 )
 from checkpoints.source import Source, as_dtype
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.counts import param_shapes
 from recurrentgemma.errors import UserError
+from recurrentgemma.parameters import param_shapes
 from recurrentgemma.presets import PRESETS
 
 READABLE = ("float32", "bfloat16", "float16")

@@ -93,7 +93,7 @@ def items(
     data_state: dict[str, Any] | None = None,
 ) -> StepItems:
     """A step to be written. Dispatches the checksums of its arrays."""
-    trees = {PARAMS: orbax_tree.nest(params)}
+    trees: dict[str, Any] = {PARAMS: params}
     if opt_state is not None:
         trees[OPT_STATE] = opt_state
     contents = {CONFIG: config, METRICS: metrics}
@@ -102,7 +102,7 @@ def items(
     sums = {item: checksums.start(tree) for item, tree in trees.items()}
     hashes = {item: _sha256(content) for item, content in contents.items()}
     return StepItems(
-        **{item: ocp.args.PyTreeSave(tree) for item, tree in trees.items()},
+        **{item: ocp.args.PyTreeSave(orbax_tree.nested(tree)) for item, tree in trees.items()},
         **{item: ocp.args.JsonSave(content) for item, content in contents.items()},
         **{CHECKSUMS: ChecksumsSave(sums, hashes)},
     )
@@ -243,16 +243,14 @@ def read(
         return sums, like, read_content(folder, DATA_STATE)
 
     sums, like, data_state = processes.all_or_none(without_arrays)
-    params = orbax_tree.read_like(
-        folder / PARAMS, orbax_tree.nest(like), sums=sums and sums.arrays[PARAMS]
-    )
+    params = orbax_tree.read_like(folder / PARAMS, dict(like), sums=sums and sums.arrays[PARAMS])
     opt_state = None
     if opt_state_like is not None:
         known = sums and sums.arrays.get(OPT_STATE, {})
         opt_state = orbax_tree.read_like(
             folder / OPT_STATE, opt_state_like, sums=known, rounding=False
         )
-    return Restored(int(folder.name), orbax_tree.flatten(params), opt_state, data_state)
+    return Restored(int(folder.name), params, opt_state, data_state)
 
 
 def ranked(

@@ -2,58 +2,10 @@
 """Parameters, bytes and FLOPs of a configuration, by arithmetic: nothing is allocated."""
 
 import math
+from typing import get_args
 
 from recurrentgemma.config import CONV_WIDTH, GriffinConfig
-
-
-def param_shapes(config: GriffinConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter by canonical name (per layer, as in checkpoints)."""
-    c = config
-    d, e, f = c.width, c.lru_width, c.mlp_width
-    n, i = c.num_gate_blocks, c.lru_width // c.num_gate_blocks
-    hk, k = c.num_heads * c.head_dim, c.head_dim
-    recurrent = {
-        "linear_x/weight": (e, d),
-        "linear_x/bias": (e,),
-        "linear_y/weight": (e, d),
-        "linear_y/bias": (e,),
-        "linear_out/weight": (d, e),
-        "linear_out/bias": (d,),
-        "conv_1d/w": (CONV_WIDTH, e),
-        "conv_1d/b": (e,),
-        "rg_lru/a_param": (e,),
-        "rg_lru/input_gate/w": (n, i, i),
-        "rg_lru/input_gate/b": (n, i),
-        "rg_lru/a_gate/w": (n, i, i),
-        "rg_lru/a_gate/b": (n, i),
-    }
-    attention = {
-        "proj_q/weight": (hk, d),
-        "proj_k/weight": (k, d),
-        "proj_v/weight": (k, d),
-        "proj_final/weight": (d, hk),
-        "proj_final/bias": (d,),
-    }
-    mlp = {
-        "ffw_gate/weight": (f, d),
-        "ffw_gate/bias": (f,),
-        "ffw_up/weight": (f, d),
-        "ffw_up/bias": (f,),
-        "ffw_down/weight": (d, f),
-        "ffw_down/bias": (d,),
-    }
-    shapes: dict[str, tuple[int, ...]] = {"embedder/input_embedding": (c.vocab_size, d)}
-    for layer, block_type in enumerate(c.block_types):
-        block = f"blocks.{layer}/"
-        shapes[block + "temporal_pre_norm/scale"] = (d,)
-        if block_type == "recurrent":
-            shapes |= {block + "recurrent_block/" + name: s for name, s in recurrent.items()}
-        else:
-            shapes |= {block + "attention_block/" + name: s for name, s in attention.items()}
-        shapes[block + "channel_pre_norm/scale"] = (d,)
-        shapes |= {block + "mlp_block/" + name: shape for name, shape in mlp.items()}
-    shapes["final_norm/scale"] = (d,)
-    return shapes
+from recurrentgemma.parameters import Part, param_shapes, parameters
 
 
 def parameter_count(config: GriffinConfig) -> int:
@@ -61,22 +13,12 @@ def parameter_count(config: GriffinConfig) -> int:
     return sum(map(math.prod, param_shapes(config).values()))
 
 
-def parameters_by_part(config: GriffinConfig) -> dict[str, int]:
+def parameters_by_part(config: GriffinConfig) -> dict[Part, int]:
     """Number of parameters in the embedding, the recurrent, attention and MLP blocks, the norms."""
-    parts: dict[str, int] = {"embedding": 0, "recurrent": 0, "attention": 0, "mlp": 0, "norms": 0}
-    for name, shape in param_shapes(config).items():
-        if name.startswith("embedder/"):
-            part = "embedding"
-        elif "/recurrent_block/" in name:
-            part = "recurrent"
-        elif "/attention_block/" in name:
-            part = "attention"
-        elif "/mlp_block/" in name:
-            part = "mlp"
-        else:
-            part = "norms"
-        parts[part] += math.prod(shape)
-    return parts
+    counts: dict[Part, int] = dict.fromkeys(get_args(Part), 0)
+    for _, row in parameters(config):
+        counts[row.part] += math.prod(row.shape(config))
+    return counts
 
 
 def flops_per_token(config: GriffinConfig, sequence_length: int | None = None) -> dict[str, float]:
@@ -90,9 +32,9 @@ def flops_per_token(config: GriffinConfig, sequence_length: int | None = None) -
     c = config
     length = sequence_length or max(c.context_length, 2 * c.attention_window)
     matmul = 0
-    for name, shape in param_shapes(c).items():
-        if len(shape) > 1 and not name.endswith(("/b", "conv_1d/w")):
-            matmul += math.prod(shape)
+    for _, row in parameters(c):
+        if len(row.axes) > 1 and row.axes not in (("4", "E"), ("N", "J")):  # taps, gates' biases
+            matmul += math.prod(row.shape(c))
     attention = 0.0
     for block_type in c.block_types:
         if block_type != "recurrent":
@@ -114,10 +56,10 @@ def flops_per_token(config: GriffinConfig, sequence_length: int | None = None) -
 def state_bytes(config: GriffinConfig) -> int:
     """Bytes of the state of one sequence: it does not depend on how many tokens it has seen."""
     item = 4 if config.dtype == "float32" else 2
-    total = 4  # position
+    size = 4  # position
     for block_type in config.block_types:
         if block_type == "recurrent":
-            total += 4 * config.lru_width + item * (CONV_WIDTH - 1) * config.lru_width
+            size += 4 * config.lru_width + item * (CONV_WIDTH - 1) * config.lru_width
         else:
-            total += 2 * item * config.keys_held(block_type) * config.head_dim
-    return total
+            size += 2 * item * config.keys_held(block_type) * config.head_dim
+    return size

@@ -11,8 +11,6 @@ document's first token.
 """
 
 import functools
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +23,6 @@ from recurrentgemma import parallel, sharding
 from recurrentgemma.blocks import ResidualBlock
 from recurrentgemma.chunk import Chunk, check_inputs, locate
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.counts import param_shapes
-from recurrentgemma.errors import UserError
 from recurrentgemma.layers import Embedder, RMSNorm
 from recurrentgemma.state import State
 
@@ -35,7 +31,7 @@ class Griffin(nnx.Module):
     """A language model whose memory is a state of fixed size (Griffin paper, section 2).
 
     With config.scan_layers the blocks are stacked by their place in the pattern (`groups`, and a
-    `tail` of what remains), else they are a list (`blocks`); flat_params names both alike.
+    `tail` of what remains), else they are a list (`blocks`); params.py names both alike.
     """
 
     def __init__(self, config: GriffinConfig, *, rngs: nnx.Rngs):
@@ -208,61 +204,3 @@ def _remat(config: GriffinConfig, function):
         return checkpointed(graphdef, params, x_BTD, block_state, chunk[:-1], chunk.may_reset)
 
     return call
-
-
-def canonical_names(config: GriffinConfig, path: Sequence[Any]) -> list[str]:
-    """The canonical name of the parameter at a path of the model, or the names of the layers' that
-    it stacks: of `groups`."""
-    kind, *rest = (str(part) for part in path)
-    period = len(config.pattern)
-    whole = config.num_layers // period * period
-    if kind not in ("groups", "tail", "blocks"):
-        return ["/".join([kind, *rest])]
-    first = int(rest[0]) + (whole if kind == "tail" else 0)
-    layers = range(first, whole, period) if kind == "groups" else [first]
-    return ["/".join([f"blocks.{layer}", *rest[1:]]) for layer in layers]
-
-
-def flat_params(model: Griffin) -> dict[str, jax.Array]:
-    """The parameters by canonical name, per layer, whether the model scans its layers or not.
-
-    Raises:
-      ValueError: the model has adapters, which training/finetuning/lora.py merges.
-    """
-    flat: dict[str, jax.Array] = {}
-    for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        value = leaf[...]
-        names = canonical_names(model.config, path)
-        values = value if path[0] == "groups" else [value]
-        flat |= {name: values[i] for i, name in enumerate(names)}
-    shapes = param_shapes(model.config)
-    if unknown := flat.keys() - shapes.keys():
-        raise UserError(
-            f"the model has {len(unknown)} parameters that no Griffin has, such as "
-            f"{min(unknown)!r}: merge its adapters first (training.finetuning.lora.merge_into)"
-        )
-    return {name: flat[name] for name in shapes}
-
-
-def from_flat_params(config: GriffinConfig, flat: dict[str, jax.Array]) -> Griffin:
-    """The model with these parameters by canonical name, taken as they are.
-
-    Raises:
-      ValueError: a parameter is missing, unknown or has another shape than the configuration's.
-    """
-    shapes = param_shapes(config)
-    for name in shapes.keys() ^ flat.keys():
-        kind = "missing" if name in shapes else "not a parameter of this model"
-        raise UserError(f"parameter {name!r} is {kind}")
-    for name, shape in shapes.items():
-        if flat[name].shape != shape:
-            raise UserError(f"parameter {name!r} has shape {flat[name].shape}; expected {shape}")
-    model = nnx.eval_shape(lambda: Griffin(config, rngs=nnx.Rngs(0)))
-    graphdef, abstract = nnx.split(model)
-
-    def value(path: tuple) -> jax.Array:
-        values = [flat[name] for name in canonical_names(config, path)]
-        return jnp.stack(values) if path[0] == "groups" else values[0]
-
-    leaves = [(path, leaf.replace(value(path))) for path, leaf in nnx.to_flat_state(abstract)]
-    return nnx.merge(graphdef, nnx.from_flat_state(leaves))

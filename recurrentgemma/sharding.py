@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mesh of devices, and the one table that says what lies where on it (Griffin paper, section
-4.1).
+"""The mesh of devices, and what lies where on it (Griffin paper, section 4.1).
 
     data       replicas: each takes other rows of a batch
     fsdp       the same, and each keeps only its part of parameters and optimizer state
     sequence   one long row over several devices; these keep only their part of parameters, too
     tensor     Megatron: heads, MLP units, vocabulary and the channels of the recurrence
 
-Every dimension of every array has a logical axis; MESH_AXES maps those to the mesh.
+Every dimension of every array has a logical axis (of parameters: parameters.py); MESH_AXES maps
+those to the mesh.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
+from recurrentgemma.parameters import TABLE, LogicalAxes
 from recurrentgemma.state import AttentionState, RecurrentState, State
 
 AXES = ("data", "fsdp", "sequence", "tensor")
@@ -42,30 +43,9 @@ MESH_AXES: dict[str | None, str | tuple[str, ...] | None] = {
     None: None,
 }
 
-PARAMETERS: dict[str, tuple[str | None, ...]] = {  # by the last words of the canonical name
-    "embedder/input_embedding": ("vocab", "width"),
-    "linear_x/weight": ("channels", "width"),
-    "linear_x/bias": ("channels",),
-    "linear_y/weight": ("channels", "width"),
-    "linear_y/bias": ("channels",),
-    "linear_out/weight": ("width", "channels"),
-    "conv_1d/w": (None, "channels"),
-    "conv_1d/b": ("channels",),
-    "rg_lru/a_param": ("channels",),
-    "input_gate/w": ("gate_blocks", "gate_inputs", None),
-    "input_gate/b": ("gate_blocks", None),
-    "a_gate/w": ("gate_blocks", "gate_inputs", None),
-    "a_gate/b": ("gate_blocks", None),
-    "proj_q/weight": ("heads", "width"),
-    "proj_k/weight": (None, "width"),
-    "proj_v/weight": (None, "width"),
-    "proj_final/weight": ("width", "heads"),
-    "ffw_gate/weight": ("mlp", "width"),
-    "ffw_gate/bias": ("mlp",),
-    "ffw_up/weight": ("mlp", "width"),
-    "ffw_up/bias": ("mlp",),
-    "ffw_down/weight": ("width", "mlp"),
-}  # the rest, norms and biases of width D, lie whole on every device
+PARAMETERS = {  # by the last two words of the canonical name
+    "/".join(row.name.split("/")[-2:]): row.logical_axes for row in TABLE
+}
 
 BATCH = P(("data", "fsdp"), "sequence")
 """[B, T] arrays: tokens, targets, weights, positions."""
@@ -156,7 +136,7 @@ def parameter_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
 
 
-def logical_axes(name: str) -> tuple[str | None, ...]:
+def logical_axes(name: str) -> LogicalAxes:
     """Logical axes of a parameter, from its name or path; () where it lies whole everywhere.
 
     A low-rank adapter of a weight [J, I] lies where that does: a [I, rank], b [rank, J].

@@ -29,7 +29,6 @@ from jax.sharding import PartitionSpec as P
 
 from checkpoints import adapters, files, processes, store
 from checkpoints.load import open_adapters, open_source
-from checkpoints.orbax_tree import flatten, nest
 from checkpoints.shapes import resolve_config
 from checkpoints.source import Damaged, Source, read_params
 from checkpoints.step import DATA_STATE, read_content
@@ -170,7 +169,7 @@ def initial_params(config: TrainConfig, like: Any, mesh: Mesh | None) -> Any:
         return place(mesh, sharding.param_spec(name, array.ndim), array)[0]
 
     params = {name: put(name, array) for name, array in read_params(source, model.param_dtype)}
-    return per_layer.together(nest(params), like, config.model, mesh)
+    return per_layer.stacked(params, like, config.model, mesh)
 
 
 def open_checkpoints(
@@ -201,17 +200,18 @@ def save(
     """Begin to write a checkpoint that `restore` goes on from exactly; the train state may be
     donated when this returns. held_out ranks it among the others. data_state: of this process.
 
-    Scanned layers are taken apart on the devices: the state a second time, for that moment.
+    Scanned layers are unstacked on the devices: the state a second time, for that moment.
 
     Raises OSError: there is no space for it, or the checkpoint before could not be written.
     """
-    params, opt_state = per_layer.apart((train_state.params, train_state.opt_state), config, mesh)
+    stacked = (train_state.params, train_state.opt_state)
+    params, opt_state = per_layer.unstacked(stacked, config, mesh)
     states = [json.loads(text) for text in processes.all_gather_text(json.dumps(data_state))]
     carried = train_state.carried
     ranked = checkpoints.best or HELD_OUT
     checkpoints.save(
         int(train_state.step),
-        flatten(params),
+        params,
         opt_state=opt_state if carried is None else {"optimizer": opt_state, "carried": carried},
         data_state={
             "batches": merge_states(states),
@@ -239,43 +239,42 @@ def restore(
     Raises ValueError: the checkpoint is damaged, or the training data has changed since.
     """
     wanted = (fresh.params, fresh.opt_state)
-    like = jax.eval_shape(lambda tree: per_layer.apart(tree, config), wanted)
+    like = jax.eval_shape(lambda tree: per_layer.unstacked(tree, config), wanted)
     carried = jax.eval_shape(lambda: fresh.carried)
     if mesh is not None:
         like = _on(mesh, like, sharding.specs(like))
         carried = carried and _on(mesh, carried, sharding.state_specs(config))
     opt_like = like[1] if carried is None else {"optimizer": like[1], "carried": carried}
-    found = checkpoints.restore(step, params_like=flatten(like[0]), opt_state_like=opt_like)
-    if found is None:
+    restored = checkpoints.restore(step, params_like=like[0], opt_state_like=opt_like)
+    if restored is None:
         return None
-    if found.data_state is None:
-        raise UserError(f"step {found.step} does not say where its data goes on")
-    batches.restore(found.data_state["batches"])
-    opt_state = found.opt_state if carried is None else found.opt_state["optimizer"]
-    stored = (nest(found.params), opt_state)
-    params, opt_state = per_layer.together(stored, wanted, config, mesh)
-    scalars: tuple = (np.int32(found.step), np.int32(found.data_state["skipped"]))
+    if restored.data_state is None:
+        raise UserError(f"step {restored.step} does not say where its data goes on")
+    batches.restore(restored.data_state["batches"])
+    opt_state = restored.opt_state if carried is None else restored.opt_state["optimizer"]
+    params, opt_state = per_layer.stacked((restored.params, opt_state), wanted, config, mesh)
+    scalars: tuple = (np.int32(restored.step), np.int32(restored.data_state["skipped"]))
     step_now, skipped = jax.device_put(scalars) if mesh is None else place(mesh, P(), *scalars)
     if carried is not None:
-        carried = found.opt_state["carried"]
+        carried = restored.opt_state["carried"]
     return TrainState(step_now, params, opt_state, skipped, carried)
 
 
 def skipped_in_a_row(run_dir: Path, step: int) -> int:
     """How many steps up to this one were not finite, one after the other."""
 
-    def said() -> str:
+    def stored() -> str:
         folder = run_dir / store.STEPS / str(step)
-        found = read_content(folder, DATA_STATE) if step else None
-        return str((found or {}).get("skipped_in_a_row", 0))
+        data_state = read_content(folder, DATA_STATE) if step else None
+        return str((data_state or {}).get("skipped_in_a_row", 0))
 
-    return int(processes.broadcast_text(said))
+    return int(processes.broadcast_text(stored))
 
 
 def is_intact(run_dir: Path, step: int) -> bool:
     """Whether the parameters of a step are what was written; reads them all."""
 
-    def said() -> str:
+    def answer() -> str:
         try:
             for _ in store.open_source(run_dir / store.STEPS / str(step)).read(
                 np.dtype(np.float32)
@@ -285,7 +284,7 @@ def is_intact(run_dir: Path, step: int) -> bool:
             return "no"
         return "yes"
 
-    return processes.broadcast_text(said) == "yes"
+    return processes.broadcast_text(answer) == "yes"
 
 
 def _on(mesh: Mesh, tree: Any, specs: Any) -> Any:

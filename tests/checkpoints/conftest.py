@@ -13,7 +13,7 @@ import pytest
 from checkpoints.model_json import read_model_json
 from checkpoints.source import Source, Spec, read_params
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.counts import param_shapes
+from recurrentgemma.parameters import param_shapes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SHARED = Path(__file__).parents[3] / "shared" / "golden"  # the stored originals, on some machines

@@ -13,7 +13,7 @@ from checkpoints.adapters import Adapters
 from checkpoints.convert import convert
 from checkpoints.load import load_checkpoint, open_adapters
 from checkpoints.source import Damaged
-from recurrentgemma.griffin import flat_params
+from recurrentgemma.params import flat_params
 from tests.checkpoints.conftest import random_params, small_config
 
 CONFIG = small_config()

@@ -17,7 +17,7 @@ import pytest
 from checkpoints import store
 from checkpoints.load import load_checkpoint
 from checkpoints.source import Damaged
-from recurrentgemma.griffin import flat_params
+from recurrentgemma.params import flat_params
 from tests.checkpoints.conftest import random_params, small_config
 
 CONFIG = small_config(num_layers=1, vocab_size=200)

@@ -139,12 +139,12 @@ def test_orbax_before_its_metadata_file(tmp_path, ocdbt, dtype):
     arrays = dict(write_names(dict(params), "deepmind-flax"))
     path = tmp_path / "old"
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=ocdbt)) as checkpointer:
-        checkpointer.save(path, orbax_tree.nest(arrays))
+        checkpointer.save(path, orbax_tree.nested(arrays))
     for new in ("_METADATA", "_CHECKPOINT_METADATA", "_sharding", "commit_success.txt"):
         (path / new).unlink(missing_ok=True)
     shutil.rmtree(path / "array_metadatas", ignore_errors=True)
     leaves = {name: "PLACEHOLDER://" + name.replace("/", ".") for name in arrays}
-    (path / "checkpoint").write_bytes(serialization.msgpack_serialize(orbax_tree.nest(leaves)))
+    (path / "checkpoint").write_bytes(serialization.msgpack_serialize(orbax_tree.nested(leaves)))
     source = open_source(path)
     assert source.format == "deepmind-flax"
     assert_same_bits(dict(read_params(source, dtype)), params)

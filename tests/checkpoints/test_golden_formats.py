@@ -16,8 +16,9 @@ from checkpoints import store
 from checkpoints.convert import convert
 from checkpoints.load import load_checkpoint, open_source
 from checkpoints.names import FORMATS
-from recurrentgemma.griffin import Griffin, flat_params
+from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss
+from recurrentgemma.params import flat_params
 from tests.checkpoints.conftest import GOLDEN, SHARED, assert_same_bits, canonical
 
 STORED = {

@@ -7,7 +7,7 @@ import pytest
 
 import griffin_lm
 from checkpoints import info_cli, store
-from recurrentgemma.griffin import flat_params
+from recurrentgemma.params import flat_params
 from tests.recurrentgemma.models import GRIFFIN, make
 
 

@@ -7,7 +7,7 @@ import pytest
 from checkpoints.names import FORMATS, ROWS, fill_block, rows_by_name, split_block
 from checkpoints.shapes import file_shapes
 from checkpoints.source import write_names
-from recurrentgemma.counts import param_shapes
+from recurrentgemma.parameters import param_shapes
 from tests.checkpoints.conftest import random_params, small_config
 
 

@@ -13,7 +13,7 @@ import recurrentgemma as rg
 from checkpoints import deepmind_flax, plain_path, store
 from checkpoints.load import load_checkpoint
 from recurrentgemma.errors import UserError
-from recurrentgemma.griffin import flat_params
+from recurrentgemma.params import flat_params
 from tests.checkpoints.conftest import random_params, small_config
 
 CONFIG = small_config(num_layers=1, vocab_size=256)

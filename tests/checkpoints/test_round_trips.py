@@ -12,7 +12,8 @@ from checkpoints.convert import convert
 from checkpoints.load import load_checkpoint, open_source
 from checkpoints.names import FORMATS
 from checkpoints.source import read_params
-from recurrentgemma.griffin import Griffin, flat_params
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.params import flat_params
 from tests.checkpoints.conftest import assert_same_bits, random_params, small_config
 
 CONFIGS = {

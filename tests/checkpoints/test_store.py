@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from checkpoints import store
 from checkpoints.load import load_checkpoint, open_source
-from recurrentgemma.griffin import flat_params
+from recurrentgemma.params import flat_params
 from tests.checkpoints.conftest import assert_same_bits, random_params, small_config
 
 CONFIG = small_config(num_layers=3)

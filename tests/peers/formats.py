@@ -36,7 +36,7 @@ from checkpoints.convert import convert
 from checkpoints.load import load_checkpoint
 from checkpoints.model_json import read_model_json
 from checkpoints.source import Source, Spec, read_params
-from recurrentgemma.counts import param_shapes
+from recurrentgemma.parameters import param_shapes
 
 out = pathlib.Path(sys.argv[1])
 golden = read_model_json(pathlib.Path("tests/golden/config.json"))

@@ -10,7 +10,8 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.params import flat_params, from_flat_params
 from recurrentgemma.state import State
 
 WINDOW = 8

@@ -13,12 +13,13 @@ import recurrentgemma as rg
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.counts import (
     flops_per_token,
-    param_shapes,
     parameter_count,
     parameters_by_part,
     state_bytes,
 )
-from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.parameters import param_shapes
+from recurrentgemma.params import flat_params, from_flat_params
 from recurrentgemma.presets import PRESETS, preset
 from tests.recurrentgemma.models import GRIFFIN, make, tokens
 

@@ -11,8 +11,9 @@ import pytest
 from flax import nnx
 
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
+from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss
+from recurrentgemma.params import flat_params, from_flat_params
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 CONFIG = GriffinConfig(

@@ -12,8 +12,9 @@ from flax import nnx
 
 import recurrentgemma as rg
 from recurrentgemma import griffin
-from recurrentgemma.griffin import Griffin, flat_params
+from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss
+from recurrentgemma.params import flat_params
 from tests.recurrentgemma.models import CONFIGS, WINDOW, make, tokens
 
 

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import recurrentgemma as rg
-from recurrentgemma.griffin import flat_params, from_flat_params
+from recurrentgemma.params import flat_params, from_flat_params
 from tests.recurrentgemma.models import CONFIGS, GRIFFIN, make, tokens
 
 

@@ -11,8 +11,8 @@ from flax import nnx
 
 from recurrentgemma import sharding
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.counts import param_shapes
 from recurrentgemma.griffin import Griffin
+from recurrentgemma.parameters import param_shapes
 from recurrentgemma.presets import PRESETS, griffin_14b, recurrentgemma_2b, recurrentgemma_9b
 from recurrentgemma.sharded import ShardedGriffin
 from recurrentgemma.sharding import MeshConfig, make_mesh

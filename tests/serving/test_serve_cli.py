@@ -13,7 +13,7 @@ import pytest
 
 import griffin_lm
 from checkpoints import store
-from recurrentgemma.griffin import flat_params
+from recurrentgemma.params import flat_params
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from recurrentgemma.counts import param_shapes
 from recurrentgemma.griffin import Griffin
+from recurrentgemma.parameters import param_shapes
 from recurrentgemma.presets import PRESETS, tiny
 from recurrentgemma.sharding import parameter_name
 from training.optim import (

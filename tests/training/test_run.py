@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from checkpoints import store
-from recurrentgemma import sharding
+from recurrentgemma import params, sharding
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.sharding import MeshConfig, make_mesh
@@ -103,9 +103,10 @@ def by_layer(train_state: TrainState, config: GriffinConfig) -> dict[str, np.nda
     for path, leaf in jax.tree_util.tree_leaves_with_path(
         jax.tree.map(np.asarray, train_state), is_leaf=per_layer._is_state
     ):
-        named = {"": leaf} if not per_layer._is_state(leaf) else per_layer._named(leaf)
         where = jax.tree_util.keystr(path)
-        slices = per_layer._slices(named, config) if per_layer._is_state(leaf) else named
+        slices = {"": leaf}
+        if per_layer._is_state(leaf):
+            slices = params.unstack(config, params.by_path(leaf))
         found |= {f"{where} {name}": value for name, value in slices.items()}
     return found
 
@@ -152,15 +153,15 @@ def test_from_any_mesh_to_any(
     assert data.state() == {"next_row": 2, "fingerprint": data.state()["fingerprint"]}
 
 
-def test_layers_are_taken_apart_and_put_together_without_gathering(small: TrainConfig):
+def test_layers_are_unstacked_and_stacked_without_gathering(small: TrainConfig):
     config, mesh = config_of(small, scanned=True), mesh_named("data 2, fsdp 2, tensor 2")
     assert mesh is not None
     shapes = shapes_of(config, make_optimizer(small.optimizer, steps=small.steps))
-    named = per_layer._named(trained(shapes, mesh).params)
-    apart = per_layer._apart.lower(named, config, mesh).compile()
-    flat = apart(named)
-    together = per_layer._together.lower(flat, tuple(named), config, mesh).compile()
-    for program in (apart, together):
+    arrays = params.by_path(trained(shapes, mesh).params)
+    unstack = per_layer._unstack.lower(arrays, config, mesh).compile()
+    flat = unstack(arrays)
+    stack = per_layer._stack.lower(flat, tuple(arrays), config, mesh).compile()
+    for program in (unstack, stack):
         text = program.as_text()
         assert text is not None
         for collective in ("all-gather", "all-to-all", "collective-permute", "all-reduce"):
@@ -177,9 +178,9 @@ def test_a_step_without_the_datas_state_is_refused(small: TrainConfig, tmp_path:
     run.begin_run(tmp_path / "run", small, ByteTokenizer())
     tx = make_optimizer(small.optimizer, steps=small.steps)
     fresh = trained(shapes_of(small.model, tx), None)
-    params, opt_state = per_layer.apart((fresh.params, fresh.opt_state), small.model)
+    flat, opt_state = per_layer.unstacked((fresh.params, fresh.opt_state), small.model)
     with run.open_checkpoints(tmp_path / "run", small) as checkpoints:
-        checkpoints.save(4, per_layer.flatten(params), opt_state=opt_state)
+        checkpoints.save(4, flat, opt_state=opt_state)
         with pytest.raises(ValueError, match="step 4 does not say where its data goes on"):
             run.restore(checkpoints, batches(), config=small.model, fresh=fresh)
 

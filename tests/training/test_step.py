@@ -11,8 +11,9 @@ import pytest
 from flax import nnx
 
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.counts import param_shapes
-from recurrentgemma.griffin import Griffin, from_flat_params
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.parameters import param_shapes
+from recurrentgemma.params import from_flat_params
 from training.configs import TrainConfig
 from training.data.batches import Batch, Batches
 from training.optim import OptimConfig, make_optimizer

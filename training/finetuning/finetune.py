@@ -18,8 +18,8 @@ from checkpoints.model_json import config_named
 from checkpoints.shapes import resolve_config
 from checkpoints.store import STEPS, newest_whole
 from recurrentgemma.config import Dtype, GriffinConfig, Remat
-from recurrentgemma.counts import param_shapes
 from recurrentgemma.errors import UserError
+from recurrentgemma.parameters import param_shapes
 from recurrentgemma.text.tokenizer import (
     Tokenizer,
     check_vocabulary,

@@ -22,7 +22,8 @@ from recurrentgemma.generation.decode import (
 from recurrentgemma.generation.draw import sample, sampling_arrays
 from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.generation.sampling import Sampling
-from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.params import flat_params, from_flat_params
 from recurrentgemma.text.tokenizer import ByteTokenizer
 from tests.recurrentgemma.models import CONFIGS
 

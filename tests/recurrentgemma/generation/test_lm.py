@@ -15,7 +15,8 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.generation.generate_cli import main
 from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.generation.sampling import Sampling
-from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.params import flat_params, from_flat_params
 from recurrentgemma.text.chat import encode_chat
 from recurrentgemma.text.tokenizer import ByteTokenizer
 from tests.recurrentgemma.models import CONFIGS

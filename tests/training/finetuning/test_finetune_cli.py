@@ -12,7 +12,8 @@ from flax import nnx
 from checkpoints import store
 from checkpoints.load import load_checkpoint
 from griffin_lm import main as griffin
-from recurrentgemma.griffin import Griffin, flat_params
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.params import flat_params
 from recurrentgemma.presets import recurrentgemma_2b, recurrentgemma_9b
 from tests.training.finetuning.test_finetune import arguments, run, write_base, write_data
 from training.configs import TrainConfig

@@ -11,14 +11,16 @@ import pytest
 from flax import nnx
 
 from recurrentgemma import sharding
+from recurrentgemma.adapters import flat_adapters
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.griffin import Griffin, flat_params, from_flat_params
+from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch
+from recurrentgemma.params import flat_params, from_flat_params
 from recurrentgemma.sharded import place
 from recurrentgemma.sharding import MeshConfig, make_mesh
 from tests.training.finetuning.test_lora import LORA, moved
 from tests.training.small_rows import BATCH, CONFIG, TIME, positions_of
-from training.finetuning.lora import adapt, flat_adapters, split
+from training.finetuning.lora import adapt, split
 from training.optim import OptimConfig, make_optimizer
 from training.step import init_train_state, make_train_step
 
@@ -74,7 +76,7 @@ def test_the_losses_of_one_device(one_device: np.ndarray, name: str):
 
 
 def test_it_goes_red_without_the_sum_over_tensor(one_device, monkeypatch):
-    monkeypatch.setattr("training.finetuning.lora._over_tensor", lambda path: False)
+    monkeypatch.setattr("recurrentgemma.adapters.over_tensor", lambda name: False)
     got = losses(CONFIG, MESHES["all"], 2)
     assert (
         np.abs(got[:, 1] / one_device[:2, 1] - 1).max() > 3e-4

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters by canonical name, from models that hold their layers in either way and back."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from recurrentgemma import params
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.params import canonical_names, flat_params, from_flat_params
+from tests.recurrentgemma.models import GRIFFIN, make
+
+SCANNED = dataclasses.replace(GRIFFIN, num_layers=8, scan_layers=True)  # two groups and two more
+
+
+def test_canonical_names():
+    for path, names in {
+        "groups/1/mlp_block/ffw_up": ["blocks.1/mlp_block/ffw_up", "blocks.4/mlp_block/ffw_up"],
+        "groups/2": ["blocks.2", "blocks.5"],
+        "tail/1/temporal_pre_norm/scale": ["blocks.7/temporal_pre_norm/scale"],
+        "final_norm/scale": ["final_norm/scale"],
+    }.items():
+        assert canonical_names(SCANNED, path) == names
+    assert canonical_names(GRIFFIN, "blocks/3/x") == ["blocks.3/x"]
+
+
+def test_stack_undoes_unstack():
+    arrays = {
+        "groups/0/a": jnp.arange(6.0).reshape(2, 3),
+        "tail/1/a": jnp.ones(3),
+        "b/c": jnp.ones(1),
+    }
+    flat = params.unstack(SCANNED, arrays)
+    assert list(flat) == ["blocks.0/a", "blocks.3/a", "blocks.7/a", "b/c"]
+    np.testing.assert_array_equal(flat["blocks.3/a"], [3, 4, 5])
+    again = params.stack(SCANNED, flat, arrays)
+    assert list(again) == list(arrays)
+    for path, array in arrays.items():
+        np.testing.assert_array_equal(again[path], array)
+
+
+def test_every_value_comes_back_from_a_scanned_model():
+    flat = flat_params(make("griffin"))
+    scanned = from_flat_params(dataclasses.replace(GRIFFIN, scan_layers=True), flat)
+    again = flat_params(scanned)
+    assert list(again) == list(flat)
+    for name, array in flat.items():
+        np.testing.assert_array_equal(again[name], array, err_msg=name)
+
+
+def test_replaced_keeps_the_structure():
+    state = nnx.state(Griffin(GRIFFIN, rngs=nnx.Rngs(0)), nnx.Param)
+    flat = params.unstack(GRIFFIN, params.by_path(state))
+    other = params.replaced(GRIFFIN, state, {name: array + 1 for name, array in flat.items()})
+    assert jax.tree.structure(other) == jax.tree.structure(state)
+    for path, array in params.by_path(state).items():
+        np.testing.assert_array_equal(params.by_path(other)[path], array + 1)
