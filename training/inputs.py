@@ -21,7 +21,7 @@ from training.configs import TrainConfig
 from training.corpus import Corpus, load_corpus, utf8_bytes
 from training.data.batches import Batches
 from training.data.config import HeldOut, cut_held_out, held_out, open_mixture
-from training.data.document import Document
+from training.data.document import Document, count_pairs
 from training.data.documents import InMemory, Mixture, document_ids
 from training.run import run_tokenizer
 
@@ -55,10 +55,9 @@ class Inputs:
         """For the first line that a run prints."""
         documents = sum(len(part) for part in self.mixture.parts)
         shown = f"{documents:,} documents"
-        lengths = [part.lengths for part in self.mixture.parts]
-        if all(each is not None for each in lengths):
-            tokens = sum(int(np.maximum(each - 1, 0).sum()) for each in lengths if each is not None)
-            shown += f", {tokens:,} tokens"
+        lengths = [part.lengths for part in self.mixture.parts if part.lengths is not None]
+        if len(lengths) == len(self.mixture.parts):
+            shown += f", {sum(map(count_pairs, lengths)):,} tokens"
         if (size := self.mixture.bytes_per_token()) is not None:
             shown += f", {size:.2f} bytes a token"
         if self.corpus is not None:

@@ -104,9 +104,11 @@ def _train(
         row_length=config.row_length,
         seed=config.seed,
         long_documents=config.data.long_documents,
+        epochs=config.data.epochs,
         rows=rows,
         threads=config.data.threads,
     )
+    batches.check_steps(config.steps)
     tx = make_optimizer(config.optimizer, steps=config.steps)
     graphdef, train_state, frozen = _first_state(config, tx, mesh, checkpoints, batches)
     train_step = make_train_step(

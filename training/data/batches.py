@@ -8,8 +8,9 @@ Legend: B rows in a batch (over all processes), T time (tokens in a row).
 |---------|--------------|----------------------------------------------------------------------|
 | rows    | `packing.py` | documents of known lengths (in memory, token shards) that may be cut |
 | streams | `streams.py` | text tokenised on the fly, and documents carried on from row to row  |
+| passes  | `passes.py`  | so many epochs and no more: every document equally often             |
 
-Neither order depends on threads, processes or prefetching. A process makes only its own rows of
+No order depends on threads, processes or prefetching. A process makes only its own rows of
 each batch; put together, they are the rows that one process alone would have made.
 """
 
@@ -26,6 +27,7 @@ from training.data.documents import InMemory, Mixture
 from training.data.packing import PackedBatches
 from training.data.packing import Rows as Rows
 from training.data.packing import pack as pack
+from training.data.passes import PassBatches
 from training.data.prefetch import Prefetched
 from training.data.streams import StreamBatches
 
@@ -39,18 +41,21 @@ _CAUSES = {
     "batch_size": "batch_size",
     "row_length": "row_length",
     "seed": "seed",
+    "epochs": "epochs",
     "layout": "the kind of source (tokenised ahead, or not) or long_documents",
 }
 
 
 class Batches:
-    """An endless iterator of batches, made ahead of time in the background.
+    """An iterator of batches, made ahead of time in the background. It ends only with `epochs`.
 
     documents: documents or arrays of their ids, or a mixture of sources.
     batch_size: B; with `rows`, this process yields only those of them, [len(rows), T].
     long_documents: what becomes of a document that goes over the end of a row. "cut": the rest is a
       document of its own, at position 0. "carry": it goes on in the same row of the next batch, its
       positions too, for a trainer that carries the model's state from batch to batch.
+    epochs: how often each document is learned from, before the batches end; a part of an epoch is
+      some of the documents. 0: endless. All documents are read once before the first batch.
     threads: that tokenise; 0: one a core, at most MAX_THREADS. They do not change what comes.
     prefetch: batches made ahead.
 
@@ -66,6 +71,7 @@ class Batches:
         row_length: int,
         seed: int,
         long_documents: LongDocuments = "cut",
+        epochs: float = 0.0,
         rows: range | None = None,
         threads: int = 0,
         prefetch: int = 2,
@@ -84,13 +90,21 @@ class Batches:
             "seed": seed,
         }
         lengths_known = all(part.lengths is not None for part in documents.parts)
-        if lengths_known and long_documents == "cut":
+        threads = threads or min(os.cpu_count() or 1, MAX_THREADS)
+        carry = long_documents == "carry"
+        self.count: int | None = None  # of batches, where they end
+        if epochs:
+            self._fingerprint |= {"layout": f"passes, {long_documents}", "batch_size": batch_size}
+            self._fingerprint["epochs"] = epochs
+            self._layout = PassBatches(
+                documents, **common, epochs=epochs, carry=carry, rows=rows, threads=threads
+            )
+            self.count = len(self._layout)
+        elif lengths_known and not carry:
             self._fingerprint["layout"] = "rows"
             self._layout = PackedBatches(documents, **common, rows=rows)
         else:
             self._fingerprint |= {"layout": f"streams, {long_documents}", "batch_size": batch_size}
-            threads = threads or min(os.cpu_count() or 1, MAX_THREADS)
-            carry = long_documents == "carry"
             self._layout = StreamBatches(
                 documents, **common, carry=carry, rows=rows, threads=threads
             )
@@ -121,6 +135,14 @@ class Batches:
         """How often the run has gone through the data: through the source it has gone through
         least often."""
         return min(self.epochs)
+
+    def check_steps(self, steps: int) -> None:
+        """Raises ValueError: the batches end before or after so many steps."""
+        if self.count not in (None, steps):
+            raise UserError(
+                f"steps={steps}, but data.epochs={self._fingerprint['epochs']} is {self.count} "
+                f"batches of this size: ask for {self.count} steps, or for data.epochs=0"
+            )
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on after the last batch given: JSON values.

@@ -7,6 +7,8 @@ prompt, the response, EOS.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -28,26 +30,36 @@ from training.data.sources.chat_lines import ANSWERS, ChatLines
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """What a set of conversations comes to, counted by reading all of it."""
+    """What sets of conversations come to, counted by reading all of them."""
 
-    examples: int
-    tokens: int  # (token, target) pairs
-    learned: int  # targets of answers
-    longest: int  # pairs of the longest example
-    beyond: int  # examples of more pairs than a row holds
-    answers_beyond: int  # those of them whose first answer begins after a row's end
+    lengths: np.ndarray  # ids of each example
+    learned: np.ndarray  # targets of its answers
+    before: np.ndarray  # pairs before its first answer
+    longest_name: str  # the file and line of the longest
+
+    @property
+    def tokens(self) -> int:
+        """(token, target) pairs."""
+        return int((self.lengths - 1).sum())
+
+    @property
+    def longest(self) -> int:
+        """Pairs of the longest example."""
+        return int(self.lengths.max()) - 1
 
     def describe(self, row_length: int) -> str:
         """One line, or two if some do not fit a row."""
+        learned = int(self.learned.sum())
         line = (
-            f"{self.examples:,} examples, {self.tokens:,} tokens, of which {self.learned:,} "
-            f"({self.learned / max(self.tokens, 1):.0%}) are answers to learn from; the longest "
-            f"has {self.longest:,}"
+            f"{len(self.lengths):,} examples, {self.tokens:,} tokens, of which {learned:,} "
+            f"({learned / max(self.tokens, 1):.0%}) are answers to learn from; the longest, "
+            f"{self.longest_name}, has {self.longest:,}"
         )
-        if self.beyond:
+        if longer := int((self.lengths - 1 > row_length).sum()):
+            late = int((self.before >= row_length).sum())
             line += (
-                f"\n{self.beyond:,} are longer than a row of {row_length:,} tokens, "
-                f"{self.answers_beyond:,} of them before their first answer begins"
+                f"\n{longer:,} are longer than a row of {row_length:,} tokens, {late:,} of them "
+                f"before their first answer begins"
             )
         return line
 
@@ -101,25 +113,8 @@ class ChatDocuments:
     def bytes_per_token(self) -> float | None:
         chosen = sources.spread(len(self), SAMPLES)
         targets = sum(self.read(number).learned_targets for number in chosen)
-        return sum(map(self.answer_bytes, chosen)) / targets if targets else None
-
-    def count(self, row_length: int) -> Examples:
-        """Read everything. Raises ValueError at the first example that cannot be learned from."""
-        pairs, learned, first = [], [], []
-        for number in range(len(self)):
-            document = self.read(number)
-            assert document.learned is not None
-            pairs.append(len(document.ids) - 1)
-            learned.append(document.learned_targets)
-            first.append(int(document.learned[1:].argmax()))
-        return Examples(
-            examples=len(self),
-            tokens=sum(pairs),
-            learned=sum(learned),
-            longest=max(pairs),
-            beyond=sum(n > row_length for n in pairs),
-            answers_beyond=sum(n >= row_length for n in first),
-        )
+        text_bytes = sum(map(self.answer_bytes, chosen))
+        return text_bytes / targets if text_bytes and targets else None
 
     def _plain(self, messages: list[Message]) -> tuple[list[int], list[bool]]:
         roles = [message["role"] for message in messages]
@@ -136,3 +131,23 @@ class ChatDocuments:
         if self._tokenizer.eos_id is not None:
             answer = [*answer, self._tokenizer.eos_id]
         return asked + answer, [False] * len(asked) + [True] * len(answer)
+
+
+def count_examples(parts: Sequence[ChatDocuments]) -> Examples:
+    """Read everything. Raises ValueError at the first example that cannot be learned from."""
+
+    def count(document: Document) -> tuple[int, int, int]:
+        assert document.learned is not None
+        before = int(document.learned[1:].argmax())
+        return len(document.ids), document.learned_targets, before
+
+    counts: list[tuple[int, int, int]] = []
+    with ThreadPoolExecutor() as pool:  # tokenizers work outside of the interpreter's lock
+        for part in parts:
+            counts += pool.map(lambda n, part=part: count(part.read(n)), range(len(part)))
+    lengths, learned, before = np.array(counts, np.int64).T
+    longest, part = int(lengths.argmax()), 0
+    while longest >= len(parts[part]):
+        longest -= len(parts[part])
+        part += 1
+    return Examples(lengths, learned, before, parts[part].name(longest))

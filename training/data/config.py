@@ -2,6 +2,7 @@
 """DataConfig: which documents a run learns from, which it is scored on, and opening them."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -37,6 +38,9 @@ class DataConfig:
     responses, of which only the responses are learned from."""
     weights: tuple[float, ...] = ()
     """The share of the tokens that each source gives, up to a common factor; none: equal shares."""
+    epochs: float = 0.0
+    """How often each document is learned from, of all sources equally often; 0: sources are gone
+    through again and again, as far as the steps go."""
     eval_sources: tuple[str, ...] = ()
     """Documents that are never learned from."""
     long_documents: Literal["cut", "carry"] = "cut"
@@ -50,6 +54,13 @@ class DataConfig:
             parse_spec(spec)
         if self.weights:
             check_weights(self.weights, len(self.sources))
+        if not 0 <= self.epochs < math.inf:
+            raise UserError(f"epochs={self.epochs}: expected a number above 0, or 0 for no end")
+        if self.epochs and self.weights:
+            raise UserError(
+                f"weights={self.weights} have no effect with epochs={self.epochs}, by which every "
+                f"document is learned from equally often; give one of them"
+            )
         if self.long_documents not in ("cut", "carry"):
             raise UserError(f"long_documents={self.long_documents!r}: expected 'cut' or 'carry'")
         if self.threads < 0:

@@ -135,7 +135,7 @@ def describe(text: str, tokenizer: str = "") -> dict[str, Any]:
     Conversations are all read. Raises ValueError: the source or the tokenizer cannot be opened, or
     a document cannot be read.
     """
-    from training.data.chat_documents import ChatDocuments
+    from training.data.chat_documents import ChatDocuments, count_examples
     from training.data.documents import document_ids, load_named_tokenizer
     from training.data.sources import open_source, spread
     from training.data.sources.chat_lines import ChatLines
@@ -167,9 +167,9 @@ def describe(text: str, tokenizer: str = "") -> dict[str, Any]:
         "bytes_per_document": round(text_bytes / len(chosen)),
     }
     if tokenizer and isinstance(source, ChatLines):
-        read = ChatDocuments(source, load_named_tokenizer(tokenizer)).count(sys.maxsize)
-        found |= {"tokens": read.tokens, "learned_tokens": read.learned}
-        found["longest_tokens"] = read.longest
+        examples = count_examples([ChatDocuments(source, load_named_tokenizer(tokenizer))])
+        found |= {"tokens": examples.tokens, "learned_tokens": int(examples.learned.sum())}
+        found |= {"longest_tokens": examples.longest, "longest": examples.longest_name}
     elif tokenizer:
         loaded = load_named_tokenizer(tokenizer)
         tokens = sum(len(document_ids(loaded, document)) for document in chosen)

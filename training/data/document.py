@@ -24,3 +24,8 @@ class Document:
     def learned_targets(self) -> int:
         """How many targets are learned. The first id is no target."""
         return max(len(self.ids) - 1, 0) if self.learned is None else int(self.learned[1:].sum())
+
+
+def count_pairs(lengths: np.ndarray) -> int:
+    """How many (token, target) pairs documents of these lengths have."""
+    return int(np.maximum(lengths.astype(np.int64) - 1, 0).sum())

@@ -54,7 +54,7 @@ class Documents(Protocol):
 
     def bytes_per_token(self) -> float | None:
         """UTF-8 bytes of text for each target that is learned from, perhaps of a sample; None where
-        it is not known."""
+        it is not known, or there is no text."""
         ...
 
 
@@ -88,7 +88,7 @@ class InMemory:
 
     def bytes_per_token(self) -> float | None:
         targets = sum(document.learned_targets for document in self._documents)
-        return None if self._text_bytes is None or not targets else self._text_bytes / targets
+        return self._text_bytes / targets if self._text_bytes and targets else None
 
 
 class Tokenized:
@@ -114,7 +114,7 @@ class Tokenized:
             text = self._source[index]
             text_bytes += len(text.encode())
             pairs += max(len(document_ids(self._tokenizer, text)) - 1, 0)
-        return text_bytes / pairs if pairs else None
+        return text_bytes / pairs if text_bytes and pairs else None
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,10 @@ import grain
 import numpy as np
 
 from recurrentgemma.errors import UserError
-from training.data.document import Document
+from training.data.document import Document, count_pairs
 from training.data.documents import Documents, InMemory, Mixture
+
+MAX_POSITION = 2**31 - 1
 
 
 class Rows(NamedTuple):
@@ -52,6 +54,11 @@ def make_row(pieces: Iterable[tuple[Document, int]], row_length: int) -> Rows:
     for piece, position in pieces:
         ids = piece.ids
         stop = start + len(ids) - 1
+        if position + len(ids) > MAX_POSITION:
+            raise UserError(
+                f"a document of more than {MAX_POSITION:,} tokens cannot be carried from row to "
+                f"row, because positions have 32 bits: cut it, or use long_documents='cut'"
+            )
         tokens_T[start:stop], targets_T[start:stop] = ids[:-1], ids[1:]
         weights_T[start:stop] = 1.0 if piece.learned is None else piece.learned[1:]
         positions_T[start:stop] = np.arange(position, position + stop - start)
@@ -109,7 +116,7 @@ def pack(
 
 def count_rows(lengths: np.ndarray, row_length: int) -> int:
     """How many rows documents of these lengths fill. Raises ValueError if they have no pair."""
-    pairs = int(np.maximum(lengths.astype(np.int64) - 1, 0).sum())
+    pairs = count_pairs(lengths)
     if pairs == 0:
         raise UserError(
             "no document has two tokens or more, so there is nothing to predict; give longer text"

@@ -271,7 +271,7 @@ def _write_shard(number: int, start: int, stop: int) -> None:
     directory, sources, starts, tokenizer, plan, reports, given_up = _worker
     name = shard_name(number, plan["shard_count"])
     dtype = np.dtype(plan["dtype"]).newbyteorder("<")
-    index, report = np.zeros((2, stop - start), np.uint32), np.zeros(3, np.int64)
+    index, report = np.zeros((2, stop - start), np.int64), np.zeros(3, np.int64)
     part = 0
     with new_file(directory / name) as path:
         writer = ArrayRecordWriter(str(path), OPTIONS)
@@ -298,8 +298,13 @@ def _write_shard(number: int, start: int, stop: int) -> None:
         entry = {"documents": stop - start, "tokens": ids, "bytes": text_bytes}
         entry |= {"file_bytes": path.stat().st_size, "sha256": digest}
         with new_file(directory / f"{name}.npy") as index_path, index_path.open("wb") as file:
-            np.save(file, index)
+            np.save(file, index_of(index))
         _write_json(directory / f"{name}.json", entry)
+
+
+def index_of(counts: np.ndarray) -> np.ndarray:
+    """The index as it is stored: in 32 bits if no document is too long for them."""
+    return counts.astype(np.uint32 if counts.max(initial=0) < 1 << 32 else np.int64)
 
 
 @contextlib.contextmanager
@@ -328,7 +333,7 @@ def _finish(
         shards = [_read_json(directory / f"{name}.json") for name in names]
         with new_file(directory / INDEX) as path, path.open("wb") as file:
             parts = [np.load(directory / f"{name}.npy") for name in names]
-            np.save(file, np.concatenate(parts, axis=1))
+            np.save(file, index_of(np.concatenate(parts, axis=1)))
         totals = {n: sum(s[n] for s in shards) for n in ("documents", "tokens", "bytes")}
         finished = {**plan, **totals, "shards": shards}
         _write_json(directory / METADATA, finished)

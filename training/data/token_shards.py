@@ -3,6 +3,7 @@
 
     DIR/tokens.json                          tokenizer, dtype, counts; each shard's size and SHA-256
     DIR/documents.npy                        uint32 [2, documents]: ids, and UTF-8 bytes, of each
+                                             (int64 if a document is too long for that)
     DIR/tokens-00000-of-00004.array_record   ids, little-endian, RECORD of them a record
     DIR/tokenizer.model                      or another tokenizer file
 
@@ -26,7 +27,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import Tokenizer, load_tokenizer
-from training.data.document import Document
+from training.data.document import Document, count_pairs
 
 METADATA, INDEX = "tokens.json", "documents.npy"
 PLAN = "plan.json"  # until tokens.json is there
@@ -53,7 +54,7 @@ def read_metadata(directory: str | Path) -> dict[str, Any]:
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
         version = metadata["version"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path} is damaged: remove it and {AGAIN}") from None
     if version != VERSION:
         raise UserError(f"{path} has version {version}, expected {VERSION}: tokenise again")
@@ -137,8 +138,9 @@ class TokenShards:
         return Document(ids[start - first * RECORD : stop - first * RECORD].astype(np.int32))
 
     def bytes_per_token(self) -> float | None:
-        pairs = int(np.maximum(self.lengths.astype(np.int64) - 1, 0).sum())
-        return int(self.text_bytes.sum(dtype=np.int64)) / pairs if pairs else None
+        pairs = count_pairs(self.lengths)
+        text_bytes = int(self.text_bytes.sum(dtype=np.int64))
+        return text_bytes / pairs if text_bytes and pairs else None
 
     def load_tokenizer(self) -> Tokenizer:
         """The tokenizer that wrote them."""

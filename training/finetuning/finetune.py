@@ -26,7 +26,7 @@ from recurrentgemma.text.tokenizer import (
     find_tokenizer,
     load_tokenizer,
 )
-from training.data.chat_documents import ChatDocuments, Examples
+from training.data.chat_documents import ChatDocuments, Examples, count_examples
 from training.data.sources.chat_lines import ChatLines
 from training.data.sources.spec import parse_spec
 from training.finetuning.lora import LoraConfig, adapted_layers
@@ -115,27 +115,13 @@ def chat_specs(
     return tuple(specs)
 
 
-def count_examples(specs: Sequence[str], tokenizer: Tokenizer, row_length: int) -> Examples:
+def read_examples(specs: Sequence[str], tokenizer: Tokenizer) -> Examples:
     """Every conversation of one source or more, read once.
 
     Raises:
       ValueError: the first that cannot be learned from, by file and line.
     """
-    found = []
-    for spec in specs:
-        found.append(ChatDocuments(ChatLines(parse_spec(spec)), tokenizer).count(row_length))
-    first = found[0]
-    for more in found[1:]:
-        sums = {f.name: getattr(first, f.name) + getattr(more, f.name) for f in _FIELDS}
-        first = Examples(**sums | {"longest": max(first.longest, more.longest)})
-    return first
-
-
-def steps_of(epochs: float, tokens: int, batch_size: int, row_length: int) -> int:
-    """Steps that go through so many tokens so many times. Raises ValueError: none."""
-    if not 0 < epochs < math.inf:
-        raise UserError(f"epochs={epochs}: expected a number above 0")
-    return math.ceil(epochs * tokens / (batch_size * row_length))
+    return count_examples([ChatDocuments(ChatLines(parse_spec(s)), tokenizer) for s in specs])
 
 
 def memory(config: GriffinConfig, lora: LoraConfig | None) -> dict[str, int]:
@@ -153,6 +139,3 @@ def memory(config: GriffinConfig, lora: LoraConfig | None) -> dict[str, int]:
     found = {"trained": trained, "parameters": held, "gradients": 4 * trained}
     found["optimizer"] = 8 * trained
     return found | {"bytes": held + 12 * trained}
-
-
-_FIELDS = dataclasses.fields(Examples)

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the arguments of `griffin finetune` to a TrainConfig and all else that a run needs."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from checkpoints.store import CONFIG, read_run_config
 from recurrentgemma import sharding
 from recurrentgemma.errors import UserError
 from training.configs import TrainConfig
 from training.data.config import DataConfig
+from training.data.passes import Deal
 from training.finetuning.finetune import (
     RATES,
     WARMUP,
     chat_specs,
-    count_examples,
     memory,
     read_base,
-    steps_of,
+    read_examples,
 )
 from training.finetuning.finetune_cli import FinetuneArguments, LoraArguments
 from training.finetuning.lora import LoraConfig, adapted_layers
@@ -59,20 +61,33 @@ def plan(arguments: FinetuneArguments) -> Plan:
         prompt, response = arguments.prompt, arguments.response
         return chat_specs(files, prompt=prompt, response=response, template=arguments.template)
 
+    if not 0 < arguments.epochs < math.inf:
+        raise UserError(f"epochs={arguments.epochs}: expected a number above 0")
+    run_dir = arguments.run_dir or Path("runs") / f"{arguments.checkpoint.resolve().name}-tuned"
     data = DataConfig(
         sources=specs(arguments.data),
         eval_sources=specs(arguments.eval_data),
+        epochs=0.0 if _counts_tokens(run_dir) else arguments.epochs,
         long_documents="carry",
     )
     mesh = arguments.launch.make_mesh()
     if mesh is not None:
         sharding.check_model(base.config, mesh.shape)
         sharding.check_batch(arguments.batch_size, arguments.row_length, mesh.shape)
-    examples = count_examples(data.sources, base.tokenizer, arguments.row_length)
+    examples = read_examples(data.sources, base.tokenizer)
     if data.eval_sources:
-        count_examples(data.eval_sources, base.tokenizer, arguments.row_length)
+        read_examples(data.eval_sources, base.tokenizer)
     shape = arguments.batch_size, arguments.row_length
-    steps = steps_of(arguments.epochs, examples.tokens, *shape)
+    steps = math.ceil(arguments.epochs * examples.tokens / math.prod(shape))
+    if data.epochs:
+        deal = Deal(
+            examples.lengths,
+            epochs=data.epochs,
+            batch_size=arguments.batch_size,
+            row_length=arguments.row_length,
+            seed=arguments.seed,
+        )
+        steps = deal.batches
     warmup = arguments.warmup_steps
     rate = arguments.learning_rate
     config = TrainConfig(
@@ -96,7 +111,6 @@ def plan(arguments: FinetuneArguments) -> Plan:
         save_every=arguments.save_every,
         keep=arguments.keep,
     )
-    run_dir = arguments.run_dir or Path("runs") / f"{arguments.checkpoint.resolve().name}-tuned"
     needed = memory(base.config, lora)
     summary = (
         f"{examples.describe(arguments.row_length)}\n{steps:,} steps of {shape[0]} x {shape[1]:,} "
@@ -104,6 +118,13 @@ def plan(arguments: FinetuneArguments) -> Plan:
         f"besides activations; {run_dir}"
     )
     return Plan(config, run_dir, summary)
+
+
+def _counts_tokens(run_dir: Path) -> bool:
+    """Whether a run is there that began when epochs counted tokens: it goes on as it began."""
+    if not (run_dir / CONFIG).is_file():
+        return False
+    return not read_run_config(run_dir)[1].get("data", {}).get("epochs")
 
 
 def lora_config(arguments: LoraArguments) -> LoraConfig | None:

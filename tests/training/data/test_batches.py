@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packing loses no pair and mixes no documents; the seed decides; going on is exact."""
+"""The seed decides the order, in every layout; going on is exact; what does not fit is refused."""
 
-import gc
 import json
-import threading
-import time
 from itertools import pairwise
 from typing import Any
 
@@ -13,90 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.batches import Batch, Batches, Rows, merge_states, pack, padding
-from training.data.document import Document
+from tests.training.data.small_documents import (
+    OnTheFly,
+    assert_equal,
+    documents_of,
+    on_the_fly,
+    take,
+)
+from training.data.batches import Batches, Rows, merge_states
 from training.data.documents import InMemory, Mixture
-
-
-def documents_of(lengths: list[int]) -> list[np.ndarray]:
-    """Documents whose ids are all different, so that a pair tells where it comes from."""
-    starts = np.cumsum([0, *lengths[:-1]])
-    return [np.arange(s, s + n, dtype=np.int32) for s, n in zip(starts, lengths, strict=True)]
-
-
-class OnTheFly(InMemory):
-    """Documents whose lengths only reading tells, as text has them; some take their time."""
-
-    def __init__(self, documents: list[np.ndarray]) -> None:
-        super().__init__(documents)
-        self.lengths = None  # type: ignore[assignment]
-
-    def read(self, document: int, start: int = 0, stop: int | None = None) -> Document:
-        if document % 7 == 0:
-            time.sleep(1e-4)
-        return super().read(document, start, stop)
-
-
-def on_the_fly(*lengths: list[int], weights: tuple[float, ...] = (1.0,)) -> Mixture:
-    return Mixture(tuple(OnTheFly(documents_of(each)) for each in lengths), weights)
-
-
-def take(batches: Batches, count: int) -> Rows:
-    drawn = [next(batches) for _ in range(count)]
-    return Rows(*(np.stack(field) for field in zip(*drawn, strict=True)))
-
-
-def assert_equal(one: Rows | Batch, other: Rows | Batch) -> None:
-    for ours, theirs in zip(one, other, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def check_rows(rows: Rows, documents: list[np.ndarray]) -> None:
-    real = rows.positions_RT >= 0
-    np.testing.assert_array_equal(rows.weights_RT, real.astype(np.float32))
-    pairs = sorted(zip(rows.tokens_RT[real], rows.targets_RT[real], strict=True))
-    assert pairs == sorted(p for ids in documents for p in pairwise(ids))
-    first_tokens = {ids[0] for ids in documents}
-    for tokens_T, positions_T in zip(rows.tokens_RT, rows.positions_RT, strict=True):
-        assert positions_T[0] in (0, -1)
-        for t, position in enumerate(positions_T):
-            before = positions_T[t - 1] if t else -1
-            if position < 0:
-                assert (positions_T[t:] < 0).all()  # padding is on the right only
-            elif t and tokens_T[t] not in first_tokens:
-                assert position == before + 1
-                assert tokens_T[t] == tokens_T[t - 1] + 1
-            else:
-                assert position == 0
-
-
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.integers(1, 17))
-def test_every_pair_is_packed_once_and_positions_restart(lengths, row_length):
-    documents = documents_of(lengths)
-    if max(lengths) < 2:
-        with pytest.raises(ValueError, match="nothing to predict"):
-            pack(documents, row_length)
-        return
-    rows = pack(documents, row_length)
-    assert [field.dtype for field in rows] == [np.int32, np.int32, np.float32, np.int32]
-    assert rows.tokens_RT.shape[1] == row_length
-    check_rows(rows, [ids for ids in documents if len(ids) > 1])
-
-
-def test_an_epoch_holds_every_pair_once_in_another_order_each_time():
-    documents = documents_of([30, 2, 1, 7, 90])
-    batches = Batches(documents, batch_size=1, row_length=8, seed=3)
-    rows = -(-(29 + 1 + 6 + 89) // 8)
-    epochs = []
-    for number in range(2):
-        assert batches.epoch == pytest.approx(number)
-        drawn = [next(batches) for _ in range(rows)]
-        epochs.append(Rows(*(np.concatenate(field) for field in zip(*drawn, strict=True))))
-    check_rows(epochs[0], [documents[i] for i in (0, 1, 3, 4)])
-    check_rows(epochs[1], [documents[i] for i in (0, 1, 3, 4)])
-    assert not np.array_equal(epochs[0].tokens_RT, epochs[1].tokens_RT)
-    assert batches.padding_fraction == pytest.approx(3 / 128)
-    assert sorted(padding(batch) for batch in drawn) == [0.0] * 15 + [3 / 8]
 
 
 @pytest.mark.parametrize("long_documents", ["cut", "carry"])
@@ -115,87 +37,6 @@ def test_the_seed_decides_the_order(long_documents):
     assert not np.array_equal(drawn(1), drawn(2))
 
 
-@given(
-    st.lists(st.integers(0, 60), min_size=1, max_size=9).filter(lambda n: max(n) > 1),
-    st.integers(1, 5),
-    st.integers(1, 17),
-    st.sampled_from(["cut", "carry"]),
-)
-def test_the_rows_of_a_stream_are_its_documents_end_to_end(
-    lengths, batch_size, row_length, long_documents
-):
-    batches = Batches(
-        on_the_fly(lengths),
-        batch_size=batch_size,
-        row_length=row_length,
-        seed=1,
-        long_documents=long_documents,
-        threads=2,
-    )
-    drawn = take(batches, 12)
-    assert (drawn.positions_RT >= 0).all()  # streams need no padding
-    assert (drawn.weights_RT == 1).all()
-    assert batches.padding_fraction == 0
-    whole = {token: ids for ids in documents_of(lengths) for token in ids[:-1]}
-    for row in range(batch_size):
-        tokens, targets, positions = (
-            drawn[field][:, row].reshape(-1).tolist() for field in (0, 1, 3)
-        )
-        at = 0
-        while at < len(tokens):
-            document = whole[tokens[at]]
-            skipped = tokens[at] - document[0]
-            assert skipped == 0 or (at == 0 and batch_size > len(lengths))
-            ids = document[skipped:][: len(tokens) - at + 1].tolist()
-            pairs = len(ids) - 1
-            assert tokens[at : at + pairs] == ids[:-1]
-            assert targets[at : at + pairs] == ids[1:]
-            expected = list(range(pairs))
-            if long_documents == "cut":  # from the document's start, or from the row's
-                expected = [min(p, (at + p) % row_length) for p in range(pairs)]
-            assert positions[at : at + pairs] == expected
-            at += pairs
-
-
-def test_streams_go_through_every_document_before_they_repeat_one():
-    count, batch_size = 11, 3
-    batches = Batches(on_the_fly([3] * count), batch_size=batch_size, row_length=2, seed=0)
-    drawn = take(batches, 44).tokens_RT[:, :, 0] // 3  # one document a row
-    order = drawn.reshape(-1)  # document number of place 0, 1, 2, ...
-    epochs = order.reshape(-1, count)
-    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.arange(count) + 0 * epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == len(epochs)  # anew each time
-    assert batches.epoch == pytest.approx(44 * batch_size / count)
-
-
-@pytest.mark.parametrize("long_documents", ["cut", "carry"])
-def test_streams_that_begin_with_the_same_document_begin_at_other_places_of_it(long_documents):
-    options: dict[str, Any] = {"row_length": 8, "seed": 0, "long_documents": long_documents}
-    batches = Batches(on_the_fly([81]), batch_size=4, **options)
-    assert batches.epoch == 0
-    drawn = take(batches, 10)
-    assert drawn.tokens_RT[0, :, 0].tolist() == [0, 20, 40, 60]
-    assert drawn.positions_RT[0, :, 0].tolist() == [0, 0, 0, 0]  # nothing was read before them
-    assert all(len({tuple(row) for row in rows}) == 4 for rows in drawn.tokens_RT)
-    assert batches.epoch == 4  # 4 x 80 of 80 pairs
-    for documents, batch_size in ((3, 8), (2, 2)):
-        few = on_the_fly([100] * documents)
-        rows = next(Batches(few, batch_size=batch_size, **options)).tokens_BT
-        assert len({tuple(row) for row in np.asarray(rows)}) == batch_size
-
-
-def test_the_epoch_of_streams_counts_what_was_read_of_a_document():
-    batches = Batches(
-        on_the_fly([101], [11] * 20, weights=(1.0, 1.0)), batch_size=1, row_length=10, seed=0
-    )
-    seen = []
-    for _ in range(40):
-        next(batches)
-        seen.append(batches.epochs)
-    tokens = np.array(seen) @ [100, 200]  # equal weights, to the document
-    np.testing.assert_allclose(tokens, 10 * np.arange(1, 41))
-
-
 def make(kind: str, **options: Any) -> Batches:
     """Batches of every layout: rows and streams, of one source and of three."""
     lengths = [[50, 20, 1, 64], [5, 9, 3, 2, 7], [300]]
@@ -206,12 +47,15 @@ def make(kind: str, **options: Any) -> Batches:
         return Batches(documents_of(lengths[0]), **common)
     if kind == "rows":
         return Batches(known, **common)
+    if kind == "passes":
+        equal = Mixture(unknown.parts, (1.0,) * 3)
+        return Batches(equal, long_documents="carry", epochs=50.5, **common)
     if kind == "one, streams":
         return Batches(documents_of(lengths[0]), long_documents="carry", **common)
     return Batches(unknown, long_documents="cut" if "cut" in kind else "carry", **common)
 
 
-KINDS = ["one, rows", "rows", "one, streams", "streams, cut", "streams, carry"]
+KINDS = ["one, rows", "rows", "one, streams", "streams, cut", "streams, carry", "passes"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -257,7 +101,7 @@ def test_hosts_make_together_what_one_makes_alone(kind, data):
         assert state == alone.state()
 
 
-@pytest.mark.parametrize("kind", ["rows", "streams, cut", "streams, carry"])
+@pytest.mark.parametrize("kind", ["rows", "streams, cut", "streams, carry", "passes"])
 def test_threads_and_prefetching_change_nothing(kind):
     wanted = take(make(kind, threads=1, prefetch=1), 40)
     for threads, prefetch in ((1, 6), (4, 1), (8, 3)):
@@ -339,13 +183,6 @@ def test_rows_of_another_batch_are_refused():
             make("rows", rows=rows)
 
 
-@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, float("nan")), (1.0, -1.0)])
-def test_weights_that_do_not_fit(weights):
-    part = InMemory(documents_of([3]))
-    with pytest.raises(ValueError, match=r"1 weights for 2 sources|weight .*above 0"):
-        Mixture((part, part), weights)
-
-
 def test_sources_without_a_pair_are_said_so():
     with pytest.raises(ValueError, match="nothing to predict"):
         Batches(documents_of([1, 0, 1]), batch_size=1, row_length=4, seed=0)
@@ -382,39 +219,3 @@ def test_a_document_that_cannot_be_read_is_told_and_nothing_is_skipped(kind):
     wanted = Batches(mixture, batch_size=2, row_length=4, seed=0)
     for batch in drawn:
         assert_equal(batch, next(wanted))
-
-
-def test_batches_wait_for_whoever_wants_them_and_end_with_them():
-    read = []
-
-    class Counted(OnTheFly):
-        def read(self, document, start=0, stop=None):
-            read.append(document)
-            return super().read(document, start, stop)
-
-    def threads() -> set[threading.Thread]:
-        return set(threading.enumerate()) - before
-
-    before = set(threading.enumerate())
-    mixture = Mixture((Counted(documents_of([5] * 9)),), (1.0,))
-    batches = Batches(mixture, batch_size=2, row_length=4, seed=0, threads=2, prefetch=3)
-    assert not read  # nothing is read before it is asked for
-    next(batches)
-    made = -1
-    while made != len(read):  # until it has made all that it makes ahead
-        made = len(read)
-        time.sleep(0.3)
-    assert made <= 2 * (1 + 3 + 1 + 1)  # given, waiting, held by the thread, being made
-    assert {thread.name for thread in threads()} >= {"prefetch", "tokenise_0"}
-    state = batches.state()
-    assert state["batches"] == 1
-    batches.close()
-    assert "prefetch" not in {thread.name for thread in threads()}
-    assert batches.state() == state
-    next(batches)
-    assert batches.state()["batches"] == 2
-    del batches
-    gc.collect()
-    for thread in threads():
-        thread.join(timeout=10)
-    assert not threads()

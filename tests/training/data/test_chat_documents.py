@@ -22,7 +22,7 @@ from recurrentgemma.text.tokenizer import HuggingFaceTokenizer, Tokenizer
 from tests.recurrentgemma.text.seams import KINDS, merges
 from training.configs import TrainConfig
 from training.data.batches import Batches, pack
-from training.data.chat_documents import ChatDocuments
+from training.data.chat_documents import ChatDocuments, count_examples
 from training.data.config import DataConfig, held_out, open_mixture
 from training.data.data_cli import describe
 from training.data.document import Document
@@ -206,12 +206,15 @@ def test_bytes_per_token_is_of_the_answers(tmp_path: Path):
 
 
 def test_what_there_is_is_counted(tmp_path: Path):
-    found = documents(write(tmp_path / "a.jsonl", *LINES[:2])).count(28)
+    found = count_examples([documents(write(tmp_path / "a.jsonl", *LINES[:2]))])
     first, second = (len(documents(f"chat:{tmp_path}/a.jsonl").read(n).ids) - 1 for n in (0, 1))
-    assert (found.examples, found.tokens, found.learned) == (2, first + second, 11)
-    assert (found.longest, found.beyond, found.answers_beyond) == (first, 2, 1)
+    assert found.lengths.tolist() == [first + 1, second + 1]
+    assert (found.tokens, found.learned.tolist(), found.longest) == (first + second, [6, 5], first)
     assert "2 are longer than a row of 28 tokens, 1 of them before" in found.describe(28)
-    assert "longer" not in documents(f"chat:{tmp_path}/a.jsonl").count(99).describe(99)
+    assert "longer" not in found.describe(99)
+    assert f"the longest, {tmp_path}/a.jsonl:1, has {first}" in found.describe(99)
+    both = count_examples([documents(f"chat:{tmp_path}/a.jsonl")] * 2)
+    assert both.lengths.tolist() == [*found.lengths] * 2
 
 
 def test_the_loss_is_the_mean_over_answers(small: TrainConfig, tmp_path: Path):

@@ -61,6 +61,8 @@ def test_to_json_and_back() -> None:
         ({"sources": ("text:a",), "weights": (1.0, 2.0)}, "2 weights for 1 sources; give one"),
         ({"sources": ("text:a",), "weights": (0.0,)}, "weight 0.0: expected a number above 0"),
         ({"long_documents": "drop"}, "long_documents='drop': expected 'cut' or 'carry'"),
+        ({"epochs": -1.0}, "epochs=-1.0: expected a number above 0, or 0"),
+        ({"sources": ("text:a",), "weights": (1.0,), "epochs": 1.0}, "weights=.* have no effect"),
         ({"threads": -1}, "threads=-1: expected 0 or more"),
         ({"sources": ("text:a",), "eval_sources": ("text:a",)}, "to learn from and to be scored"),
     ],

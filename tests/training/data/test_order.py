@@ -45,3 +45,13 @@ def test_a_shuffle_by_blocks_reads_few_blocks_at_a_time():
     windows = blocks.reshape(20, 5000)
     assert all(len(set(window)) == 5 for window in windows)
     assert all(len(set(window[:50])) == 5 for window in windows)  # mixed within
+
+
+def test_places_go_beyond_32_bits():
+    documents = 2**33 + 5
+    shuffle = make_shuffle(documents, seed=3)
+    drawn = {shuffle(3 * documents + place) for place in range(500)}
+    assert len(drawn) == 500
+    assert max(drawn) > 2**32
+    blocks = BlockShuffle(np.array([0, 2**32, 2**33 - 3]), 2**33, seed=0)
+    assert blocks._make_epoch(7)[1].tolist() == [0]

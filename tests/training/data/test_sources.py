@@ -228,6 +228,8 @@ def test_windows_text_is_plain_text(tmp_path: Path) -> None:
         ('{"text": 4}', ":3: text is a int, expected a string"),
         ('{"text": "a', ":3 is not JSON: "),
         ("{", ":3 is not JSON: "),
+        ("[" * 100_000, ":3 holds JSON nested too deeply to be read"),
+        ('{"a":' * 100_000, ":3 holds JSON nested too deeply to be read"),
         (r'{"text": "\ud800"}', r":3: text holds '\\ud800', half of a surrogate pair"),
     ],
 )
@@ -248,7 +250,15 @@ def test_lines_are_found_wherever_chunks_end(lines: list[bytes]) -> None:
         file.write(content)
         file.flush()
         found = [content[start:end] for start, end in _find_lines(file.name).T]
-    assert found == [line for line in lines if line not in (b"", b"\r", b"\t", b" ")]
+    assert found == [line for line in lines if line.decode("utf-8", "replace").strip()]
+
+
+def test_lines_of_white_space_are_no_documents(tmp_path: Path) -> None:
+    content = '\ufeff  \n{"text": "one"}\n   \n\t \r\n\u3000\u00a0\n \n  {"text": "two"}\n    '
+    (tmp_path / "a.jsonl").write_text(content, "utf-8")
+    found = open_text(f"jsonl:{tmp_path}/a.jsonl")
+    assert [found[n] for n in range(len(found))] == ["one", "two"]
+    assert found.name(1).endswith(":7")
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from recurrentgemma.text.tokenizer import train_sentencepiece
 from training.data import shard_writer, token_shards
 from training.data.documents import document_ids, tokenizer_fingerprint
-from training.data.shard_writer import tokenise
+from training.data.shard_writer import index_of, tokenise
 from training.data.sources import fingerprint, open_source, open_text
 from training.data.token_shards import TokenShards
 
@@ -396,3 +396,10 @@ def test_a_killed_worker_is_said_so(corpus: Path, tmp_path: Path) -> None:
         tokenise(
             [f"jsonl:{corpus}/a.jsonl"], str(corpus), tmp_path / "out", workers=1, progress=kill
         )
+
+
+def test_the_index_has_64_bits_where_it_must() -> None:
+    assert index_of(np.array([[5, 2**32 - 1]])).dtype == np.uint32
+    index = index_of(np.array([[5, 2**32]]))
+    assert (index.dtype, index.tolist()) == (np.int64, [[5, 2**32]])
+    assert index_of(np.zeros((2, 0), np.int64)).shape == (2, 0)

@@ -11,6 +11,7 @@ import numpy as np
 from recurrentgemma.errors import UserError
 from training.data.sources.spec import Spec, decode_utf8, find_files
 
+_MARK = "\ufeff"  # of the byte order, at the beginning of a file
 _CHUNK = 1 << 24  # bytes searched for newlines at a time
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"\x28\xb5\x2f\xfd": "unzstd", b"BZ": "bunzip2"}
 
@@ -18,7 +19,7 @@ _COMPRESSED = {b"\x1f\x8b": "gunzip", b"\x28\xb5\x2f\xfd": "unzstd", b"BZ": "bun
 class JsonLines:
     """See `training.data.sources.Source`. Opening reads the files once, to find where lines begin.
 
-    A field inside another is written `outer.inner`. Lines without content are skipped, and
+    A field inside another is written `outer.inner`. Lines of white space are skipped, and
     a byte order mark is.
     """
 
@@ -62,6 +63,10 @@ class JsonLines:
             raise UserError(
                 f"{self.name(index)} is not JSON: {error}; each line must hold one JSON object"
             ) from None
+        except RecursionError:
+            raise UserError(
+                f"{self.name(index)} holds JSON nested too deeply to be read: drop this line"
+            ) from None
 
     def text(self, record: Any, field: str, index: int, option: str = "field") -> str:
         """The text in a field of a record. Raises ValueError: there is none; `option` chooses
@@ -98,7 +103,7 @@ class JsonLines:
 
 def _utf8(raw: bytes, source: JsonLines, index: int) -> str:
     try:
-        return raw.decode("utf-8").removeprefix("\ufeff")
+        return raw.decode("utf-8").removeprefix(_MARK)
     except UnicodeDecodeError:
         return decode_utf8(raw, source.name(index))  # raises; the line is only counted now
 
@@ -120,8 +125,11 @@ def _find_lines(path: str) -> np.ndarray:
     end = np.concatenate([*ends, np.array(last, np.int64)]) if size else np.zeros(0, np.int64)
     start = np.concatenate([np.zeros(1, np.int64), end[:-1] + 1]) if size else end
     content = end > start
-    one = np.flatnonzero(end - start == 1)
-    if len(one):  # of a blank line this is a carriage return, or a space
-        characters = np.memmap(path, np.uint8, "r")[start[one]]
-        content[one] = ~np.isin(characters, list(b"\r\t "))
+    if content.any():
+        raw = np.memmap(path, np.uint8, "r")
+        first = raw[start[content]]
+        # White space of any kind, and the byte order mark, begins with one of these.
+        for line in np.flatnonzero(content)[(first <= 0x20) | (first >= 0x80)].tolist():
+            text = raw[start[line] : end[line]].tobytes().decode("utf-8", "replace")
+            content[line] = bool(text.removeprefix(_MARK).strip())
     return np.stack([start[content], end[content]])
