@@ -16,7 +16,7 @@ import griffin_lm
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.lm import load
 from training.configs import demo
-from training.corpus import load_corpus
+from training.data.config import open_texts
 from training.launch import Launch
 from training.loop import train
 from training.observe.metrics import read_metrics
@@ -75,7 +75,7 @@ def report(run_dir: Path, text: tuple[str, ...] = ()) -> str:
 
 def own_prompt(text: tuple[str, ...]) -> str:
     """The first words of the text that was held out."""
-    return " ".join(load_corpus(text).held_out[0].text.split()[:8])
+    return " ".join(open_texts(text)[1][0].split()[:8])
 
 
 def check_port_is_free(port: int) -> None:

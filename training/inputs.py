@@ -18,11 +18,11 @@ from recurrentgemma.losses import Batch
 from recurrentgemma.sharding import BATCH
 from recurrentgemma.text.tokenizer import Tokenizer
 from training.configs import TrainConfig
-from training.corpus import Corpus, load_corpus, utf8_bytes
 from training.data.batches import Batches
-from training.data.config import HeldOut, cut_held_out, held_out, open_mixture
-from training.data.document import Document, count_pairs
+from training.data.config import HeldOut, held_out, held_out_of, open_mixture, open_texts
+from training.data.document import count_pairs
 from training.data.documents import InMemory, Mixture, document_ids
+from training.data.sources import Source
 from training.run import run_tokenizer
 
 EVAL_DOCUMENTS = 64  # that an evaluation before the last step reads, at most
@@ -34,7 +34,7 @@ class Inputs:
 
     tokenizer: Tokenizer
     mixture: Mixture
-    corpus: Corpus | None
+    texts: Source | None  # held out of config.text, or of the plays
     config: TrainConfig
 
     def held_out(self) -> list[HeldOut]:
@@ -49,7 +49,7 @@ class Inputs:
     @property
     def is_scored(self) -> bool:
         """Whether there is anything to be scored on."""
-        return self.corpus is not None or bool(self.config.data.eval_sources)
+        return self.texts is not None or bool(self.config.data.eval_sources)
 
     def describe(self) -> str:
         """For the first line that a run prints."""
@@ -60,23 +60,17 @@ class Inputs:
             shown += f", {sum(map(count_pairs, lengths)):,} tokens"
         if (size := self.mixture.bytes_per_token()) is not None:
             shown += f", {size:.2f} bytes a token"
-        if self.corpus is not None:
-            shown += f"; {len(self.corpus.held_out)} held out"
+        if self.texts is not None:
+            shown += f"; {len(self.texts)} held out"
         elif not self.is_scored:
             shown += "; nothing held out"
         return shown
 
     def _held_out(self, limit: int | None) -> Iterator[HeldOut]:
-        if self.corpus is None:
-            vocab_size = self.config.model.vocab_size
-            yield from held_out(
-                self.config.data, self.tokenizer, vocab_size=vocab_size, limit=limit
-            )
-            return
-        for document in self.corpus.held_out:
-            whole = Document(np.array(self.tokenizer.encode(document.text), np.int32))
-            held = HeldOut(document.name, whole, len(document.text.encode()))
-            yield cut_held_out(held, self.tokenizer, limit)
+        if self.texts is not None:
+            return held_out_of(self.texts, self.tokenizer, limit)
+        vocab_size = self.config.model.vocab_size
+        return held_out(self.config.data, self.tokenizer, vocab_size=vocab_size, limit=limit)
 
 
 def open_inputs(config: TrainConfig, run_dir: Path) -> Inputs:
@@ -84,7 +78,7 @@ def open_inputs(config: TrainConfig, run_dir: Path) -> Inputs:
     will be scored on first is read. Writes nothing.
 
     Raises ValueError: a source or text cannot be read, there is nothing in what it is to be scored
-    on, or tokenizer, vocabulary and sources do not agree; see corpus.py, data_config.py and run.py.
+    on, or tokenizer, vocabulary and sources do not agree; see data/config.py and run.py.
     """
     inputs = _open(config, run_dir)
     if inputs.is_scored:
@@ -103,11 +97,13 @@ def _open(config: TrainConfig, run_dir: Path) -> Inputs:
         tokenizer = run_tokenizer(run_dir, config, ())
         mixture = open_mixture(config.data, tokenizer, vocab_size=config.model.vocab_size)
         return Inputs(tokenizer, mixture, None, config)
-    corpus = load_corpus(config.text)
-    tokenizer = run_tokenizer(run_dir, config, corpus.train)
-    documents = [document_ids(tokenizer, document.text) for document in corpus.train]
-    held = InMemory(documents, text_bytes=utf8_bytes(corpus.train))
-    return Inputs(tokenizer, Mixture((held,), (1.0,)), corpus, config)
+    learned, held = open_texts(config.text)
+    texts = [learned[number] for number in range(len(learned))]
+    tokenizer = run_tokenizer(run_dir, config, texts)
+    documents = [document_ids(tokenizer, text) for text in texts]
+    text_bytes = sum(len(text.encode()) for text in texts)
+    mixture = Mixture((InMemory(documents, text_bytes=text_bytes),), (1.0,))
+    return Inputs(tokenizer, mixture, held, config)
 
 
 class Feed:

@@ -41,7 +41,7 @@ def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> b
     SIGINT and SIGTERM (to any process, where there are several) end the step in flight, save and
     return; a second one ends the process.
 
-    Raises ValueError: text, tokenizer, mesh or run directory do not fit (corpus.py, data_config.py,
+    Raises ValueError: text, tokenizer, mesh or run directory do not fit (data/config.py,
     launch.py, run.py), or the run diverged (progress.py). OSError: a checkpoint was not saved.
     """
     launch = launch or Launch()

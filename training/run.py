@@ -39,7 +39,6 @@ from recurrentgemma.sharded import place
 from recurrentgemma.text.tokenizer import Tokenizer, find_tokenizer, train_sentencepiece
 from training import per_layer
 from training.configs import FREE, TrainConfig, differences
-from training.corpus import Document
 from training.data.batches import Batches, merge_states
 from training.data.documents import load_named_tokenizer
 from training.step import TrainState
@@ -116,15 +115,15 @@ def keep_adapters(run_dir: Path, config: TrainConfig) -> None:
         adapters.write(run_dir / ADAPTERS, open_adapters(run_dir)[0])
 
 
-def run_tokenizer(run_dir: Path, config: TrainConfig, documents: Sequence[Document]) -> Tokenizer:
-    """The run's tokenizer; before begin_run the one that config.tokenizer says.
+def run_tokenizer(run_dir: Path, config: TrainConfig, texts: Sequence[str]) -> Tokenizer:
+    """The run's tokenizer; before begin_run the one that config.tokenizer says. texts: what one is
+    trained on.
 
     Raises ValueError if it has more ids than the model has embeddings.
     """
 
     def made() -> Tokenizer:
         if config.tokenizer == "sentencepiece":
-            texts = (document.text for document in documents)
             return train_sentencepiece(texts, config.model.vocab_size)
         return load_named_tokenizer(config.tokenizer)
 

@@ -20,8 +20,8 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from training import loop, run
 from training.configs import TrainConfig
-from training.corpus import load_corpus
 from training.data.batches import Batches
+from training.data.config import open_texts
 from training.data.documents import document_ids
 from training.launch import Launch
 from training.observe.metrics import TIMINGS, read_metrics
@@ -300,15 +300,15 @@ def test_a_tokenizer_is_trained_once_and_kept_with_the_run(small, tmp_path):
         model=dataclasses.replace(small.model, vocab_size=320),
         tokenizer="sentencepiece",
     )
-    documents = load_corpus(config.text).train
-    pieces = run.run_tokenizer(tmp_path / "pieces", config, documents)
+    texts = [open_texts(config.text)[0][0]]
+    pieces = run.run_tokenizer(tmp_path / "pieces", config, texts)
     assert pieces.vocab_size == 320
     assert not (tmp_path / "pieces").exists()
     run.begin_run(tmp_path / "pieces", config, pieces)
     again = run.run_tokenizer(tmp_path / "pieces", config, ())  # no text: it is read, not trained
     reuse = dataclasses.replace(config, tokenizer=str(tmp_path / "pieces" / "tokenizer.model"))
     reused = run.run_tokenizer(tmp_path / "reused", reuse, ())
-    text = documents[0].text
+    [text] = texts
     assert again.encode(text) == reused.encode(text) == pieces.encode(text)
 
 

@@ -3,7 +3,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,9 +19,11 @@ from training.data.documents import (
     check_weights,
     tokenizer_fingerprint,
 )
-from training.data.sources import open_source
+from training.data.plays import plays
+from training.data.sources import Source, open_source
 from training.data.sources.chat_lines import ChatLines
 from training.data.sources.spec import parse_spec
+from training.data.sources.text_files import heads_and_tails
 from training.data.token_shards import TokenShards
 
 
@@ -119,37 +121,45 @@ def held_out(
     check_vocabulary(tokenizer, vocab_size)
     for spec in config.eval_sources:
         source = open_source(spec)
-        chat = ChatDocuments(source, tokenizer) if isinstance(source, ChatLines) else None
         if isinstance(source, TokenShards):
             source.check(tokenizer_fingerprint(tokenizer), vocab_size)
-        for number in range(len(source)):
-            name = f"{spec} {number}"
-            if chat is not None:
-                name, text_bytes = chat.name(number), chat.answer_bytes(number)
-                document = chat.read(number)
-                stops = np.isin(document.ids, tokenizer.stop_ids)
-                assert document.learned is not None
-                document = Document(document.ids, document.learned & ~stops)
-            elif isinstance(source, TokenShards):
-                document = source.read(number)
-                ids = document.ids
-                if source.eos_id is not None and len(ids) and ids[-1] == source.eos_id:
-                    document = document.cut(0, -1)
-                text_bytes = int(source.text_bytes[number])
-            else:
-                text = source[number]
-                document = Document(np.array(tokenizer.encode(text), np.int32))
-                text_bytes = len(text.encode())
-            yield cut_held_out(HeldOut(name, document, text_bytes), tokenizer, limit)
+        yield from held_out_of(source, tokenizer, limit)
 
 
-def cut_held_out(held: HeldOut, tokenizer: Tokenizer, limit: int | None) -> HeldOut:
-    """The first `limit` ids of a held-out document, with the bytes that those spell."""
-    if limit is None or len(held.document.ids) <= limit:
-        return held
-    start = held.document.cut(0, limit)
-    scored = start.ids if start.learned is None else start.ids[start.learned]
-    return HeldOut(held.name, start, len(tokenizer.decode(scored.tolist()).encode()))
+def held_out_of(
+    source: Source | TokenShards, tokenizer: Tokenizer, limit: int | None = None
+) -> Iterator[HeldOut]:
+    """The documents of a source to be scored on, or the first `limit` ids of each."""
+    chat = ChatDocuments(source, tokenizer) if isinstance(source, ChatLines) else None
+    for number in range(len(source)):
+        name = source.name(number)
+        if chat is not None:
+            document, text_bytes = chat.read(number), chat.answer_bytes(number)
+            assert document.learned is not None
+            stops = np.isin(document.ids, tokenizer.stop_ids)
+            document = Document(document.ids, document.learned & ~stops)
+        elif isinstance(source, TokenShards):
+            document, text_bytes = source.read(number), int(source.text_bytes[number])
+            ids = document.ids
+            if source.eos_id is not None and len(ids) and ids[-1] == source.eos_id:
+                document = document.cut(0, -1)
+        else:
+            text = source[number]
+            text_bytes = len(text.encode())
+            document = Document(np.array(tokenizer.encode(text), np.int32))
+        if limit is not None and len(document.ids) > limit:
+            document = document.cut(0, limit)
+            scored = document.ids if document.learned is None else document.ids[document.learned]
+            text_bytes = len(tokenizer.decode(scored.tolist()).encode())
+        yield HeldOut(name, document, text_bytes)
+
+
+def open_texts(files: Sequence[str]) -> tuple[Source, Source]:
+    """What `--text FILE...` learns from and what it holds out; without files, the plays.
+
+    Raises ValueError: a file is missing or too short, or the plays cannot be fetched.
+    """
+    return heads_and_tails(files) if files else plays()
 
 
 def _documents(spec: str, tokenizer: Tokenizer, vocab_size: int) -> Documents:

@@ -115,9 +115,9 @@ def test_held_out_documents_come_with_the_bytes_that_they_spell(folder: Path) ->
     tokenizer = ByteTokenizer()
     config = DataConfig(eval_sources=(f"text:{folder}/text/0*", f"arrayrecord:{folder}/tokens"))
     found = list(held_out(config, tokenizer, vocab_size=261))
-    assert [held.name.split()[-1] for held in found] == [
-        *map(str, range(10)),
-        *map(str, range(29)),
+    assert [held.name.removeprefix(str(folder)) for held in found] == [
+        *(f"/text/0{number}.txt" for number in range(10)),
+        *(f"arrayrecord:{folder}/tokens, document {number}" for number in range(29)),
     ]
     for held, text in zip(found, [*TEXTS[:10], *TEXTS], strict=True):
         assert held.document.ids.tolist() == tokenizer.encode(text)  # BOS, and no EOS to predict

@@ -3,7 +3,7 @@
 
 | written as                       | a document is                                              |
 |----------------------------------|------------------------------------------------------------|
-| `text:GLOB`                      | a UTF-8 file                                               |
+| `text:GLOB?part=head`            | a UTF-8 file, or all but its last tenth                    |
 | `jsonl:GLOB?field=text`          | a field of a line                                          |
 | `chat:GLOB?prompt=prompt`        | a line's prompt and response, or its messages              |
 | `parquet:GLOB?column=text`       | a row of a column                                          |

@@ -15,7 +15,7 @@ from recurrentgemma.errors import UserError
 _SPEC = re.compile(r"(?P<kind>[a-z_]+):(?P<where>.+?)(?:\?(?P<options>\w+=[^?]*))?", re.DOTALL)
 
 KINDS = {
-    "text": "text:GLOB",
+    "text": "text:GLOB[?part=head or tail]",
     "jsonl": "jsonl:GLOB[?field=text]",
     "chat": "chat:GLOB[?prompt=prompt&response=response&template=none]",
     "parquet": "parquet:GLOB[?column=text]",
@@ -23,6 +23,7 @@ KINDS = {
     "tfds": "tfds:NAME[/CONFIG][:VERSION][:SPLIT][?feature=text&data_dir=DIRECTORY]",
 }
 _OPTIONS = {
+    "text": ("part",),
     "jsonl": ("field",),
     "chat": ("prompt", "response", "template"),
     "parquet": ("column",),

@@ -1,24 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`text:GLOB`: each UTF-8 file is a document."""
+"""`text:GLOB[?part=head]`: each UTF-8 file is a document, or a part of it is.
+
+`part=tail` is the last tenth of each file, cut after a line, and `part=head` all before it: one to
+be scored on, the other to learn from. `--text FILE...` is both of them.
+"""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from recurrentgemma.errors import UserError
 from training.data.sources.spec import Spec, decode_utf8, find_files
 
+PARTS = {"whole": 1.0, "head": 0.9, "tail": 0.1}  # of a file
+MIN_BYTES = 1_000  # of a file that a tail is held out of
+
 
 class TextFiles:
-    """See `training.data.sources.Source`. A byte order mark is dropped and CRLF becomes LF."""
+    """See `training.data.sources.Source`. A byte order mark is dropped and CRLF becomes LF.
+
+    files: the files, instead of those that the spec names.
+    """
 
     blocks = None
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, files: Sequence[str] | None = None) -> None:
         self.spec = spec.text
-        self._files = find_files(spec)
-        self.size = sum(map(os.path.getsize, self._files))
-        if self.size == 0:
+        self._part = spec.options.get("part", "whole")
+        if self._part not in PARTS:
+            raise UserError(f"{spec.text!r}: part={self._part}: expected {', '.join(PARTS)}")
+        self._files = find_files(spec) if files is None else list(files)
+        size = sum(map(os.path.getsize, self._files))
+        if size == 0:
             raise UserError(f"{spec.text!r}: every one of its {len(self)} files is empty")
+        self.size = round(size * PARTS[self._part])
 
     def __len__(self) -> int:
         return len(self._files)
@@ -28,4 +43,39 @@ class TextFiles:
 
     def __getitem__(self, index: int) -> str:
         raw = Path(self._files[index]).read_bytes()
-        return decode_utf8(raw, self.name(index)).removeprefix("\ufeff").replace("\r\n", "\n")
+        text = decode_utf8(raw, self.name(index)).removeprefix("\ufeff").replace("\r\n", "\n")
+        if self._part == "whole":
+            return text
+        start = _tail(text)
+        return text[:start] if self._part == "head" else text[start:]
+
+
+def heads_and_tails(files: Sequence[str | Path]) -> tuple[TextFiles, TextFiles]:
+    """What `--text FILE...` learns from and what it holds out.
+
+    A file that is missing, a directory, empty, not UTF-8 or under MIN_BYTES is a ValueError that
+    names it.
+    """
+    names = [str(file) for file in files]
+    if len(set(names)) != len(names):
+        raise UserError(f"--text names a file twice: {', '.join(names)}; name each file once")
+    for file in map(Path, names):
+        if not file.is_file():
+            raise UserError(f"{file}: no such text file; give the path of a UTF-8 text file")
+        raw = file.read_bytes()
+        decode_utf8(raw, str(file))
+        if len(raw) < MIN_BYTES:
+            raise UserError(
+                f"{file} is {'empty' if not raw else 'too short'}: {len(raw):,} bytes; "
+                f"at least {MIN_BYTES:,} are needed, and useful training begins near 1,000,000"
+            )
+    head, tail = (
+        TextFiles(Spec("--text", "text", "", {"part": part}), names) for part in ("head", "tail")
+    )
+    return head, tail
+
+
+def _tail(text: str) -> int:
+    """Where the last tenth of a text begins: after a line, if there is one."""
+    nine_tenths = len(text) - len(text) // 10
+    return text.rfind("\n", len(text) // 2, nine_tenths) + 1 or nine_tenths

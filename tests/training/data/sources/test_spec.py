@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a source is written, and what is no source."""
+
+from pathlib import Path
+
+import pytest
+
+from training.data.sources import open_source, open_text
+from training.data.sources.spec import parse_spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("jsnl:a", r"unknown kind 'jsnl'; did you mean 'jsonl'\? The kinds are text:GLOB"),
+        ("csv:a", "unknown kind 'csv'; the kinds are text:GLOB.*; jsonl:GLOB"),
+        ("books", "'books' names no kind of source; write text:books, or one of"),
+        ("jsonl:", r"'jsonl:' names no files; write jsonl:GLOB"),
+        ("a/b.parquet", "write parquet:a/b.parquet"),
+        ("text:none/*.txt", r"no file matches 'none/\*.txt' \(looked from "),
+        ("jsonl:a?column=text", r"'column=text' is no option of jsonl; write jsonl:GLOB\[\?field="),
+        ("text:a?field=text", "no option of text"),
+        ("jsonl:a?field=", "'field=' is no option"),
+        ("tfds:a b", "expected tfds:NAME"),
+    ],
+)
+def test_a_spec_that_means_nothing(spec: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_source(spec)
+
+
+def test_a_question_mark_in_a_pattern_stays_a_wildcard(tmp_path: Path) -> None:
+    for name in ("a1.txt", "a2.txt", "b1.txt", "a[1].txt"):
+        (tmp_path / name).write_text(name)
+    assert len(open_source(f"text:{tmp_path}/a?.txt")) == 2
+    assert open_text(f"text:{tmp_path}/a[1].txt")[0] == "a[1].txt"  # a file of that very name
+    spec = parse_spec("jsonl:a?.jsonl?field=x")
+    assert (spec.where, dict(spec.options)) == ("a?.jsonl", {"field": "x"})
+
+
+def test_a_folder_is_told_how_to_be_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a folder; name its files: jsonl:.*/\*\*/\*\.jsonl"):
+        open_source(f"jsonl:{tmp_path}")
+    (tmp_path / "tokens.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"names no kind of source; write arrayrecord:{tmp_path}"):
+        open_source(str(tmp_path))
