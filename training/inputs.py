@@ -22,7 +22,7 @@ from training.data.batches import Batches
 from training.data.config import HeldOut, held_out, held_out_of, open_mixture, open_texts
 from training.data.document import count_pairs
 from training.data.documents import InMemory, Mixture, document_ids
-from training.data.sources import Source
+from training.data.sources import TextSource
 from training.run import run_tokenizer
 
 EVAL_DOCUMENTS = 64  # that an evaluation before the last step reads, at most
@@ -34,7 +34,7 @@ class Inputs:
 
     tokenizer: Tokenizer
     mixture: Mixture
-    texts: Source | None  # held out of config.text, or of the plays
+    texts: TextSource | None  # held out of config.text, or of the plays
     config: TrainConfig
 
     def held_out(self) -> list[HeldOut]:

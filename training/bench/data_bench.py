@@ -28,7 +28,7 @@ from training.data.document import Document
 from training.data.documents import InMemory, Mixture
 from training.data.order import BlockShuffle, make_shuffle
 from training.data.shard_writer import OPTIONS, tokenise
-from training.data.sources import open_text, parquet
+from training.data.sources import open_text_source, parquet
 
 BATCH, TOKENS = 8, 2048
 SECONDS = 5.0  # of batches for each source
@@ -165,7 +165,7 @@ def time_parquet(folder: Path) -> tuple[float, float]:
     parquet.KEPT_BYTES = KEPT
 
     def seconds(count: int, order: Callable[[int], int]) -> float:
-        source = open_text(spec)  # which has nothing decoded yet
+        source = open_text_source(spec)  # which has nothing decoded yet
         start = time.perf_counter()
         for place in range(count):
             source[order(place)]
@@ -179,7 +179,7 @@ def time_parquet(folder: Path) -> tuple[float, float]:
 def print_what_grows(folder: Path, lines: str) -> None:
     seconds, grown, row = time_an_epoch()
     start = time.perf_counter()
-    found = open_text(lines)
+    found = open_text_source(lines)
     rate = found.size / (time.perf_counter() - start)
     ours, full = time_parquet(folder)
     print("| | |\n|---|---|")

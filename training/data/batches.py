@@ -25,7 +25,7 @@ from recurrentgemma.losses import Batch as Batch
 from training.data.document import Document
 from training.data.documents import InMemory, Mixture
 from training.data.packing import PackedBatches
-from training.data.packing import Rows as Rows
+from training.data.packing import PackedRows as PackedRows
 from training.data.packing import pack as pack
 from training.data.passes import PassBatches
 from training.data.prefetch import Prefetched

@@ -20,7 +20,7 @@ from training.data.documents import (
     tokenizer_fingerprint,
 )
 from training.data.plays import plays
-from training.data.sources import Source, open_source
+from training.data.sources import TextSource, open_data_source
 from training.data.sources.chat_lines import ChatLines
 from training.data.sources.spec import parse_spec
 from training.data.sources.text_files import heads_and_tails
@@ -120,14 +120,14 @@ def held_out(
     """
     check_vocabulary(tokenizer, vocab_size)
     for spec in config.eval_sources:
-        source = open_source(spec)
+        source = open_data_source(spec)
         if isinstance(source, TokenShards):
             source.check(tokenizer_fingerprint(tokenizer), vocab_size)
         yield from held_out_of(source, tokenizer, limit)
 
 
 def held_out_of(
-    source: Source | TokenShards, tokenizer: Tokenizer, limit: int | None = None
+    source: TextSource | TokenShards, tokenizer: Tokenizer, limit: int | None = None
 ) -> Iterator[HeldOut]:
     """The documents of a source to be scored on, or the first `limit` ids of each."""
     chat = ChatDocuments(source, tokenizer) if isinstance(source, ChatLines) else None
@@ -154,7 +154,7 @@ def held_out_of(
         yield HeldOut(name, document, text_bytes)
 
 
-def open_texts(files: Sequence[str]) -> tuple[Source, Source]:
+def open_texts(files: Sequence[str]) -> tuple[TextSource, TextSource]:
     """What `--text FILE...` learns from and what it holds out; without files, the plays.
 
     Raises ValueError: a file is missing or too short, or the plays cannot be fetched.
@@ -163,7 +163,7 @@ def open_texts(files: Sequence[str]) -> tuple[Source, Source]:
 
 
 def _documents(spec: str, tokenizer: Tokenizer, vocab_size: int) -> Documents:
-    source = open_source(spec)
+    source = open_data_source(spec)
     if isinstance(source, ChatLines):
         return ChatDocuments(source, tokenizer)
     if not isinstance(source, TokenShards):

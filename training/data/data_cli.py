@@ -80,7 +80,7 @@ def tokenize(arguments: TokenizeArguments) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    from training.data.shard_writer import Progress, tokenise
+    from training.data.shard_writer import ShardProgress, tokenise
 
     started = time.perf_counter()
     bar = Bar(
@@ -94,7 +94,7 @@ def tokenize(arguments: TokenizeArguments) -> None:
     )
     task = bar.add_task("", total=None, shown="opening the sources")
 
-    def show(done: Progress) -> None:
+    def show(done: ShardProgress) -> None:
         rate = done.tokens / (time.perf_counter() - started)
         shown = f"{done.tokens:,} tokens  {rate:,.0f} tokens/s" if done.tokens else ""
         bar.update(task, total=done.all_documents, completed=done.documents, shown=shown)
@@ -117,12 +117,12 @@ def tokenize(arguments: TokenizeArguments) -> None:
 
 def info(arguments: InfoArguments) -> None:
     """Print what is known of a source."""
-    found = describe(arguments.source, arguments.tokenizer)
+    facts = describe(arguments.source, arguments.tokenizer)
     if arguments.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(facts, indent=1))
         return
-    width = max(map(len, found))
-    for name, value in found.items():
+    width = max(map(len, facts))
+    for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) else value
         print(f"{name.replace('_', ' '):{width}}  {shown}")
 
@@ -137,11 +137,11 @@ def describe(text: str, tokenizer: str = "") -> dict[str, Any]:
     """
     from training.data.chat_documents import ChatDocuments, count_examples
     from training.data.documents import document_ids, load_named_tokenizer
-    from training.data.sources import open_source, spread
+    from training.data.sources import open_data_source, spread
     from training.data.sources.chat_lines import ChatLines
     from training.data.token_shards import TokenShards, holds_tokens
 
-    source = open_source(f"arrayrecord:{text}" if holds_tokens(text) else text)
+    source = open_data_source(f"arrayrecord:{text}" if holds_tokens(text) else text)
     if isinstance(source, TokenShards):
         lengths = source.lengths
         text_bytes = int(source.text_bytes.sum(dtype=np.int64))
@@ -160,7 +160,7 @@ def describe(text: str, tokenizer: str = "") -> dict[str, Any]:
         }
     chosen = [source[index] for index in spread(len(source), SAMPLES)]
     text_bytes = sum(len(document.encode()) for document in chosen)
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "documents": len(source),
         "bytes_on_disk": source.size,
         "sampled": len(chosen),
@@ -168,11 +168,11 @@ def describe(text: str, tokenizer: str = "") -> dict[str, Any]:
     }
     if tokenizer and isinstance(source, ChatLines):
         examples = count_examples([ChatDocuments(source, load_named_tokenizer(tokenizer))])
-        found |= {"tokens": examples.tokens, "learned_tokens": int(examples.learned.sum())}
-        found |= {"longest_tokens": examples.longest, "longest": examples.longest_name}
+        facts |= {"tokens": examples.tokens, "learned_tokens": int(examples.learned.sum())}
+        facts |= {"longest_tokens": examples.longest, "longest": examples.longest_name}
     elif tokenizer:
         loaded = load_named_tokenizer(tokenizer)
         tokens = sum(len(document_ids(loaded, document)) for document in chosen)
-        found["bytes_per_token"] = round(text_bytes / max(tokens, 1), 3)
-        found["tokens_estimated"] = round(tokens / len(chosen) * len(source))
-    return {**found, "example": chosen[0][:EXAMPLE]}
+        facts["bytes_per_token"] = round(text_bytes / max(tokens, 1), 3)
+        facts["tokens_estimated"] = round(tokens / len(chosen) * len(source))
+    return {**facts, "example": chosen[0][:EXAMPLE]}

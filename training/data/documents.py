@@ -38,7 +38,7 @@ class Documents(Protocol):
 
     @property
     def blocks(self) -> np.ndarray | None:
-        """See `training.data.sources.Source`."""
+        """See `training.data.sources.TextSource`."""
         ...
 
     @property
@@ -96,7 +96,7 @@ class Tokenized:
 
     lengths = None
 
-    def __init__(self, source: sources.Source, tokenizer: Tokenizer) -> None:
+    def __init__(self, source: sources.TextSource, tokenizer: Tokenizer) -> None:
         self._source, self._tokenizer = source, tokenizer
         self.blocks = source.blocks
         self.typical_length = source.size / len(source) / BYTES_PER_TOKEN

@@ -28,7 +28,7 @@ from training.data.documents import Documents, InMemory, Mixture
 MAX_POSITION = 2**31 - 1
 
 
-class Rows(NamedTuple):
+class PackedRows(NamedTuple):
     """Packed rows on the host: int32 tokens, targets and positions, float32 weights."""
 
     tokens_RT: np.ndarray
@@ -37,12 +37,12 @@ class Rows(NamedTuple):
     positions_RT: np.ndarray
 
 
-def stack(rows_T: Iterable[Rows]) -> Rows:
+def stack(rows_T: Iterable[PackedRows]) -> PackedRows:
     """Single rows, each [T], as [R, T]."""
-    return Rows(*(np.stack(field) for field in zip(*rows_T, strict=True)))
+    return PackedRows(*(np.stack(field) for field in zip(*rows_T, strict=True)))
 
 
-def make_row(pieces: Iterable[tuple[Document, int]], row_length: int) -> Rows:
+def make_row(pieces: Iterable[tuple[Document, int]], row_length: int) -> PackedRows:
     """One row, [T], of pieces (n + 1 ids for n pairs; the position of the first), then padding.
 
     Targets that a document's loss mask leaves out have weight 0.
@@ -63,7 +63,7 @@ def make_row(pieces: Iterable[tuple[Document, int]], row_length: int) -> Rows:
         weights_T[start:stop] = 1.0 if piece.learned is None else piece.learned[1:]
         positions_T[start:stop] = np.arange(position, position + stop - start)
         start = stop
-    return Rows(tokens_T, targets_T, weights_T, positions_T)
+    return PackedRows(tokens_T, targets_T, weights_T, positions_T)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class _EndToEnd:
         np.cumsum(lengths[order].astype(np.int64) - 1, out=starts[1:])
         return _EndToEnd(order, starts)
 
-    def row(self, documents: Documents, row: int, row_length: int) -> Rows:
+    def row(self, documents: Documents, row: int, row_length: int) -> PackedRows:
         start, stop = row * row_length, min((row + 1) * row_length, int(self.starts[-1]))
         first = int(np.searchsorted(self.starts, start, "right")) - 1
         last = int(np.searchsorted(self.starts, stop, "left"))
@@ -102,7 +102,7 @@ def pack(
     row_length: int,
     *,
     order: Sequence[int] | None = None,
-) -> Rows:
+) -> PackedRows:
     """All documents, in the given order, as R rows (not shuffled).
 
     Documents of fewer than two ids have no target and are left out.
@@ -138,7 +138,7 @@ class _Epochs:
     def __len__(self) -> int:
         return sys.maxsize  # endless
 
-    def __getitem__(self, index: int) -> Rows:
+    def __getitem__(self, index: int) -> PackedRows:
         epoch, row = divmod(index, self.rows_per_epoch)
         if epoch != self._epoch:
             random = np.random.default_rng((self._seed, epoch, self._part))
@@ -152,8 +152,8 @@ class _Epochs:
 class PackedBatches:
     """Batches of such rows, as an iterator for Grain's prefetching.
 
-    Rows of several sources alternate in proportion to their weights. The state is the number of
-    the next row, counted over all processes from the start of training.
+    Rows of several sources alternate in proportion to their weights. The state is the number of the
+    next row, counted over all processes from the start of training.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class PackedBatches:
         self._shares = np.array(mixture.weights) / sum(mixture.weights)
         self._next_row = 0
 
-    def __next__(self) -> Rows:
+    def __next__(self) -> PackedRows:
         rows = stack(self._rows[self._next_row + row] for row in self._own)
         self._next_row += self._batch_size
         return rows

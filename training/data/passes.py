@@ -26,7 +26,7 @@ import numpy as np
 from recurrentgemma.errors import UserError
 from training.data.document import Document
 from training.data.documents import Documents, Mixture
-from training.data.packing import Rows, count_rows, make_row, stack
+from training.data.packing import PackedRows, count_rows, make_row, stack
 
 
 class Deal:
@@ -128,7 +128,7 @@ class PassBatches:
     def __len__(self) -> int:
         return self._deal.batches
 
-    def __next__(self) -> Rows:
+    def __next__(self) -> PackedRows:
         if self._batch >= len(self):
             raise StopIteration
         rows = stack(self._pool.map(self._row, self._own))
@@ -145,7 +145,7 @@ class PassBatches:
         """How often each source has been gone through."""
         return (self._epochs * self._deal.part_read(state["batches"]),) * len(self._parts)
 
-    def _row(self, row: int) -> Rows:
+    def _row(self, row: int) -> PackedRows:
         pieces = []
         for number, start, stop in self._deal.pieces(row, self._batch):
             document = self._read(row, number).cut(start, stop + 1)

@@ -34,12 +34,12 @@ from checkpoints.files import LOCK, locked, new_file
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import Tokenizer, load_tokenizer
 from training.data.documents import document_ids, load_named_tokenizer, tokenizer_fingerprint
-from training.data.sources import Source, fingerprint, open_text
+from training.data.sources import TextSource, fingerprint, open_text_source
 from training.data.token_shards import (
     INDEX,
     METADATA,
-    PLAN,
     RECORD,
+    UNFINISHED,
     VERSION,
     TokenShards,
     holds_tokens,
@@ -53,7 +53,7 @@ OPTIONS = "group_size:1,zstd:1"  # one record at a time; a third smaller, and as
 REPORT_BYTES = 1 << 20  # of text between reports to the progress bar
 
 
-class Progress(NamedTuple):
+class ShardProgress(NamedTuple):
     """What has been done of the whole, this call and those before."""
 
     documents: int
@@ -69,7 +69,7 @@ def tokenise(
     *,
     shards: int = 0,
     workers: int = 0,
-    progress: Callable[[Progress], None] = lambda done: None,
+    progress: Callable[[ShardProgress], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Write the documents of the sources as token shards; returns the content of tokens.json.
 
@@ -78,7 +78,7 @@ def tokenise(
     Raises ValueError: a source, the tokenizer or the directory do not fit; a document cannot be
     read; a worker was killed. OSError: no space left, and the like. What is finished by then stays.
     """
-    sources = [open_text(spec) for spec in specs]
+    sources = [open_text_source(spec) for spec in specs]
     if not sources:
         raise UserError("there is nothing to tokenise: name at least one source")
     held = load_named_tokenizer(tokenizer)
@@ -91,16 +91,16 @@ def tokenise(
     if workers < 0:
         raise UserError(f"{workers} workers: expected 1 or more, or 0 for one a core")
     workers = workers or os.cpu_count() or 1
-    plan = _plan(sources, held, shards)
+    manifest = _manifest(sources, held, shards)
     _make_directory(directory)
     with locked(directory):
-        finished = _begin(directory, plan)
+        finished = _begin(directory, manifest)
         held.save(directory)
-        _write_missing(directory, sources, plan, workers, progress)
-        return _finish(directory, plan, finished)
+        _write_missing(directory, sources, manifest, workers, progress)
+        return _finish(directory, manifest, finished)
 
 
-def _plan(sources: Sequence[Source], tokenizer: Tokenizer, shards: int) -> dict[str, Any]:
+def _manifest(sources: Sequence[TextSource], tokenizer: Tokenizer, shards: int) -> dict[str, Any]:
     return {
         "version": VERSION,
         "sources": [
@@ -124,7 +124,7 @@ def _make_directory(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
 
 
-def _begin(directory: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
+def _begin(directory: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:
     """Check that what was begun here is the same, and clear away what was left half written, and
     shards that were damaged since.
 
@@ -134,12 +134,12 @@ def _begin(directory: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     if (directory / METADATA).exists():
         finished = read_metadata(directory)
         before = finished
-    elif (directory / PLAN).exists():
-        before = _read_json(directory / PLAN)
+    elif (directory / UNFINISHED).exists():
+        before = _read_json(directory / UNFINISHED)
     else:
-        before = plan
-        _write_json(directory / PLAN, plan)
-    there, asked = _comparable(before), _comparable(plan)
+        before = manifest
+        _write_json(directory / UNFINISHED, manifest)
+    there, asked = _comparable(before), _comparable(manifest)
     if changed := [f"{n}: {there.get(n)} -> {asked[n]}" for n in asked if there.get(n) != asked[n]]:
         raise UserError(
             f"{directory} holds something else (there -> asked): {'; '.join(changed)}. Ask for "
@@ -147,8 +147,8 @@ def _begin(directory: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
         )
     for path in directory.glob(".*.tmp"):
         path.unlink()
-    for number in range(plan["shard_count"]):
-        path = directory / shard_name(number, plan["shard_count"])
+    for number in range(manifest["shard_count"]):
+        path = directory / shard_name(number, manifest["shard_count"])
         beside = path.with_name(f"{path.name}.json")
         written = finished["shards"][number] if finished else None
         written = written or (_read_json(beside) if beside.is_file() else None)
@@ -170,27 +170,27 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _comparable(plan: dict[str, Any]) -> dict[str, Any]:
+def _comparable(manifest: dict[str, Any]) -> dict[str, Any]:
     """Without how the sources were written: their place may change, their documents may not."""
-    contents = [(each["documents"], each["fingerprint"]) for each in plan["sources"]]
-    return {**plan, "sources": contents}
+    contents = [(each["documents"], each["fingerprint"]) for each in manifest["sources"]]
+    return {**manifest, "sources": contents}
 
 
 def _write_missing(
     directory: Path,
-    sources: Sequence[Source],
-    plan: dict[str, Any],
+    sources: Sequence[TextSource],
+    manifest: dict[str, Any],
     workers: int,
-    progress: Callable[[Progress], None],
+    progress: Callable[[ShardProgress], None],
 ) -> None:
-    count = plan["shard_count"]
+    count = manifest["shard_count"]
     missing = [n for n in range(count) if not (directory / shard_name(n, count)).is_file()]
     bounds = _bounds(sources, count)
     done = np.zeros(3, np.int64)  # documents, tokens, bytes
     for number in set(range(count)) - set(missing):
         done[0] += bounds[number + 1] - bounds[number]
     all_documents = bounds[-1]
-    progress(Progress(int(done[0]), all_documents, 0, 0))
+    progress(ShardProgress(int(done[0]), all_documents, 0, 0))
     if not missing:
         return
     context = multiprocessing.get_context("spawn")
@@ -201,13 +201,13 @@ def _write_missing(
         with contextlib.suppress(queue.Empty):
             while True:
                 done += reports.get_nowait()
-        progress(Progress(int(done[0]), all_documents, int(done[1]), int(done[2])))
+        progress(ShardProgress(int(done[0]), all_documents, int(done[1]), int(done[2])))
 
     pool = ProcessPoolExecutor(
         min(workers, len(missing)),
         mp_context=context,
         initializer=_start_worker,
-        initargs=(directory, list(sources), plan, reports, stop),
+        initargs=(directory, list(sources), manifest, reports, stop),
     )
     try:
         waiting: set[Future[None]] = {
@@ -229,7 +229,7 @@ def _write_missing(
     report()
 
 
-def _bounds(sources: Sequence[Source], shards: int) -> list[int]:
+def _bounds(sources: Sequence[TextSource], shards: int) -> list[int]:
     documents = sum(map(len, sources))
     return [documents * n // shards for n in range(shards + 1)]
 
@@ -238,10 +238,10 @@ class _Worker(NamedTuple):
     """What a worker process has of its own."""
 
     directory: Path
-    sources: list[Source]
+    sources: list[TextSource]
     starts: list[int]
     tokenizer: Tokenizer
-    plan: dict[str, Any]
+    manifest: dict[str, Any]
     reports: Any  # queue of counts: documents, tokens, bytes
     stop: Any  # event: leave the shard in hand
 
@@ -250,13 +250,15 @@ _worker: _Worker  # set by _start_worker, in worker processes only
 
 
 def _start_worker(
-    directory: Path, sources: list[Source], plan: dict[str, Any], reports: Any, stop: Any
+    directory: Path, sources: list[TextSource], manifest: dict[str, Any], reports: Any, stop: Any
 ) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_end_with_parent, daemon=True).start()
     starts = np.cumsum([0, *map(len, sources)]).tolist()
-    _worker = _Worker(directory, sources, starts, load_tokenizer(directory), plan, reports, stop)
+    _worker = _Worker(
+        directory, sources, starts, load_tokenizer(directory), manifest, reports, stop
+    )
 
 
 def _end_with_parent() -> None:
@@ -268,9 +270,9 @@ def _end_with_parent() -> None:
 
 def _write_shard(number: int, start: int, stop: int) -> None:
     """Documents [start, stop) of all sources, as one shard and what belongs to it."""
-    directory, sources, starts, tokenizer, plan, reports, given_up = _worker
-    name = shard_name(number, plan["shard_count"])
-    dtype = np.dtype(plan["dtype"]).newbyteorder("<")
+    directory, sources, starts, tokenizer, manifest, reports, given_up = _worker
+    name = shard_name(number, manifest["shard_count"])
+    dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
     index, report = np.zeros((2, stop - start), np.int64), np.zeros(3, np.int64)
     part = 0
     with new_file(directory / name) as path:
@@ -325,17 +327,17 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _finish(
-    directory: Path, plan: dict[str, Any], finished: dict[str, Any] | None
+    directory: Path, manifest: dict[str, Any], finished: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Put the parts together, or check that what was made again is what it was."""
-    names = [shard_name(n, plan["shard_count"]) for n in range(plan["shard_count"])]
+    names = [shard_name(n, manifest["shard_count"]) for n in range(manifest["shard_count"])]
     if finished is None:
         shards = [_read_json(directory / f"{name}.json") for name in names]
         with new_file(directory / INDEX) as path, path.open("wb") as file:
             parts = [np.load(directory / f"{name}.npy") for name in names]
             np.save(file, index_of(np.concatenate(parts, axis=1)))
         totals = {n: sum(s[n] for s in shards) for n in ("documents", "tokens", "bytes")}
-        finished = {**plan, **totals, "shards": shards}
+        finished = {**manifest, **totals, "shards": shards}
         _write_json(directory / METADATA, finished)
     for name, shard in zip(names, finished["shards"], strict=True):
         made = directory / f"{name}.json"
@@ -347,7 +349,7 @@ def _finish(
             )
         for leftover in (made, directory / f"{name}.npy"):
             leftover.unlink(missing_ok=True)
-    (directory / PLAN).unlink(missing_ok=True)
+    (directory / UNFINISHED).unlink(missing_ok=True)
     TokenShards(directory)  # every shard is there, and whole
     return finished
 

@@ -33,7 +33,7 @@ from recurrentgemma.errors import UserError
 from training.data.document import Document
 from training.data.documents import Mixture
 from training.data.order import Order, endless_order
-from training.data.packing import Rows, make_row, stack
+from training.data.packing import PackedRows, make_row, stack
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class _Stream:
         if self._source >= 0:
             self._document = self._read(self._source, self._drawn[self._source] - 1)
 
-    def next_row(self) -> tuple[Rows, list[int]]:
+    def next_row(self) -> tuple[PackedRows, list[int]]:
         pieces, room = [], self._layout.row_length
         while room:
             if self._offset + 1 >= len(self._document.ids):
@@ -137,9 +137,9 @@ class StreamBatches:
     def _start(self, batches: int, states: Sequence[Sequence[int]]) -> None:
         self._batches, self._states = batches, [list(state) for state in states]
         self._streams = [_Stream(number, self._layout) for number in self._own]
-        self._ahead: list[Future[tuple[Rows, list[int]]]] | None = None
+        self._ahead: list[Future[tuple[PackedRows, list[int]]]] | None = None
 
-    def __next__(self) -> Rows:
+    def __next__(self) -> PackedRows:
         if self._ahead is None:
             self._ahead = [
                 self._pool.submit(_restored_row, stream, state)
@@ -197,6 +197,6 @@ class StreamBatches:
         return tuple((in_batch / [len(part) for part in parts]).tolist())
 
 
-def _restored_row(stream: _Stream, state: Sequence[int]) -> tuple[Rows, list[int]]:
+def _restored_row(stream: _Stream, state: Sequence[int]) -> tuple[PackedRows, list[int]]:
     stream.restore(state)
     return stream.next_row()

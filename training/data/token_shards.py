@@ -30,7 +30,7 @@ from recurrentgemma.text.tokenizer import Tokenizer, load_tokenizer
 from training.data.document import Document, count_pairs
 
 METADATA, INDEX = "tokens.json", "documents.npy"
-PLAN = "plan.json"  # until tokens.json is there
+UNFINISHED = "plan.json"  # until tokens.json is there
 VERSION = 1
 RECORD = 1 << 16  # ids
 AGAIN = "run the same `griffin data tokenize` again, which makes only what is missing"
@@ -42,7 +42,7 @@ def shard_name(number: int, count: int) -> str:
 
 def holds_tokens(directory: str | Path) -> bool:
     """Whether `griffin data tokenize` wrote, or is writing, this directory."""
-    return any((Path(directory) / name).is_file() for name in (METADATA, PLAN))
+    return any((Path(directory) / name).is_file() for name in (METADATA, UNFINISHED))
 
 
 def read_metadata(directory: str | Path) -> dict[str, Any]:
@@ -164,14 +164,14 @@ class TokenShards:
         if pattern is None or Path(pattern).expanduser() == self.directory:
             return list(range(count))
         wanted = os.path.basename(os.path.expanduser(pattern))
-        found = [n for n in range(count) if fnmatch.fnmatch(shard_name(n, count), wanted)]
-        if not found:
+        matching = [n for n in range(count) if fnmatch.fnmatch(shard_name(n, count), wanted)]
+        if not matching:
             here = sorted(os.path.basename(p) for p in glob.glob(str(self.directory / "tokens-*")))
             raise UserError(
                 f"{self.spec!r}: no shard of {self.directory} matches {wanted!r}; it has "
                 f"{shard_name(0, count)} to {shard_name(count - 1, count)} ({len(here)} present)"
             )
-        return found
+        return matching
 
 
 def _check_file(path: Path, shard: dict[str, Any]) -> None:

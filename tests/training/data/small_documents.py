@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from training.data.batches import Batch, Batches, Rows
+from training.data.batches import Batch, Batches, PackedRows
 from training.data.document import Document
 from training.data.documents import InMemory, Mixture
 
@@ -33,11 +33,11 @@ def on_the_fly(*lengths: list[int], weights: tuple[float, ...] = (1.0,)) -> Mixt
     return Mixture(tuple(OnTheFly(documents_of(each)) for each in lengths), weights)
 
 
-def take(batches: Batches, count: int) -> Rows:
+def take(batches: Batches, count: int) -> PackedRows:
     drawn = [next(batches) for _ in range(count)]
-    return Rows(*(np.stack(field) for field in zip(*drawn, strict=True)))
+    return PackedRows(*(np.stack(field) for field in zip(*drawn, strict=True)))
 
 
-def assert_equal(one: Rows | Batch, other: Rows | Batch) -> None:
+def assert_equal(one: PackedRows | Batch, other: PackedRows | Batch) -> None:
     for ours, theirs in zip(one, other, strict=True):
         np.testing.assert_array_equal(ours, theirs)

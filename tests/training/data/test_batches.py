@@ -17,7 +17,7 @@ from tests.training.data.small_documents import (
     on_the_fly,
     take,
 )
-from training.data.batches import Batches, Rows, merge_states
+from training.data.batches import Batches, PackedRows, merge_states
 from training.data.documents import InMemory, Mixture
 
 
@@ -94,7 +94,9 @@ def test_hosts_make_together_what_one_makes_alone(kind, data):
                 host.restore(state)
         count = data.draw(st.integers(1, 7))
         together = [take(host, count) for host in hosts]
-        joined = Rows(*(np.concatenate(field, axis=1) for field in zip(*together, strict=True)))
+        joined = PackedRows(
+            *(np.concatenate(field, axis=1) for field in zip(*together, strict=True))
+        )
         assert_equal(joined, take(alone, count))
         states = [host.state() for host in data.draw(st.permutations(hosts))]
         state = json.loads(json.dumps(merge_states(states)))

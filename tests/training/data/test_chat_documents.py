@@ -27,7 +27,7 @@ from training.data.config import DataConfig, held_out, open_mixture
 from training.data.data_cli import describe
 from training.data.document import Document
 from training.data.documents import InMemory
-from training.data.sources import open_source, open_text
+from training.data.sources import open_data_source, open_text_source
 from training.data.sources.chat_lines import ChatLines
 from training.data.sources.spec import parse_spec
 
@@ -310,9 +310,9 @@ def test_sources_that_cannot_be(tmp_path: Path):
     with pytest.raises(ValueError, match=r"no <start_of_turn> .* with \?template=none"):
         documents(spec, without_turns())
     with pytest.raises(ValueError, match="template=llama: expected gemma or none"):
-        open_source(f"{spec}?template=llama")
+        open_data_source(f"{spec}?template=llama")
     with pytest.raises(ValueError, match="cannot be tokenised ahead"):
-        open_text(spec)
+        open_text_source(spec)
     with pytest.raises(
         ValueError, match=r"messages of system, user, .*: template=none knows one prompt"
     ):

@@ -13,7 +13,7 @@ from tests.training.data.small_documents import (
 from training.data.document import Document
 from training.data.documents import InMemory, Mixture, Tokenized
 from training.data.shard_writer import tokenise
-from training.data.sources import open_text
+from training.data.sources import open_text_source
 from training.data.token_shards import TokenShards
 
 
@@ -38,7 +38,7 @@ def test_the_mask_of_a_document_goes_where_its_ids_go():
 def test_documents_without_text_have_no_bytes_a_token(tmp_path: Path):
     """BOS and EOS are pairs to learn from, and no text to divide by."""
     (tmp_path / "a.jsonl").write_text('{"text": ""}\n' * 3)
-    empty = Tokenized(open_text(f"jsonl:{tmp_path}/a.jsonl"), ByteTokenizer())
+    empty = Tokenized(open_text_source(f"jsonl:{tmp_path}/a.jsonl"), ByteTokenizer())
     assert empty.read(0).ids.tolist() == [258, 257]
     assert empty.bytes_per_token() is None
     assert InMemory([np.array([258, 257])] * 3, text_bytes=0).bytes_per_token() is None

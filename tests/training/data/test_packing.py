@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from tests.training.data.small_documents import (
     documents_of,
 )
-from training.data.batches import Batches, Rows, pack, padding
+from training.data.batches import Batches, PackedRows, pack, padding
 from training.data.document import Document, count_pairs
 from training.data.documents import InMemory, Mixture
 from training.data.packing import MAX_POSITION, make_row
 
 
-def check_rows(rows: Rows, documents: list[np.ndarray]) -> None:
+def check_rows(rows: PackedRows, documents: list[np.ndarray]) -> None:
     real = rows.positions_RT >= 0
     np.testing.assert_array_equal(rows.weights_RT, real.astype(np.float32))
     pairs = sorted(zip(rows.tokens_RT[real], rows.targets_RT[real], strict=True))
@@ -57,7 +57,7 @@ def test_an_epoch_holds_every_pair_once_in_another_order_each_time():
     for number in range(2):
         assert batches.epoch == pytest.approx(number)
         drawn = [next(batches) for _ in range(rows)]
-        epochs.append(Rows(*(np.concatenate(field) for field in zip(*drawn, strict=True))))
+        epochs.append(PackedRows(*(np.concatenate(field) for field in zip(*drawn, strict=True))))
     check_rows(epochs[0], [documents[i] for i in (0, 1, 3, 4)])
     check_rows(epochs[1], [documents[i] for i in (0, 1, 3, 4)])
     assert not np.array_equal(epochs[0].tokens_RT, epochs[1].tokens_RT)

@@ -23,7 +23,7 @@ from recurrentgemma.text.tokenizer import train_sentencepiece
 from training.data import shard_writer, token_shards
 from training.data.documents import document_ids, tokenizer_fingerprint
 from training.data.shard_writer import index_of, tokenise
-from training.data.sources import fingerprint, open_source, open_text
+from training.data.sources import fingerprint, open_data_source, open_text_source
 from training.data.token_shards import TokenShards
 
 ROOT = Path(__file__).parent.parent.parent
@@ -60,8 +60,8 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shards_hold_the_ids_of_the_texts_and_their_lengths(corpus: Path, whole: Path) -> None:
-    source = open_text(f"jsonl:{corpus}/a.jsonl")
-    shards = open_source(f"arrayrecord:{whole}")
+    source = open_text_source(f"jsonl:{corpus}/a.jsonl")
+    shards = open_data_source(f"arrayrecord:{whole}")
     assert isinstance(shards, TokenShards)
     tokenizer = shards.load_tokenizer()
     assert (
@@ -129,7 +129,7 @@ def test_killed_and_called_again_is_the_same(
     assert 0 < len(finished) < 9
     assert not (out / "tokens.json").exists()
     with pytest.raises(ValueError, match="was not tokenised to the end; run the same"):
-        open_source(f"arrayrecord:{out}")
+        open_data_source(f"arrayrecord:{out}")
     while any(map(running, workers_left)):  # they notice that nobody waits for them
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -178,7 +178,7 @@ def test_a_full_disk_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             raise RuntimeError("write() failed: No space left on device")
 
     (tmp_path / "0.txt").write_text("ten green bottles")
-    source = open_text(f"text:{tmp_path}/0.txt")
+    source = open_text_source(f"text:{tmp_path}/0.txt")
     plan = {"dtype": "uint16", "shard_count": 1}
     worker = shard_writer._Worker(
         tmp_path, [source], [0, 1], ByteTokenizer(), plan, NoReports(), NoReports()
@@ -198,7 +198,7 @@ def test_a_lost_shard_is_made_again(corpus: Path, whole: Path, tmp_path: Path) -
     lost = out / "tokens-00004-of-00009.array_record"
     lost.unlink()
     with pytest.raises(ValueError, match=f"{lost.name}: this shard is missing; run the same"):
-        open_source(f"arrayrecord:{out}")
+        open_data_source(f"arrayrecord:{out}")
     tokenise([f"jsonl:{corpus}/a.jsonl"], str(corpus), out, shards=9, workers=1)
     assert files_of(out) == files_of(whole)
 
@@ -215,7 +215,9 @@ def test_a_source_that_changed_does_not_mend_a_lost_shard(
     lines[1] = lines[1].replace("a", "b")
     (tmp_path / "a.jsonl").write_text("".join(lines), "utf-8")
     spec = f"jsonl:{tmp_path}/a.jsonl"
-    assert fingerprint(open_text(spec)) == fingerprint(open_text(f"jsonl:{corpus}/a.jsonl"))
+    assert fingerprint(open_text_source(spec)) == fingerprint(
+        open_text_source(f"jsonl:{corpus}/a.jsonl")
+    )
     for _ in range(2):
         with pytest.raises(ValueError, match="was made again and is not what it was: its source"):
             tokenise([spec], str(corpus), out, shards=9, workers=1)
@@ -262,7 +264,7 @@ def test_a_shard_of_another_size_or_content_is_refused(whole: Path, tmp_path: Pa
     content = shard.read_bytes()
     shard.write_bytes(content[:-100])
     with pytest.raises(ValueError, match=rf"{shard.name} has [\d,]+ bytes and was written with"):
-        open_source(f"arrayrecord:{out}")
+        open_data_source(f"arrayrecord:{out}")
     middle = len(content) // 4
     shard.write_bytes(content[:middle] + b"damaged" * 9 + content[middle + 63 :])
     shards = TokenShards(out)
@@ -270,21 +272,21 @@ def test_a_shard_of_another_size_or_content_is_refused(whole: Path, tmp_path: Pa
         list(map(shards.read, range(len(shards))))
     np.save(out / "documents.npy", np.zeros((2, 7), np.uint32))
     with pytest.raises(ValueError, match=r"documents\.npy is damaged: it has shape \(2, 7\)"):
-        open_source(f"arrayrecord:{out}")
+        open_data_source(f"arrayrecord:{out}")
     (out / "documents.npy").unlink()
     with pytest.raises(ValueError, match=r"documents\.npy is missing or damaged"):
-        open_source(f"arrayrecord:{out}")
+        open_data_source(f"arrayrecord:{out}")
     (out / "tokens.json").write_text("{")
     with pytest.raises(ValueError, match=r"tokens\.json is damaged"):
-        open_source(f"arrayrecord:{out}")
+        open_data_source(f"arrayrecord:{out}")
     (out / "tokens.json").write_text('{"version": 9}')
     with pytest.raises(ValueError, match=r"tokens\.json has version 9, expected 1"):
-        open_source(f"arrayrecord:{out}")
+        open_data_source(f"arrayrecord:{out}")
 
 
 def test_some_of_the_shards(whole: Path) -> None:
     every = TokenShards(whole)
-    some = open_source(f"arrayrecord:{whole}/tokens-0000[13]-*")
+    some = open_data_source(f"arrayrecord:{whole}/tokens-0000[13]-*")
     assert isinstance(some, TokenShards)
     kept = [*range(1500 * 1 // 9, 1500 * 2 // 9), *range(1500 * 3 // 9, 1500 * 4 // 9)]
     assert some.lengths.tolist() == every.lengths[kept].tolist()
@@ -293,7 +295,7 @@ def test_some_of_the_shards(whole: Path) -> None:
     assert some.tokens == some.lengths.sum(dtype=int)
     assert some.fingerprint != every.fingerprint
     with pytest.raises(ValueError, match=r"no shard of .* matches 'tokens-00009-\*'; it has"):
-        open_source(f"arrayrecord:{whole}/tokens-00009-*")
+        open_data_source(f"arrayrecord:{whole}/tokens-00009-*")
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +309,7 @@ def long_documents(tmp_path_factory: pytest.TempPathFactory) -> TokenShards:
         patch.setattr(shard_writer, "RECORD", 10)
         patch.setattr(token_shards, "RECORD", 10)
         plan = {"dtype": "uint16", "shard_count": 1}
-        sources = [open_text(f"text:{folder}/*.txt")]
+        sources = [open_text_source(f"text:{folder}/*.txt")]
         worker = shard_writer._Worker(
             folder / "out", sources, [0, 6], ByteTokenizer(), plan, NoReports(), NoReports()
         )

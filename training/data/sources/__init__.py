@@ -22,13 +22,13 @@ from typing import Protocol
 import numpy as np
 
 from recurrentgemma.errors import UserError
-from training.data.sources.spec import Spec, parse_spec
+from training.data.sources.spec import SourceSpec, parse_spec
 from training.data.token_shards import TokenShards, holds_tokens
 
 _SAMPLES = 16  # documents that stand for all others in a fingerprint
 
 
-class Source(Protocol):
+class TextSource(Protocol):
     """Texts by number. Safe to read from several threads, and to pickle."""
 
     @property
@@ -58,7 +58,7 @@ class Source(Protocol):
         ...
 
 
-def open_source(text: str) -> Source | TokenShards:
+def open_data_source(text: str) -> TextSource | TokenShards:
     """The source that a spec names.
 
     Raises ValueError: the spec is malformed, names nothing, or what it names cannot be read.
@@ -81,7 +81,7 @@ def open_source(text: str) -> Source | TokenShards:
     return Kind(spec)
 
 
-def open_text(text: str) -> Source:
+def open_text_source(text: str) -> TextSource:
     """The same, for texts only. Raises ValueError where the source holds token ids, or
     conversations."""
     if parse_spec(text).kind == "chat":
@@ -89,13 +89,13 @@ def open_text(text: str) -> Source:
             f"{text!r} cannot be tokenised ahead: token shards do not say which tokens are answers "
             f"to learn from; give it to training as it is, where it is tokenised when it is read"
         )
-    source = open_source(text)
+    source = open_data_source(text)
     if isinstance(source, TokenShards):
         raise UserError(f"{text!r} holds token ids already; give the text that they were made of")
     return source
 
 
-def fingerprint(source: Source) -> str:
+def fingerprint(source: TextSource) -> str:
     """Tells sources with other documents apart: by their number, size and a sample of them."""
     digest = hashlib.sha256(f"{len(source)} {source.size}".encode())
     for index in spread(len(source), _SAMPLES):
@@ -109,7 +109,7 @@ def spread(count: int, samples: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, samples).astype(int)).tolist()
 
 
-def _token_directory(spec: Spec) -> str | None:
+def _token_directory(spec: SourceSpec) -> str | None:
     """The directory of token shards that `spec.where` is, or is a pattern inside of."""
     where = os.path.expanduser(spec.where)
     for directory in (where, *glob.glob(os.path.dirname(where))):

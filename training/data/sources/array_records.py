@@ -6,15 +6,15 @@ import os
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from recurrentgemma.errors import UserError
-from training.data.sources.spec import Spec, decode_utf8, find_files
+from training.data.sources.spec import SourceSpec, decode_utf8, find_files
 
 
 class ArrayRecords:
-    """See `training.data.sources.Source`. Opening reads the footers only."""
+    """See `training.data.sources.TextSource`. Opening reads the footers only."""
 
     blocks = None
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: SourceSpec) -> None:
         self.spec = spec.text
         self._files = find_files(spec)
         self.size = sum(map(os.path.getsize, self._files))

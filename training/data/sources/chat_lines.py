@@ -16,18 +16,18 @@ from typing import Any
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.chat import Message
 from training.data.sources.json_lines import JsonLines
-from training.data.sources.spec import Spec
+from training.data.sources.spec import SourceSpec
 
 TEMPLATES = ("gemma", "none")
 ANSWERS = ("assistant", "model")  # the roles that are learned from
 
 
 class ChatLines:
-    """See `training.data.sources.Source`. Opening reads the files once, to find the lines."""
+    """See `training.data.sources.TextSource`. Opening reads the files once, to find the lines."""
 
     blocks = None
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: SourceSpec) -> None:
         self.spec = spec.text
         self._lines = JsonLines(spec)
         self.size = self._lines.size

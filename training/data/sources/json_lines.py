@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from recurrentgemma.errors import UserError
-from training.data.sources.spec import Spec, decode_utf8, find_files
+from training.data.sources.spec import SourceSpec, decode_utf8, find_files
 
 _MARK = "\ufeff"  # of the byte order, at the beginning of a file
 _CHUNK = 1 << 24  # bytes searched for newlines at a time
@@ -17,7 +17,8 @@ _COMPRESSED = {b"\x1f\x8b": "gunzip", b"\x28\xb5\x2f\xfd": "unzstd", b"BZ": "bun
 
 
 class JsonLines:
-    """See `training.data.sources.Source`. Opening reads the files once, to find where lines begin.
+    """See `training.data.sources.TextSource`. Opening reads the files once, to find where lines
+    begin.
 
     A field inside another is written `outer.inner`. Lines of white space are skipped, and
     a byte order mark is.
@@ -25,7 +26,7 @@ class JsonLines:
 
     blocks = None
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: SourceSpec) -> None:
         self.spec = spec.text
         self._field = spec.options.get("field", "text")
         self._files = find_files(spec)

@@ -17,15 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recurrentgemma.errors import UserError
-from training.data.sources.spec import Spec, find_files
+from training.data.sources.spec import SourceSpec, find_files
 
 KEPT_BYTES = 512 * 2**20  # of decoded groups; at least two are kept, however large
 
 
 class ParquetColumn:
-    """See `training.data.sources.Source`. Opening reads the footers only."""
+    """See `training.data.sources.TextSource`. Opening reads the footers only."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: SourceSpec) -> None:
         self.spec = spec.text
         self._column = spec.options.get("column", "text")
         self._files = find_files(spec)

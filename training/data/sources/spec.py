@@ -34,7 +34,7 @@ _SUFFIXES |= {".parquet": "parquet", ".array_record": "arrayrecord", ".arrayreco
 
 
 @dataclass(frozen=True)
-class Spec:
+class SourceSpec:
     """A source as it was written, in its parts."""
 
     text: str
@@ -43,7 +43,7 @@ class Spec:
     options: Mapping[str, str]
 
 
-def parse_spec(text: str) -> Spec:
+def parse_spec(text: str) -> SourceSpec:
     """The parts of a spec. Raises ValueError: no kind, an unknown kind or an unknown option."""
     match = _SPEC.fullmatch(text)
     known = "; ".join(KINDS.values())
@@ -65,10 +65,10 @@ def parse_spec(text: str) -> Spec:
         if not (equals and value) or name not in _OPTIONS.get(kind, ()):
             raise UserError(f"{text!r}: {pair!r} is no option of {kind}; write {KINDS[kind]}")
         options[name] = value
-    return Spec(text, kind, where, options)
+    return SourceSpec(text, kind, where, options)
 
 
-def find_files(spec: Spec) -> list[str]:
+def find_files(spec: SourceSpec) -> list[str]:
     """The files that `spec.where` names, sorted by path. `**` goes through folders.
 
     Raises ValueError: nothing matches, or it is a folder.

@@ -10,21 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recurrentgemma.errors import UserError
-from training.data.sources.spec import Spec, decode_utf8, find_files
+from training.data.sources.spec import SourceSpec, decode_utf8, find_files
 
 PARTS = {"whole": 1.0, "head": 0.9, "tail": 0.1}  # of a file
 MIN_BYTES = 1_000  # of a file that a tail is held out of
 
 
 class TextFiles:
-    """See `training.data.sources.Source`. A byte order mark is dropped and CRLF becomes LF.
+    """See `training.data.sources.TextSource`. A byte order mark is dropped and CRLF becomes LF.
 
     files: the files, instead of those that the spec names.
     """
 
     blocks = None
 
-    def __init__(self, spec: Spec, files: Sequence[str] | None = None) -> None:
+    def __init__(self, spec: SourceSpec, files: Sequence[str] | None = None) -> None:
         self.spec = spec.text
         self._part = spec.options.get("part", "whole")
         if self._part not in PARTS:
@@ -70,7 +70,8 @@ def heads_and_tails(files: Sequence[str | Path]) -> tuple[TextFiles, TextFiles]:
                 f"at least {MIN_BYTES:,} are needed, and useful training begins near 1,000,000"
             )
     head, tail = (
-        TextFiles(Spec("--text", "text", "", {"part": part}), names) for part in ("head", "tail")
+        TextFiles(SourceSpec("--text", "text", "", {"part": part}), names)
+        for part in ("head", "tail")
     )
     return head, tail
 

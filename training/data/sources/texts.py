@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 
 class Texts:
-    """See `training.data.sources.Source`. texts: by name, in their order."""
+    """See `training.data.sources.TextSource`. texts: by name, in their order."""
 
     blocks = None
 

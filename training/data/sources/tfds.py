@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recurrentgemma.errors import UserError
-from training.data.sources.spec import KINDS, Spec, decode_utf8, parse_spec
+from training.data.sources.spec import KINDS, SourceSpec, decode_utf8, parse_spec
 
 _WHERE = re.compile(
     r"(?P<name>\w+(?:/[\w.\-]+)?)(?::(?P<version>(?:\d+|\*)(?:\.(?:\d+|\*)){2}))?(?::(?P<split>.+))?"
@@ -21,11 +21,11 @@ FORMAT = "array_record"
 
 
 class TfdsSplit:
-    """See `training.data.sources.Source`. A split may be a part, as in TFDS: `train[:90%]`."""
+    """See `training.data.sources.TextSource`. A split may be a part, as in TFDS: `train[:90%]`."""
 
     blocks = None
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: SourceSpec) -> None:
         match = _WHERE.fullmatch(spec.where)
         if match is None:
             raise UserError(f"{spec.text!r}: expected {KINDS['tfds']}")
@@ -64,7 +64,7 @@ class TfdsSplit:
         return decode_utf8(value, self.name(index))
 
 
-def _builder(spec: Spec, name: str) -> Any:
+def _builder(spec: SourceSpec, name: str) -> Any:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import constants
     from tensorflow_datasets.core.registered import DatasetNotFoundError
@@ -81,11 +81,11 @@ def _builder(spec: Spec, name: str) -> Any:
         there = sorted({p.relative_to(folder).parts[0] for p in folder.rglob(_INFO)})
         dataset = re.split("[:/]", name)[0]
         if dataset in there:
-            found = sorted(
+            versions = sorted(
                 str(p.parent.relative_to(folder)) for p in (folder / dataset).rglob(_INFO)
             )
             raise UserError(
-                f"{spec.text!r}: {folder} has no {name}; of {dataset} it has {', '.join(found)}"
+                f"{spec.text!r}: {folder} has no {name}; of {dataset} it has {', '.join(versions)}"
             ) from None
         known = tfds.list_builders(with_community_datasets=False)
         near = difflib.get_close_matches(dataset, [*there, *known], 3)
@@ -98,7 +98,7 @@ def _builder(spec: Spec, name: str) -> Any:
         raise UserError(f"{spec.text!r}: {str(error).splitlines()[0]}") from None
 
 
-def _open(spec: Spec, builder: Any, name: str, split: str) -> tuple[Any, int]:
+def _open(spec: SourceSpec, builder: Any, name: str, split: str) -> tuple[Any, int]:
     """The examples of the split, and how many the whole dataset has."""
     options = [repr(name), f"file_format={FORMAT!r}"]
     if "data_dir" in spec.options:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from training.data.sources import open_source, open_text
+from training.data.sources import open_data_source, open_text_source
 from training.data.sources.json_lines import _find_lines
 
 
@@ -29,7 +29,7 @@ from training.data.sources.json_lines import _find_lines
 )
 def test_a_line_that_is_no_document_is_named(line: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_text(f'{{"text": "fine"}}\n\n{line}\n')
-    source = open_text(f"jsonl:{tmp_path}/a")
+    source = open_text_source(f"jsonl:{tmp_path}/a")
     assert source[0] == "fine"
     with pytest.raises(ValueError, match=f"a{message}"):
         source[1]
@@ -50,26 +50,26 @@ def test_lines_are_found_wherever_chunks_end(lines: list[bytes]) -> None:
 def test_lines_of_white_space_are_no_documents(tmp_path: Path) -> None:
     content = '\ufeff  \n{"text": "one"}\n   \n\t \r\n\u3000\u00a0\n \n  {"text": "two"}\n    '
     (tmp_path / "a.jsonl").write_text(content, "utf-8")
-    found = open_text(f"jsonl:{tmp_path}/a.jsonl")
+    found = open_text_source(f"jsonl:{tmp_path}/a.jsonl")
     assert [found[n] for n in range(len(found))] == ["one", "two"]
     assert found.name(1).endswith(":7")
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\n{"text": "two"}\n')
-    found = open_text(f"jsonl:{tmp_path}/a.jsonl")
+    found = open_text_source(f"jsonl:{tmp_path}/a.jsonl")
     assert [found[n] for n in range(len(found))] == ["one", "two"]
 
 
 def test_compressed_lines_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n'))
     with pytest.raises(ValueError, match=r"a\.jsonl\.gz is compressed.*`gunzip`"):
-        open_source(f"jsonl:{tmp_path}/*.gz")
+        open_data_source(f"jsonl:{tmp_path}/*.gz")
 
 
 def test_a_file_that_shrank_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "a").write_text('{"text": "one"}\n{"text": "two"}\n')
-    source = open_text(f"jsonl:{tmp_path}/a")
+    source = open_text_source(f"jsonl:{tmp_path}/a")
     (tmp_path / "a").write_text('{"text": "one"}\n')
     with pytest.raises(ValueError, match="has become shorter"):
         source[1]

@@ -12,35 +12,35 @@ from tests.training.data.sources.small_sources import (
     TEXTS,
     write_parquet,
 )
-from training.data.sources import open_source, open_text
+from training.data.sources import open_data_source, open_text_source
 from training.data.sources import parquet as parquet_module
 
 
 def test_a_parquet_file_that_does_not_fit_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"body": ["a", None], "id": [1, 2]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"a\.parquet has no column 'text'; it has 'body', 'id'"):
-        open_source(f"parquet:{tmp_path}/a.parquet")
+        open_data_source(f"parquet:{tmp_path}/a.parquet")
     with pytest.raises(ValueError, match="column 'id' is int64, expected string"):
-        open_source(f"parquet:{tmp_path}/a.parquet?column=id")
+        open_data_source(f"parquet:{tmp_path}/a.parquet?column=id")
     with pytest.raises(ValueError, match="row 1 of row group 0: column 'body' is null"):
-        open_text(f"parquet:{tmp_path}/a.parquet?column=body")[1]
+        open_text_source(f"parquet:{tmp_path}/a.parquet?column=body")[1]
     whole = (tmp_path / "a.parquet").read_bytes()
     (tmp_path / "b.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"b\.parquet is not a whole Parquet file"):
-        open_source(f"parquet:{tmp_path}/b.parquet?column=body")
+        open_data_source(f"parquet:{tmp_path}/b.parquet?column=body")
 
 
 def test_words_of_a_dictionary_column_are_texts(tmp_path: Path) -> None:
     table = pa.table({"text": pa.array(["a", "b", "a"]).dictionary_encode()})
     pq.write_table(table, tmp_path / "a.parquet")
-    source = open_text(f"parquet:{tmp_path}/a.parquet")
+    source = open_text_source(f"parquet:{tmp_path}/a.parquet")
     assert [source[i] for i in range(3)] == ["a", "b", "a"]
 
 
 def test_row_groups_are_decoded_once_and_forgotten_when_they_are_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = open_text(write_parquet(tmp_path))
+    source = open_text_source(write_parquet(tmp_path))
     assert isinstance(source, parquet_module.ParquetColumn)
     decoded = []
     real = source._decode

@@ -19,7 +19,7 @@ from tests.training.data.sources.small_sources import (
     write_parquet,
     write_text,
 )
-from training.data.sources import fingerprint, open_source, open_text
+from training.data.sources import fingerprint, open_data_source, open_text_source
 
 WRITERS = [write_text, write_jsonl, write_parquet, write_array_record]
 
@@ -28,29 +28,29 @@ WRITERS = [write_text, write_jsonl, write_parquet, write_array_record]
 def test_each_kind_gives_its_documents_in_any_order(
     write: Callable[[Path], str], tmp_path: Path
 ) -> None:
-    source = open_text(write(tmp_path))
+    source = open_text_source(write(tmp_path))
     assert len(source) == len(TEXTS)
     assert [source[i] for i in reversed(range(len(TEXTS)))] == TEXTS[::-1]
     assert source.size > 0
     copy = pickle.loads(pickle.dumps(source))
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(copy.__getitem__, range(len(TEXTS)))) == TEXTS
-    assert fingerprint(copy) == fingerprint(open_text(source.spec))
+    assert fingerprint(copy) == fingerprint(open_text_source(source.spec))
 
 
 @pytest.mark.parametrize("write", WRITERS)
 def test_a_changed_document_changes_the_fingerprint(
     write: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = fingerprint(open_text(write(tmp_path)))
+    before = fingerprint(open_text_source(write(tmp_path)))
     monkeypatch.setattr(small_sources, "TEXTS", [*TEXTS[:-1], TEXTS[-1].replace("naïve", "nåïve")])
-    assert fingerprint(open_text(write(tmp_path))) != before
+    assert fingerprint(open_text_source(write(tmp_path))) != before
 
 
 @pytest.mark.parametrize("kind", ["text", "jsonl"])
 def test_text_that_is_not_utf8(kind: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b'{"text": "caf\xe9"}\n')
-    source = open_text(f"{kind}:{tmp_path}/a")
+    source = open_text_source(f"{kind}:{tmp_path}/a")
     with pytest.raises(ValueError, match=r"a(:1)? is not UTF-8: byte 0xe9 at offset 13; .*iconv"):
         source[0]
 
@@ -62,13 +62,13 @@ def test_text_that_is_not_utf8(kind: str, tmp_path: Path) -> None:
 def test_an_empty_source(kind: str, content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_text(content)
     with pytest.raises(ValueError, match=message):
-        open_source(f"{kind}:{tmp_path}/a")
+        open_data_source(f"{kind}:{tmp_path}/a")
 
 
 def test_empty_files_of_records(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
     ArrayRecordWriter(str(tmp_path / "a.array_record"), "group_size:1").close()
     with pytest.raises(ValueError, match="1 files have no rows"):
-        open_source(f"parquet:{tmp_path}/a.parquet")
+        open_data_source(f"parquet:{tmp_path}/a.parquet")
     with pytest.raises(ValueError, match="1 files have no records"):
-        open_source(f"arrayrecord:{tmp_path}/a.array_record")
+        open_data_source(f"arrayrecord:{tmp_path}/a.array_record")

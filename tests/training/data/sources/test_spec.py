@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.data.sources import open_source, open_text
+from training.data.sources import open_data_source, open_text_source
 from training.data.sources.spec import parse_spec
 
 
@@ -26,21 +26,23 @@ from training.data.sources.spec import parse_spec
 )
 def test_a_spec_that_means_nothing(spec: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        open_source(spec)
+        open_data_source(spec)
 
 
 def test_a_question_mark_in_a_pattern_stays_a_wildcard(tmp_path: Path) -> None:
     for name in ("a1.txt", "a2.txt", "b1.txt", "a[1].txt"):
         (tmp_path / name).write_text(name)
-    assert len(open_source(f"text:{tmp_path}/a?.txt")) == 2
-    assert open_text(f"text:{tmp_path}/a[1].txt")[0] == "a[1].txt"  # a file of that very name
+    assert len(open_data_source(f"text:{tmp_path}/a?.txt")) == 2
+    assert (
+        open_text_source(f"text:{tmp_path}/a[1].txt")[0] == "a[1].txt"
+    )  # a file of that very name
     spec = parse_spec("jsonl:a?.jsonl?field=x")
     assert (spec.where, dict(spec.options)) == ("a?.jsonl", {"field": "x"})
 
 
 def test_a_folder_is_told_how_to_be_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is a folder; name its files: jsonl:.*/\*\*/\*\.jsonl"):
-        open_source(f"jsonl:{tmp_path}")
+        open_data_source(f"jsonl:{tmp_path}")
     (tmp_path / "tokens.json").write_text("{}")
     with pytest.raises(ValueError, match=f"names no kind of source; write arrayrecord:{tmp_path}"):
-        open_source(str(tmp_path))
+        open_data_source(str(tmp_path))

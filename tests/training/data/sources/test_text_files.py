@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from training.data.sources import open_text
+from training.data.sources import open_text_source
 from training.data.sources.text_files import heads_and_tails
 
 
 def test_windows_text_is_plain_text(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes("\ufeffOne\r\nTwo\r\n".encode())
-    assert open_text(f"text:{tmp_path}/a")[0] == "One\nTwo\n"
+    assert open_text_source(f"text:{tmp_path}/a")[0] == "One\nTwo\n"
 
 
 def test_the_last_tenth_of_each_file_is_held_out(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_the_last_tenth_of_each_file_is_held_out(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes("\ufeff".encode() + "".join(lines).encode())
     files = [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
     head, tail = heads_and_tails(files)
-    by_spec = [open_text(f"text:{tmp_path}/*.txt?part={part}") for part in ("head", "tail")]
+    by_spec = [open_text_source(f"text:{tmp_path}/*.txt?part={part}") for part in ("head", "tail")]
     for number, file in enumerate(files):
         assert head.name(number) == tail.name(number) == file
         assert head[number] + tail[number] == "".join(lines).replace("\r\n", "\n")
@@ -29,7 +29,7 @@ def test_the_last_tenth_of_each_file_is_held_out(tmp_path: Path) -> None:
         assert [source[number] for source in by_spec] == [head[number], tail[number]]
     assert head.size == pytest.approx(9 * tail.size, rel=1e-3)
     with pytest.raises(ValueError, match="part=middle: expected whole, head, tail"):
-        open_text(f"text:{tmp_path}/*.txt?part=middle")
+        open_text_source(f"text:{tmp_path}/*.txt?part=middle")
 
 
 def test_text_without_lines_is_split_too(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from tests.training.data.sources.small_sources import (
     TEXTS,
 )
-from training.data.sources import open_text
+from training.data.sources import open_text_source
 
 
 class Songs(tfds.core.GeneratorBasedBuilder):
@@ -51,10 +51,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_tensorflow_dataset_is_read_by_name(prepared: Path) -> None:
-    loud = open_text(f"tfds:songs/loud:train?data_dir={prepared}")
+    loud = open_text_source(f"tfds:songs/loud:train?data_dir={prepared}")
     assert sorted(loud[i] for i in range(len(loud))) == sorted(t.upper() for t in TEXTS[:20])
-    half = open_text(f"tfds:songs/soft:1.0.0:train[:50%]?data_dir={prepared}&feature=text")
-    whole = open_text(f"tfds:songs/soft?data_dir={prepared}")  # the split is train
+    half = open_text_source(f"tfds:songs/soft:1.0.0:train[:50%]?data_dir={prepared}&feature=text")
+    whole = open_text_source(f"tfds:songs/soft?data_dir={prepared}")  # the split is train
     assert [half[i] for i in range(len(half))] == [whole[i] for i in range(10)]
     copy = pickle.loads(pickle.dumps(whole))
     with ThreadPoolExecutor(4) as pool:
@@ -65,7 +65,7 @@ def test_a_tensorflow_dataset_is_read_by_name(prepared: Path) -> None:
 def test_a_tensorflow_dataset_that_cannot_be_read_says_why(prepared: Path, tmp_path: Path) -> None:
     def error(spec: str) -> str:
         with pytest.raises(ValueError, match=r".") as caught:
-            open_text(spec)
+            open_text_source(spec)
         return str(caught.value)
 
     there = f"?data_dir={prepared}"
@@ -90,7 +90,7 @@ def test_a_tensorflow_dataset_that_cannot_be_read_says_why(prepared: Path, tmp_p
     message = error(f"tfds:songs/soft?data_dir={tmp_path / 'other'}")
     assert "is prepared as tfrecord" in message
     assert call in message
-    number = open_text(f"tfds:songs/soft{there}&feature=number")
+    number = open_text_source(f"tfds:songs/soft{there}&feature=number")
     with pytest.raises(ValueError, match="number is a int, expected text"):
         number[0]
 
@@ -99,6 +99,6 @@ def test_a_lost_shard_of_a_tensorflow_dataset_is_named(prepared: Path, tmp_path:
     shutil.copytree(prepared, tmp_path / "lost")
     [shard] = (tmp_path / "lost" / "songs" / "soft" / "1.0.0").glob("*train*")
     shard.unlink()
-    source = open_text(f"tfds:songs/soft?data_dir={tmp_path / 'lost'}")
+    source = open_text_source(f"tfds:songs/soft?data_dir={tmp_path / 'lost'}")
     with pytest.raises(ValueError, match=f"example 0 cannot be read.*{shard.name}"):
         source[0]
