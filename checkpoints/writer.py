@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +35,7 @@ STEPS, RUN_CONFIG = "checkpoints", "config.json"
 DAMAGED, DELETED, UNFINISHED = ".damaged", ".deleted", ".orbax-checkpoint-tmp"
 NO_SPACE = re.compile("no space left|file too large|quota exceeded", re.IGNORECASE)
 OTHER = re.compile(r"process \d+: ")
+SEEN_WITHIN = 90  # seconds, in which a shared disk shows one process what another one renamed
 
 
 class NotSaved(OSError):
@@ -302,8 +304,10 @@ class Checkpoints:
 
     def _read_back(self, step: int, needed: int) -> None:
         """Raises NotSaved, on every process, if one of them reads other than what was written."""
+        folder, deadline = self._folder / str(step), time.monotonic() + SEEN_WITHIN
         try:
-            folder = self._folder / str(step)
+            while not files.is_dir(folder) and time.monotonic() < deadline:
+                time.sleep(0.5)
             step_files.read_back(folder, part=jax.process_index(), parts=jax.process_count())
         except (OSError, UserError) as error:
             if self._rendezvous is not None:

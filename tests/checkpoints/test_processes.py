@@ -2,6 +2,7 @@
 """Two processes of four devices each write and read one run: whole, damaged, failing and killed."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -64,15 +65,17 @@ def test_two_processes_and_one(tmp_path: Path):
     assert lines[0] == others[0] == "saved and restored"
     assert lines[1].startswith("step 3 is damaged, and kept as ")
     assert "step 2 is the newest now" in lines[1]
-    for failed in (lines[2], others[1]):
+    for line, cause in ((lines[2], r"process 1: \[Errno 5\]"), (others[1], r"\[Errno 5\]")):
+        assert re.search(rf"3 was not saved \({cause} .*; step 2 is still there", line)
+    for failed in (lines[3], others[2]):
         word, seconds, message = failed.split(" ", 2)
         assert word == "failed"
         assert float(seconds) < 60
         assert "checkpoints/3 was not saved, no space left: it needs 0.000231 GB" in message
         assert "step 2 is still there; make space or keep fewer" in message
-    assert "process 1: " in lines[2]
-    assert len(lines) == 4
-    assert len(others) == 2  # only the first reports what both have found
+    assert "process 1: " in lines[3]
+    assert len(lines) == 5
+    assert len(others) == 3  # only the first reports what both have found
 
     names = {path.name for path in (run_dir / "checkpoints").iterdir()}
     assert names == {"1", "2", "3", "3.damaged", "4.orbax-checkpoint-tmp"}

@@ -7,6 +7,7 @@ test_processes.py, which starts them.
 
 import os
 import resource
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -60,14 +61,15 @@ def assert_same(found: Any, step: int) -> None:
 def main(index: int, port: str, run_dir: Path) -> None:
     from jax.experimental import multihost_utils
 
+    from checkpoints import step as step_files
     from checkpoints import store
     from recurrentgemma.sharding import MeshConfig, make_mesh
 
-    said = os.fdopen(os.dup(1), "w")
+    output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Gloo's threads write to stdout, in the middle of a line, too
 
     def say(*words: object) -> None:
-        print(*words, file=said, flush=True)
+        print(*words, file=output, flush=True)
 
     mixed = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     other = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
@@ -109,6 +111,25 @@ def main(index: int, port: str, run_dir: Path) -> None:
     assert_same(found, 2)
     assert checkpoints.steps() == [1, 2]
 
+    # Process 1 alone cannot read it back: neither counts the step.
+    read_back = step_files.read_back
+
+    def unreadable(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    if index == 1:
+        step_files.read_back = unreadable
+    save(3)
+    try:
+        checkpoints.wait()
+    except OSError as error:
+        say("not read back:", error)
+    step_files.read_back = read_back
+    assert checkpoints.steps() == [1, 2]
+    multihost_utils.sync_global_devices("not read back")
+    if index == 0:
+        shutil.rmtree(run_dir / "checkpoints" / "3")
+
     # Process 1 alone cannot write: neither saves the step, and both hear of it soon.
     if index == 1:
         unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -128,13 +149,12 @@ def main(index: int, port: str, run_dir: Path) -> None:
 
     # Killed while the next one is written.
     if index == 0:
-        from checkpoints import step
 
         def wait_for_ever(*_arguments: Any) -> None:
             say("writing")
             time.sleep(600)
 
-        step.write_checksums = wait_for_ever
+        step_files.write_checksums = wait_for_ever
     save(4)
     time.sleep(600)
 
