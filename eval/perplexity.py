@@ -23,7 +23,7 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import token_log_probs
-from recurrentgemma.sharded import over, place, start_state
+from recurrentgemma.sharded import on_mesh, place, start_state
 from recurrentgemma.state import State
 
 
@@ -138,10 +138,12 @@ def _chunk_nats(
         targets_BT = jnp.maximum(targets_BT, 0)
         logp_BT, state = token_log_probs(model, tokens_BT, targets_BT, state, lengths=lengths_B)
         nats = -jnp.where(counted_BT, logp_BT, 0.0).sum(axis=1)
-        return (nats if mesh is None else parallel.total(nats.sum(), *sharding.TOKEN_AXES)), state
+        return (
+            nats if mesh is None else parallel.all_reduce(nats.sum(), *sharding.TOKEN_AXES)
+        ), state
 
     if mesh is None:
         return run(params, tokens_BT, targets_BT, lengths_B, state)
     held = sharding.state_specs(nnx.merge(graphdef, params).config)
     specs = (sharding.specs(params), sharding.BATCH, sharding.BATCH, sharding.ROWS, held)
-    return over(mesh, run, specs, (P(), held))(params, tokens_BT, targets_BT, lengths_B, state)
+    return on_mesh(mesh, run, specs, (P(), held))(params, tokens_BT, targets_BT, lengths_B, state)

@@ -49,7 +49,7 @@ def low_rank(x: jax.Array, a: jax.Array, b: jax.Array, *, name: str, sums: bool)
         a = parallel.replicate(a, "tensor")
     z = _product(x, a)
     if sums:
-        z = parallel.total(z, "tensor")
+        z = parallel.all_reduce(z, "tensor")
     return _product(z, b)
 
 

@@ -110,7 +110,7 @@ class Griffin(nnx.Module):
         tokens_BT = jnp.asarray(tokens_BT)
         positions = None if positions is None else jnp.asarray(positions)
         lengths = None if lengths is None else jnp.asarray(lengths)
-        if not parallel.present(*sharding.AXES):  # sharded.py has checked what the parts are of
+        if not parallel.divided(*sharding.AXES):  # sharded.py has checked what the parts are of
             check_inputs(self.config, tokens_BT, state, positions, lengths)
         values = (tokens_BT, state and state.position_B, positions, lengths)
         if any(isinstance(x, Tracer) for x in (*values, self.final_norm.scale[...])):
@@ -184,7 +184,7 @@ def _scan_groups(model: Griffin, x_BTD, states, chunk: Chunk):
 
 def _remat(config: GriffinConfig, function):
     """What the backward pass recomputes instead of keeping (config.remat)."""
-    if config.remat == "none" and not parallel.present(*sharding.PARAMETER_AXES):
+    if config.remat == "none" and not parallel.divided(*sharding.PARAMETER_AXES):
         return function
 
     def pure(graphdef, params, x_BTD, block_state, chunk_arrays, may_reset):

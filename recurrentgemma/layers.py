@@ -77,7 +77,7 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = matmul_transposed(x, self.weight[...])
         if self.sums:
-            y = parallel.total(y, "tensor")
+            y = parallel.all_reduce(y, "tensor")
         if self.bias is None:
             return y
         return y + spread(self.bias[...], y)
@@ -212,4 +212,4 @@ class Embedder(nnx.Module):
         row_BT, here_BT = parallel.local_rows(tokens_BT, rows)
         x_BTD = lookup(table_VD, row_BT).astype(dtype)
         x_BTD = jnp.where(here_BT[..., None], x_BTD, 0)
-        return parallel.exchange_rows(parallel.total(x_BTD, "tensor"))
+        return parallel.exchange_rows(parallel.all_reduce(x_BTD, "tensor"))

@@ -59,13 +59,13 @@ def loss_and_state(
     x_BTD, state = model.hidden(
         batch.tokens_BT, jax.lax.stop_gradient(state), positions=batch.positions_BT
     )
-    tokens = parallel.total(jnp.sum(batch.weights_BT), *sharding.TOKEN_AXES)
+    tokens = parallel.all_reduce(jnp.sum(batch.weights_BT), *sharding.TOKEN_AXES)
     weights_BT = batch.weights_BT / jnp.maximum(tokens, 1)
     x_MD = parallel.replicate(x_BTD.reshape(-1, x_BTD.shape[-1]), "tensor")
     targets_M, weights_M = batch.targets_BT.reshape(-1), weights_BT.reshape(-1)
     given = (targets_M, weights_M, model.config.logits_soft_cap, z_loss)
     losses: Any
-    if parallel.present(*sharding.PARAMETER_AXES):
+    if parallel.divided(*sharding.PARAMETER_AXES):
         elements = CHUNK_ELEMENTS[platform.current()]
         part_VP = model.embedder.input_embedding[...]
         losses = vocab_parts.weighted_loss(x_MD, part_VP, *given, elements)
@@ -73,15 +73,15 @@ def loss_and_state(
         losses = _weighted_loss(x_MD, model.embedder.table(x_MD.dtype), *given)
     loss, nll_M, log_z_M = losses
 
-    def total(x: jax.Array) -> jax.Array:
-        return parallel.total(x, *sharding.TOKEN_AXES)
+    def over_tokens(x: jax.Array) -> jax.Array:
+        return parallel.all_reduce(x, *sharding.TOKEN_AXES)
 
     metrics = {
-        "nll": total(jnp.sum(nll_M * weights_M)),
+        "nll": over_tokens(jnp.sum(nll_M * weights_M)),
         "tokens": tokens,
-        "log_z": total(jnp.sum(log_z_M * weights_M)),
+        "log_z": over_tokens(jnp.sum(log_z_M * weights_M)),
     }
-    return total(loss), (metrics, jax.lax.stop_gradient(state))
+    return over_tokens(loss), (metrics, jax.lax.stop_gradient(state))
 
 
 def token_log_probs(
@@ -132,8 +132,8 @@ def _head(x_MD, embedding_VD, targets_M, soft_cap):
     target_M = jnp.take_along_axis(logits_MV, row_M[:, None], 1)[:, 0]
     if parallel.size("tensor") > 1:
         top_M = parallel.largest(log_z_M, "tensor")
-        log_z_M = top_M + jnp.log(parallel.total(jnp.exp(log_z_M - top_M), "tensor"))
-        target_M = parallel.total(jnp.where(here_M, target_M, 0), "tensor")
+        log_z_M = top_M + jnp.log(parallel.all_reduce(jnp.exp(log_z_M - top_M), "tensor"))
+        target_M = parallel.all_reduce(jnp.where(here_M, target_M, 0), "tensor")
     return logits_MV, log_z_M - target_M, log_z_M
 
 

@@ -11,7 +11,7 @@ device. So each collective here carries its gradient (Megatron's f and g, arXiv 
 section 3):
 
     replicate    x, equal on all devices of the axes; the gradient is summed over them
-    total        the sum over the axes; the gradient is the same for each summand
+    all_reduce   the sum over the axes; the gradient is the same for each summand
     gather       a parameter whole along fsdp and sequence; the gradient is summed over every device
                  that saw other tokens, and each keeps its part of it
 """
@@ -37,21 +37,21 @@ def size(axis: str) -> int:
     return mesh.shape[axis] if axis in mesh.manual_axes else 1
 
 
-def present(*axes: str) -> tuple[str, ...]:
+def divided(*axes: str) -> tuple[str, ...]:
     """Those of the axes that have more than one device."""
     return tuple(axis for axis in axes if size(axis) > 1)
 
 
 def replicate(x: jax.Array, *axes: str) -> jax.Array:
     """x, which is equal on all devices of the axes and is used differently by each."""
-    axes = present(*axes)
+    axes = divided(*axes)
     return _replicate(x, axes) if axes else x
 
 
-def total(x: jax.Array, *axes: str) -> jax.Array:
+def all_reduce(x: jax.Array, *axes: str) -> jax.Array:
     """The sum over the axes, equal on all of their devices, and used alike by each."""
-    axes = present(*axes)
-    return _total(x, axes) if axes else x
+    axes = divided(*axes)
+    return _all_reduce(x, axes) if axes else x
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -63,11 +63,11 @@ _replicate.defvjp(lambda x, axes: (x, None), lambda axes, _, g: (jax.lax.psum(g,
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _total(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+def _all_reduce(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     return jax.lax.psum(x, axes)
 
 
-_total.defvjp(lambda x, axes: (jax.lax.psum(x, axes), None), lambda axes, _, g: (g,))
+_all_reduce.defvjp(lambda x, axes: (jax.lax.psum(x, axes), None), lambda axes, _, g: (g,))
 
 
 def gather(param: jax.Array, dim: int | None, dtype: jnp.dtype) -> jax.Array:
@@ -76,8 +76,8 @@ def gather(param: jax.Array, dim: int | None, dtype: jnp.dtype) -> jax.Array:
 
     What travels is `dtype`, that of activations; gradients are summed in float32.
     """
-    axes = present(*sharding.TOKEN_AXES)
-    parts = present(*sharding.PARAMETER_AXES)
+    axes = divided(*sharding.TOKEN_AXES)
+    parts = divided(*sharding.PARAMETER_AXES)
     if dim is None or not parts:
         return _replicate_float32(param, axes) if axes else param
     others = tuple(axis for axis in axes if axis not in parts)
@@ -116,7 +116,7 @@ _replicate_float32.defvjp(
 
 def gathered(module: Module, dtype: Any) -> Module:
     """The module with each of its parameters gathered."""
-    if not present(*sharding.TOKEN_AXES):
+    if not divided(*sharding.TOKEN_AXES):
         return module
     graphdef, params = nnx.split(module)
 
@@ -130,7 +130,7 @@ def gathered(module: Module, dtype: Any) -> Module:
 def exchange_rows(x: jax.Array) -> jax.Array:
     """x [n B, ..., C], this device's C channels of the rows of all n devices over which a parameter
     is divided, to [B, ..., n C]: all channels of this device's rows."""
-    parts = present(*sharding.PARAMETER_AXES)
+    parts = divided(*sharding.PARAMETER_AXES)
     if not parts:
         return x
     return jax.lax.all_to_all(x, parts, split_axis=0, concat_axis=x.ndim - 1, tiled=True)
@@ -139,7 +139,7 @@ def exchange_rows(x: jax.Array) -> jax.Array:
 def all_rows(x: jax.Array) -> jax.Array:
     """The rows of all n devices over which a parameter is divided: [B, ...] to [n B, ...]. Has no
     gradient."""
-    parts = present(*sharding.PARAMETER_AXES)
+    parts = divided(*sharding.PARAMETER_AXES)
     if not parts:
         return x
     return jax.lax.all_gather(jax.lax.stop_gradient(x), parts, axis=0, tiled=True)

@@ -19,7 +19,7 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.state import State, init_state
 
 
-def over(mesh: Mesh, function: Callable, in_specs: Any, out_specs: Any) -> Callable:
+def on_mesh(mesh: Mesh, function: Callable, in_specs: Any, out_specs: Any) -> Callable:
     """jax.shard_map over all axes of the mesh. JAX keeps no books of what is equal on which
     devices: every collective of the model carries its own gradient (parallel.py)."""
     return jax.shard_map(
@@ -123,4 +123,4 @@ def _call(mesh: Mesh, graphdef, params, tokens_BT, state, positions, lengths):
         None if lengths is None else sharding.ROWS,
     )
     out_specs = (sharding.LOGITS, state_specs)
-    return over(mesh, run, in_specs, out_specs)(params, tokens_BT, state, positions, lengths)
+    return on_mesh(mesh, run, in_specs, out_specs)(params, tokens_BT, state, positions, lengths)

@@ -54,7 +54,7 @@ def _parts(embedding_VP: jax.Array, tokens: int, elements: int) -> jax.Array:
 
 
 def _whole(part_VP: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    axes = parallel.present(*sharding.PARAMETER_AXES)
+    axes = parallel.divided(*sharding.PARAMETER_AXES)
     return jax.lax.all_gather(part_VP.astype(dtype), axes, axis=1, tiled=True)
 
 
@@ -85,8 +85,8 @@ def _likelihoods(x_MD, parts_NVP, targets_M, soft_cap) -> tuple[jax.Array, jax.A
     log_z_M = top_M + jnp.log(sum_M)
     if parallel.size("tensor") > 1:
         top_M = parallel.largest(log_z_M, "tensor")
-        log_z_M = top_M + jnp.log(parallel.total(jnp.exp(log_z_M - top_M), "tensor"))
-        target_M = parallel.total(target_M, "tensor")
+        log_z_M = top_M + jnp.log(parallel.all_reduce(jnp.exp(log_z_M - top_M), "tensor"))
+        target_M = parallel.all_reduce(target_M, "tensor")
     return log_z_M - target_M, log_z_M
 
 
@@ -94,8 +94,8 @@ def _fwd(x_MD, embedding_VP, targets_M, weights_M, soft_cap, z_loss, elements):
     parts_NVP = _parts(embedding_VP, x_MD.shape[0], elements)
     count, rows, _ = parts_NVP.shape
     nll_M, log_z_M = _likelihoods(x_MD, parts_NVP, targets_M, soft_cap)
-    axes = parallel.present(*sharding.PARAMETER_AXES)
-    others = tuple(a for a in parallel.present(*sharding.TOKEN_AXES) if a not in axes)
+    axes = parallel.divided(*sharding.PARAMETER_AXES)
+    others = tuple(a for a in parallel.divided(*sharding.TOKEN_AXES) if a not in axes)
 
     def add(d_x_MD, indexed):
         index, part_VP = indexed

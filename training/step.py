@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from recurrentgemma import parallel, sharding
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import loss_and_state
-from recurrentgemma.sharded import over, place
+from recurrentgemma.sharded import on_mesh, place
 from recurrentgemma.state import State
 from training.data.batches import Batch
 
@@ -98,7 +98,7 @@ def make_train_step(
     def gradients(params: Any, frozen: Any, batch: Batch, carried: State | None) -> Any:
         if accumulate == 1:
             return run(params, frozen, batch, carried)
-        tokens = parallel.total(jnp.sum(batch.weights_BT), *sharding.TOKEN_AXES)
+        tokens = parallel.all_reduce(jnp.sum(batch.weights_BT), *sharding.TOKEN_AXES)
         parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (batch, carried))
 
         def add(whole: Any, part: tuple[Batch, State | None]) -> tuple[Any, State | None]:
@@ -123,7 +123,7 @@ def make_train_step(
             specs = sharding.specs(params)
             held = carried and sharding.state_specs(merge(params, frozen).config)
             found = {"nll": P(), "tokens": P()}
-            run = over(
+            run = on_mesh(
                 mesh,
                 gradients,
                 (specs, sharding.specs(frozen), sharding.BATCH, held),

@@ -16,7 +16,7 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.counts import flops_per_token
 from recurrentgemma.errors import UserError
 from recurrentgemma.griffin import Griffin
-from recurrentgemma.sharded import over
+from recurrentgemma.sharded import on_mesh
 from recurrentgemma.sharding import MeshConfig
 from recurrentgemma.state import init_state
 from training.planning.plan import assess, describe, held_bytes, lay
@@ -75,7 +75,7 @@ def _lower(config: GriffinConfig, mesh: Mesh, slots: int):
         return nnx.merge(graphdef, params)(tokens_B1, state)
 
     in_specs = (param_specs, sharding.ROWS, state_specs)
-    run = over(mesh, decode, in_specs, (sharding.LOGITS, state_specs))
+    run = on_mesh(mesh, decode, in_specs, (sharding.LOGITS, state_specs))
 
     def step(params, tokens_B1, state):
         logits_B1V, state = run(params, tokens_B1, state)
