@@ -24,17 +24,6 @@ def test_weights_that_do_not_fit(weights):
         Mixture((part, part), weights)
 
 
-def test_the_mask_of_a_document_goes_where_its_ids_go():
-    document = Document(np.arange(4), np.array([True, False, True, True]))
-    assert document.learned_targets == 2  # the first id is no target
-    part = document.cut(1, 3)
-    assert part.ids.tolist() == [1, 2]
-    assert part.learned is not None
-    assert part.learned.tolist() == [False, True]
-    assert Document(np.arange(4)).cut(1, None).learned_targets == 2
-    assert Document(np.zeros(0, np.int32)).learned_targets == 0
-
-
 def test_documents_without_text_have_no_bytes_a_token(tmp_path: Path):
     """BOS and EOS are pairs to learn from, and no text to divide by."""
     (tmp_path / "a.jsonl").write_text('{"text": ""}\n' * 3)

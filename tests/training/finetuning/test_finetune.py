@@ -106,6 +106,28 @@ def test_full(base: Path, data: Path, tmp_path: Path, capsys):
         run(plan(arguments(base, data, tmp_path / "run", learning_rate=2e-2, **changes)))
 
 
+def test_epochs_are_passes_but_for_a_run_that_counted_tokens(
+    base: Path, data: Path, tmp_path: Path
+):
+    """Of four passes over two examples each of the 8 rows has one, longer than 32 tokens."""
+    asked = arguments(base, data, tmp_path / "run", epochs=4.0)
+    planned = plan(asked)
+    assert planned.config.data.epochs == 4.0
+    assert planned.config.steps == 2
+    assert f"the longest, {data}:" in planned.summary
+    saved = planned.config.to_json()
+    del saved["data"]["epochs"]  # as it was written before there was such an option
+    store.write_run_config(tmp_path / "run", planned.config.model, saved)
+    older = plan(dataclasses.replace(asked, epochs=200.0)).config
+    assert older.data.epochs == 0
+    pairs = sum(len(f"user\n{q}\nmodel\n{a}") + 4 for q, a in QUESTIONS.items())
+    assert older.steps == -(-200 * pairs // (8 * 32))  # epochs times tokens, as it was
+    store.write_run_config(tmp_path / "run", planned.config.model, planned.config.to_json())
+    assert plan(asked).config == planned.config
+    with pytest.raises(ValueError, match=r"epochs=0\.0: expected a number above 0"):
+        plan(dataclasses.replace(asked, epochs=0.0))
+
+
 def low_rank(base: Path, data: Path, run_dir: Path) -> FinetuneArguments:
     lora = LoraArguments(rank=8)
     return arguments(base, data, run_dir, lora=lora, learning_rate=3e-2, save_every=15)
