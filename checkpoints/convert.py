@@ -6,37 +6,38 @@ parameters in the target dtype, and one more while Orbax writes (griffin, deepmi
 destination appears whole or not at all.
 """
 
-import contextlib
 import dataclasses
 import json
 import math
-import os
 import shutil
+import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoints import deepmind_flax, deepmind_torch, huggingface, store
+from checkpoints import (
+    deepmind_flax,
+    deepmind_torch,
+    destination,
+    huggingface,
+    store,
+    transformers_tokenizer,
+)
 from checkpoints.adapters import merged
 from checkpoints.huggingface_json import TOKEN_IDS, require_huggingface
-from checkpoints.load import open_adapters, open_source
+from checkpoints.load import open_adapters, open_source, tokenizer_of
 from checkpoints.model_json import read_json, require_deepmind
 from checkpoints.names import FORMATS, Format
 from checkpoints.shapes import resolve_config
 from checkpoints.source import Source, read_params
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
-from recurrentgemma.text.tokenizer import find_tokenizer
-
-TOKENIZER_FILES = (
-    "tokenizer.model",
-    "tokenizer.json",
-    "byte_tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
+from recurrentgemma.text.tokenizer import (
+    FILES,
+    Tokenizer,
+    check_vocabulary,
+    save_tokenizer,
 )
+from recurrentgemma.text.tokenizer_files import BESIDE, GENERATION
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,24 +64,29 @@ def convert(
 ) -> Report:
     """Write the checkpoint at src, of any format, to dst in the format `to`.
 
-    dst becomes a directory; for deepmind-torch a name that ends in .pt becomes that file.
+    dst becomes a directory, or is an empty one that is filled; for deepmind-torch a name that ends
+    in .pt becomes that file. With huggingface the tokenizer and the ids that end an answer become
+    those of transformers (transformers_tokenizer.py).
     params_wrapper is for deepmind-flax: whether the tree has a `params` level, as DeepMind's
     save_parameters writes it, or none, as on Kaggle. adapters: low-rank adapters that are added to
     the weights, of PEFT's or of a run.
 
     Raises:
       ValueError: dst exists and is not empty; src is damaged or contradicts its config; the format
-        cannot hold the config.
+        cannot hold the config or the tokenizer.
       ImportError: a .pt file, and torch is not installed.
     """
     started = time.perf_counter()
     src, dst = Path(src), Path(dst)
     if to not in FORMATS:
         raise UserError(f"to={to!r}: expected one of {', '.join(FORMATS)}")
+    is_file = to == "deepmind-torch" and dst.suffix == ".pt"
+    if not is_file:
+        destination.require_free(dst)
     source = open_source(src)
     if adapters is not None:
-        found, trained_on = open_adapters(adapters)
-        source = merged(source, found, config or trained_on)
+        pairs, trained_on = open_adapters(adapters)
+        source = merged(source, pairs, config or trained_on)
     config = resolve_config(source, config, dtype)
     if to.startswith("deepmind"):
         require_deepmind(config)
@@ -88,10 +94,16 @@ def convert(
         require_huggingface(config)
     if to == "deepmind-torch":
         deepmind_torch.require_torch()
-    home = next((f for f in source.folders if find_tokenizer(f) is not None), None)
-    tokenizer = [home / n for n in TOKENIZER_FILES if (home / n).is_file()] if home else []
+    tokenizer, _ = tokenizer_of(source, config.vocab_size)
+    if tokenizer is not None:
+        check_vocabulary(tokenizer, config.vocab_size)
+    files = _tokenizer_files(tokenizer, to)
 
-    with _appearing(dst, is_file=to == "deepmind-torch" and dst.suffix == ".pt") as folder:
+    if is_file:
+        written = destination.new_file(dst, files, (*FILES, *BESIDE))
+    else:
+        written = destination.new_directory(dst)
+    with written as folder:
         params = dict(read_params(source, config.param_dtype))
         count = sum(math.prod(array.shape) for array in params.values())
         match to:
@@ -100,69 +112,45 @@ def convert(
             case "deepmind-flax":
                 deepmind_flax.write(folder, params, config, wrapper=params_wrapper)
             case "deepmind-torch":
-                folder.mkdir(parents=True)
-                name = dst.name if dst.suffix == ".pt" else f"{dst.name}.pt"
+                folder.mkdir()
+                name = dst.name if is_file else f"{dst.resolve().name}.pt"
                 deepmind_torch.write(folder / name, params, config)
             case "huggingface":
                 huggingface.write(folder, params, config)
-                _set_token_ids(folder, source, home)
-        for file in tokenizer:
-            shutil.copyfile(file, folder / file.name)
+                _set_token_ids(folder, source, tokenizer)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-    names = tuple(file.name for file in tokenizer)
     seconds = time.perf_counter() - started
+    names = tuple(name for name in files if name != GENERATION)
     return Report(source.format, count, config.param_dtype, size, seconds, names)
 
 
-@contextlib.contextmanager
-def _appearing(dst: Path, *, is_file: bool) -> Iterator[Path]:
-    """A folder to write into that takes dst's place at the end, and vanishes if something fails.
-
-    Where dst is to be a file, the folder holds one of its name, and all goes where dst belongs.
-    """
-    if dst.exists() and (dst.is_file() or is_file or any(dst.iterdir())):
-        raise UserError(f"{dst}: exists already; remove it, or choose another destination")
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    folder = dst.parent / f".{dst.name}.{os.getpid()}.partial"
-    try:
-        yield folder
-        if not is_file:
-            if dst.exists():
-                dst.rmdir()  # empty
-            folder.replace(dst)
-            return
-        taken = [f.name for f in folder.iterdir() if not _same(f, dst.parent / f.name)]
-        if taken:
-            raise UserError(
-                f"{dst.parent}: {', '.join(taken)} would be overwritten; choose an empty directory"
-            )
-        for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".pt"):
-            file.replace(dst.parent / file.name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _tokenizer_files(tokenizer: Tokenizer | None, to: Format) -> dict[str, bytes]:
+    """The files that will lie beside the tensors, by name."""
+    if tokenizer is None:
+        return {}
+    with tempfile.TemporaryDirectory() as scratch:
+        if to == "huggingface":
+            transformers_tokenizer.write(Path(scratch), tokenizer)
+        else:
+            save_tokenizer(tokenizer, scratch)
+        return {file.name: file.read_bytes() for file in sorted(Path(scratch).iterdir())}
 
 
-def _same(new: Path, old: Path) -> bool:
-    """Whether `new` may take the place of `old`: there is no old one, or it has the same bytes."""
-    return not old.exists() or old.read_bytes() == new.read_bytes()
-
-
-def _set_token_ids(folder: Path, source: Source, home: Path | None) -> None:
-    """Carry begin, end and padding ids into transformers' two configs: from the source's if it is
-    Hugging Face's too, else from the tokenizer, else Gemma's stay."""
+def _set_token_ids(folder: Path, source: Source, tokenizer: Tokenizer | None) -> None:
+    """Carry begin, end and padding ids into transformers' config.json: from the source's if it is
+    Hugging Face's too, else from the tokenizer, else Gemma's stay. Without a tokenizer the source's
+    generation_config.json is copied; with one it is among the tokenizer's files."""
     ids: dict[str, object] = {}
     origin = source.folders[0]
     if source.format == "huggingface" and (origin / "config.json").is_file():
         stated = read_json(origin / "config.json")
         ids = {name: stated[name] for name in TOKEN_IDS if name in stated}
-        if (origin / "generation_config.json").is_file():
-            shutil.copyfile(origin / "generation_config.json", folder / "generation_config.json")
-    elif home is not None and (tokenizer := find_tokenizer(home)) is not None:
+        if (origin / GENERATION).is_file():
+            shutil.copyfile(origin / GENERATION, folder / GENERATION)
+    elif tokenizer is not None:
         ids = {name: getattr(tokenizer, name.replace("_token", "")) for name in TOKEN_IDS}
-        generation = read_json(folder / "generation_config.json") | ids
-        _write_json(folder / "generation_config.json", generation)
-    _write_json(folder / "config.json", read_json(folder / "config.json") | ids)
-
-
-def _write_json(path: Path, content: dict[str, object]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    content = read_json(folder / "config.json") | ids
+    text = json.dumps(content, indent=2) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")

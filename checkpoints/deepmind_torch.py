@@ -58,12 +58,12 @@ def only_pt(directory: Path) -> Path:
     Raises:
       ValueError: there is not exactly one.
     """
-    found = sorted(directory.glob("*.pt"))
-    if len(found) != 1:
+    files = sorted(directory.glob("*.pt"))
+    if len(files) != 1:
         raise UserError(
-            f"{directory}: expected one .pt file, found {[f.name for f in found]}; name the file"
+            f"{directory}: expected one .pt file, found {[f.name for f in files]}; name the file"
         )
-    return found[0]
+    return files[0]
 
 
 def write(path: Path, params: dict[str, Any], config: GriffinConfig) -> None:

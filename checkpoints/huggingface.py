@@ -48,11 +48,11 @@ def open_source(path: Path) -> Source:
     specs: dict[str, Spec] = {}
     files: dict[str, Path] = {}
     for file, expected in _files(path).items():
-        found = _file_specs(file)
-        for name in expected - found.keys():
+        stored = _file_specs(file)
+        for name in expected - stored.keys():
             raise UserError(f"{directory / INDEX}: says that {name!r} is in {file.name}; it is not")
-        specs |= found
-        files |= dict.fromkeys(found, file)
+        specs |= stored
+        files |= dict.fromkeys(stored, file)
     head = specs.pop(HEAD, None)
     if head is not None and head != specs.get(EMBEDDING, head):
         raise UserError(f"{path}: {UNTIED} ({head.shape} and {specs[EMBEDDING].shape})")
@@ -135,13 +135,13 @@ def _files(path: Path) -> dict[Path, set[str]]:
         return promised
     if (path / WEIGHTS).is_file():
         return {path / WEIGHTS: set()}
-    found = sorted(path.glob("*.safetensors"))
-    if len(found) != 1:
+    candidates = sorted(path.glob("*.safetensors"))
+    if len(candidates) != 1:
         raise UserError(
-            f"{path}: expected {WEIGHTS} or {INDEX}, found {[f.name for f in found]}; "
+            f"{path}: expected {WEIGHTS} or {INDEX}, found {[f.name for f in candidates]}; "
             "download the whole checkpoint"
         )
-    return {found[0]: set()}
+    return {candidates[0]: set()}
 
 
 def _file_specs(file: Path) -> dict[str, Spec]:

@@ -35,11 +35,12 @@ def config_from_json(path: Path, dtype: Dtype) -> GriffinConfig:
     Raises:
       ValueError: a field is missing, or has a value that this architecture does not have.
     """
+    content = read_json(path)
     try:
-        return _config(read_json(path), dtype)
+        return _config(content, dtype)
     except KeyError as error:
         raise UserError(f"{path}: lacks {error.args[0]}") from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path}: {error}") from error
 
 
@@ -101,40 +102,40 @@ def _heads(config: GriffinConfig) -> int:
     return config.num_heads if "local_attention" in config.block_types else config.num_gate_blocks
 
 
-def _config(found: dict[str, Any], dtype: Dtype) -> GriffinConfig:
-    rope = found.get("rope_parameters") or {}
-    said = {**found, **{k: rope[k] for k in ("rope_theta", "partial_rotary_factor") if k in rope}}
-    said.setdefault("model_type", None)
+def _config(content: dict[str, Any], dtype: Dtype) -> GriffinConfig:
+    rope = content.get("rope_parameters") or {}
+    flat = {**content, **{k: rope[k] for k in ("rope_theta", "partial_rotary_factor") if k in rope}}
+    flat.setdefault("model_type", None)
     for name, value in FIXED.items():
-        if name in said and said[name] != value:
-            raise UserError(f"{name} is {said[name]!r}; RecurrentGemma has {value!r}, always")
+        if name in flat and flat[name] != value:
+            raise UserError(f"{name} is {flat[name]!r}; RecurrentGemma has {value!r}, always")
     if rope.get("rope_type", "default") != "default":
         raise UserError(f"rope_type is {rope['rope_type']!r}; expected 'default'")
-    for name in found["block_types"]:
+    for name in content["block_types"]:
         if name not in BLOCK_TYPES:
             raise UserError(f"block type {name!r}; expected one of {', '.join(BLOCK_TYPES)}")
-    if found["intermediate_size"] % 2:
+    if content["intermediate_size"] % 2:
         raise UserError(
-            f"intermediate_size={found['intermediate_size']} is odd; expected twice the MLP's "
+            f"intermediate_size={content['intermediate_size']} is odd; expected twice the MLP's "
             "hidden width"
         )
-    width, heads = found["hidden_size"], found["num_attention_heads"]
-    head_dim = found.get("head_dim", width // heads)
-    if "attention" not in found["block_types"][: found["num_hidden_layers"]]:
+    width, heads = content["hidden_size"], content["num_attention_heads"]
+    head_dim = content.get("head_dim", width // heads)
+    if "attention" not in content["block_types"][: content["num_hidden_layers"]]:
         head_dim = 4 * math.ceil(head_dim / 4)  # Hawk has no heads, but our config wants a size
     return GriffinConfig(
-        vocab_size=found["vocab_size"],
+        vocab_size=content["vocab_size"],
         width=width,
-        mlp_width=found["intermediate_size"] // 2,
-        num_layers=found["num_hidden_layers"],
-        pattern=tuple(BLOCK_TYPES[name] for name in found["block_types"]),
-        lru_width=found.get("lru_width") or width,
+        mlp_width=content["intermediate_size"] // 2,
+        num_layers=content["num_hidden_layers"],
+        pattern=tuple(BLOCK_TYPES[name] for name in content["block_types"]),
+        lru_width=content.get("lru_width") or width,
         num_gate_blocks=heads,
         num_heads=heads,
         head_dim=head_dim,
-        attention_window=found["attention_window_size"],
+        attention_window=content["attention_window_size"],
         scale_embeddings=True,
-        logits_soft_cap=found["logits_soft_cap"],
+        logits_soft_cap=content["logits_soft_cap"],
         dtype=dtype,
         param_dtype=dtype,
     )

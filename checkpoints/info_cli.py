@@ -21,9 +21,10 @@ from recurrentgemma.presets import PRESETS, preset
 
 EXAMPLES = """Parameters, bytes of state and FLOPs per token of a preset or a checkpoint.
 
-No parameter is read or allocated.
+No parameter is read or allocated. Without a name it lists the presets.
 
 examples:
+  griffin info
   griffin info recurrentgemma_2b
   griffin info runs/demo
   griffin info griffin_7b --sequence-length 8192 --json
@@ -32,8 +33,8 @@ examples:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InfoArguments:
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET_OR_PATH")]
-    """A preset's name, a run, or a checkpoint of any format."""
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET_OR_PATH")] = ""
+    """A preset's name, a run, or a checkpoint of any format; by default all presets."""
     sequence_length: int | None = None
     """Tokens of the documents that FLOPs are averaged over; by default the windows are full."""
     config: str | None = None
@@ -68,11 +69,24 @@ def describe(config: GriffinConfig, sequence_length: int | None = None) -> dict[
 def main(argv: list[str]) -> int:
     """Print it. Raises ValueError where the name is neither a preset nor a checkpoint."""
     arguments = tyro.cli(InfoArguments, prog="griffin info", description=EXAMPLES, args=argv)
+    if not arguments.model:
+        return _list_presets(arguments)
     facts = describe(_config(arguments.model, arguments.config), arguments.sequence_length)
     if arguments.json:
         print(json.dumps(facts))
     else:
         _print_table(arguments.model, facts)
+    return 0
+
+
+def _list_presets(arguments: InfoArguments) -> int:
+    if arguments.config is not None:
+        raise UserError("--config has no effect without a checkpoint; name one, or leave it out")
+    facts = {name: describe(preset(name), arguments.sequence_length) for name in PRESETS}
+    if arguments.json:
+        print(json.dumps({"presets": facts}))
+    else:
+        _print_presets(facts)
     return 0
 
 
@@ -89,6 +103,29 @@ def _config(name: str, named: str | None) -> GriffinConfig:
 
     given = None if named is None else config_named(named)
     return resolve_config(open_source(name), given, None)
+
+
+def _print_presets(facts: dict[str, dict[str, Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE)
+    table.add_column("preset", no_wrap=True)
+    headings = ("parameters", "layers", "width", "vocabulary", "bytes of state", "MFLOPs")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for name, of_preset in facts.items():
+        config, flops = of_preset["config"], of_preset["flops_per_token"]
+        numbers = (of_preset["parameters"], config["num_layers"], config["width"])
+        numbers += (config["vocab_size"], of_preset["state_bytes"], round(flops["forward"] / 1e6))
+        table.add_row(name, *(f"{number:,}" for number in numbers))
+    console = Console(width=100)
+    console.print(table)
+    print(
+        "bytes of state: of one sequence, in the preset's dtype; MFLOPs: forward, a token\n"
+        "griffin info PRESET says more of one, griffin info PATH the same of a run or a checkpoint"
+    )
 
 
 def _print_table(name: str, facts: dict[str, Any]) -> None:

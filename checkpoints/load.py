@@ -16,7 +16,7 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import from_flat_params
-from recurrentgemma.text.tokenizer import Tokenizer, find_tokenizer
+from recurrentgemma.text.tokenizer import Tokenizer, add_stops_of, find_tokenizer
 
 EXPECTED = (
     "expected a run or checkpoint of griffin's, a DeepMind Orbax directory, a DeepMind .pt file, "
@@ -42,15 +42,25 @@ def load_checkpoint(
     params = {
         name: jax.device_put(array) for name, array in read_params(source, config.param_dtype)
     }
-    return from_flat_params(config, params), config, tokenizer_of(source)
+    return from_flat_params(config, params), config, tokenizer_of(source, config.vocab_size)[0]
 
 
-def tokenizer_of(source: Source) -> Tokenizer | None:
-    """The tokenizer that lies with a checkpoint."""
+def tokenizer_of(source: Source, vocab_size: int) -> tuple[Tokenizer | None, Path | None]:
+    """The tokenizer that lies with a checkpoint of so many embeddings, and its directory.
+
+    Raises:
+      ValueError: it is broken, two contradict each other, or it may be another checkpoint's.
+    """
     for folder in source.folders:
-        if (found := find_tokenizer(folder)) is not None:
-            return found
-    return None
+        tokenizer = find_tokenizer(folder, vocab_size)
+        if tokenizer is None:
+            continue
+        if source.format == "deepmind-torch" and tokenizer.vocab_size != vocab_size:
+            _refuse_anothers(source, folder, tokenizer, vocab_size)
+        for other in source.folders:  # a base's generation_config.json counts with its adapters
+            add_stops_of(tokenizer, other)
+        return tokenizer, folder
+    return None, None
 
 
 def open_source(path: str | Path) -> Source:
@@ -95,6 +105,16 @@ def open_adapters(path: str | Path) -> tuple[adapters.Adapters, GriffinConfig | 
     )
 
 
+def _refuse_anothers(source: Source, folder: Path, tokenizer: Tokenizer, vocab_size: int) -> None:
+    names = sorted(file.name for file in folder.glob("*.pt"))
+    if len(names) > 1:
+        raise UserError(
+            f"{source.path}: {folder} holds one tokenizer, of {tokenizer.vocab_size} ids, and "
+            f"several models ({', '.join(names)}); this one has {vocab_size} embeddings: put it in "
+            f"a directory of its own, with its tokenizer"
+        )
+
+
 def _is_torch_archive(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
@@ -107,13 +127,13 @@ def _open_directory(path: Path) -> Source:
     if ours is not None and not adapters.are_adapters(ours):
         return ours
     if ours is not None or (path / adapters.CONFIG).is_file():
-        found, config = open_adapters(path)
-        if not Path(found.base).exists():
+        pairs, config = open_adapters(path)
+        if not Path(pairs.base).exists():
             raise UserError(
-                f"{path}: the base of its adapters, {found.base!r}, is not here; say where it is: "
+                f"{path}: the base of its adapters, {pairs.base!r}, is not here; say where it is: "
                 f"`griffin merge BASE {path} OUT`"
             )
-        return adapters.merged(open_source(found.base), found, config)
+        return adapters.merged(open_source(pairs.base), pairs, config)
     if orbax_tree.is_tree(path):
         return deepmind_flax.open_source(path)
     if any(path.glob("*.safetensors")) or (path / huggingface.INDEX).is_file():

@@ -53,10 +53,10 @@ def main(argv: list[str]) -> int:
         dtype=arguments.dtype,
         adapters=arguments.adapters,
     )
-    said = open_adapters(arguments.adapters)[0].base
-    if said and not _is_that(arguments.base.resolve(), Path(said)):
+    trained_on = open_adapters(arguments.adapters)[0].base
+    if trained_on and not _is_named(arguments.base.resolve(), Path(trained_on)):
         print(
-            f"note: {arguments.adapters} says that it was trained on {said}; that "
+            f"note: {arguments.adapters} says that it was trained on {trained_on}; that "
             f"{arguments.base} has the same weights is taken on trust"
         )
     print(
@@ -67,12 +67,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _is_that(base: Path, said: Path) -> bool:
+def _is_named(base: Path, trained_on: Path) -> bool:
     """Whether a checkpoint is the one that adapters name: it lies there, or is the run of which
     that is the newest step, or has the name of one that is not here (Hugging Face's names)."""
     from checkpoints.store import newest_whole
 
-    if not said.exists():
-        return said.name == base.name
-    said = said.resolve()
-    return base == said or (base in said.parents and newest_whole(base) == said)
+    if not trained_on.exists():
+        return trained_on.name == base.name
+    trained_on = trained_on.resolve()
+    return base == trained_on or (base in trained_on.parents and newest_whole(base) == trained_on)

@@ -9,21 +9,7 @@ from checkpoints.files import new_file
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.presets import PRESETS, preset
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-      ValueError: the file is not JSON, or not an object.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not a JSON file ({error}); it may be cut off") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(found).__name__}")
-    return found
+from recurrentgemma.text.tokenizer_files import read_json as read_json
 
 
 def read_model_json(path: Path) -> GriffinConfig | None:
@@ -34,17 +20,17 @@ def read_model_json(path: Path) -> GriffinConfig | None:
     """
     if not path.is_file():
         return None
-    found = read_json(path)
-    if "model" not in found:
-        raise UserError(f'{path}: expected an object with "model", found {sorted(found)[:5]}')
+    content = read_json(path)
+    if "model" not in content:
+        raise UserError(f'{path}: expected an object with "model", found {sorted(content)[:5]}')
     try:
-        return GriffinConfig.from_json(found["model"])
+        return GriffinConfig.from_json(content["model"])
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: {error}") from error
 
 
 def config_named(named: str) -> GriffinConfig:
-    """What `--config` means: a preset, or one of our config.json files.
+    """What `--config` and `rg.load(config=...)` mean: a preset, or one of our config.json files.
 
     Raises:
       ValueError: it is neither, or the file is not ours.
@@ -54,7 +40,7 @@ def config_named(named: str) -> GriffinConfig:
     config = read_model_json(Path(named))
     if config is None:
         raise UserError(
-            f"--config {named}: neither a preset ({', '.join(PRESETS)}) nor a file that exists"
+            f"config {named!r}: neither a preset ({', '.join(PRESETS)}) nor a file that exists"
         )
     return config
 

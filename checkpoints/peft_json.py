@@ -24,7 +24,7 @@ READ = frozenset((
     "inference_mode", "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules",
     "layers_to_transform", "layers_pattern", "init_lora_weights", "loftq_config", "eva_config",
     "corda_config", "lora_ga_config", "runtime_config", "megatron_core", "qalora_group_size",
-    "velora_config", "ensure_weight_tying",
+    "ensure_weight_tying",
 ))
 # fmt: on
 PLAIN: dict[str, tuple[Any, str]] = {  # field -> the only value taken, what another would mean
@@ -42,6 +42,7 @@ PLAIN: dict[str, tuple[Any, str]] = {  # field -> the only value taken, what ano
     "use_dora": (False, "DoRA: columns have a trained length"),
     "use_qalora": (False, "QALoRA: inputs are pooled first"),
     "use_bdlora": (None, "BD-LoRA: the adapters are block-diagonal"),
+    "velora_config": (None, "VeLoRA: projections are stored beside the adapters"),
     "kasa_config": (None, "KaSA: the base's smallest singular values are cut off"),
     "arrow_config": (None, "Arrow: each token chooses among adapters"),
     "monteclora_config": (None, "MonteCLoRA: the adapters are drawn at random"),

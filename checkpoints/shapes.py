@@ -168,7 +168,7 @@ def _matching_preset(source: Source) -> GriffinConfig:
         f"{source.path}: this format says nothing of {', '.join(UNKNOWABLE)}, and no preset has "
         f"these shapes ({', '.join(f'{k}={v}' for k, v in sizes.items())}, "
         f"{len(known['block_types'])} layers); pass config=GriffinConfig(...) "
-        "(--config FILE on the command line)"
+        "(on the command line --config, a preset or a config.json of ours)"
     )
 
 

@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import tyro
 import uvicorn
@@ -51,6 +51,10 @@ class ServeArguments:
     """How many more may wait for a slot; beyond that a request is answered with 429."""
     max_body: int = MAX_BODY_MIB
     """The longest body of a request, in MiB; a longer one is answered with 413."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of parameters and activations; by default as the checkpoint is stored."""
+    config: str | None = None
+    """A preset, or one of our config.json files, for a checkpoint that does not say what it is."""
     model_name: str | None = None
     """What the API calls the model; by default the last part of the path."""
 
@@ -78,7 +82,10 @@ def serve(arguments: ServeArguments) -> int:
 
             began = time.monotonic()
             _say(f"loading {arguments.path}")
-            engine = Engine(rg.load(arguments.path), slots=arguments.slots)
+            engine = Engine(
+                rg.load(arguments.path, arguments.config, dtype=arguments.dtype),
+                slots=arguments.slots,
+            )
             _say("compiling")
             engine.warm_up()
             _say(f"{model_name} is ready after {time.monotonic() - began:.1f} s")

@@ -36,7 +36,13 @@ from recurrentgemma import sharding
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.sharded import place
-from recurrentgemma.text.tokenizer import Tokenizer, find_tokenizer, train_sentencepiece
+from recurrentgemma.text.tokenizer import (
+    FILES,
+    Tokenizer,
+    find_tokenizer,
+    save_tokenizer,
+    train_sentencepiece,
+)
 from training import per_layer
 from training.configs import FREE, TrainConfig, differences
 from training.data.batches import Batches, merge_states
@@ -87,10 +93,11 @@ def begin_run(run_dir: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
             return
         if not (run_dir / store.CONFIG).exists():
             store.write_run_config(run_dir, config.model, config.to_json())
-        if find_tokenizer(run_dir) is None:
+        if find_tokenizer(run_dir, config.model.vocab_size) is None:
             with tempfile.TemporaryDirectory(dir=run_dir) as scratch:  # its files whole, or none
-                tokenizer.save(scratch)
-                for file in Path(scratch).iterdir():
+                save_tokenizer(tokenizer, scratch)
+                beside_first = sorted(Path(scratch).iterdir(), key=lambda file: file.name in FILES)
+                for file in beside_first:
                     file.rename(run_dir / file.name)
 
     processes.all_or_none(write)
@@ -122,28 +129,30 @@ def run_tokenizer(run_dir: Path, config: TrainConfig, texts: Sequence[str]) -> T
     Raises ValueError if it has more ids than the model has embeddings.
     """
 
+    vocab_size = config.model.vocab_size
+
     def made() -> Tokenizer:
         if config.tokenizer == "sentencepiece":
             return train_sentencepiece(texts, config.model.vocab_size)
-        return load_named_tokenizer(config.tokenizer)
+        return load_named_tokenizer(config.tokenizer, vocab_size)
 
     with tempfile.TemporaryDirectory() as scratch:
 
         def files() -> str:  # the first process's, for all
-            tokenizer = find_tokenizer(run_dir) or made()
+            tokenizer = find_tokenizer(run_dir, vocab_size) or made()
             if tokenizer.vocab_size > config.model.vocab_size:
                 raise UserError(
                     f"model.vocab_size={config.model.vocab_size} is too small for the tokenizer "
                     f"{config.tokenizer!r}, which has {tokenizer.vocab_size} ids; choose at least "
                     "that"
                 )
-            tokenizer.save(scratch)
+            save_tokenizer(tokenizer, scratch)
             found = {file.name: file.read_bytes() for file in Path(scratch).iterdir()}
             return json.dumps({n: base64.b64encode(raw).decode() for n, raw in found.items()})
 
         for name, raw in json.loads(processes.broadcast_text(files)).items():
             (Path(scratch) / name).write_bytes(base64.b64decode(raw))
-        found = find_tokenizer(scratch)
+        found = find_tokenizer(scratch, vocab_size)
     assert found is not None
     return found
 

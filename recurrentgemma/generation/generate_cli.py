@@ -4,7 +4,7 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -31,8 +31,10 @@ class GenerateArguments:
     sampling: tyro.conf.OmitArgPrefixes[Sampling] = dataclasses.field(default_factory=Sampling)
     chat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """The prompt is what a user says: answer it, in Gemma's chat format."""
-    dtype: str | None = None
-    """float32 or bfloat16; by default as the checkpoint is stored."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of parameters and activations; by default as the checkpoint is stored."""
+    config: str | None = None
+    """A preset, or one of our config.json files, for a checkpoint that does not say what it is."""
 
 
 def main(argv: list[str]) -> int:
@@ -48,7 +50,7 @@ def main(argv: list[str]) -> int:
     from recurrentgemma.generation.lm import load
     from recurrentgemma.text.chat import encode_chat  # here: JAX takes a second to import
 
-    lm = load(path, dtype=arguments.dtype)
+    lm = load(path, arguments.config, dtype=arguments.dtype)
     if arguments.chat:
         if lm.tokenizer is None:
             raise UserError(f"{path} has no tokenizer, so it cannot read text")

@@ -50,17 +50,22 @@ Prompts = Sequence[Prompt]
 _LOGITS_HELD = 2**26  # of one chunk of `LanguageModel.logits`, all rows together
 
 
-def load(path: str | Path, config: GriffinConfig | None = None, *, dtype=None) -> "LanguageModel":
+def load(
+    path: str | Path, config: GriffinConfig | str | None = None, *, dtype: str | None = None
+) -> "LanguageModel":
     """The language model at `path`: our run or checkpoint, DeepMind's or Hugging Face's formats.
 
-    config: only for DeepMind's formats in a shape that is no preset's; it must agree otherwise.
+    config: only for DeepMind's formats in a shape that is no preset's; it must agree otherwise. Its
+    name or file will do: a preset's, or one of our config.json.
     dtype: "float32" or "bfloat16", for parameters and activations (default: as they are stored).
     Its layers are unrolled, which generates faster, however they were trained. Raises ValueError
     for a path that is no checkpoint and for one that its config contradicts.
     """
     from checkpoints.load import load_checkpoint, open_source
+    from checkpoints.model_json import config_named
     from checkpoints.shapes import resolve_config
 
+    config = config_named(config) if isinstance(config, str) else config
     config = resolve_config(open_source(path), config, dtype)
     config = dataclasses.replace(config, scan_layers=False)
     model, _, tokenizer = load_checkpoint(path, config)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.chat import END_OF_TURN, START_OF_TURN
 
-_FILE = "byte_tokenizer.json"
+FILE = "byte_tokenizer.json"
 _CONTENT = {"tokenizer": "bytes", "pad": 256, "eos": 257, "bos": 258, "turn": [259, 260]}
 
 
@@ -21,7 +21,8 @@ class ByteTokenizer:
     pad_id = 256
     eos_id = 257
     bos_id = 258
-    stop_ids = (257, 260)
+    stop_ids: tuple[int, ...] = (257, 260)
+    beside: Mapping[str, bytes] = MappingProxyType({})
     control_tokens: Mapping[str, int] = MappingProxyType({START_OF_TURN: 259, END_OF_TURN: 260})
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
@@ -38,15 +39,13 @@ class ByteTokenizer:
         return True
 
     def save(self, directory: str | Path) -> None:
-        (Path(directory) / _FILE).write_text(json.dumps(_CONTENT) + "\n", encoding="utf-8")
+        (Path(directory) / FILE).write_text(json.dumps(_CONTENT) + "\n", encoding="utf-8")
 
     @staticmethod
     def wrote(path: Path) -> bool:
         """Whether `save` wrote this JSON file. Raises ValueError if it is of another version."""
         try:
-            content = (
-                json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < 999 else {}
-            )
+            content = json.loads(path.read_bytes()) if path.stat().st_size < 999 else {}
         except ValueError:
             return False
         if content.get("tokenizer") != "bytes":

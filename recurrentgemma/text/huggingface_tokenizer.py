@@ -11,9 +11,9 @@ import tokenizers
 
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.chat import END_OF_TURN, START_OF_TURN
+from recurrentgemma.text.tokenizer_files import ROLES, read_json, read_text
 
-_FILE = "tokenizer.json"
-_ROLES_FILE = "tokenizer_config.json"
+FILE = "tokenizer.json"
 # tokenizer.json does not say which token begins or ends a text. Without a tokenizer_config.json
 # beside it that does, the names that the common families use are looked for.
 _NAMES = {
@@ -21,6 +21,9 @@ _NAMES = {
     "eos_token": ("<eos>", "</s>", "<|end_of_text|>", "<|endoftext|>"),
     "pad_token": ("<pad>", "[PAD]", "<|pad|>"),
 }
+# Roles that a causal language model does not use. transformers' GemmaTokenizer adds a <mask>, an id
+# beyond the embedding, to every tokenizer that it saves.
+_UNUSED = ("mask_token", "sep_token", "cls_token")
 # Decoders whose text only grows at its end when tokens are added, whatever stands before them.
 _GROWING = {"ByteLevel", "ByteFallback", "Metaspace", "WordPiece", "BPEDecoder", "Fuse", "Strip"}
 
@@ -42,6 +45,7 @@ class HuggingFaceTokenizer:
         self._tokenizer.no_padding()
         self.content = content
         self.config = dict(config or {})
+        self.beside: Mapping[str, bytes] = {}
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = max(ids.values()) + 1
         self.bos_id = _role(ids, self.config, "bos_token", name)
@@ -63,9 +67,21 @@ class HuggingFaceTokenizer:
     @classmethod
     def from_file(cls, path: str | Path) -> "HuggingFaceTokenizer":
         path = Path(path)
-        roles = path.parent / _ROLES_FILE
-        config = json.loads(roles.read_text(encoding="utf-8")) if roles.is_file() else None
-        return cls(path.read_text(encoding="utf-8"), config, name=str(path))
+        roles = path.parent / ROLES
+        config = read_json(roles) if roles.is_file() else None
+        return cls(read_text(path), config, name=str(path))
+
+    def without_unused(self, vocab_size: int) -> "HuggingFaceTokenizer":
+        """Without the tokens from id vocab_size on, if all of them only fill roles that a causal
+        language model does not use; else itself."""
+        content = json.loads(self.content)
+        surplus = {t["content"] for t in content["added_tokens"] if t["id"] >= vocab_size}
+        unused = {name: _content(self.config.get(name)) for name in _UNUSED}
+        if not surplus or not surplus <= set(unused.values()):
+            return self
+        content["added_tokens"] = [t for t in content["added_tokens"] if t["id"] < vocab_size]
+        config = {n: v for n, v in self.config.items() if unused.get(n) not in surplus}
+        return HuggingFaceTokenizer(json.dumps(content, ensure_ascii=False), config)
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         # `encode` would hold the interpreter's lock, and with it every thread that tokenises.
@@ -92,22 +108,26 @@ class HuggingFaceTokenizer:
 
     def save(self, directory: str | Path) -> None:
         directory = Path(directory)
-        (directory / _FILE).write_text(self.content, encoding="utf-8")
+        (directory / FILE).write_text(self.content, encoding="utf-8")
         names = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
         roles = {k: None if i is None else self._tokenizer.id_to_token(i) for k, i in names.items()}
         config = {"tokenizer_class": "PreTrainedTokenizerFast"} | self.config | roles
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        (directory / _ROLES_FILE).write_text(text, encoding="utf-8")
+        (directory / ROLES).write_text(text, encoding="utf-8")
 
 
 def _role(ids: dict[str, int], config: Mapping[str, Any], role: str, name: str) -> int | None:
     if role not in config:
         return next((ids[token] for token in _NAMES[role] if token in ids), None)
-    token = config[role]
-    token = token["content"] if isinstance(token, Mapping) else token
+    token = _content(config[role])
     if token is not None and token not in ids:
-        raise UserError(f"{_ROLES_FILE} beside {name} names {role} {token!r}: no such token")
+        raise UserError(f"{ROLES} beside {name} names {role} {token!r}: no such token")
     return None if token is None else ids[token]
+
+
+def _content(token: Any) -> Any:
+    """A token in a tokenizer_config.json is its text, or an object that holds it."""
+    return token.get("content") if isinstance(token, Mapping) else token
 
 
 def _grows(step: Mapping[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -11,7 +11,7 @@ import sentencepiece
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.chat import END_OF_TURN, START_OF_TURN
 
-_FILE = "tokenizer.model"
+FILE = "tokenizer.model"
 # The trainer leaves out a sentence of more than 4,192 bytes; a character has up to four.
 _SENTENCE = re.compile(".{1,1000}", re.DOTALL)
 # It also leaves out a sentence that holds one of the characters it keeps for itself.
@@ -27,6 +27,7 @@ class SentencePieceTokenizer:
 
     def __init__(self, model: bytes, *, name: str = "the given bytes"):
         self.model = model
+        self.beside: Mapping[str, bytes] = {}
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
@@ -35,9 +36,9 @@ class SentencePieceTokenizer:
                 f"{name} is neither a SentencePiece model nor the JSON of a tokenizer"
             ) from None
         self.vocab_size: int = self._processor.vocab_size()
-        self.bos_id = _present(self._processor.bos_id())
-        self.eos_id = _present(self._processor.eos_id())
-        self.pad_id = _present(self._processor.pad_id())
+        self.bos_id = _id_or_none(self._processor.bos_id())
+        self.eos_id = _id_or_none(self._processor.eos_id())
+        self.pad_id = _id_or_none(self._processor.pad_id())
         turns = {turn: self._processor.piece_to_id(turn) for turn in (START_OF_TURN, END_OF_TURN)}
         self.control_tokens = {t: i for t, i in turns.items() if i != self._processor.unk_id()}
         stop = (self.eos_id, self.control_tokens.get(END_OF_TURN))
@@ -64,7 +65,7 @@ class SentencePieceTokenizer:
         return True  # each byte of a byte piece that is not UTF-8 is one U+FFFD of its own
 
     def save(self, directory: str | Path) -> None:
-        (Path(directory) / _FILE).write_bytes(self.model)
+        (Path(directory) / FILE).write_bytes(self.model)
 
 
 def train_sentencepiece(
@@ -122,5 +123,5 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
             yield from _SENTENCE.findall(part)
 
 
-def _present(token: int) -> int | None:
+def _id_or_none(token: int) -> int | None:
     return None if token < 0 else token

@@ -7,15 +7,20 @@
 | Hugging Face  | `huggingface_tokenizer.py`   | `tokenizer.json` (+ tokenizer_config)   |
 | raw bytes     | `byte_tokenizer.py`          | `byte_tokenizer.json`                   |
 
+In a directory with several, the one that fits the model's embedding counts (`find_tokenizer`); what
+lies beside it (`tokenizer_files.py`) travels with it.
+
 A literal control token in a text (`<start_of_turn>` and the like) is encoded as that token, as
 Gemma does it; `chat.encode_chat` shields the messages of a chat from this.
 """
 
+import codecs
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from recurrentgemma.errors import UserError
+from recurrentgemma.text import byte_tokenizer, huggingface_tokenizer, sentencepiece_tokenizer
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer as ByteTokenizer
 from recurrentgemma.text.chat import encode_chat as encode_chat
 from recurrentgemma.text.chat import format_chat as format_chat
@@ -26,6 +31,13 @@ from recurrentgemma.text.sentencepiece_tokenizer import (
 from recurrentgemma.text.sentencepiece_tokenizer import train_sentencepiece as train_sentencepiece
 from recurrentgemma.text.streaming import StopScanner as StopScanner
 from recurrentgemma.text.streaming import StreamDecoder as StreamDecoder
+from recurrentgemma.text.tokenizer_files import (
+    BESIDE,
+    GENERATION,
+    SPECIAL,
+    generation_stops,
+    read_beside,
+)
 
 
 class Tokenizer(Protocol):
@@ -47,7 +59,13 @@ class Tokenizer(Protocol):
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """The ids that end a generation: eos and `<end_of_turn>`, where there are such."""
+        """The ids that end a generation: eos and `<end_of_turn>`, where there are such, and those
+        of a generation_config.json in the directory that it came from."""
+        ...
+
+    @property
+    def beside(self) -> Mapping[str, bytes]:
+        """Name -> content of the files that lay beside it in its directory."""
         ...
 
     @property
@@ -71,45 +89,108 @@ class Tokenizer(Protocol):
         ...
 
     def save(self, directory: str | Path) -> None:
-        """Write the file from which `load_tokenizer(directory)` gives this tokenizer."""
+        """Write the file from which `load_tokenizer(directory)` gives this tokenizer, without what
+        lay beside it (`save_tokenizer`)."""
         ...
 
 
-_FILES = {
-    "tokenizer.model": SentencePieceTokenizer,
-    "tokenizer.json": HuggingFaceTokenizer,
-    "byte_tokenizer.json": ByteTokenizer,
-}
+_Kind = ByteTokenizer | HuggingFaceTokenizer | SentencePieceTokenizer
+FILES = (sentencepiece_tokenizer.FILE, byte_tokenizer.FILE, huggingface_tokenizer.FILE)
+_SAMPLE = (  # texts that tokenizers of the same model encode alike
+    "To be, or not to be:\n\n  that is the question. 1601, 3.14 + 2",
+    " été  façade ß; 東京 の 日本語\t🎉\r\n",
+    "def f(x):\n    return {'a': [x, 0]}  # <b>",
+)
 
 
-def find_tokenizer(directory: str | Path) -> Tokenizer | None:
-    """The tokenizer that lies in `directory`, or None. Of several, the first in the table above."""
-    for name in _FILES:
-        if (file := Path(directory) / name).is_file():
-            return load_tokenizer(file)
-    return None
+def find_tokenizer(directory: str | Path, vocab_size: int | None = None) -> Tokenizer | None:
+    """The tokenizer that lies in `directory`, or None.
+
+    vocab_size: the rows of the model's embedding. Of several tokenizers the one with the most ids
+    that fits it is taken, if the others that fit encode text alike; `<mask>` and the like, which
+    transformers adds beyond the embedding, are left out. The caller checks that what is taken fits
+    (`check_vocabulary`). Raises ValueError where they encode text in different ways, or a file is
+    broken.
+    """
+    directory = Path(directory)
+    tokenizers = {name: _read(directory / name) for name in FILES if (directory / name).is_file()}
+    if not tokenizers:
+        return None
+    fitting = _fitting(tokenizers, 2**31 if vocab_size is None else vocab_size)
+    chosen = max(fitting, key=lambda name: fitting[name].vocab_size)  # of equals, the first
+    tokenizer = fitting[chosen]
+    for name, other in fitting.items():
+        if other is not tokenizer and not _alike(tokenizer, other):
+            raise UserError(
+                f"{directory}: {chosen} and {name} encode the same text in different ways; remove "
+                f"the one that the model was not trained with"
+            )
+    beside = read_beside(directory, (*fitting, *BESIDE))
+    if tokenizer is not tokenizers[chosen]:
+        beside.pop(SPECIAL, None)  # names the tokens that were left out
+    tokenizer.beside = beside
+    tokenizer.stop_ids = tuple(dict.fromkeys((*tokenizer.stop_ids, *generation_stops(directory))))
+    return tokenizer
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in a file of any name and of any of the three kinds, or in a directory.
+def add_stops_of(tokenizer: Tokenizer, directory: Path) -> None:
+    """Take the generation_config.json of a directory, where the tokenizer came without one."""
+    if GENERATION not in tokenizer.beside and isinstance(tokenizer, _Kind):
+        stops = (*tokenizer.stop_ids, *generation_stops(directory))
+        tokenizer.stop_ids = tuple(dict.fromkeys(stops))
+        tokenizer.beside = {**tokenizer.beside, **read_beside(directory, (GENERATION,))}
+
+
+def _fitting(tokenizers: Mapping[str, _Kind], most: int) -> dict[str, _Kind]:
+    """Those with at most so many ids; if there are none, the first."""
+    fitting = {}
+    for name, tokenizer in tokenizers.items():
+        if tokenizer.vocab_size > most and isinstance(tokenizer, HuggingFaceTokenizer):
+            tokenizer = tokenizer.without_unused(most)
+        if tokenizer.vocab_size <= most:
+            fitting[name] = tokenizer
+    return fitting or dict(list(tokenizers.items())[:1])
+
+
+def load_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer:
+    """The tokenizer in a file of any name and of any of the three kinds, or in a directory, of
+    which vocab_size chooses one (`find_tokenizer`).
 
     Raises ValueError when there is none, or when the file is not a tokenizer.
     """
     path = Path(path)
     if path.is_dir():
-        found = find_tokenizer(path)
-        if found is None:
-            raise UserError(f"{path} holds no tokenizer: expected one of {', '.join(_FILES)}")
-        return found
+        tokenizer = find_tokenizer(path, vocab_size)
+        if tokenizer is None:
+            raise UserError(f"{path} holds no tokenizer: expected one of {', '.join(FILES)}")
+        return tokenizer
     if not path.is_file():
         raise UserError(f"there is no tokenizer file {path}")
+    return _read(path)
+
+
+def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> None:
+    """Write a tokenizer and what lay beside it, as `find_tokenizer(directory)` finds them."""
+    tokenizer.save(directory)
+    for name, content in tokenizer.beside.items():
+        if not (Path(directory) / name).exists():
+            (Path(directory) / name).write_bytes(content)
+
+
+def _read(path: Path) -> _Kind:
     with path.open("rb") as file:
-        start = file.read(64).lstrip()
+        start = file.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
     if not start.startswith(b"{"):
         return SentencePieceTokenizer.from_file(path)
     if ByteTokenizer.wrote(path):
         return ByteTokenizer()
     return HuggingFaceTokenizer.from_file(path)
+
+
+def _alike(one: Tokenizer, other: Tokenizer) -> bool:
+    return one.bos_id == other.bos_id and all(
+        one.encode(text, bos=False) == other.encode(text, bos=False) for text in _SAMPLE
+    )
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:

@@ -270,3 +270,10 @@ def test_generation_config_and_token_ids_travel(tmp_path, stored):
     generation = json.loads((tmp_path / "copy" / "generation_config.json").read_text())
     assert generation == {"eos_token_id": [1, 7], "temperature": 0.5}
     assert json.loads((tmp_path / "copy" / "config.json").read_text())["bos_token_id"] == 5
+
+
+@pytest.mark.parametrize("value", ["24", None, [24]], ids=repr)
+def test_a_config_json_with_another_type_is_named(stored, value):
+    change_config(stored, hidden_size=value)
+    with pytest.raises(ValueError, match=r"config\.json: "):
+        load_checkpoint(stored)

@@ -8,6 +8,7 @@ import pytest
 import griffin_lm
 from checkpoints import info_cli, store
 from recurrentgemma.params import flat_params
+from recurrentgemma.presets import PRESETS
 from tests.recurrentgemma.models import GRIFFIN, make
 
 
@@ -35,6 +36,18 @@ def test_the_table_names_what_it_counts(capsys):
     text = capsys.readouterr().out
     for word in ("parameters", "embedding", "bytes of state per sequence, bfloat16", "training"):
         assert word in text
+
+
+def test_alone_it_lists_the_presets(capsys):
+    assert griffin_lm.main(["info"]) == 0
+    text = capsys.readouterr().out
+    for name in PRESETS:
+        assert f" {name} " in text
+    assert "2,682,862,080" in text
+    assert "griffin info PATH" in text
+    assert info(capsys)["presets"]["tiny"] == info(capsys, "tiny")
+    assert griffin_lm.main(["info", "--config", "tiny"]) == 2
+    assert "--config has no effect without a checkpoint" in capsys.readouterr().err
 
 
 def test_neither_a_preset_nor_a_path(capsys):

@@ -74,7 +74,6 @@ TAKEN: dict[str, Any] = {  # another value than the default, which changes no te
     "corda_config": {"corda_method": "ipm"},
     "lora_ga_config": {"direction": "ArB2r"},
     "qalora_group_size": 32,
-    "velora_config": {"num_groups": 64},
     "ensure_weight_tying": True,
     "runtime_config": {"ephemeral_gpu_offload": True},  # of files that were written by hand
 }
@@ -96,6 +95,7 @@ REFUSED: dict[str, Any] = {
     "target_parameters": ["rg_lru.input_gate_weight"],
     "use_bdlora": {"nblocks": 2},
     "arrow_config": {"top_k": 3},
+    "velora_config": {"num_groups": 64},
     "kasa_config": {"beta": 0.1},
 }
 INIT_TAKEN = (True, False, "gaussian", "Gaussian", "eva", "orthogonal", "mica")

@@ -2,6 +2,7 @@
 """A train state saved from one mesh goes on on any other, its layers scanned or not."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from checkpoints import store
+from checkpoints.convert import convert
 from recurrentgemma import params, sharding
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
@@ -200,3 +202,30 @@ def test_a_run_that_was_killed_as_it_began_is_begun(small: TrainConfig, tmp_path
     ]
     assert find_tokenizer(run_dir) is not None
     assert run.open_run(run_dir, small) == 0
+
+
+def test_what_lay_beside_the_tokenizer_of_a_base_reaches_an_export(
+    small: TrainConfig, tmp_path: Path
+):
+    model = dataclasses.replace(small.model, logits_soft_cap=30.0, scale_embeddings=True)
+    beside = {"chat_template.jinja": "{{ mine }}", "special_tokens_map.json": "{}"}
+    generation = {"eos_token_id": [257, 65], "temperature": 0.5}
+    beside |= {"generation_config.json": json.dumps(generation)}
+    base, run_dir = tmp_path / "base", tmp_path / "run"
+    base.mkdir()
+    ByteTokenizer().save(base)
+    for name, text in beside.items():
+        (base / name).write_text(text)
+    config = dataclasses.replace(small, model=model, tokenizer=str(base))
+    tokenizer = run.run_tokenizer(run_dir, config, ())
+    assert tokenizer.stop_ids == (257, 260, 65)
+    run.begin_run(run_dir, config, tokenizer)
+    for name, text in beside.items():
+        assert (run_dir / name).read_text() == text
+    assert run.run_tokenizer(run_dir, config, ()).stop_ids == (257, 260, 65)
+    store.save(run_dir, 1, params.flat_params(Griffin(model, rngs=nnx.Rngs(0))))
+    convert(run_dir, tmp_path / "out", "huggingface")
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ mine }}"
+    exported = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert exported["eos_token_id"] == [257, 260, 65]
+    assert exported["temperature"] == 0.5

@@ -158,9 +158,10 @@ def document_ids(tokenizer: Tokenizer, text: str) -> np.ndarray:
     return np.array(ids if tokenizer.eos_id is None else [*ids, tokenizer.eos_id], np.int32)
 
 
-def load_named_tokenizer(name: str) -> Tokenizer:
-    """`bytes`, or the tokenizer at a path. Raises ValueError: there is none."""
-    return ByteTokenizer() if name == "bytes" else load_tokenizer(name)
+def load_named_tokenizer(name: str, vocab_size: int | None = None) -> Tokenizer:
+    """`bytes`, or the tokenizer at a path, for a model with vocab_size embeddings if it is given.
+    Raises ValueError: there is none."""
+    return ByteTokenizer() if name == "bytes" else load_tokenizer(name, vocab_size)
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:

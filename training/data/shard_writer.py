@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from checkpoints.destination import LEFT_BY_SYSTEM
 from checkpoints.files import LOCK, locked, new_file
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import Tokenizer, load_tokenizer
@@ -78,6 +79,7 @@ def tokenise(
     Raises ValueError: a source, the tokenizer or the directory do not fit; a document cannot be
     read; a worker was killed. OSError: no space left, and the like. What is finished by then stays.
     """
+    _require_free(directory)
     sources = [open_text_source(spec) for spec in specs]
     if not sources:
         raise UserError("there is nothing to tokenise: name at least one source")
@@ -92,7 +94,7 @@ def tokenise(
         raise UserError(f"{workers} workers: expected 1 or more, or 0 for one a core")
     workers = workers or os.cpu_count() or 1
     manifest = _manifest(sources, held, shards)
-    _make_directory(directory)
+    directory.mkdir(parents=True, exist_ok=True)
     with locked(directory):
         finished = _begin(directory, manifest)
         held.save(directory)
@@ -116,12 +118,15 @@ def _manifest(sources: Sequence[TextSource], tokenizer: Tokenizer, shards: int) 
     }
 
 
-def _make_directory(directory: Path) -> None:
-    if directory.exists() and not holds_tokens(directory):
-        if not directory.is_dir() or {path.name for path in directory.iterdir()} - {LOCK}:
-            raise UserError(f"{directory} exists and holds no token shards; choose another --out")
-        return
-    directory.mkdir(parents=True, exist_ok=True)
+def _require_free(directory: Path) -> None:
+    """Check, before the sources are read, that there is nothing, an empty directory, or shards."""
+    if directory.is_dir():
+        names = {path.name for path in directory.iterdir()} - LEFT_BY_SYSTEM - {LOCK}
+        taken = bool(names) and not holds_tokens(directory)
+    else:
+        taken = directory.exists() or directory.is_symlink()
+    if taken:
+        raise UserError(f"{directory} exists and holds no token shards; choose another --out")
 
 
 def _begin(directory: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:

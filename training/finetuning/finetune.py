@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from checkpoints.load import open_source
+from checkpoints.load import open_source, tokenizer_of
 from checkpoints.model_json import config_named
 from checkpoints.shapes import resolve_config
 from checkpoints.store import STEPS, newest_whole
@@ -23,7 +23,6 @@ from recurrentgemma.parameters import param_shapes
 from recurrentgemma.text.tokenizer import (
     Tokenizer,
     check_vocabulary,
-    find_tokenizer,
     load_tokenizer,
 )
 from training.data.chat_documents import ChatDocuments, Examples, count_examples
@@ -66,15 +65,15 @@ def read_base(
     named = None if config is None else config_named(config)
     found = resolve_config(source, named, None)
     if tokenizer:
-        tokens, where = load_tokenizer(tokenizer), tokenizer
+        tokens, where = load_tokenizer(tokenizer, found.vocab_size), tokenizer
     else:
-        home = next((f for f in source.folders if find_tokenizer(f) is not None), None)
-        if home is None:
+        tokens, home = tokenizer_of(source, found.vocab_size)
+        if tokens is None:
             raise UserError(
                 f"{path}: no tokenizer lies beside this checkpoint; put it there, or name it with "
                 f"--tokenizer"
             )
-        tokens, where = load_tokenizer(home), str(home)
+        where = str(home)
     check_vocabulary(tokens, found.vocab_size)
     trained = dataclasses.replace(
         found,

@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 
 from recurrentgemma.text.tokenizer import (
     ByteTokenizer,
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
     check_vocabulary,
     find_tokenizer,
     load_tokenizer,
+    save_tokenizer,
     train_sentencepiece,
 )
 
@@ -137,3 +140,76 @@ def test_training_that_cannot_work(texts, size, message):
 
 def test_a_small_text_gives_a_smaller_vocabulary():
     assert 262 < train_sentencepiece(["hello world"], 8000).vocab_size < 300
+
+
+def with_tokens(tokenizer: HuggingFaceTokenizer, *tokens: str) -> HuggingFaceTokenizer:
+    """The same with more ids at its end."""
+    content = json.loads(tokenizer.content)
+    for i, token in enumerate(tokens, tokenizer.vocab_size):
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        content["added_tokens"].append({"id": i, "content": token, "special": True, **flags})
+    return HuggingFaceTokenizer(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def same_model(lossless, tmp_path_factory):
+    """A SentencePiece model, and the same as a tokenizer.json."""
+    from checkpoints.transformers_tokenizer import from_sentencepiece
+
+    model = lossless["sentencepiece"]
+    return model, HuggingFaceTokenizer(from_sentencepiece(model).to_str())
+
+
+@pytest.mark.parametrize(
+    ("added", "room", "taken"),
+    [
+        ((), 0, "tokenizer.model"),  # they are one
+        (("<tool>", "<image>"), 0, "tokenizer.model"),  # the embedding has no room for more
+        (("<tool>", "<image>"), 2, "tokenizer.json"),
+        (("<tool>", "<image>"), 100, "tokenizer.json"),  # an embedding is often padded
+        (("<tool>", "<image>"), None, "tokenizer.json"),
+    ],
+)
+def test_of_two_tokenizers_what_the_embedding_fits(same_model, tmp_path, added, room, taken):
+    model, twin = same_model
+    model.save(tmp_path)
+    with_tokens(twin, *added).save(tmp_path)
+    tokenizer = load_tokenizer(tmp_path, None if room is None else model.vocab_size + room)
+    assert isinstance(tokenizer, SentencePieceTokenizer) == (taken == "tokenizer.model")
+    assert tokenizer.vocab_size == model.vocab_size + (
+        len(added) if taken == "tokenizer.json" else 0
+    )
+    assert taken in tokenizer.beside
+    assert ("tokenizer.json" in tokenizer.beside) == (room != 0 or not added)
+
+
+def test_two_tokenizers_that_disagree_are_refused(same_model, lossless, tmp_path):
+    model, _ = same_model
+    model.save(tmp_path)
+    lossless["byte_fallback"].save(tmp_path)
+    with pytest.raises(ValueError, match=r"tokenizer\.json and tokenizer\.model encode the same"):
+        find_tokenizer(tmp_path)
+    tokenizer = find_tokenizer(tmp_path, model.vocab_size)  # where only one fits, that is it
+    assert isinstance(tokenizer, SentencePieceTokenizer)
+
+
+def test_a_mask_that_transformers_added_is_left_out(lossless, tmp_path):
+    tokenizer = lossless["byte_fallback"]
+    size = tokenizer.vocab_size
+    with_tokens(tokenizer, "<mask>").save(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    roles = json.loads(config.read_text())
+    alone = find_tokenizer(tmp_path, size)
+    assert alone is not None
+    assert alone.vocab_size == size + 1, "nothing says that it is a mask"
+    config.write_text(json.dumps(roles | {"mask_token": {"content": "<mask>"}}))
+    (tmp_path / "special_tokens_map.json").write_text('{"mask_token": "<mask>"}')
+    fitted = find_tokenizer(tmp_path, size)
+    assert fitted is not None
+    check_vocabulary(fitted, size)
+    assert fitted.encode("a <mask>") == tokenizer.encode("a <mask>")
+    assert load_tokenizer(tmp_path, size + 1).vocab_size == size + 1
+    (tmp_path / "again").mkdir()
+    save_tokenizer(fitted, tmp_path / "again")
+    assert load_tokenizer(tmp_path / "again").vocab_size == size
+    assert not (tmp_path / "again" / "special_tokens_map.json").exists()

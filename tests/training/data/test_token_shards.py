@@ -351,7 +351,16 @@ def test_another_plan_in_the_same_directory_is_refused(corpus: Path, whole: Path
         tokenise([spec], "bytes", whole, shards=9, workers=1)
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="exists and holds no token shards; choose another --out"):
-        tokenise([spec], "bytes", tmp_path, workers=1)
+        tokenise(["jsonl:no-such-file"], "bytes", tmp_path, workers=1)  # before it is opened
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="exists and holds no token shards; choose another --out"):
+        tokenise([spec], "bytes", tmp_path / "link", workers=1)
+
+
+def test_shards_in_the_current_directory(corpus: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tokenise([f"jsonl:{corpus}/a.jsonl"], "bytes", Path("."), shards=1, workers=1)
+    assert len(TokenShards(tmp_path)) > 0
 
 
 def test_two_calls_do_not_write_one_directory(corpus: Path, whole: Path) -> None:
