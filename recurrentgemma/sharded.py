@@ -61,12 +61,17 @@ def start_state(config: GriffinConfig, batch_size: int, mesh: Mesh | None = None
     """state.init_state, on the mesh where there is one."""
     if mesh is None:
         return init_state(config, batch_size)
-    places = jax.tree.map(
+    places = state_shardings(config, mesh)
+    return jax.jit(lambda: init_state(config, batch_size), out_shardings=places)()
+
+
+def state_shardings(config: GriffinConfig, mesh: Mesh) -> Any:
+    """A NamedSharding for each array of a state."""
+    return jax.tree.map(
         lambda spec: NamedSharding(mesh, spec),
         sharding.state_specs(config),
         is_leaf=lambda x: isinstance(x, P),
     )
-    return jax.jit(lambda: init_state(config, batch_size), out_shardings=places)()
 
 
 class ShardedGriffin:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -237,8 +236,7 @@ def held_out_bits_per_byte(
             for document in documents
             for start in range(0, len(document.ids) - 1, length)
         ]
-    ids = [d.ids if d.learned is None else np.where(d.learned, d.ids, ~d.ids) for d in documents]
-    return score_documents(model, ids, text_bytes, mesh=mesh).bits_per_byte
+    return score_documents(model, documents, text_bytes, mesh=mesh).bits_per_byte
 
 
 def _trackers(config: TrainConfig, run_dir: Path, launch: Launch, step: int) -> list[Tracker]:

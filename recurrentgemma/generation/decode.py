@@ -3,13 +3,13 @@
 
 B batch, T time, V vocabulary, S stop tokens, C tokens that one call can decode, N likeliest tokens.
 
-A prompt without its last token goes through `prefill`; `decode` begins with that last token, so
-logits are computed for the tokens to come and for nothing else. Chunks come in a few sizes and
+A prompt without its last token is read by a walk (walk.py); `decode` begins with that last token,
+so logits are computed for the tokens to come and for nothing else. Chunks come in a few sizes and
 decode takes its number of steps as a value: neither a new prompt length nor another max_tokens
 compiles anything again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,9 +20,9 @@ from flax import nnx
 
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.generation.draw import SamplingArrays, log_probs, sample
-from recurrentgemma.state import State, init_state
+from recurrentgemma.generation.walk import ChunkProgram, prefill
+from recurrentgemma.state import State
 
-CHUNKS = (16, 128, 1024)
 CAPACITY = 256  # C; most steps of one call of `decode`
 
 
@@ -51,40 +51,6 @@ class Decoded(NamedTuple):
     logp_BC: Any  # float32 nats at temperature 1; None unless asked for, as are the next two
     top_logp_BCN: Any
     top_tokens_BCN: Any
-
-
-def chunk_sizes(length: int, sizes: Sequence[int]) -> list[int]:
-    """Chunks of the given sizes that together hold `length` tokens, the last one padded.
-
-    A chunk is never more than half padding, unless it is of the smallest size.
-    """
-    chunks = []
-    while length > 0:
-        fits = [size for size in sizes if size < 2 * length] or [sizes[0]]
-        chunks.append(fits[-1])
-        length -= fits[-1]
-    return chunks
-
-
-def padded_chunks(rows: Sequence[Sequence[int]], sizes: Sequence[int]) -> Iterator:
-    """(tokens_BT, lengths_B) of the chunks that `rows`, of any lengths, are cut into."""
-    lengths_B = np.array([len(row) for row in rows], np.int32)
-    tokens_BT = np.zeros((len(rows), sum(chunk_sizes(int(lengths_B.max()), sizes))), np.int32)
-    for i, row in enumerate(rows):
-        tokens_BT[i, : len(row)] = row
-    start = 0
-    for size in chunk_sizes(int(lengths_B.max()), sizes):
-        yield tokens_BT[:, start : start + size], np.clip(lengths_B - start, 0, size)
-        start += size
-
-
-def prefill(graphdef, params, state: State | None, tokens_BT, lengths_B) -> State:
-    """The state after a chunk, of which row i has lengths_B[i] real tokens, 0 included.
-
-    state: None for the first chunk: a program of its own, which spares it the empty window.
-    """
-    _, after = nnx.merge(graphdef, params).hidden(tokens_BT, state, lengths=lengths_B)
-    return after
 
 
 def decode(
@@ -140,13 +106,11 @@ def decode(
 
 
 class Generator:
-    """`prefill` and `decode`, compiled for one model; its parameters stay on the device."""
+    """Prefill and `decode`, compiled for one model; its parameters stay on the device."""
 
     def __init__(self, graphdef, params, config: GriffinConfig, vocab_size: int):
         self.params = params
-        # Closed over, because hashing a model's structure anew would slow every single call.
-        self._init_state = jax.jit(partial(init_state, config), static_argnums=0)
-        self._prefill = jax.jit(partial(prefill, graphdef), donate_argnums=1)
+        self._prefill = ChunkProgram(prefill, graphdef, config, separate_start=True)
         self._decode: Callable = jax.jit(
             partial(decode, graphdef, vocab_size=vocab_size),
             donate_argnums=1,
@@ -155,11 +119,8 @@ class Generator:
 
     def start(self, prompts: Sequence[Sequence[int]]) -> DecodeState:
         """Read prompts, each of at least one token, but for the last token of each."""
-        batch_size, state = len(prompts), None
-        for tokens_BT, lengths_B in padded_chunks([prompt[:-1] for prompt in prompts], CHUNKS):
-            state = self._prefill(self.params, state, tokens_BT, lengths_B)
-        if state is None:  # prompts of one token
-            state = self._init_state(batch_size)
+        state = self._prefill.walk(self.params, [prompt[:-1] for prompt in prompts]).read_all()
+        batch_size = len(prompts)
         last_B = np.array([prompt[-1] for prompt in prompts], np.int32)
         return DecodeState(
             state,

@@ -9,11 +9,9 @@ B batch, T time, V vocabulary.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Unpack, overload
 
-import jax
 import numpy as np
 from flax import nnx
 
@@ -21,13 +19,7 @@ from recurrentgemma.chunk import check_inputs
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.completion import Completion, run
-from recurrentgemma.generation.decode import (
-    CHUNKS,
-    DecodeOptions,
-    Generator,
-    chunk_sizes,
-    padded_chunks,
-)
+from recurrentgemma.generation.decode import DecodeOptions, Generator
 from recurrentgemma.generation.draw import sampling_arrays
 from recurrentgemma.generation.sampling import (
     PerPrompt,
@@ -36,9 +28,9 @@ from recurrentgemma.generation.sampling import (
     one_a_prompt,
     samplings,
 )
+from recurrentgemma.generation.walk import CHUNKS, ChunkProgram, chunk_logits
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import token_log_probs
-from recurrentgemma.state import State, init_state
 from recurrentgemma.text.chat import Message, check_text, encode_chat
 from recurrentgemma.text.streaming import TextStream
 from recurrentgemma.text.tokenizer import Tokenizer, check_vocabulary
@@ -47,7 +39,7 @@ Prompt = str | Sequence[int]
 Prompts = Sequence[Prompt]
 
 
-_LOGITS_HELD = 2**26  # of one chunk of `LanguageModel.logits`, all rows together
+_LOGITS_HELD = 2**26  # of one chunk of `LanguageModel.logits`, all rows together; two are held
 
 
 def load(
@@ -88,8 +80,8 @@ class LanguageModel:
         graphdef, self._params = nnx.split(model)
         vocab_size = tokenizer.vocab_size if tokenizer else self.config.vocab_size
         self._generator = Generator(graphdef, self._params, self.config, vocab_size)
-        self._score = jax.jit(partial(_score, graphdef), donate_argnums=1)
-        self._logits = jax.jit(partial(_logits, graphdef), donate_argnums=1)
+        self._score = ChunkProgram(token_log_probs, graphdef, self.config)
+        self._logits = ChunkProgram(chunk_logits, graphdef, self.config)
 
     @overload
     def generate(
@@ -195,14 +187,9 @@ class LanguageModel:
         """
         ids = self._encode(text_or_ids)
         self._check_context(len(ids) - 1)
-        state, found = init_state(self.config, 1), []
-        inputs, targets = (padded_chunks([part], CHUNKS) for part in (ids[:-1], ids[1:]))
-        for (tokens_BT, lengths_B), (targets_BT, _) in zip(inputs, targets, strict=True):
-            logp_BT, state = self._score(self._params, state, tokens_BT, targets_BT, lengths_B)
-            found.append((logp_BT, int(lengths_B[0])))
-        return np.concatenate(
-            [np.zeros(0, np.float32)] + [np.asarray(logp_BT)[0, :n] for logp_BT, n in found]
-        )
+        walk = self._score.walk(self._params, [ids[:-1]], targets=[ids[1:]])
+        parts = [logp_BT[0, : chunk.lengths_B[0]] for chunk, logp_BT in walk.results()]
+        return np.concatenate([np.zeros(0, np.float32), *parts])
 
     def logits(self, tokens_BT, positions=None) -> np.ndarray:
         """Logits of every token, float32 [B, T, V]; positions as for the model.
@@ -215,22 +202,16 @@ class LanguageModel:
             raise UserError("tokens: expected [B, T], and the rows differ in length") from None
         positions_BT = None if positions is None else np.asarray(positions)
         check_inputs(self.config, tokens_BT, None, positions_BT, None)  # type: ignore[arg-type]
-        batch, time = tokens_BT.shape
+        batch = len(tokens_BT)
         sizes = [n for n in CHUNKS if batch * n * self.config.vocab_size <= _LOGITS_HELD]
-        state, found, start = init_state(self.config, batch), [], 0
-        for size in chunk_sizes(time, sizes or CHUNKS[:1]):
-            end = min(start + size, time)
-            grow = ((0, 0), (0, size - (end - start)))
-            chunk_BT = np.pad(tokens_BT[:, start:end].astype(np.int32), grow)
-            if positions_BT is None:
-                place = {"lengths": np.full(batch, end - start, np.int32)}
-            else:
-                part_BT = positions_BT[:, start:end].astype(np.int32)
-                place = {"positions": np.pad(part_BT, grow, constant_values=-1)}
-            logits_BTV, state = self._logits(self._params, state, chunk_BT, **place)
-            found.append(np.asarray(logits_BTV)[:, : end - start])
-            start = end
-        return np.concatenate(found, axis=1)
+        walk = self._logits.walk(
+            self._params,
+            list(tokens_BT),
+            positions=None if positions_BT is None else list(positions_BT),
+            sizes=sizes or CHUNKS[:1],
+        )
+        parts = [logits_BTV[:, : chunk.lengths_B[0]] for chunk, logits_BTV in walk.results()]
+        return np.concatenate(parts, axis=1)
 
     def _begin(
         self,
@@ -316,15 +297,6 @@ class LanguageModel:
                 f"or tokenizer.json beside its checkpoint, or {remedy}"
             )
         return self.tokenizer
-
-
-def _score(graphdef, params, state: State, tokens_BT, targets_BT, lengths_B):
-    model = nnx.merge(graphdef, params)
-    return token_log_probs(model, tokens_BT, targets_BT, state, lengths=lengths_B)
-
-
-def _logits(graphdef, params, state: State, tokens_BT, **place):
-    return nnx.merge(graphdef, params)(tokens_BT, state, **place)
 
 
 def _as_prompts(prompt: Prompt | Prompts) -> tuple[Prompts, bool]:

@@ -5,7 +5,7 @@ B slots, T tokens of a chunk, D model width, N reported likeliest tokens.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -15,17 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from recurrentgemma.generation.decode import (
-    CHUNKS,
-    Decoded,
-    DecodeOptions,
-    DecodeState,
-    decode,
-    prefill,
-)
+from recurrentgemma.generation.decode import Decoded, DecodeOptions, DecodeState, decode
 from recurrentgemma.generation.draw import log_probs
 from recurrentgemma.generation.lm import LanguageModel
-from recurrentgemma.state import State, init_state, insert_slot
+from recurrentgemma.generation.walk import CHUNKS, ChunkProgram, TokenChunk, Walk, prefill
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.state import State, insert_slot
 
 MAX_TOP = 5
 SCORED_CHUNKS = CHUNKS[::2]  # fewer sizes than are read without scores: there is less to compile
@@ -41,31 +36,26 @@ class Programs:
         graphdef, self._params = nnx.split(lm.model)
         self.top = min(MAX_TOP, vocab_size)
         # Closed over: hashing a model's structure anew would slow every single call.
-        self._read = jax.jit(partial(prefill, graphdef), donate_argnums=1)
-        self._score = jax.jit(
-            partial(_score, graphdef, vocab_size=vocab_size, top=self.top), donate_argnums=1
-        )
+        score = partial(_score, vocab_size=vocab_size, top=self.top)
+        self._read = ChunkProgram(prefill, graphdef, lm.config)
+        self._score = ChunkProgram(score, graphdef, lm.config)
         self._decode = jax.jit(
             partial(decode, graphdef, vocab_size=vocab_size),
             donate_argnums=1,
             static_argnames="top",
         )
         self._insert = jax.jit(insert_slot, donate_argnums=0)
-        self._fresh = jax.jit(partial(init_state, lm.config, 1))
 
-    def fresh(self) -> State:
-        """The state of one sequence that has seen nothing."""
-        return self._fresh()
-
-    def read(self, state: State, tokens_1T: np.ndarray, lengths_1: np.ndarray) -> State:
-        """The state after a chunk of a prompt."""
-        return self._read(self._params, state, tokens_1T, lengths_1)
-
-    def score(
-        self, state: State, tokens_1T: np.ndarray, targets_1T: np.ndarray, lengths_1: np.ndarray
-    ) -> tuple[Scores, State]:
-        """As `read`, with how likely each target was."""
-        return self._score(self._params, state, tokens_1T, targets_1T, lengths_1)
+    def read(
+        self, prompt: Sequence[int], *, scored: bool = False, state: State | None = None
+    ) -> Walk:
+        """A walk over all of a prompt but its last token, one chunk at a time, with the Scores of
+        the tokens after each if `scored`. `state`: what stands before the prompt."""
+        if not scored:
+            return self._read.walk(self._params, [prompt[:-1]], state=state)
+        return self._score.walk(
+            self._params, [prompt[:-1]], targets=[prompt[1:]], state=state, sizes=SCORED_CHUNKS
+        )
 
     def insert(self, state: State, slot: int, one: State) -> State:
         """The slots with one of them replaced."""
@@ -85,14 +75,17 @@ class Programs:
         """
 
         def read(size: int) -> Any:
-            return self.read(self.fresh(), np.zeros((1, size), np.int32), np.zeros(1, np.int32))
+            chunk_1T, lengths_1 = np.zeros((1, size), np.int32), np.zeros(1, np.int32)
+            chunk = TokenChunk(0, chunk_1T, None, None, lengths_1)
+            return self._read(self._params, chunk, self._read.fresh(1))
 
         def score(size: int) -> Any:
-            tokens_1T = np.zeros((1, size), np.int32)
-            return self.score(self.fresh(), tokens_1T, tokens_1T, np.zeros(1, np.int32))
+            chunk_1T, lengths_1 = np.zeros((1, size), np.int32), np.zeros(1, np.int32)
+            chunk = TokenChunk(0, chunk_1T, chunk_1T, None, lengths_1)
+            return self._score(self._params, chunk, self._read.fresh(1))
 
         def insert() -> Any:
-            return self.insert(decode_state().state, 0, self.fresh())
+            return self.insert(decode_state().state, 0, self._read.fresh(1))
 
         def decode(scored: bool) -> Any:
             return self.decode(decode_state(), options, 1, scored=scored)
@@ -107,10 +100,9 @@ class Programs:
 
 
 def _score(
-    graphdef, params, state: State, tokens_1T, targets_1T, lengths_1, *, vocab_size: int, top: int
+    model: Griffin, tokens_1T, targets_1T, state, *, positions, lengths, vocab_size: int, top: int
 ) -> tuple[Scores, State]:
-    model = nnx.merge(graphdef, params)
-    x_1TD, state = model.hidden(tokens_1T, state, lengths=lengths_1)
+    x_1TD, state = model.hidden(tokens_1T, state, positions=positions, lengths=lengths)
     block = min(SCORED_AT_ONCE, tokens_1T.shape[1])
 
     def score(args) -> Scores:

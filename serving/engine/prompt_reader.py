@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from recurrentgemma.generation.decode import CHUNKS, padded_chunks
-from serving.engine.programs import SCORED_CHUNKS, Programs
+from recurrentgemma.state import State
+from serving.engine.programs import Programs
 from serving.engine.transcript import TokenScore
 
 
@@ -15,34 +15,39 @@ class PromptReader:
     """Reads all of a prompt but its last token, with which decoding begins.
 
     scored: also find the log-probability of each of its tokens.
+    state: what stands before the prompt, which this donates; None: nothing.
     """
 
-    def __init__(self, programs: Programs, prompt: Sequence[int], *, scored: bool):
-        self.state = programs.fresh()
+    def __init__(
+        self,
+        programs: Programs,
+        prompt: Sequence[int],
+        *,
+        scored: bool,
+        state: State | None = None,
+    ):
         self.scores = [TokenScore(token_id=prompt[0], logprob=None, top=())]
-        self._programs = programs
-        self._scored = scored
-        sizes = SCORED_CHUNKS if scored else CHUNKS
-        inputs, targets = padded_chunks([prompt[:-1]], sizes), padded_chunks([prompt[1:]], sizes)
-        self._chunks = list(zip(inputs, targets, strict=True))
+        self._walk = programs.read(prompt, scored=scored, state=state)
+
+    @property
+    def state(self) -> State:
+        """Of what was read so far."""
+        assert self._walk.state is not None
+        return self._walk.state
 
     @property
     def finished(self) -> bool:
-        return not self._chunks
+        return self._walk.finished
 
     def advance(self) -> None:
         """Read the next chunk and wait for it."""
-        (tokens_1T, lengths_1), (targets_1T, _) = self._chunks.pop(0)
-        if not self._scored:
-            self.state = self._programs.read(self.state, tokens_1T, lengths_1)
-        else:
-            scores, self.state = self._programs.score(self.state, tokens_1T, targets_1T, lengths_1)
+        chunk, scores = self._walk.advance()
+        if scores is not None:
             logp_1T, top_logp_1TN, top_tokens_1TN = jax.device_get(scores)
-            count = int(lengths_1[0])
-            self.scores += token_scores(
-                targets_1T[0, :count], logp_1T[0], top_logp_1TN[0], top_tokens_1TN[0]
-            )
-        jax.block_until_ready(self.state)
+            assert chunk.targets_BT is not None
+            targets_T = chunk.targets_BT[0, : chunk.lengths_B[0]]
+            self.scores += token_scores(targets_T, logp_1T[0], top_logp_1TN[0], top_tokens_1TN[0])
+        jax.block_until_ready(self._walk.state)
 
 
 def token_scores(

@@ -9,16 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from recurrentgemma.generation.decode import (
-    CAPACITY,
-    CHUNKS,
-    DecodeOptions,
-    chunk_sizes,
-    padded_chunks,
-)
+from recurrentgemma.generation.decode import CAPACITY, DecodeOptions
 from recurrentgemma.generation.draw import sample, sampling_arrays
 from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.generation.sampling import Sampling
@@ -59,7 +51,7 @@ def griffin() -> LanguageModel:
 def _small_chunks():
     """So that a prompt of a few dozen tokens has several chunks."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("recurrentgemma.generation.decode.CHUNKS", (4, 16))
+    patch.setattr("recurrentgemma.generation.walk.CHUNKS", (4, 16))
     yield
     patch.undo()
 
@@ -190,23 +182,6 @@ def test_the_loop_ends_with_the_last_row(griffin):
     decode_state, decoded = griffin._generator.advance(decode_state, options, 100)
     assert decode_state.state.position_B.tolist() == [6, 5]  # five steps, of a hundred
     assert decoded.taken_B.tolist() == [3, 5]
-
-
-@given(
-    lengths=st.lists(st.integers(0, 3000), min_size=1, max_size=4),
-    sizes=st.sampled_from([CHUNKS, (4, 16), (1,)]),
-)
-@settings(max_examples=50)
-def test_chunks_hold_the_tokens_and_little_else(lengths, sizes):
-    chunks = chunk_sizes(max(lengths), sizes)
-    assert set(chunks) <= set(sizes)
-    assert max(lengths) <= sum(chunks) <= max(2 * max(lengths), sizes[0])
-    rows = prompts(0, *lengths)
-    again: list[list[int]] = [[] for _ in rows]
-    for tokens_BT, lengths_B in padded_chunks(rows, sizes):
-        for row, tokens_T, length in zip(again, tokens_BT, lengths_B, strict=True):
-            row += tokens_T[:length].tolist()
-    assert again == rows
 
 
 # From here on with a tokenizer: what ends a text.

@@ -44,7 +44,8 @@ def bare(lm) -> LanguageModel:
 
 @pytest.fixture
 def small_chunks(monkeypatch) -> None:
-    monkeypatch.setattr("recurrentgemma.generation.lm.CHUNKS", (4, 16))
+    for module in ("lm", "walk"):
+        monkeypatch.setattr(f"recurrentgemma.generation.{module}.CHUNKS", (4, 16))
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_idle_slots_do_not_spoil_those_that_come(engine):
 def test_nothing_is_compiled_after_the_warm_up(griffin):
     engine = griffin
     programs = engine._programs
-    compiled = [programs._read, programs._score, programs._decode, programs._insert]
+    compiled = [programs._read.jitted, programs._score.jitted, programs._decode, programs._insert]
     before = [function._cache_size() for function in compiled]
     for length in (1, 2, 17, 70, 100):
         request = request_of(

@@ -256,11 +256,11 @@ def test_held_out_conversations_are_scored_by_their_answers(small: TrainConfig, 
         "HiSee you",
     ]
     model = Griffin(small.model, rngs=nnx.Rngs(0))
-    ids = [np.where(mask(h.document), h.document.ids, ~h.document.ids) for h in found]
-    score = score_documents(model, ids, sum(held.bytes for held in found))
+    documents = [held.document for held in found]
+    score = score_documents(model, documents, sum(held.bytes for held in found))
     assert (score.tokens, score.bytes) == (18, 18)
     nats = 0.0
-    for document in (held.document for held in found):
+    for document in documents:
         tokens = document.ids
         log_p = jax.nn.log_softmax(model(tokens[None, :-1])[0][0])
         chosen = np.asarray(log_p)[np.arange(len(tokens) - 1), tokens[1:]]
