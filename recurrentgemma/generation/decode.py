@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prefill in chunks and decode in a loop, both on the device, for any model of this package.
 
-B batch, T time, V vocabulary, S stop tokens, C tokens that one call can decode, N likeliest tokens.
+B batch, T time, V vocabulary, M 32-bit words of a bit a token, S stop tokens, C tokens that one
+call can decode, N likeliest tokens.
 
 A prompt without its last token is read by a walk (walk.py); `decode` begins with that last token,
 so logits are computed for the tokens to come and for nothing else. Chunks come in a few sizes and
@@ -19,7 +20,7 @@ import numpy as np
 from flax import nnx
 
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.generation.draw import SamplingArrays, log_probs, sample
+from recurrentgemma.generation.draw import SamplingArrays, log_probs, masked, sample
 from recurrentgemma.generation.walk import ChunkProgram, prefill
 from recurrentgemma.state import State
 
@@ -59,6 +60,7 @@ def decode(
     decode_state: DecodeState,
     options: DecodeOptions,
     steps,
+    allowed_BM: jax.Array | None = None,
     *,
     vocab_size: int,
     top: int | None,
@@ -66,7 +68,10 @@ def decode(
     """Up to `steps` (at most C) more tokens of each row that is not done; ends when all are.
 
     vocab_size: the ids that may be drawn, which may be fewer than the model has embeddings.
-    top: report log-probabilities, and as many likeliest tokens beside; None reports nothing.
+    allowed_BM: bits of the tokens that may follow (draw.masked); only with one step, for what may
+      follow depends on every token. None, which is a program of its own, allows all.
+    top: report log-probabilities, and as many likeliest tokens beside; None reports nothing. They
+      are the model's own: of all tokens, whatever is allowed, and before temperature.
     """
     model = nnx.merge(graphdef, params)
     batch_size = decode_state.token_B.shape[0]
@@ -81,7 +86,8 @@ def decode(
         logits_BV = model.unembed(x_B1D[:, 0])
         if vocab_size < logits_BV.shape[1]:
             logits_BV = logits_BV[:, :vocab_size]
-        token_B = sample(logits_BV, options.sampling, count_B)
+        allowed_BV = logits_BV if allowed_BM is None else masked(logits_BV, allowed_BM)
+        token_B = sample(allowed_BV, options.sampling, count_B)
         columns = [token_B] if top is None else [token_B, *log_probs(logits_BV, token_B, top)]
         out = [
             jax.lax.dynamic_update_slice_in_dim(all_BC, new_B[:, None], i, 1)
@@ -109,7 +115,7 @@ class Generator:
     """Prefill and `decode`, compiled for one model; its parameters stay on the device."""
 
     def __init__(self, graphdef, params, config: GriffinConfig, vocab_size: int):
-        self.params = params
+        self.params, self.vocab_size = params, vocab_size
         self._prefill = ChunkProgram(prefill, graphdef, config, separate_start=True)
         self._decode: Callable = jax.jit(
             partial(decode, graphdef, vocab_size=vocab_size),
@@ -133,9 +139,43 @@ class Generator:
         options: DecodeOptions,
         steps: int,
         *,
+        allowed_BM: np.ndarray | None = None,
         top: int | None = None,
     ) -> tuple[DecodeState, Decoded]:
-        """Up to `steps` more tokens. `decode_state` is donated: use the one returned."""
+        """Up to `steps` more tokens. `decode_state` is donated: use the one returned.
+
+        Raises ValueError for `allowed_BM` as check_allowed does.
+        """
+        if allowed_BM is not None:
+            batch_size = len(options.max_tokens_B)
+            allowed_BM = check_allowed(allowed_BM, steps, batch_size, self.vocab_size)
+        steps = min(steps, CAPACITY)
         return self._decode(
-            self.params, decode_state, options, np.int32(min(steps, CAPACITY)), top=top
+            self.params, decode_state, options, np.int32(steps), allowed_BM, top=top
         )
+
+
+def check_allowed(
+    allowed_BM: np.ndarray, steps: int, batch_size: int, vocab_size: int
+) -> np.ndarray:
+    """The bits as uint32, for one call of `decode`.
+
+    Raises ValueError: another shape or kind, more than one step, or a row without a token.
+    """
+    shape = (batch_size, -(-vocab_size // 32))
+    if allowed_BM.shape != shape or allowed_BM.dtype not in (np.int32, np.uint32):
+        raise ValueError(
+            f"allowed_BM is {allowed_BM.dtype} of shape {allowed_BM.shape}: expected 32-bit words "
+            f"of shape {shape}, a bit for each of {vocab_size} tokens"
+        )
+    if steps != 1:
+        raise ValueError(
+            f"steps is {steps}: expected 1 with allowed_BM, for what may follow depends on each "
+            "token"
+        )
+    bits_BM = allowed_BM.view(np.uint32)
+    last = np.uint32(2 ** (vocab_size % 32 or 32) - 1)  # of the last word's bits, those of tokens
+    empty_B = ~(bits_BM[:, :-1].any(axis=1) | ((bits_BM[:, -1] & last) != 0))
+    if empty_B.any():
+        raise ValueError(f"allowed_BM: row {int(empty_B.argmax())} allows no token")
+    return bits_BM

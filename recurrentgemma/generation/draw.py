@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Logits to tokens, on the device, each row of a batch by its own Sampling and its own seed.
 
-B batch, V vocabulary, N reported likeliest tokens.
+B batch, V vocabulary, M 32-bit words of a bit a token, N reported likeliest tokens.
 
 No sort: the vocabulary has up to 256,000 entries. The thresholds of top-k and top-p are found by
 bisection over the 32 bits of a float, in 32 passes, and only when a row of the batch asks for one.
@@ -77,6 +77,17 @@ def sample(logits_BV: jax.Array, sampling: SamplingArrays, step_B: jax.Array) ->
         return jnp.where(greedy_B, likeliest_B, jax.vmap(_categorical)(keys_B, kept_BV))
 
     return jax.lax.cond(jnp.all(greedy_B), lambda: likeliest_B, draw)
+
+
+def masked(logits_BV: jax.Array, allowed_BM: jax.Array) -> jax.Array:
+    """The logits of tokens that may follow, -inf for all others.
+
+    allowed_BM: uint32, M = ceil(V / 32): bit v % 32 of word v // 32 is 1 where token v may follow.
+      A row of ones only keeps its logits bit for bit.
+    """
+    bits_BM32 = allowed_BM[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)[None, None] & 1
+    allowed_BV = bits_BM32.reshape(len(logits_BV), -1)[:, : logits_BV.shape[1]] == 1
+    return jnp.where(allowed_BV, logits_BV, -jnp.inf)
 
 
 def log_probs(

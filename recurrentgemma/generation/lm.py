@@ -17,6 +17,7 @@ from flax import nnx
 
 from recurrentgemma.chunk import check_inputs
 from recurrentgemma.config import GriffinConfig
+from recurrentgemma.counts import parameter_count
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.completion import Completion, run
 from recurrentgemma.generation.decode import DecodeOptions, Generator
@@ -27,6 +28,7 @@ from recurrentgemma.generation.sampling import (
     SamplingOptions,
     one_a_prompt,
     samplings,
+    takes_sampling_options,
 )
 from recurrentgemma.generation.walk import CHUNKS, ChunkProgram, chunk_logits
 from recurrentgemma.griffin import Griffin
@@ -83,6 +85,14 @@ class LanguageModel:
         self._score = ChunkProgram(token_log_probs, graphdef, self.config)
         self._logits = ChunkProgram(chunk_logits, graphdef, self.config)
 
+    def __repr__(self) -> str:
+        tokenizer = "no tokenizer"
+        if self.tokenizer is not None:
+            tokenizer = f"{type(self.tokenizer).__name__} of {self.tokenizer.vocab_size:,} ids"
+        layers = f"{self.config.num_layers} layers of {', '.join(self.config.pattern)}"
+        count = f"{parameter_count(self.config):,} parameters in {self.config.param_dtype}"
+        return f"LanguageModel({layers}; {count}; {tokenizer})"
+
     @overload
     def generate(
         self,
@@ -100,6 +110,7 @@ class LanguageModel:
         **options: Unpack[SamplingOptions],
     ) -> list[str]: ...
 
+    @takes_sampling_options
     def generate(
         self,
         prompt,
@@ -131,6 +142,7 @@ class LanguageModel:
         ]
         return texts[0] if single else texts
 
+    @takes_sampling_options
     def complete(
         self,
         prompts: Prompts,
@@ -151,6 +163,7 @@ class LanguageModel:
             pass
         return completions
 
+    @takes_sampling_options
     def stream(
         self,
         prompt: Prompt,
@@ -166,14 +179,20 @@ class LanguageModel:
         _, blocks = self._begin(prompts, None, streamed=True, sampling=sampling, options=options)
         return (piece for (piece,) in blocks if piece)
 
+    @takes_sampling_options
     def chat(
         self,
-        messages: Sequence[Message],
+        messages: str | Sequence[Message],
         *,
         sampling: PerPrompt[Sampling] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> str:
-        """The model's next turn after messages ({"role": ..., "content": ...}), as `generate`."""
+        """The model's next turn after messages ({"role": ..., "content": ...}), as `generate`.
+
+        A string is one message of the user's.
+        """
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
         tokenizer = self._text_tokenizer("chat", "use lm.complete with token ids")
         return self.generate(encode_chat(tokenizer, messages), sampling=sampling, **options)
 

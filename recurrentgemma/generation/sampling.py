@@ -8,6 +8,9 @@ there on: `LanguageModel`, the engine, the server and the command line all take 
 """
 
 import dataclasses
+import difflib
+import functools
+import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar
@@ -15,6 +18,7 @@ from typing import Any, TypedDict, TypeVar
 from recurrentgemma.errors import UserError
 
 T = TypeVar("T")
+Method = TypeVar("Method", bound=Callable)
 PerPrompt = T | Sequence[T]  # one value for all prompts, or one for each
 
 
@@ -79,8 +83,40 @@ def one_a_prompt(name: str, value: Any, count: int) -> Sequence:
         shared = all(isinstance(string, str) for string in value)
     values = [value] * count if shared else list(value)
     if len(values) != count:
-        raise UserError(f"{name} has {len(values)} values for {count} prompts")
+        raise UserError(f"{name} has {len(values)} values for {count} prompts", field=name)
     return values
+
+
+def takes_sampling_options(method: Method) -> Method:
+    """For methods whose **options are SamplingOptions: the signature shows each of them, and
+    another one is a TypeError that names the method, the option and the nearest that it takes."""
+    signature = inspect.signature(method)
+    named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    shown = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=SamplingOptions.__annotations__[field.name],
+        )
+        for field in dataclasses.fields(Sampling)
+    ]
+    names = [p.name for p in [*named, *shown]]
+
+    @functools.wraps(method)
+    def checked(*arguments: Any, **options: Any) -> Any:
+        for name in options:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, 1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise TypeError(
+                    f"{method.__qualname__}() has no option {name!r}: {hint}"
+                    f"It takes {', '.join(names[1:])}"
+                )
+        return method(*arguments, **options)
+
+    vars(checked)["__signature__"] = signature.replace(parameters=[*named, *shown])
+    return checked  # type: ignore[return-value]
 
 
 def _number(value: Any) -> float:

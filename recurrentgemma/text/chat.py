@@ -140,6 +140,10 @@ def _turns(messages: Sequence[Message]) -> list[tuple[str, str, str]]:
         raise UserError("a chat needs at least one message, such as {'role': 'user', ...}")
     turns, system = [], ""
     for i, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise UserError(
+                f"message {i} is {message!r}: expected {{'role': 'user', 'content': 'Hi'}}"
+            )
         role, content = message.get("role"), message.get("content")
         if not isinstance(content, str):
             raise UserError(f"message {i} has content {content!r}: expected a string")

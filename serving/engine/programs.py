@@ -15,7 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from recurrentgemma.generation.decode import Decoded, DecodeOptions, DecodeState, decode
+from recurrentgemma.generation.decode import (
+    Decoded,
+    DecodeOptions,
+    DecodeState,
+    check_allowed,
+    decode,
+)
 from recurrentgemma.generation.draw import log_probs
 from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.generation.walk import CHUNKS, ChunkProgram, TokenChunk, Walk, prefill
@@ -34,7 +40,7 @@ class Programs:
 
     def __init__(self, lm: LanguageModel, *, vocab_size: int):
         graphdef, self._params = nnx.split(lm.model)
-        self.top = min(MAX_TOP, vocab_size)
+        self.vocab_size, self.top = vocab_size, min(MAX_TOP, vocab_size)
         # Closed over: hashing a model's structure anew would slow every single call.
         score = partial(_score, vocab_size=vocab_size, top=self.top)
         self._read = ChunkProgram(prefill, graphdef, lm.config)
@@ -62,11 +68,22 @@ class Programs:
         return self._insert(state, np.int32(slot), one)
 
     def decode(
-        self, decode_state: DecodeState, options: DecodeOptions, steps: int, *, scored: bool
+        self,
+        decode_state: DecodeState,
+        options: DecodeOptions,
+        steps: int,
+        *,
+        scored: bool,
+        allowed_BM: np.ndarray | None = None,
     ) -> tuple[DecodeState, Decoded]:
-        """Up to `steps` more tokens in each slot that is not done."""
+        """Up to `steps` more tokens in each slot that is not done; as Generator.advance."""
+        if allowed_BM is not None:
+            slots = len(decode_state.token_B)
+            allowed_BM = check_allowed(allowed_BM, steps, slots, self.vocab_size)
         top = self.top if scored else None
-        return self._decode(self._params, decode_state, options, np.int32(steps), top=top)
+        return self._decode(
+            self._params, decode_state, options, np.int32(steps), allowed_BM, top=top
+        )
 
     def warm_up(self, decode_state: Callable[[], DecodeState], options: DecodeOptions) -> None:
         """Compile everything, as much of it at a time as there are cores.

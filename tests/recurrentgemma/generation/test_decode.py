@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from recurrentgemma.generation.decode import CAPACITY, DecodeOptions
+from recurrentgemma.generation.decode import CAPACITY, DecodeOptions, check_allowed
 from recurrentgemma.generation.draw import sample, sampling_arrays
 from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.generation.sampling import Sampling
@@ -182,6 +182,92 @@ def test_the_loop_ends_with_the_last_row(griffin):
     decode_state, decoded = griffin._generator.advance(decode_state, options, 100)
     assert decode_state.state.position_B.tolist() == [6, 5]  # five steps, of a hundred
     assert decoded.taken_B.tolist() == [3, 5]
+
+
+def packed(allowed_BV: np.ndarray) -> np.ndarray:
+    """A bit a token, as llguidance packs them."""
+    bits = np.pad(allowed_BV, ((0, 0), (0, -allowed_BV.shape[1] % 32)))
+    return np.packbits(bits, axis=1, bitorder="little").view("<i4")
+
+
+def test_only_allowed_tokens_are_drawn_and_other_rows_stay_bit_for_bit():
+    """67 tokens: three words, of the last of which three bits count."""
+    lm = lm_of("griffin", vocab_size=67)
+    prompt = prompts(5, 9, 4, 7, 1)
+    rows = [Sampling(), *(Sampling(temperature=1.5, top_k=40, seed=s) for s in range(3))]
+    options = DecodeOptions(
+        sampling_arrays(rows), np.full((4, 1), -1, np.int32), np.full(4, 24, np.int32)
+    )
+    random, generator = np.random.default_rng(0), lm._generator
+
+    def run(masked: bool) -> tuple[list, list, Any]:
+        state, tokens, logps = generator.start(prompt), [], []
+        for _ in range(24):
+            allowed_BV = np.ones((4, 67), bool)
+            allowed_BV[:2] = random.random((2, 67)) < 0.1  # others after each token
+            allowed_BV[:2, random.integers(67)] = True
+            bits = packed(allowed_BV) if masked else None
+            state, decoded = generator.advance(state, options, 1, allowed_BM=bits, top=2)
+            (token_B, logp_B) = np.asarray(decoded.tokens_BC)[:, 0], np.asarray(decoded.logp_BC)
+            if masked:
+                assert allowed_BV[range(4), token_B].all()
+            tokens.append(token_B)
+            logps.append(logp_B[:, 0])
+        return tokens, logps, state
+
+    tokens, logps, state = run(masked=True)
+    free_tokens, free_logps, free_state = run(masked=False)
+    for one, other in ((tokens, free_tokens), (logps, free_logps)):
+        np.testing.assert_array_equal(np.array(one)[:, 2:], np.array(other)[:, 2:])
+        assert (np.array(one)[:, :2] != np.array(other)[:, :2]).mean() > 0.5
+    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(free_state), strict=True):
+        np.testing.assert_array_equal(one[2:], other[2:])
+    for row in range(4):  # log-probabilities are those of the model, which knows no mask
+        ids = [*prompt[row], *(int(token_B[row]) for token_B in tokens)]
+        scores = lm.score(ids)[-24:]
+        np.testing.assert_allclose([logp_B[row] for logp_B in logps], scores, atol=2e-5)
+
+
+def test_greedy_takes_the_likeliest_of_what_is_allowed(griffin):
+    (prompt,) = prompts(6, 12)
+    logits_V = griffin.logits([prompt])[0, -1]
+    allowed_BV = np.zeros((1, 64), bool)
+    allowed_BV[0, np.argsort(logits_V)[:20]] = True  # the least likely ones
+    options = DecodeOptions(
+        sampling_arrays([Sampling()]), np.full((1, 1), -1, np.int32), np.full(1, 9, np.int32)
+    )
+    for bits in (packed(allowed_BV), packed(allowed_BV).view(np.uint32)):
+        state = griffin._generator.start([prompt])
+        _, decoded = griffin._generator.advance(state, options, 1, allowed_BM=bits)
+        assert int(decoded.tokens_BC[0, 0]) == np.argsort(logits_V)[19]
+
+
+@pytest.mark.parametrize(
+    ("bits", "steps", "message"),
+    [
+        (np.ones((2, 3), np.uint32), 2, "steps is 2: expected 1 with allowed_BM"),
+        (np.ones((2, 2), np.uint32), 1, r"shape \(2, 2\): expected 32-bit words of shape \(2, 3\)"),
+        (np.ones((2, 3), np.int64), 1, "is int64 of shape"),
+        (np.array([[1, 0, 0], [0, 0, 0xFFFFFFF8]], np.uint32), 1, "row 1 allows no token"),
+    ],
+)
+def test_bits_that_cannot_be(bits, steps, message):
+    with pytest.raises(ValueError, match=message):
+        check_allowed(bits, steps, 2, 67)
+
+
+def test_what_is_not_masked_pays_nothing(griffin):
+    """Without bits the program is another one, in which none are unpacked."""
+    generator = griffin._generator
+    options = DecodeOptions(
+        sampling_arrays([Sampling()] * 3), np.full((3, 1), -1, np.int32), np.full(3, 9, np.int32)
+    )
+    for bits, expected in ((None, False), (np.ones((3, 2), np.uint32), True)):
+        state = generator.start(prompts(0, 4, 1, 2))
+        lowered = generator._decode.lower(
+            generator.params, state, options, np.int32(1), bits, top=None
+        )
+        assert ("tensor<3x2x32xui32>" in lowered.as_text()) == expected
 
 
 # From here on with a tokenizer: what ends a text.

@@ -2,6 +2,7 @@
 """LanguageModel: logits and scores, what it refuses, chat, loading, and `griffin generate`."""
 
 import dataclasses
+import inspect
 import io
 
 import jax
@@ -81,7 +82,7 @@ def test_scores_of_another_length_compile_nothing_again(bare, small_chunks):
     for length in (23, 3, 9, 40, 57):
         bare.score(list(range(length)))
         bare.logits([list(range(length))])
-    assert bare._score._cache_size() == bare._logits._cache_size() == 2
+    assert bare._score.jitted._cache_size() == bare._logits.jitted._cache_size() == 2
 
 
 def test_without_a_tokenizer(bare):
@@ -197,6 +198,38 @@ def test_chat_is_generation_from_the_format(lm):
     prompt = encode_chat(lm.tokenizer, messages)
     options = {"max_tokens": 12, "temperature": 1.0, "seed": 1}
     assert lm.chat(messages, **options) == lm.generate(prompt, **options)
+    assert lm.chat("Hi", **options) == lm.generate(prompt, **options)
+    with pytest.raises(UserError, match=r"message 0 is 'Hi': expected {'role': 'user'"):
+        lm.chat(["Hi"])
+
+
+@pytest.mark.parametrize("method", ["generate", "complete", "stream", "chat"])
+def test_a_misspelt_option_names_the_method_and_the_nearest(lm, method):
+    call = getattr(lm, method)
+    message = (
+        rf"LanguageModel.{method}\(\) has no option 'temprature': did you mean 'temperature'\?"
+    )
+    with pytest.raises(TypeError, match=message):
+        call("a", temprature=0.5)
+    with pytest.raises(TypeError, match=r"has no option 'quux': It takes .*max_tokens.*seed"):
+        call("a", quux=1)
+
+
+@pytest.mark.parametrize("method", ["generate", "complete", "stream", "chat"])
+def test_the_signatures_show_every_option(method):
+    parameters = inspect.signature(getattr(LanguageModel, method)).parameters
+    for field in dataclasses.fields(Sampling):
+        assert parameters[field.name].default == field.default
+    assert all(p.kind is not p.VAR_KEYWORD for p in parameters.values())
+
+
+def test_a_language_model_shows_what_it_is(lm, bare):
+    count = sum(x.size for x in jax.tree.leaves(nnx.state(lm.model)))
+    assert repr(lm) == (
+        f"LanguageModel(2 layers of recurrent, local_attention; {count:,} parameters in float32; "
+        "ByteTokenizer of 261 ids)"
+    )
+    assert "no tokenizer" in repr(bare)
 
 
 @pytest.fixture(scope="module")
