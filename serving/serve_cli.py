@@ -20,7 +20,7 @@ from typing import Annotated, Literal, NoReturn
 import tyro
 import uvicorn
 
-from recurrentgemma.errors import UserError
+from recurrentgemma.errors import UserError, is_out_of_memory
 from serving.engine.engine import Engine
 from serving.engine.thread import EngineThread, Status
 from serving.http.server import MAX_BODY_MIB, create_app, curl_example
@@ -49,6 +49,8 @@ class ServeArguments:
     """How many sequences are decoded at once; each costs one state (griffin info PATH)."""
     queue: int = 256
     """How many more may wait for a slot; beyond that a request is answered with 429."""
+    max_prompt: int = 1_000_000
+    """The longest prompt, in tokens; a longer one is answered with 400."""
     max_body: int = MAX_BODY_MIB
     """The longest body of a request, in MiB; a longer one is answered with 413."""
     dtype: Literal["float32", "bfloat16"] | None = None
@@ -68,7 +70,7 @@ def main(argv: list[str]) -> int:
 
 def serve(arguments: ServeArguments) -> int:
     """Serve until SIGINT or SIGTERM, then return 0 (1 when the engine has failed meanwhile)."""
-    for option, least in (("slots", 1), ("queue", 0), ("max_body", 1)):
+    for option, least in (("slots", 1), ("queue", 0), ("max_prompt", 1), ("max_body", 1)):
         given = getattr(arguments, option)
         if given < least:
             name = option.replace("_", "-")
@@ -82,11 +84,9 @@ def serve(arguments: ServeArguments) -> int:
 
             began = time.monotonic()
             _say(f"loading {arguments.path}")
-            engine = Engine(
-                rg.load(arguments.path, arguments.config, dtype=arguments.dtype),
-                slots=arguments.slots,
-            )
+            lm = rg.load(arguments.path, arguments.config, dtype=arguments.dtype)
             _say("compiling")
+            engine = Engine(lm, slots=arguments.slots, max_prompt=arguments.max_prompt)
             engine.warm_up()
             _say(f"{model_name} is ready after {time.monotonic() - began:.1f} s")
             return engine
@@ -127,6 +127,11 @@ def serve(arguments: ServeArguments) -> int:
             sys.stdout.flush()
             os._exit(0)  # a compilation cannot be interrupted, and nothing is lost with it
     if thread.error is not None and not was_ready.is_set():
+        if is_out_of_memory(thread.error):
+            raise UserError(
+                f"the model and --slots {arguments.slots} do not fit into the device's memory: "
+                "lower --slots, or take a device with more"
+            ) from thread.error
         raise thread.error
     return 0 if thread.error is None else 1
 

@@ -2,37 +2,32 @@
 """Many sequences in one batch of states: submit, step, cancel. Synchronous, and no HTTP.
 
 Continuous batching: the slots of a fixed batch are decoded together. A request waits for a free
-slot; its prompt is read into a state of its own, chunk by chunk while the others go on, and the
-state is put into the slot. What a slot held before is gone with that.
+slot; its prompt is read into a state of its own, chunk by chunk, while other prompts are read and
+other sequences go on; then the state is put into the slot. There are never more states of prompts
+than free slots, so at most `slots` states beside those of the batch.
 
 A sequence's answer depends on its own request alone, whatever arrives before, after or beside it:
 slots share nothing, and each draws from its own seed. It is what `LanguageModel.generate` answers.
-
-B slots, S stop tokens.
 """
 
-import dataclasses
 import itertools
 import time
 from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
 
-import jax
 import numpy as np
 
 from recurrentgemma.errors import UserError
-from recurrentgemma.generation.decode import CAPACITY, Decoded, DecodeOptions, DecodeState
-from recurrentgemma.generation.draw import sampling_arrays
+from recurrentgemma.generation.decode import CAPACITY
 from recurrentgemma.generation.lm import LanguageModel
-from recurrentgemma.generation.sampling import Sampling
-from recurrentgemma.state import State, init_state
 from recurrentgemma.text.chat import check_text
 from serving.engine.programs import Programs
-from serving.engine.prompt_reader import PromptReader, token_scores
-from serving.engine.transcript import TokenScore as TokenScore
-from serving.engine.transcript import Transcript
+from serving.engine.prompt_reader import PromptReader
+from serving.engine.prompt_turns import PromptTurns
+from serving.engine.request import Event, GenerationRequest
+from serving.engine.sequence import LiveSequence
+from serving.engine.slots import Slots
 
 # A step reads prompts for about this long, and then decodes for about this long: what arrives
 # meanwhile waits no longer, and neither of the two starves the other.
@@ -40,67 +35,29 @@ BLOCK_SECONDS = 0.04
 MAX_STEPS = min(32, CAPACITY)  # of one dispatch; a stop string is looked for after each
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerationRequest:
-    """One sequence to complete."""
-
-    prompt: tuple[int, ...]
-    sampling: Sampling  # max_tokens of 0 only reads the prompt
-    logprobs: int | None = None  # how many of the likeliest tokens to report beside each token
-    prompt_logprobs: bool = False  # report the prompt's tokens too, in the first event
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Event:
-    """What one step added to one sequence. The last event of a sequence has a finish_reason."""
-
-    request_id: int
-    text: str = ""
-    token_ids: tuple[int, ...] = ()  # a stop token too, but nothing of a stop string
-    scores: tuple[TokenScore, ...] = ()  # of these tokens, if asked for
-    prompt_scores: tuple[TokenScore, ...] = ()
-    num_generated: int = 0  # so far, with the tokens that ended the answer
-    finish_reason: Literal["stop", "length"] | None = None
-
-
-@dataclasses.dataclass(kw_only=True)
-class _Sequence:
-    id: int
-    request: GenerationRequest
-    transcript: Transcript
-    num_generated: int = 0
-
-
 class Engine:
     """A language model with `slots` sequences in flight. One thread at a time may call it.
 
-    Raises ValueError for less than one slot.
+    max_prompt: most tokens of a prompt; None for no limit.
+    Raises UserError for less than one slot.
     """
 
-    def __init__(self, lm: LanguageModel, *, slots: int = 8):
+    def __init__(self, lm: LanguageModel, *, slots: int = 8, max_prompt: int | None = None):
         if slots < 1:
-            raise UserError(f"slots is {slots}: expected at least 1")
+            raise UserError(f"slots is {slots}: expected at least 1", field="slots")
         self.lm = lm
         self.slots = slots
+        self.max_prompt = max_prompt
         self.vocab_size = lm.tokenizer.vocab_size if lm.tokenizer else lm.config.vocab_size
         self.token_name = lru_cache(maxsize=None)(self._token_name)
         self._programs = Programs(lm, vocab_size=self.vocab_size)
         self._ids = itertools.count()
-        self._waiting: deque[_Sequence] = deque()
-        self._reading: tuple[_Sequence, PromptReader] | None = None
-        self._running: list[_Sequence | None] = [None] * slots
-        self._steps = 1
-        # Everything about the slots but their state is the host's, and small.
-        self._state = init_state(lm.config, slots)
-        self._token_B = np.zeros(slots, np.int32)
-        self._count_B = np.zeros(slots, np.int32)
-        self._done_B = np.ones(slots, np.bool_)
+        self._waiting: deque[LiveSequence] = deque()
+        self._reading = PromptTurns()
+        self._running: list[LiveSequence | None] = [None] * slots
         stop_ids = lm.tokenizer.stop_ids if lm.tokenizer else ()
-        self._options = DecodeOptions(
-            sampling_arrays([Sampling(seed=0)] * slots),
-            np.array([stop_ids or (-1,)] * slots, np.int32),
-            np.ones(slots, np.int32),
-        )
+        self._slots = Slots(self._programs, slots, stop_ids=tuple(stop_ids))
+        self._steps = 1
 
     @property
     def busy(self) -> bool:
@@ -113,41 +70,29 @@ class Engine:
         return sum(sequence is not None for sequence in self._running)
 
     def check(self, request: GenerationRequest) -> None:
-        """Raise ValueError for a request that cannot be answered. Any thread may call it."""
-        if not request.prompt:
-            raise UserError("the prompt is empty: give at least one token", field="prompt")
-        for token in request.prompt:
-            if not 0 <= token < self.vocab_size:
-                raise UserError(
-                    f"token {token} is outside the vocabulary of {self.vocab_size} "
-                    f"(ids 0 to {self.vocab_size - 1})",
-                    field="prompt",
-                )
-        most = request.sampling.max_tokens
-        config, needed = self.lm.config, len(request.prompt) + max(most - 1, 0)
+        """Raise UserError for a request that cannot be answered. Any thread may call it."""
+        self.tokens(request.prompt)
+        length, most = len(request.prompt), request.sampling.max_tokens
+        config, needed = self.lm.config, length + max(most - 1, 0)
         if "global_attention" in config.block_types and needed > config.context_length:
             raise UserError(
-                f"a prompt of {len(request.prompt)} tokens and max_tokens {most} "
-                f"need {needed} tokens of context, and this model's global attention holds "
+                f"a prompt of {length} tokens and max_tokens {most} need {needed} tokens of "
+                "context, and this model's global attention holds "
                 f"context_length={config.context_length}: shorten them",
-                field="prompt",
+                field="prompt" if length > config.context_length else "max_tokens",
             )
         if request.sampling.stop and self.lm.tokenizer is None:
-            raise UserError("a stop string needs a tokenizer, and this checkpoint has none")
+            message = "a stop string needs a tokenizer, and this checkpoint has none: leave it out"
+            raise UserError(message, field="stop")
         top = self._programs.top
         if request.logprobs is not None and not 0 <= request.logprobs <= top:
-            raise UserError(f"logprobs is {request.logprobs}: expected 0 to {top}")
+            message = f"logprobs is {request.logprobs}: expected 0 to {top}"
+            raise UserError(message, field="logprobs")
 
     def submit(self, request: GenerationRequest) -> int:
-        """Queue a request and return its id. Raises ValueError as `check` does."""
+        """Queue a request and return its id. Raises UserError as `check` does."""
         self.check(request)
-        transcript = Transcript(
-            self.lm.tokenizer,
-            request.prompt,
-            stop=request.sampling.stop,
-            token_by_token=request.logprobs is not None,
-        )
-        sequence = _Sequence(id=next(self._ids), request=request, transcript=transcript)
+        sequence = LiveSequence(next(self._ids), request, self.lm.tokenizer)
         self._waiting.append(sequence)
         return sequence.id
 
@@ -159,13 +104,12 @@ class Engine:
         for slot, sequence in enumerate(self._running):
             if sequence is not None and sequence.id == id:
                 return self._free(slot)
-        if self._reading is not None and self._reading[0].id == id:
-            self._reading = None
+        if self._reading.remove(id):
             return None
         for sequence in self._waiting:
             if sequence.id == id:
                 return self._waiting.remove(sequence)
-        raise UserError(f"there is no request {id}: it has ended, or never was")
+        raise ValueError(f"there is no request {id}: it has ended, or never was")
 
     def step(self) -> list[Event]:
         """Read prompts for a while, decode for a while, and tell what came of it."""
@@ -176,22 +120,43 @@ class Engine:
         return events
 
     def warm_up(self) -> None:
-        """Compile all that any request can need."""
-        self._programs.warm_up(
-            lambda: self._decode_state(init_state(self.lm.config, self.slots)), self._options
-        )
+        """Compile all that any request can need, and see that its memory is there."""
+        self._slots.warm_up()
 
-    def encode(self, text: str) -> list[int]:
-        """A prompt's tokens. Any thread may call it. ValueError: no tokenizer, or no text."""
+    def tokens(self, prompt: str | Sequence[int] | np.ndarray) -> np.ndarray:
+        """A prompt as tokens, int32 [T]. Any thread may call it.
+
+        Raises UserError: no tokenizer for a text, no text, no token, too many, one outside of the
+        vocabulary.
+        """
+        ids = np.asarray(self._encode(prompt) if isinstance(prompt, str) else prompt)
+        if not len(ids):
+            raise UserError("the prompt is empty: give at least one token", field="prompt")
+        if self.max_prompt is not None and len(ids) > self.max_prompt:
+            message = (
+                f"the prompt has {len(ids)} tokens, and at most {self.max_prompt} are taken: "
+                "shorten it, or have the server started with a larger --max-prompt"
+            )
+            raise UserError(message, field="prompt")
+        outside = next((id for id in (ids.min(), ids.max()) if not 0 <= id < self.vocab_size), None)
+        if outside is not None:
+            message = (
+                f"token {outside} is outside the vocabulary of {self.vocab_size} "
+                f"(ids 0 to {self.vocab_size - 1})"
+            )
+            raise UserError(message, field="prompt")
+        return ids.astype(np.int32, copy=False)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of tokens, "" without a tokenizer. Any thread may call it."""
+        return "" if self.lm.tokenizer is None else self.lm.tokenizer.decode(list(map(int, ids)))
+
+    def _encode(self, text: str) -> list[int]:
         if self.lm.tokenizer is None:
             message = "this checkpoint has no tokenizer: send the prompt as token ids"
             raise UserError(message, field="prompt")
         check_text(text)
         return self.lm.tokenizer.encode(text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, "" without a tokenizer. Any thread may call it."""
-        return "" if self.lm.tokenizer is None else self.lm.tokenizer.decode(ids)
 
     def _token_name(self, id: int) -> str:
         """A token as text inside of a sentence; `token_id:N` where it is no text of its own."""
@@ -203,111 +168,51 @@ class Engine:
                 return name
         return f"token_id:{id}"
 
-    def _decode_state(self, state: State) -> DecodeState:
-        return DecodeState(state, self._token_B, self._count_B, self._done_B)  # type: ignore[arg-type]
-
     def _read_prompts(self, events: list[Event]) -> None:
         began = time.monotonic()
-        while (self._reading or self._waiting) and None in self._running:
-            if self._reading is None:
-                sequence = self._waiting.popleft()
-                scored = sequence.request.prompt_logprobs
-                reader = PromptReader(self._programs, sequence.request.prompt, scored=scored)
-                self._reading = (sequence, reader)
-            sequence, reader = self._reading
-            if not reader.finished:
-                reader.advance()
-            if reader.finished:
-                self._reading = None
-                self._begin(sequence, reader, events)
+        while self._admit():
+            finished = self._reading.advance()
+            if finished is not None:
+                self._begin(*finished, events)
             if time.monotonic() - began > BLOCK_SECONDS:
                 return
 
-    def _begin(self, sequence: _Sequence, reader: PromptReader, events: list[Event]) -> None:
+    def _admit(self) -> int:
+        """Begin to read what waits, as far as slots are free; how many prompts are being read."""
+        while self._waiting and self.running + len(self._reading) < self.slots:
+            sequence = self._waiting.popleft()
+            request = sequence.request
+            tokens_T = self.tokens(request.prompt)
+            reader = PromptReader(self._programs, tokens_T, scored=request.prompt_logprobs)
+            self._reading.add(sequence, reader)
+        return len(self._reading)
+
+    def _begin(self, sequence: LiveSequence, reader: PromptReader, events: list[Event]) -> None:
         """Put a sequence whose prompt is read into a free slot."""
+        event = sequence.prompt_read(reader.scores)
+        if event is not None:
+            events.append(event)
         request = sequence.request
-        if request.prompt_logprobs:
-            transcript = Transcript(self.lm.tokenizer, (), token_by_token=True)
-            scores = [*transcript.push(reader.scores)[2], *transcript.finish()[1]]
-            scores = [_shortened(score, request) for score in scores]
-            events.append(Event(request_id=sequence.id, prompt_scores=tuple(scores)))
-        if request.sampling.max_tokens == 0:
-            events.append(Event(request_id=sequence.id, finish_reason="length"))
-            return
-        slot = self._running.index(None)
-        self._state = self._programs.insert(self._state, slot, reader.state)
-        self._running[slot] = sequence
-        self._token_B[slot] = request.prompt[-1]
-        self._count_B[slot] = 0
-        self._done_B[slot] = False
-        self._options.max_tokens_B[slot] = request.sampling.max_tokens
-        for all_B, one_1 in zip(
-            self._options.sampling, sampling_arrays([request.sampling]), strict=True
-        ):
-            all_B[slot] = one_1[0]
+        if request.sampling.max_tokens > 0:
+            slot = self._running.index(None)
+            self._slots.put(slot, reader.state, int(request.prompt[-1]), request.sampling)
+            self._running[slot] = sequence
 
     def _free(self, slot: int) -> None:
         self._running[slot] = None
-        self._done_B[slot] = True
-        self._options.sampling.temperature_B[slot] = 0  # a slot that samples makes all pay for it
+        self._slots.clear(slot)
 
     def _decode(self, events: list[Event]) -> None:
         scored = any(s is not None and s.request.logprobs is not None for s in self._running)
         began = time.monotonic()
-        decode_state, decoded = self._programs.decode(
-            self._decode_state(self._state), self._options, self._steps, scored=scored
-        )
-        self._state = decode_state.state
-        found, token_B, count_B, done_B = jax.device_get((decoded, *decode_state[1:]))
-        self._token_B, self._count_B = np.array(token_B), np.array(count_B)
-        self._done_B = np.array(done_B)
-        seconds = max(time.monotonic() - began, 1e-6) / max(1, int(found.taken_B.max()))
+        slots = self._slots.decode(self._steps, scored=scored)
+        taken = max(len(slot.scores) for slot in slots)
+        seconds = max(time.monotonic() - began, 1e-6) / max(1, taken)
         self._steps = max(1, min(2 * self._steps, MAX_STEPS, int(BLOCK_SECONDS / seconds)))
         for slot, sequence in enumerate(self._running):
             if sequence is not None:
-                self._take(slot, sequence, found, events)
-
-    def _take(self, slot: int, sequence: _Sequence, found: Decoded, events: list[Event]) -> None:
-        """Turn a slot's new tokens into an event; free the slot when its sequence has ended."""
-        taken, done = int(found.taken_B[slot]), bool(self._done_B[slot])
-        tokens_T = found.tokens_BC[slot, :taken]
-        ended = done and bool(np.isin(tokens_T[-1], self._options.stop_BS[slot]))
-        request, transcript = sequence.request, sequence.transcript
-        if request.logprobs is None:
-            scores = [TokenScore(token_id=id, logprob=None, top=()) for id in tokens_T.tolist()]
-        else:
-            of_slot = (found.logp_BC, found.top_logp_BCN, found.top_tokens_BCN)
-            scores = token_scores(tokens_T, *(array[slot] for array in of_slot))
-        pushed, text, released = transcript.push(scores[: taken - ended])
-        sequence.num_generated += pushed
-        if done and not transcript.stopped:
-            rest, more = transcript.finish()
-            text, released = text + rest, released + more
-            if ended and not transcript.stopped:
-                sequence.num_generated += 1
-                released.append(dataclasses.replace(scores[-1], offset=transcript.length))
-        reason = None
-        if ended or transcript.stopped:
-            reason = "stop"
-        elif done:
-            reason = "length"
-        if reason is not None:
-            self._free(slot)
-        elif not (text or released):
-            return
-        scores = [_shortened(s, request) for s in released if request.logprobs is not None]
-        events.append(
-            Event(
-                request_id=sequence.id,
-                text=text,
-                token_ids=tuple(score.token_id for score in released),
-                scores=tuple(scores),
-                num_generated=sequence.num_generated,
-                finish_reason=reason,
-            )
-        )
-
-
-def _shortened(score: TokenScore, request: GenerationRequest) -> TokenScore:
-    """Only as many of the likeliest tokens as were asked for."""
-    return dataclasses.replace(score, top=score.top[: request.logprobs or 0])
+                event = sequence.push(slots[slot].scores, done=slots[slot].done)
+                if event is not None:
+                    events.append(event)
+                    if event.finish_reason is not None:
+                        self._free(slot)

@@ -5,7 +5,7 @@ B slots, T tokens of a chunk, D model width, N reported likeliest tokens.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from recurrentgemma.generation.decode import (
 )
 from recurrentgemma.generation.draw import log_probs
 from recurrentgemma.generation.lm import LanguageModel
-from recurrentgemma.generation.walk import CHUNKS, ChunkProgram, TokenChunk, Walk, prefill
+from recurrentgemma.generation.walk import CHUNKS, ChunkProgram, Row, TokenChunk, Walk, prefill
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.state import State, insert_slot
 
@@ -52,9 +52,11 @@ class Programs:
         )
         self._insert = jax.jit(insert_slot, donate_argnums=0)
 
-    def read(
-        self, prompt: Sequence[int], *, scored: bool = False, state: State | None = None
-    ) -> Walk:
+    def fresh(self, batch_size: int = 1) -> State:
+        """The state of sequences that have seen nothing."""
+        return self._read.fresh(batch_size)
+
+    def read(self, prompt: Row, *, scored: bool = False, state: State | None = None) -> Walk:
         """A walk over all of a prompt but its last token, one chunk at a time, with the Scores of
         the tokens after each if `scored`. `state`: what stands before the prompt."""
         if not scored:
@@ -94,15 +96,15 @@ class Programs:
         def read(size: int) -> Any:
             chunk_1T, lengths_1 = np.zeros((1, size), np.int32), np.zeros(1, np.int32)
             chunk = TokenChunk(0, chunk_1T, None, None, lengths_1)
-            return self._read(self._params, chunk, self._read.fresh(1))
+            return self._read(self._params, chunk, self.fresh())
 
         def score(size: int) -> Any:
             chunk_1T, lengths_1 = np.zeros((1, size), np.int32), np.zeros(1, np.int32)
             chunk = TokenChunk(0, chunk_1T, chunk_1T, None, lengths_1)
-            return self._score(self._params, chunk, self._read.fresh(1))
+            return self._score(self._params, chunk, self.fresh())
 
         def insert() -> Any:
-            return self.insert(decode_state().state, 0, self._read.fresh(1))
+            return self.insert(decode_state().state, 0, self.fresh())
 
         def decode(scored: bool) -> Any:
             return self.decode(decode_state(), options, 1, scored=scored)
@@ -112,8 +114,8 @@ class Programs:
         jobs += [partial(read, size) for size in CHUNKS]
         jobs += [partial(score, size) for size in SCORED_CHUNKS]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for done in [pool.submit(job) for job in jobs]:
-                jax.block_until_ready(done.result())
+            for compiled in [pool.submit(job) for job in jobs]:
+                jax.block_until_ready(compiled.result())
 
 
 def _score(

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from recurrentgemma.errors import UserError
-from serving.engine.engine import Engine, Event, GenerationRequest
+from recurrentgemma.errors import UserError, is_out_of_memory
+from serving.engine.engine import Engine
+from serving.engine.request import Event, GenerationRequest
 
 Status = Literal["loading", "ready", "failed", "stopped"]
 
@@ -21,6 +22,7 @@ Status = Literal["loading", "ready", "failed", "stopped"]
 STALLED_AFTER_S = 120.0
 
 _FAILED = "the engine has failed: see the server's log and restart it"
+_FULL = "the engine has run out of device memory: restart it with fewer --slots"
 _STOPPING = "the server is shutting down"
 
 
@@ -66,6 +68,7 @@ class EngineThread:
         self._build = build
         self._on_change = on_change
         self._engine: Engine | None = None
+        self._failure = _FAILED
         self._wake = threading.Condition()  # guards the fields below
         self._notes: list[tuple[Literal["submit", "cancel"], Job]] = []
         self._listeners: dict[
@@ -94,7 +97,7 @@ class EngineThread:
     def engine(self) -> Engine:
         """The engine, to ask what it can do. Raises EngineUnavailable unless it is ready."""
         if self.status == "failed":
-            raise EngineUnavailable(_FAILED)
+            raise EngineUnavailable(self._failure)
         if self._closing:
             raise EngineUnavailable(_STOPPING)
         if self.status == "loading" or self._engine is None:
@@ -148,7 +151,8 @@ class EngineThread:
                     self._dispatch(event)
         except BaseException as error:  # whatever it was, nobody may wait for it in vain
             self.error = error
-            self._end("failed", _FAILED)
+            self._failure = _FULL if is_out_of_memory(error) else _FAILED
+            self._end("failed", self._failure)
             return
         self._end("stopped", _STOPPING)
 

@@ -8,18 +8,11 @@ tokens always belongs to what it has seen of the text.
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+
 from recurrentgemma.text.streaming import StopScanner, StreamDecoder
 from recurrentgemma.text.tokenizer import Tokenizer
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenScore:
-    """A token with its log-probability (nats); `offset` is the character at which it begins."""
-
-    token_id: int
-    logprob: float | None  # None for a sequence's first token, which nothing predicts
-    top: tuple[tuple[int, float], ...]  # the likeliest tokens in its place
-    offset: int = 0
+from serving.engine.request import TokenScore
 
 
 class Transcript:
@@ -32,13 +25,13 @@ class Transcript:
     def __init__(
         self,
         tokenizer: Tokenizer | None,
-        prompt: Sequence[int],
+        prompt: Sequence[int] | np.ndarray,
         *,
         stop: Sequence[str] = (),
         token_by_token: bool = False,
     ):
         self.stopped = False
-        self._decoder = None if tokenizer is None else StreamDecoder(tokenizer, prompt)
+        self._decoder = None if tokenizer is None else StreamDecoder(tokenizer, prompt)  # type: ignore[arg-type]
         self._scanner = StopScanner(stop)
         self._token_by_token = token_by_token or bool(stop)
         self._decoded = self._released = 0  # characters

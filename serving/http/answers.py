@@ -8,32 +8,29 @@ import dataclasses
 import secrets
 from collections.abc import Iterable
 
-from recurrentgemma.errors import UserError
 from recurrentgemma.generation.sampling import Sampling
-from serving.engine.engine import Engine, Event, GenerationRequest, TokenScore
+from serving.engine.engine import Engine
+from serving.engine.request import Event, GenerationRequest, TokenScore
 from serving.http.protocol import Choice, CompletionRequest, Logprobs, Usage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What one HTTP request asks of the engine: choice `i` is `requests[i]`, of prompt `i // n`."""
+class Questions:
+    """What one HTTP request asks of the engine: choice `i` answers `requests[i]`, which has prompt
+    `i // n`."""
 
     body: CompletionRequest
     requests: tuple[GenerationRequest, ...]
     echoes: tuple[str, ...]  # the text that goes before each choice's own; "" without echo
 
 
-def plan(body: CompletionRequest, engine: Engine) -> Plan:
+def read_questions(body: CompletionRequest, engine: Engine) -> Questions:
     """Tokenise and check. Choice k of a prompt takes `seed + k`, so choice 0 is the answer for n =
     1.
 
-    Raises UserError: a text prompt or a stop string without a tokenizer, a token outside
-    the vocabulary, a prompt and answer that are too long together, more sequences than the server
-    can ever hold.
+    Raises UserError, which names the field: a text prompt or a stop string without a tokenizer, a
+    token outside the vocabulary, a prompt that is too long, alone or together with its answer.
     """
-    if body.stop and engine.lm.tokenizer is None:
-        message = "a stop string needs a tokenizer, and this checkpoint has none: leave it out"
-        raise UserError(message, field="stop")
     seed = secrets.randbits(31) if body.seed is None else body.seed
     sampling = Sampling(
         max_tokens=body.max_tokens,
@@ -45,11 +42,13 @@ def plan(body: CompletionRequest, engine: Engine) -> Plan:
     )
     requests, echoes = [], []
     for prompt in body.prompt:
-        ids = engine.encode(prompt) if isinstance(prompt, str) else prompt
-        echo = (prompt if isinstance(prompt, str) else engine.decode(ids)) if body.echo else ""
+        tokens_T = engine.tokens(prompt)
+        echo = ""
+        if body.echo:
+            echo = prompt if isinstance(prompt, str) else engine.decode(tokens_T)
         for k in range(body.n):
             request = GenerationRequest(
-                prompt=tuple(ids),
+                prompt=tokens_T,
                 sampling=dataclasses.replace(sampling, seed=seed + k),
                 logprobs=body.logprobs,
                 prompt_logprobs=body.echo and body.logprobs is not None,
@@ -57,41 +56,46 @@ def plan(body: CompletionRequest, engine: Engine) -> Plan:
             engine.check(request)
             requests.append(request)
             echoes.append(echo)
-    return Plan(body=body, requests=tuple(requests), echoes=tuple(echoes))
+    return Questions(body=body, requests=tuple(requests), echoes=tuple(echoes))
 
 
 class Answer:
     """Turns events into chunks, and counts. One for each HTTP request."""
 
-    def __init__(self, plan: Plan, engine: Engine):
-        self._plan = plan
+    def __init__(self, questions: Questions, engine: Engine):
+        self._questions = questions
         self._engine = engine
-        self._begun = [False] * len(plan.requests)
-        self._generated = [0] * len(plan.requests)
-        self._show_ids = plan.body.return_token_ids or engine.lm.tokenizer is None
+        self._begun = [False] * len(questions.requests)
+        self._generated = [0] * len(questions.requests)
+        self._show_ids = questions.body.return_token_ids or engine.lm.tokenizer is None
 
     def chunk(self, index: int, event: Event) -> Choice:
         """The part of choice `index` that this event adds."""
         first, self._begun[index] = not self._begun[index], True
         self._generated[index] = event.num_generated
         choice = Choice(index=index, text=event.text, logprobs=None, finish_reason=None)
-        echo = self._plan.echoes[index]
+        echo = self._questions.echoes[index]
         if first:
             choice.text = echo + event.text
-            if self._plan.body.return_token_ids:
-                choice.prompt_token_ids = list(self._plan.requests[index].prompt)
+            if self._questions.body.return_token_ids:
+                choice.prompt_token_ids = [int(id) for id in self._questions.requests[index].prompt]
         if self._show_ids:
             choice.token_ids = list(event.token_ids)
-        if self._plan.body.logprobs is not None:
+        if self._questions.body.logprobs is not None:
             scores = [dataclasses.replace(s, offset=s.offset + len(echo)) for s in event.scores]
             choice.logprobs = self._logprobs([*event.prompt_scores, *scores])
         choice.finish_reason = event.finish_reason
         return choice
 
     def usage(self) -> Usage:
-        prompts = self._plan.requests[:: self._plan.body.n]
-        asked, answered = sum(len(request.prompt) for request in prompts), sum(self._generated)
-        return Usage(prompt_tokens=asked, completion_tokens=answered, total_tokens=asked + answered)
+        prompts = self._questions.requests[:: self._questions.body.n]
+        prompt_tokens = sum(len(request.prompt) for request in prompts)
+        completion_tokens = sum(self._generated)
+        return Usage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=prompt_tokens + completion_tokens,
+        )
 
     def _logprobs(self, scores: Iterable[TokenScore]) -> Logprobs:
         name = self._engine.token_name
@@ -105,8 +109,8 @@ class Answer:
             else:
                 top = {name(score.token_id): score.logprob}
                 for id, logprob in score.top:
-                    other = id != score.token_id and name(id) in top  # two tokens, one text
-                    top[f"token_id:{id}" if other else name(id)] = logprob
+                    same_text = id != score.token_id and name(id) in top
+                    top[f"token_id:{id}" if same_text else name(id)] = logprob
                 out.top_logprobs.append(top)
         return out
 

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from recurrentgemma.errors import UserError
-from serving.engine.engine import Event
+from serving.engine.request import Event
 from serving.engine.thread import EngineThread, EngineUnavailable, Job, QueueFull
 from serving.http import answers
 from serving.http.body import MIB, json_schema, read_json
@@ -85,9 +85,9 @@ def create_app(
             )
             param = "n" if body.n > 1 else "prompt"
             raise RequestError(400, message, param=param, code="invalid_value")
-        plan = await run_in_threadpool(answers.plan, body, engine)
-        answer = answers.Answer(plan, engine)
-        events = _Events(engine_thread, plan, request)
+        questions = await run_in_threadpool(answers.read_questions, body, engine)
+        answer = answers.Answer(questions, engine)
+        events = _Events(engine_thread, questions, request)
         head = {
             "id": new_completion_id(),
             "object": "text_completion",
@@ -97,7 +97,7 @@ def create_app(
         if body.stream:
             chunks = _stream(events, answer, head, body)
             return StreamingResponse(chunks, media_type="text/event-stream", headers=_NO_CACHE)
-        parts: dict[int, list[Choice]] = {index: [] for index in range(len(plan.requests))}
+        parts: dict[int, list[Choice]] = {index: [] for index in range(len(questions.requests))}
         async for index, event in events:
             parts[index].append(answer.chunk(index, event))
         choices = [answers.join(parts[index]) for index in parts]
@@ -213,7 +213,7 @@ class _Events:
     `close` is called.
     """
 
-    def __init__(self, engine_thread: EngineThread, plan: answers.Plan, request: Request):
+    def __init__(self, engine_thread: EngineThread, questions: answers.Questions, request: Request):
         loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[tuple[int, Event | EngineUnavailable]] = asyncio.Queue()
 
@@ -222,8 +222,8 @@ class _Events:
                 loop.call_soon_threadsafe(self._queue.put_nowait, (index, event))
 
         self._engine_thread = engine_thread
-        self._unfinished = len(plan.requests)
-        self._job = Job(plan.requests, deliver)
+        self._unfinished = len(questions.requests)
+        self._job = Job(questions.requests, deliver)
         engine_thread.submit(self._job)
         self._watch = asyncio.create_task(self._until_gone(request))
 

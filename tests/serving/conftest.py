@@ -22,9 +22,9 @@ import recurrentgemma as rg
 from recurrentgemma.config import BlockType
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.lm import LanguageModel
-from recurrentgemma.text.chat import check_text
 from recurrentgemma.text.tokenizer import ByteTokenizer, Tokenizer
-from serving.engine.engine import Engine, Event, GenerationRequest, TokenScore
+from serving.engine.engine import Engine
+from serving.engine.request import Event, GenerationRequest, TokenScore
 from serving.engine.thread import EngineThread
 from serving.http.server import create_app
 
@@ -54,9 +54,13 @@ class FakeEngine:
     def running(self) -> int:
         return min(self.slots, len(self.live))
 
-    def encode(self, text: str) -> list[int]:
-        check_text(text)
-        return list(text.encode())
+    def tokens(self, prompt: str | list[int]) -> list[int]:
+        ids = list(prompt.encode()) if isinstance(prompt, str) else prompt
+        for token in ids:
+            if not 0 <= token < VOCABULARY:
+                message = f"token {token} is outside the vocabulary of {VOCABULARY}"
+                raise UserError(message, field="prompt")
+        return ids
 
     def decode(self, ids: list[int]) -> str:
         return "".join(map(chr, ids))
@@ -65,10 +69,7 @@ class FakeEngine:
         return chr(id)
 
     def check(self, request: GenerationRequest) -> None:
-        for token in request.prompt:
-            if not 0 <= token < VOCABULARY:
-                message = f"token {token} is outside the vocabulary of {VOCABULARY}"
-                raise UserError(message, field="prompt")
+        assert list(request.prompt) == self.tokens(list(request.prompt))
 
     def submit(self, request: GenerationRequest) -> int:
         self._next_id += 1

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recurrentgemma.errors import UserError
 from recurrentgemma.generation.sampling import Sampling
 from serving.engine import engine as engine_module
-from serving.engine.engine import Engine, GenerationRequest
+from serving.engine.engine import Engine
+from serving.engine.request import GenerationRequest
 
 
 @pytest.fixture(scope="module", params=["griffin", "hawk", "mqa"])
@@ -55,7 +57,7 @@ def request_of(prompt, *, logprobs=None, prompt_logprobs=False, **options) -> Ge
 
 requests = st.builds(
     request_of,
-    st.lists(st.integers(0, 255), min_size=1, max_size=40).map(tuple),
+    st.lists(st.integers(0, 255), min_size=1, max_size=60).map(tuple),
     max_tokens=st.integers(1, 24),
     temperature=st.sampled_from([0.0, 0.7, 1.0, 2.0]),
     top_k=st.sampled_from([0, 1, 20]),
@@ -71,17 +73,22 @@ requests = st.builds(
     arrivals=st.lists(st.tuples(st.integers(0, 6), requests), min_size=1, max_size=9),
     cancelled=st.sets(st.integers(0, 8), max_size=2),
     steps=st.integers(1, 32),
+    block_seconds=st.sampled_from([0.0, 0.04]),  # 0: a chunk a step, so that prompts take turns
 )
-def test_answers_do_not_depend_on_arrival_or_neighbours(engine, arrivals, cancelled, steps):
+def test_answers_do_not_depend_on_arrival_or_neighbours(
+    engine, arrivals, cancelled, steps, block_seconds
+):
     engine._steps = steps
-    found = run(engine, arrivals, cancelled=cancelled)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "BLOCK_SECONDS", block_seconds)
+        answers = run(engine, arrivals, cancelled=cancelled)
     for i, (_, request) in enumerate(arrivals):
-        if i in cancelled and not finished(found[i]):
+        if i in cancelled and not finished(answers[i]):
             continue
         expected = engine.lm.complete([request.prompt], sampling=request.sampling)[0]
-        assert text(found[i]) == expected.text
-        assert found[i][-1].finish_reason == expected.finish_reason
-        assert not any(finished(found[i][:n]) for n in range(len(found[i])))
+        assert text(answers[i]) == expected.text
+        assert answers[i][-1].finish_reason == expected.finish_reason
+        assert not any(finished(answers[i][:n]) for n in range(len(answers[i])))
     assert engine.running == 0
 
 
@@ -93,9 +100,9 @@ def test_sixty_four_requests_through_three_slots(griffin):
         logprobs = [None, None, 2][i % 3]
         request = request_of(prompt, max_tokens=16, temperature=1.0, seed=i, logprobs=logprobs)
         arrivals.append((int(rng.integers(0, 40)), request))
-    found = run(griffin, arrivals)
+    answers = run(griffin, arrivals)
     for i, (_, request) in enumerate(arrivals):
-        assert text(found[i]) == griffin.lm.generate(request.prompt, sampling=request.sampling)
+        assert text(answers[i]) == griffin.lm.generate(request.prompt, sampling=request.sampling)
 
 
 def test_idle_slots_do_not_spoil_those_that_come(engine):
@@ -104,15 +111,16 @@ def test_idle_slots_do_not_spoil_those_that_come(engine):
         request = request_of((65,), max_tokens=100, temperature=1.0, seed=1)
         run(engine, [(0, request)])
     three = [(0, request_of((65, i), max_tokens=20, temperature=1.0, seed=i)) for i in range(3)]
-    found = run(engine, three)
+    answers = run(engine, three)
     for i, (_, request) in enumerate(three):
-        assert text(found[i]) == engine.lm.generate(request.prompt, sampling=request.sampling)
+        assert text(answers[i]) == engine.lm.generate(request.prompt, sampling=request.sampling)
 
 
 def test_nothing_is_compiled_after_the_warm_up(griffin):
     engine = griffin
     programs = engine._programs
-    compiled = [programs._read.jitted, programs._score.jitted, programs._decode, programs._insert]
+    compiled = [programs._read.jitted, programs._score.jitted, programs._read._fresh]
+    compiled += [programs._decode, programs._insert]
     before = [function._cache_size() for function in compiled]
     for length in (1, 2, 17, 70, 100):
         request = request_of(
@@ -178,12 +186,53 @@ def test_decoding_goes_on_while_a_long_prompt_is_read(griffin, monkeypatch):
     engine.step()
     long = engine.submit(request_of((2,) * 6000, max_tokens=5))
     owners = [{event.request_id for event in engine.step()} for _ in range(3)]
-    assert engine._reading is not None
+    assert len(engine._reading) == 1
     assert all(owner == {short} for owner in owners if owner)
     engine.cancel(long)
-    assert engine._reading is None
+    assert len(engine._reading) == 0
     engine.cancel(short)
     assert not engine.busy
+
+
+def test_a_short_prompt_does_not_wait_for_long_ones(griffin, monkeypatch):
+    monkeypatch.setattr(engine_module, "BLOCK_SECONDS", 0.0)
+    long = [request_of((i,) * 6000, max_tokens=3, temperature=1.0, seed=i) for i in (2, 3)]
+    short = request_of((65,) * 40, max_tokens=3, temperature=1.0, seed=9)  # three chunks
+    ids = [griffin.submit(request) for request in long]
+    griffin.step()
+    ids.append(griffin.submit(short))
+    events, steps = {id: [] for id in ids}, 0
+    while griffin.busy:
+        steps += 1
+        for event in griffin.step():
+            events[event.request_id].append(event)
+            if event.request_id == ids[2] and len(events[ids[2]]) == 1:
+                assert steps <= 2 * 3 + 1
+                assert len(griffin._reading) == 2
+    for id, request in zip(ids, [*long, short], strict=True):
+        assert text(events[id]) == griffin.lm.generate(request.prompt, sampling=request.sampling)
+
+
+def test_short_prompts_do_not_starve_a_long_one(griffin, monkeypatch):
+    monkeypatch.setattr(engine_module, "BLOCK_SECONDS", 0.0)
+    long = griffin.submit(request_of((2,) * 4000, max_tokens=1))  # of about eight chunks
+    for _ in range(40):
+        griffin.submit(request_of((65,) * 10, max_tokens=1))
+        if any(event.request_id == long for event in griffin.step()):
+            break
+    else:
+        raise AssertionError("the long prompt has not been read")
+    while griffin.busy:
+        griffin.step()
+
+
+def test_prompts_that_are_read_hold_no_more_states_than_there_are_slots(griffin, monkeypatch):
+    monkeypatch.setattr(engine_module, "BLOCK_SECONDS", 0.0)
+    for i in range(7):
+        griffin.submit(request_of((2,) * (50 + 16 * i), max_tokens=20))
+    while griffin.busy:
+        griffin.step()
+        assert griffin.running + len(griffin._reading) <= griffin.slots
 
 
 def test_cancelling(griffin):
@@ -202,27 +251,40 @@ def test_cancelling(griffin):
 
 
 BAD = {
-    "empty": ({"prompt": ()}, "the prompt is empty"),
-    "outside": ({"prompt": (1, 261)}, "token 261 is outside the vocabulary of 261"),
-    "negative": ({"prompt": (-1,)}, "token -1 is outside"),
-    "logprobs": ({"logprobs": 6}, "expected 0 to 5"),
+    "empty": ({"prompt": ()}, "prompt", "the prompt is empty"),
+    "outside": ({"prompt": (1, 261)}, "prompt", "token 261 is outside the vocabulary of 261"),
+    "negative": ({"prompt": (-1,)}, "prompt", "token -1 is outside"),
+    "huge": ({"prompt": (5, 2**70)}, "prompt", f"token {2**70} is outside"),
+    "array": ({"prompt": np.array([3, 300])}, "prompt", "token 300 is outside"),
+    "logprobs": ({"logprobs": 6}, "logprobs", "expected 0 to 5"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_requests(griffin, case):
-    change, message = BAD[case]
+    change, field, message = BAD[case]
     request = dataclasses.replace(request_of((1,), max_tokens=2), **change)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         griffin.submit(request)
+    assert caught.value.field == field
     assert not griffin.busy
 
 
 def test_the_context_of_global_attention(language_model):
     engine = Engine(language_model("mqa"), slots=1)
     engine.check(request_of((1,) * 100, max_tokens=29))
-    with pytest.raises(ValueError, match="need 129 tokens of context"):
-        engine.check(request_of((1,) * 100, max_tokens=30))
+    for length, max_tokens, field in [(100, 30, "max_tokens"), (129, 1, "prompt")]:
+        with pytest.raises(UserError, match="need 129 tokens of context") as caught:
+            engine.check(request_of((1,) * length, max_tokens=max_tokens))
+        assert caught.value.field == field
+
+
+def test_the_longest_prompt(language_model):
+    engine = Engine(language_model("hawk"), slots=1, max_prompt=9)
+    assert len(engine.tokens("12345678")) == 9  # with bos
+    with pytest.raises(UserError, match="has 10 tokens, and at most 9 are taken") as caught:
+        engine.tokens("123456789")
+    assert caught.value.field == "prompt"
 
 
 def test_local_attention_has_no_longest_context(griffin):
@@ -231,21 +293,24 @@ def test_local_attention_has_no_longest_context(griffin):
 
 def test_half_a_character_is_no_text(griffin):
     with pytest.raises(ValueError, match="this is no text: its character 1 is"):
-        griffin.encode("a\ud800")
+        griffin.tokens("a\ud800")
 
 
 def test_without_a_tokenizer(language_model):
     engine = Engine(language_model("griffin", tokenizer=None), slots=1)
     request = request_of((1, 2), max_tokens=9, seed=1, temperature=1.0)
     events = run(engine, [(0, request)])[0]
-    expected = engine.lm.complete([request.prompt], sampling=request.sampling)[0].tokens
+    expected = engine.lm.complete([[1, 2]], sampling=request.sampling)[0].tokens
     assert [id for event in events for id in event.token_ids] == expected
     assert text(events) == ""
     assert engine.token_name(5) == "token_id:5"
-    with pytest.raises(ValueError, match="no tokenizer"):
-        engine.encode("a")
-    with pytest.raises(ValueError, match="needs a tokenizer"):
-        engine.submit(request_of((1, 2), stop="a"))
+    for call, field in [
+        (lambda: engine.tokens("a"), "prompt"),
+        (lambda: engine.submit(request_of((1, 2), stop="a")), "stop"),
+    ]:
+        with pytest.raises(UserError, match="tokenizer") as caught:
+            call()
+        assert caught.value.field == field
 
 
 def test_no_slots(language_model):

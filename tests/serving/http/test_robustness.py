@@ -113,7 +113,7 @@ def test_death_ends_answers_that_are_not_streamed(url, fake_engine, engine_threa
 def test_a_bug_is_logged_with_its_traceback(url, fake_engine, monkeypatch, caplog, wait_until):
     logger = logging.getLogger("uvicorn")  # which hands nothing on to the root logger
     monkeypatch.setattr(logger, "handlers", [caplog.handler])
-    monkeypatch.setattr(fake_engine, "encode", lambda text: {}[text])
+    monkeypatch.setattr(fake_engine, "tokens", lambda text: {}[text])
     answer = httpx.post(f"{url}/v1/completions", json={"prompt": "a"})
     assert answer.status_code == 500
     assert answer.json()["error"]["type"] == "server_error"
@@ -152,15 +152,6 @@ def test_health_when_a_step_hangs(url, fake_engine, engine_thread, monkeypatch, 
         fake_engine.gate.set()
         assert answer.result().status_code == 200
     assert httpx.get(f"{url}/health").status_code == 200
-
-
-def test_a_failed_load_is_kept(running_thread):
-    def build():
-        raise ValueError("no such checkpoint")
-
-    with running_thread(build, 1) as thread:
-        assert thread.status == "failed"
-        assert str(thread.error) == "no such checkpoint"
 
 
 def test_closing_ends_what_runs(url, fake_engine, engine_thread, wait_until):

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One request on its way through the engine: from the tokens that its slot generates to events."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+from recurrentgemma.text.tokenizer import Tokenizer
+from serving.engine.request import Event, GenerationRequest, TokenScore
+from serving.engine.transcript import Transcript
+
+
+class LiveSequence:
+    """What a request has generated so far, and what of it has been told."""
+
+    def __init__(self, id: int, request: GenerationRequest, tokenizer: Tokenizer | None):
+        self.id = id
+        self.request = request
+        self._num_generated = 0
+        self._tokenizer = tokenizer
+        self._stop_ids = frozenset(tokenizer.stop_ids if tokenizer else ())
+        self._transcript = Transcript(
+            tokenizer,
+            request.prompt,
+            stop=request.sampling.stop,
+            token_by_token=request.logprobs is not None,
+        )
+
+    def prompt_read(self, scores: Sequence[TokenScore]) -> Event | None:
+        """The event of a prompt that is read, if there is something to tell.
+
+        scores: of the prompt's tokens, where the request asks for them.
+        """
+        told: tuple[TokenScore, ...] = ()
+        if self.request.prompt_logprobs:
+            transcript = Transcript(self._tokenizer, (), token_by_token=True)
+            told = self._told([*transcript.push(scores)[2], *transcript.finish()[1]])
+        reason = None if self.request.sampling.max_tokens else "length"
+        if reason is None and not told:
+            return None
+        return Event(request_id=self.id, prompt_scores=told, finish_reason=reason)
+
+    def push(self, scores: Sequence[TokenScore], *, done: bool) -> Event | None:
+        """The event of the tokens that one dispatch has generated, if there is something to tell.
+
+        done: the slot has ended, with a stop token or for its length.
+        """
+        transcript = self._transcript
+        stop_token = done and scores[-1].token_id in self._stop_ids
+        pushed, text, released = transcript.push(scores[: len(scores) - stop_token])
+        self._num_generated += pushed
+        if done and not transcript.stopped:
+            last_text, last_tokens = transcript.finish()
+            text, released = text + last_text, released + last_tokens
+            if stop_token and not transcript.stopped:
+                self._num_generated += 1
+                released.append(dataclasses.replace(scores[-1], offset=transcript.length))
+        reason: Literal["stop", "length"] | None = None
+        if stop_token or transcript.stopped:
+            reason = "stop"
+        elif done:
+            reason = "length"
+        if reason is None and not (text or released):
+            return None
+        return Event(
+            request_id=self.id,
+            text=text,
+            token_ids=tuple(score.token_id for score in released),
+            scores=self._told(released) if self.request.logprobs is not None else (),
+            num_generated=self._num_generated,
+            finish_reason=reason,
+        )
+
+    def _told(self, scores: Sequence[TokenScore]) -> tuple[TokenScore, ...]:
+        """With only as many of the likeliest tokens as were asked for."""
+        top = self.request.logprobs or 0
+        return tuple(dataclasses.replace(score, top=score.top[:top]) for score in scores)
