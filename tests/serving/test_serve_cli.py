@@ -37,6 +37,7 @@ def test_a_port_in_use_is_an_error_before_anything_is_loaded(capsys):
         (["--slots", "0"], "--slots 0: expected 1 or more"),
         (["--queue", "-1"], "--queue -1: expected 0 or more"),
         (["--max-body", "0"], "--max-body 0: expected 1 or more"),
+        (["--max-prompt", "0"], "--max-prompt 0: expected 1 or more"),
     ],
 )
 def test_bad_options(capsys, options, message):
@@ -116,6 +117,20 @@ def test_an_interrupt_while_compiling(run_dir):
         until("compiling")
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+
+
+def test_a_device_without_room_says_what_to_lower(tmp_path):
+    program = (
+        "import sys, griffin_lm, recurrentgemma as rg\n"
+        "def load(path): raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory')\n"
+        "rg.load = load\n"
+        "sys.exit(griffin_lm.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "serve", str(tmp_path), "--port", "0"]
+    done = subprocess.run([*command, "--slots", "64"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the model and --slots 64 do not fit into the device's")
+    assert "lower --slots" in done.stderr
 
 
 def test_a_checkpoint_that_does_not_load_ends_the_server(tmp_path):
