@@ -39,15 +39,24 @@ class Engine:
     """A language model with `slots` sequences in flight. One thread at a time may call it.
 
     max_prompt: most tokens of a prompt; None for no limit.
+    constrained: whether a request may say which tokens are allowed (GenerationRequest.allowed).
     Raises UserError for less than one slot.
     """
 
-    def __init__(self, lm: LanguageModel, *, slots: int = 8, max_prompt: int | None = None):
+    def __init__(
+        self,
+        lm: LanguageModel,
+        *,
+        slots: int = 8,
+        max_prompt: int | None = None,
+        constrained: bool = False,
+    ):
         if slots < 1:
             raise UserError(f"slots is {slots}: expected at least 1", field="slots")
         self.lm = lm
         self.slots = slots
         self.max_prompt = max_prompt
+        self.constrained = constrained
         self.vocab_size = lm.tokenizer.vocab_size if lm.tokenizer else lm.config.vocab_size
         self.token_name = lru_cache(maxsize=None)(self._token_name)
         self._programs = Programs(lm, vocab_size=self.vocab_size)
@@ -84,6 +93,8 @@ class Engine:
         if request.sampling.stop and self.lm.tokenizer is None:
             message = "a stop string needs a tokenizer, and this checkpoint has none: leave it out"
             raise UserError(message, field="stop")
+        if request.allowed is not None and not self.constrained:
+            raise ValueError("a request constrains its answer: make the Engine with constrained=")
         top = self._programs.top
         if request.logprobs is not None and not 0 <= request.logprobs <= top:
             message = f"logprobs is {request.logprobs}: expected 0 to {top}"
@@ -121,7 +132,7 @@ class Engine:
 
     def warm_up(self) -> None:
         """Compile all that any request can need, and see that its memory is there."""
-        self._slots.warm_up()
+        self._slots.warm_up(constrained=self.constrained)
 
     def tokens(self, prompt: str | Sequence[int] | np.ndarray) -> np.ndarray:
         """A prompt as tokens, int32 [T]. Any thread may call it.
@@ -203,16 +214,19 @@ class Engine:
         self._slots.clear(slot)
 
     def _decode(self, events: list[Event]) -> None:
-        scored = any(s is not None and s.request.logprobs is not None for s in self._running)
+        running = [(i, s) for i, s in enumerate(self._running) if s is not None]
+        scored = any(s.request.logprobs is not None for _, s in running)
         began = time.monotonic()
-        slots = self._slots.decode(self._steps, scored=scored)
+        masks = {slot: sequence.allowed() for slot, sequence in running}
+        allowed = {slot: mask_M for slot, mask_M in masks.items() if mask_M is not None}
+        steps = 1 if any(s.request.allowed for _, s in running) else self._steps
+        slots = self._slots.decode(steps, scored=scored, allowed=allowed)
         taken = max(len(slot.scores) for slot in slots)
         seconds = max(time.monotonic() - began, 1e-6) / max(1, taken)
-        self._steps = max(1, min(2 * self._steps, MAX_STEPS, int(BLOCK_SECONDS / seconds)))
-        for slot, sequence in enumerate(self._running):
-            if sequence is not None:
-                event = sequence.push(slots[slot].scores, done=slots[slot].done)
-                if event is not None:
-                    events.append(event)
-                    if event.finish_reason is not None:
-                        self._free(slot)
+        self._steps = max(1, min(2 * steps, MAX_STEPS, int(BLOCK_SECONDS / seconds)))
+        for slot, sequence in running:
+            event = sequence.push(slots[slot].scores, done=slots[slot].done)
+            if event is not None:
+                events.append(event)
+                if event.finish_reason is not None:
+                    self._free(slot)

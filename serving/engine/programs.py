@@ -87,10 +87,17 @@ class Programs:
             self._params, decode_state, options, np.int32(steps), allowed_BM, top=top
         )
 
-    def warm_up(self, decode_state: Callable[[], DecodeState], options: DecodeOptions) -> None:
+    def warm_up(
+        self,
+        decode_state: Callable[[], DecodeState],
+        options: DecodeOptions,
+        *,
+        constrained: bool,
+    ) -> None:
         """Compile everything, as much of it at a time as there are cores.
 
         decode_state: gives new, empty slots each time it is called.
+        constrained: the decoding of masks too, which takes as long to compile as that without.
         """
 
         def read(size: int) -> Any:
@@ -106,11 +113,14 @@ class Programs:
         def insert() -> Any:
             return self.insert(decode_state().state, 0, self.fresh())
 
-        def decode(scored: bool) -> Any:
-            return self.decode(decode_state(), options, 1, scored=scored)
+        def decode(scored: bool, masked: bool) -> Any:
+            words = (len(options.max_tokens_B), -(-self.vocab_size // 32))
+            allowed_BM = np.full(words, 2**32 - 1, np.uint32) if masked else None
+            return self.decode(decode_state(), options, 1, scored=scored, allowed_BM=allowed_BM)
 
         jobs: list[Callable[[], Any]] = [insert]
-        jobs += [partial(decode, scored) for scored in (False, True)]
+        masks = (False, True) if constrained else (False,)
+        jobs += [partial(decode, scored, mask) for scored in (False, True) for mask in masks]
         jobs += [partial(read, size) for size in CHUNKS]
         jobs += [partial(score, size) for size in SCORED_CHUNKS]
         with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is asked of the engine and what it tells: requests, events, tokens with their scores.
 
-T tokens, N reported likeliest tokens.
+T tokens, M 32-bit words of a bit a token, N reported likeliest tokens.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 
 from recurrentgemma.generation.sampling import Sampling
+
+# From an answer's tokens so far to those that may come next, as bits, uint32 [M] (draw.masked), one
+# of them at least; None allows all.
+AllowedTokens = Callable[[Sequence[int]], np.ndarray | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,8 @@ class GenerationRequest:
     sampling: Sampling  # max_tokens of 0 only reads the prompt
     logprobs: int | None = None  # how many of the likeliest tokens to report beside each token
     prompt_logprobs: bool = False  # report the prompt's tokens too, in the first event
+    allowed: AllowedTokens | None = None
+    """Constrains the answer: called before each token; depends on nothing but its argument."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+
 from recurrentgemma.text.tokenizer import Tokenizer
 from serving.engine.request import Event, GenerationRequest, TokenScore
 from serving.engine.transcript import Transcript
@@ -16,6 +18,7 @@ class LiveSequence:
     def __init__(self, id: int, request: GenerationRequest, tokenizer: Tokenizer | None):
         self.id = id
         self.request = request
+        self._tokens: list[int] = []  # of a constrained answer only: others may have no end
         self._num_generated = 0
         self._tokenizer = tokenizer
         self._stop_ids = frozenset(tokenizer.stop_ids if tokenizer else ())
@@ -40,6 +43,10 @@ class LiveSequence:
             return None
         return Event(request_id=self.id, prompt_scores=told, finish_reason=reason)
 
+    def allowed(self) -> np.ndarray | None:
+        """Which tokens may come next, as GenerationRequest.allowed says; None: any."""
+        return None if self.request.allowed is None else self.request.allowed(self._tokens)
+
     def push(self, scores: Sequence[TokenScore], *, done: bool) -> Event | None:
         """The event of the tokens that one dispatch has generated, if there is something to tell.
 
@@ -47,6 +54,8 @@ class LiveSequence:
         """
         transcript = self._transcript
         stop_token = done and scores[-1].token_id in self._stop_ids
+        if self.request.allowed is not None:
+            self._tokens += [score.token_id for score in scores]
         pushed, text, released = transcript.push(scores[: len(scores) - stop_token])
         self._num_generated += pushed
         if done and not transcript.stopped:

@@ -3,9 +3,11 @@
 
 Slots share nothing. What a slot held before is gone when another state is put into it.
 
-B slots, S stop tokens, C tokens of one dispatch, N reported likeliest tokens.
+B slots, S stop tokens, C tokens of one dispatch, M 32-bit words of a bit a token, N reported
+likeliest tokens.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -58,11 +60,25 @@ class Slots:
         self._done_B[slot] = True
         self._options.sampling.temperature_B[slot] = 0  # a slot that samples makes all pay for it
 
-    def decode(self, steps: int, *, scored: bool) -> list[SlotTokens]:
-        """Up to `steps` more tokens in each slot that is not done; `scored`: with their
-        log-probabilities."""
+    def decode(
+        self, steps: int, *, scored: bool, allowed: Mapping[int, np.ndarray] | None = None
+    ) -> list[SlotTokens]:
+        """Up to `steps` more tokens in each slot that is not done.
+
+        scored: with log-probabilities.
+        allowed: slot -> bits of the tokens that may come next there, and in other slots any; needs
+          steps = 1. A program of its own, which costs nothing where nobody asks for it.
+        """
+        allowed_BM = None
+        if allowed:
+            words = -(-self._programs.vocab_size // 32)
+            allowed_BM = np.full((self.size, words), 2**32 - 1, np.uint32)
+            for slot, allowed_M in allowed.items():
+                allowed_BM[slot] = allowed_M
         before = self._decode_state(self._state)
-        after, decoded = self._programs.decode(before, self._options, steps, scored=scored)
+        after, decoded = self._programs.decode(
+            before, self._options, steps, scored=scored, allowed_BM=allowed_BM
+        )
         self._state = after.state
         decoded, token_B, count_B, done_B = jax.device_get((decoded, *after[1:]))
         self._token_B, self._count_B = np.array(token_B), np.array(count_B)
@@ -78,11 +94,13 @@ class Slots:
             slots.append(SlotTokens(scores, bool(self._done_B[slot])))
         return slots
 
-    def warm_up(self) -> None:
+    def warm_up(self, *, constrained: bool) -> None:
         """Compile all that any request can need, and hold as many states of prompts as there can
         ever be: what does not fit into the device's memory shows now."""
         self._programs.warm_up(
-            lambda: self._decode_state(self._programs.fresh(self.size)), self._options
+            lambda: self._decode_state(self._programs.fresh(self.size)),
+            self._options,
+            constrained=constrained,
         )
         jax.block_until_ready([self._programs.fresh() for _ in range(self.size)])
 

@@ -313,6 +313,30 @@ def test_without_a_tokenizer(language_model):
         assert caught.value.field == field
 
 
+def test_an_answer_keeps_to_what_is_allowed(griffin, language_model, monkeypatch):
+    """Digits and letters by turns; the others of the batch answer what they answer alone."""
+    monkeypatch.setattr(engine_module, "BLOCK_SECONDS", 0.2)
+    engine = Engine(language_model("griffin"), slots=3, constrained=True)
+
+    def allowed(tokens):
+        bits_V = np.zeros(9 * 32, np.uint8)
+        bits_V[list(b"0123456789" if len(tokens) % 2 else b"abcxyz")] = 1
+        return None if len(tokens) == 6 else np.packbits(bits_V, bitorder="little").view(np.uint32)
+
+    options = {"max_tokens": 12, "temperature": 2.0, "seed": 3}
+    free = request_of((65, 66), **options, stop=("zz",))
+    bound = dataclasses.replace(free, allowed=allowed)
+    answers = run(engine, [(0, free), (0, bound), (3, free)])
+    expected = griffin.lm.generate((65, 66), sampling=free.sampling)
+    assert text(answers[0]) == text(answers[2]) == expected
+    ids = [id for event in answers[1] for id in event.token_ids]
+    for i, id in enumerate(ids):
+        assert i == 6 or chr(id) in ("0123456789" if i % 2 else "abcxyz")
+    assert len(ids) >= 7
+    with pytest.raises(ValueError, match="constrained="):
+        griffin.submit(bound)
+
+
 def test_no_slots(language_model):
     with pytest.raises(ValueError, match="slots is 0"):
         Engine(language_model("hawk"), slots=0)
