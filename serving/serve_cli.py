@@ -130,7 +130,7 @@ def serve(arguments: ServeArguments) -> int:
         if is_out_of_memory(thread.error):
             raise UserError(
                 f"the model and --slots {arguments.slots} do not fit into the device's memory: "
-                "lower --slots, or take a device with more"
+                "lower --slots, or take --dtype bfloat16 or a device with more"
             ) from thread.error
         raise thread.error
     return 0 if thread.error is None else 1

@@ -122,7 +122,7 @@ def test_an_interrupt_while_compiling(run_dir):
 def test_a_device_without_room_says_what_to_lower(tmp_path):
     program = (
         "import sys, griffin_lm, recurrentgemma as rg\n"
-        "def load(path): raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory')\n"
+        "def load(*_, **__): raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory')\n"
         "rg.load = load\n"
         "sys.exit(griffin_lm.main(sys.argv[1:]))"
     )
