@@ -132,6 +132,7 @@ def test_starts_that_leave_the_base_alone(value):
 def test_starts_that_change_the_base(value):
     [problem] = not_plain(DEFAULTS | {"init_lora_weights": value})
     assert problem.startswith(f"init_lora_weights={value!r}: ")
+    assert ("changes the base's weights before training" in problem) == (value != "another")
 
 
 @pytest.mark.parametrize("off", [None, False, "", [], {}])
