@@ -25,6 +25,7 @@ from recurrentgemma import parallel
 from recurrentgemma.chunk import Chunk
 from recurrentgemma.config import CONV_WIDTH, BlockType, GriffinConfig
 from recurrentgemma.layers import RGLRU, Conv1D, Linear, RMSNorm, rotary
+from recurrentgemma.remat import MIXER, MLP_GATE, MLP_UP, OUTPUTS, keep
 from recurrentgemma.state import AttentionState, RecurrentState
 
 
@@ -47,13 +48,14 @@ class RecurrentBlock(nnx.Module):
         self, x_BTD: jax.Array, state: RecurrentState | None, chunk: Chunk
     ) -> tuple[jax.Array, RecurrentState]:
         x_BTD = parallel.replicate(x_BTD, "tensor")
-        y_BTE = self.linear_y(x_BTD)
-        x_BTE = self.linear_x(x_BTD)
+        y_BTE = keep(self.linear_y(x_BTD), MIXER)
+        x_BTE = keep(self.linear_x(x_BTD), MIXER)
         past_B3E, h0_BE = (state.conv_B3E, state.h_BE) if state else (None, None)
         conv_B3E = last_inputs(x_BTE, past_B3E, chunk)
         x_BTE = self.conv_1d(x_BTE, past_B3E, chunk.positions_BT)
         h_BTE, h_BE = self.rg_lru(x_BTE, h0_BE, chunk.positions_BT, chunk.real_BT)
-        return self.linear_out(gelu_gate(y_BTE, h_BTE)), RecurrentState(h_BE, conv_B3E)
+        out_BTD = keep(self.linear_out(gelu_gate(y_BTE, h_BTE)), OUTPUTS)
+        return out_BTD, RecurrentState(h_BE, conv_B3E)
 
 
 def last_inputs(x_BTE: jax.Array, past_B3E: jax.Array | None, chunk: Chunk) -> jax.Array:
@@ -98,11 +100,12 @@ class AttentionBlock(nnx.Module):
         self, x_BTD: jax.Array, state: AttentionState | None, chunk: Chunk
     ) -> tuple[jax.Array, AttentionState]:
         batch, time, _ = x_BTD.shape
-        q_BTX = self.proj_q(parallel.replicate(x_BTD, "tensor"))
+        q_BTX = keep(self.proj_q(parallel.replicate(x_BTD, "tensor")), MIXER)
         q_BTHK = q_BTX.reshape(batch, time, -1, self.head_dim)
         q_BTHK = rotary(q_BTHK, chunk.positions_BT)
-        k_BTK = rotary(self.proj_k(x_BTD)[:, :, None], chunk.positions_BT)[:, :, 0]
-        v_BTK = self.proj_v(x_BTD)
+        k_BTK = keep(self.proj_k(x_BTD), MIXER)
+        k_BTK = rotary(k_BTK[:, :, None], chunk.positions_BT)[:, :, 0]
+        v_BTK = keep(self.proj_v(x_BTD), MIXER)
         op = local_attention
         if parallel.size("sequence") > 1:
             op = functools.partial(local_attention_sharded, axis="sequence")
@@ -118,7 +121,8 @@ class AttentionBlock(nnx.Module):
             self._remember(state and state.keys_BWK, k_BTK, chunk),
             self._remember(state and state.values_BWK, v_BTK, chunk),
         )
-        return self.proj_final(out_BTHK.reshape(batch, time, -1)), new_state
+        out_BTD = keep(self.proj_final(out_BTHK.reshape(batch, time, -1)), OUTPUTS)
+        return out_BTD, new_state
 
     def _remember(self, ring_BWK: jax.Array | None, new_BTK: jax.Array, chunk: Chunk) -> jax.Array:
         over_devices = parallel.size("sequence") > 1
@@ -158,7 +162,9 @@ class MLPBlock(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         x_BTD = parallel.replicate(x_BTD, "tensor")
-        return self.ffw_down(gelu_gate(self.ffw_gate(x_BTD), self.ffw_up(x_BTD)))
+        gate_BTF = keep(self.ffw_gate(x_BTD), MLP_GATE)
+        up_BTF = keep(self.ffw_up(x_BTD), MLP_UP)
+        return self.ffw_down(gelu_gate(gate_BTF, up_BTF))
 
 
 class ResidualBlock(nnx.Module):

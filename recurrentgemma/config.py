@@ -19,7 +19,9 @@ from recurrentgemma.errors import UserError
 BlockType = Literal["recurrent", "local_attention", "global_attention"]
 AInit = Literal["code", "paper"]
 Dtype = Literal["float32", "bfloat16"]
-Remat = Literal["none", "block", "dots"]
+Remat = Literal[
+    "auto", "block", "outputs", "mixer", "half_mlp", "mlp", "wide", "dots", "kernels", "none"
+]
 
 _SIZES = ("width", "mlp_width", "num_layers", "lru_width", "num_gate_blocks", "num_heads")
 _SIZES += ("head_dim", "vocab_size", "attention_window", "context_length")
@@ -55,7 +57,7 @@ class GriffinConfig:
     dtype: Dtype = "float32"  # activations; the recurrence is float32 always
     param_dtype: Dtype = "float32"
     scan_layers: bool = False  # lax.scan over groups of the pattern: compile time without depth
-    remat: Remat = "none"  # what the backward pass recomputes: nothing, blocks, all but matmuls
+    remat: Remat = "none"  # what the backward pass recomputes (remat.py)
 
     def __post_init__(self) -> None:
         for name in _SIZES:

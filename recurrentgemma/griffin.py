@@ -19,7 +19,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from kernels.dot import dot_transposed
-from recurrentgemma import parallel, sharding
+from recurrentgemma import parallel, remat, sharding
 from recurrentgemma.blocks import ResidualBlock
 from recurrentgemma.chunk import Chunk, check_inputs, locate
 from recurrentgemma.config import GriffinConfig
@@ -184,20 +184,14 @@ def _scan_groups(model: Griffin, x_BTD, states, chunk: Chunk):
 
 def _remat(config: GriffinConfig, function):
     """What the backward pass recomputes instead of keeping (config.remat)."""
-    if config.remat == "none" and not parallel.divided(*sharding.PARAMETER_AXES):
+    if not remat.recomputes(config):
         return function
 
     def pure(graphdef, params, x_BTD, block_state, chunk_arrays, may_reset):
         chunk = Chunk(*chunk_arrays, may_reset=may_reset)
         return function(nnx.merge(graphdef, params), x_BTD, block_state, chunk)
 
-    policies = jax.checkpoint_policies
-    policy = {
-        "none": policies.save_anything_except_these_names(parallel.GATHERED),
-        "dots": policies.dots_with_no_batch_dims_saveable,
-        "block": None,
-    }[config.remat]
-    checkpointed = jax.checkpoint(pure, static_argnums=(0, 5), policy=policy)
+    checkpointed = jax.checkpoint(pure, static_argnums=(0, 5), policy=remat.policy(config))
 
     def call(block, x_BTD, block_state, chunk):
         graphdef, params = nnx.split(block)

@@ -22,6 +22,7 @@ from kernels.norm import rms_norm
 from kernels.rg_lru import rg_lru, rg_lru_sharded
 from recurrentgemma import parallel, sharding
 from recurrentgemma.config import CONV_WIDTH, GriffinConfig
+from recurrentgemma.remat import GATES, keep
 
 ROPE_BASE = 10_000.0
 
@@ -159,8 +160,8 @@ class RGLRU(nnx.Module):
             op = functools.partial(rg_lru_sharded, axis="sequence")
         return op(
             x_BTE,
-            self.input_gate(x_BTE),
-            self.a_gate(x_BTE),
+            keep(self.input_gate(x_BTE), GATES),
+            keep(self.a_gate(x_BTE), GATES),
             self.a_param[...],
             h0_BE,
             reset_BT=positions_BT == 0,

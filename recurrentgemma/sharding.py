@@ -195,7 +195,7 @@ def state_specs(config: GriffinConfig) -> Any:
 
 def check_model(config: GriffinConfig, mesh: Mapping[str, int]) -> None:
     """Raises ValueError if a mesh of these sizes (Mesh.shape) does not divide the model: which
-    axis, and the nearest size that does."""
+    axis, and the nearest size that divides both the model and the number of devices."""
     sizes = {
         "vocab": config.vocab_size,
         "heads": config.num_heads,
@@ -223,11 +223,11 @@ def check_model(config: GriffinConfig, mesh: Mapping[str, int]) -> None:
         here = {name: n for name, n in sizes.items() if MESH_AXES[name] == axes}
         for name, n in here.items():
             if n % wanted:
-                near = nearest_divisor(math.gcd(*here.values()), wanted)
+                near = nearest_divisor(math.gcd(*here.values(), math.prod(mesh.values())), wanted)
                 of = each[0] if " x " not in label else "their product"
                 raise UserError(
                     f"mesh axis {label} does not divide the model's {names[name]}={n}; "
-                    f"the nearest that divides all it has to is {of}={near}"
+                    f"the nearest that divides it and the devices is {of}={near}"
                 )
 
 

@@ -178,6 +178,7 @@ def demo(text: tuple[str, ...] = ()) -> TrainConfig:
         scale_embeddings=True,
         logits_soft_cap=30.0,
         dtype="bfloat16",
+        remat="auto",
     )
     return TrainConfig(
         model=model,
@@ -197,7 +198,13 @@ def tiny_bytes() -> TrainConfig:
     """
     return TrainConfig(
         model=dataclasses.replace(
-            tiny(), vocab_size=512, width=128, mlp_width=384, lru_width=128, head_dim=32
+            tiny(),
+            vocab_size=512,
+            width=128,
+            mlp_width=384,
+            lru_width=128,
+            head_dim=32,
+            remat="auto",
         ),
         steps=300,
     )
@@ -214,7 +221,7 @@ def run_named(name: str) -> TrainConfig:
     if name in RUNS:
         return RUNS[name]()
     if name in PRESETS:
-        return TrainConfig(model=PRESETS[name]())
+        return TrainConfig(model=dataclasses.replace(PRESETS[name](), remat="auto"))
     close = difflib.get_close_matches(name, [*RUNS, *PRESETS], 1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise UserError(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop, from top to bottom."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from training.observe.progress import Progress
 from training.observe.stopwatch import Stopwatch
 from training.observe.trackers import TensorBoard, Tracker, WeightsAndBiases, import_wandb
 from training.optim import learning_rate_schedule, make_optimizer
+from training.planning.fit import fitting
 from training.step import TrainState, init_train_state, make_train_step
 
 INTERRUPTED = "stopped at step {step}; the same command goes on from there"
@@ -109,6 +111,16 @@ def _train(
     )
     batches.check_steps(config.steps)
     tx = make_optimizer(config.optimizer, steps=config.steps)
+    model = fitting(
+        config.model,
+        rows=config.batch_size // config.accumulate,
+        sequence=config.row_length,
+        trained=None if config.lora is None else 0,  # adapters: next to nothing
+        mesh=mesh,
+    )
+    if is_first() and model.remat not in (config.model.remat, "none"):
+        print(f"remat {model.remat}: the least recomputation that fits")
+    config = dataclasses.replace(config, model=model)
     graphdef, train_state, frozen = _first_state(config, tx, mesh, checkpoints, batches)
     train_step = make_train_step(
         graphdef,

@@ -15,6 +15,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
+from kernels.kept import ATTENTION
+
 LANES = 128
 BLOCK = 512  # tokens; at most
 PADDING, NO_KEY = -1, -2  # segments of padding, and of the past before the document
@@ -88,5 +90,6 @@ def _kernel(
             ),
             head_shards=1,
             q_seq_shards=1,
+            residual_checkpoint_name=ATTENTION,
             interpret=interpret,
         )

@@ -9,8 +9,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from kernels.dot import dot, dot_transposed
+from kernels.kept import ATTENTION
 from kernels.local_attention import ring
 
 BLOCK = 256  # queries per block
@@ -26,7 +28,7 @@ def attention(
         v_BTK = jnp.concatenate([past_v_BWK, v_BTK], 1)
     reach_BT = jnp.minimum(window, positions_BT)
     args = (q_BTHK, k_BTK, v_BTK, reach_BT)
-    return _rows(functools.partial(_row, window=window), *args)
+    return checkpoint_name(_rows(functools.partial(_row, window=window), *args), ATTENTION)
 
 
 def _row(

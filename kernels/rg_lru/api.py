@@ -6,8 +6,10 @@ import operator
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from kernels import platform
+from kernels.kept import RECURRENCE
 from kernels.rg_lru import gates, gpu, reference, tpu, xla
 
 IMPLEMENTATIONS = {"reference": reference, "xla": xla, "tpu": tpu, "gpu": gpu}
@@ -101,6 +103,7 @@ def fwd(x, input_gate, a_gate, a_param_E, h0_BE, reset_BT, real_BT, name):
     """(outputs, residuals)."""
     args = (x, input_gate, a_gate, a_param_E, h0_BE, reset_BT, real_BT)
     h_BTE, h_last_BE = run(name, "forward", *args)
+    h_BTE = checkpoint_name(h_BTE, RECURRENCE)
     return (h_BTE, h_last_BE), (*args, h_BTE)
 
 

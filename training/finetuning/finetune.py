@@ -51,7 +51,7 @@ def read_base(
     tokenizer: str = "",
     config: str | None = None,
     dtype: Dtype = "bfloat16",
-    remat: Remat = "block",
+    remat: Remat = "auto",
     scan_layers: bool = False,
 ) -> Base:
     """What a checkpoint of any format is, and how it is to be trained: in float32 parameters if in

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from recurrentgemma.config import Remat
 from training import cluster
 from training.launch import Launch
 
@@ -67,8 +68,8 @@ class FinetuneArguments:
     """Of the weights of linear layers; by LoRA none decay."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of activations."""
-    remat: Literal["none", "block", "dots"] = "block"
-    """What the backward pass recomputes instead of keeping."""
+    remat: Remat = "auto"
+    """What the backward pass recomputes instead of keeping; `auto`: as little as fits."""
     scan_layers: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Compile one group of layers whatever the depth."""
     launch: Annotated[Launch, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Launch)

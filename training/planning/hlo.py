@@ -250,12 +250,13 @@ def _moved(module: Module, here: dict[str, Instruction], instruction: Instructio
     op = instruction.op
     if op in FREE or op.endswith("-done"):
         return 0
-    if op in ("copy-start", "copy", "slice-start", "dynamic-slice", "slice", "gather"):
+    if op == "slice-start":
+        return _started_slice(instruction.type)
+    if op in ("copy-start", "copy", "dynamic-slice", "slice", "gather"):
         sizes = [size for size, hbm in arrays(instruction.type) if hbm]
         if op == "copy-start":
             return sum(sizes)
-        moved = min((size for size, _ in arrays(instruction.type)), default=0)
-        return 2 * moved if op != "slice-start" else moved
+        return 2 * min((size for size, _ in arrays(instruction.type)), default=0)
     if op == "dynamic-update-slice":
         return 2 * in_hbm(here[instruction.operands[1]].type)
     operands = [here[name].type if name in here else "" for name in instruction.operands]
@@ -270,6 +271,14 @@ def _moved(module: Module, here: dict[str, Instruction], instruction: Instructio
             whole = min(whole, _taken(inner, parameters[index], whole))
         read += whole
     return read + _written(inner, instruction)
+
+
+def _started_slice(type_: str) -> int:
+    """Bytes that an asynchronous slice moves. Its type is ((operand), slice, context): the slice is
+    read where the operand lies and written where it says itself."""
+    operand, rest = type_[1 : _closing(type_, 1) + 1], type_[_closing(type_, 1) + 1 :]
+    size, written = next(arrays(rest))
+    return size * (any(hbm for _, hbm in arrays(operand)) + written)
 
 
 def _taken(inner: dict[str, Instruction], parameter: str, whole: int) -> int:

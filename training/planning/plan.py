@@ -3,17 +3,16 @@
 compiler (kernels/measure/tpu_compile.py), and read.
 
 Memory, collectives and HBM traffic are those of the compiled program, loops counted as often as
-they run (hlo.py). FLOPs are counted by formula (recurrentgemma/counts.py), because the compiler
-does not look into kernels. From these a roofline: the time that each of arithmetic, memory and
+they run (hlo.py). FLOPs are counted by formula (costs.py), because the compiler does not look into
+kernels; the program's own matrix products must agree with it, and every other figure must be above
+its floor (floors.py). From these a roofline: the time that each of arithmetic, memory and
 interconnect would take alone; the longest of them bounds the step from below, and with it the MFU
 from above.
 """
 
-import dataclasses
-import itertools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,15 +24,15 @@ from jax.sharding import Mesh, NamedSharding
 from kernels import platform
 from kernels.measure import tpu_compile
 from recurrentgemma import sharding
-from recurrentgemma.config import GriffinConfig, Remat
-from recurrentgemma.counts import flops_per_token
+from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch
 from recurrentgemma.sharding import MeshConfig
 from training.observe.chips import CHIPS, Chip
 from training.optim import OptimConfig, make_optimizer
-from training.planning import hlo
+from training.planning import floors, hlo, products
+from training.planning.costs import training_flops
 from training.step import TrainState, init_train_state, make_train_step
 
 KINDS = ("activations", "temporaries", "program")  # of memory, beside what is held
@@ -75,10 +74,11 @@ def plan(
 ) -> dict[str, Any]:
     """The plan of a training step with AdamW: `batch` rows of `sequence` tokens over the slice.
 
-    Returns: see assess; flops: those of the model, and those of each device with what it
-    recomputes.
+    Returns: see assess; flops: those of the model, those of each device with what it recomputes,
+    and of the latter the matrix products outside of kernels.
 
     Raises:
+      PlanError: the program is not what the formulas say, which is a bug.
       ValueError: the topology is unknown, or the mesh does not divide it, the model or the batch.
       FileNotFoundError: there is no TPU compiler here.
     """
@@ -91,8 +91,9 @@ def plan(
     rows = batch // (laid.shape["data"] * laid.shape["fsdp"])
     kept = (rows, sequence // laid.shape["sequence"])
     flops = training_flops(config, batch, sequence, laid.shape)
-    found = assess(topology, laid, lowered, held, flops, batch * sequence, kept)
-    return {"batch": batch, "sequence": sequence, "remat": config.remat, **found}
+    sent = floors.exchange_floor(state.params, laid.shape, config.dtype)
+    planned = assess(topology, laid, lowered, held, flops, batch * sequence, kept, sent)
+    return {"batch": batch, "sequence": sequence, "remat": config.remat, **planned}
 
 
 def lay(topology: str, mesh: MeshConfig) -> Mesh:
@@ -115,24 +116,29 @@ def assess(
     flops: dict[str, float],
     tokens: int,
     kept: tuple[int, int] | None,
+    sent: float = 0.0,
 ) -> dict[str, Any]:
     """Compile a program and say what it takes.
 
     Args:
-      held: bytes that a device holds of its arguments, by kind.
-      flops: of the model ("model"), and of each device ("per_device").
+      held: bytes that a device holds of its arguments, by kind; it reads all of them.
+      flops: of the model ("model"), of each device ("per_device"), and of the latter all matrix
+        products outside of kernels ("products"; without them: of which few rows leave some).
       tokens: that the program advances by.
       kept: rows and tokens of the activations that the layers' loop keeps; None: it keeps none.
+      sent: bytes that a device must send over the axes that divide parameters.
 
     Returns: fits; bytes_per_device by kind (None: see _memory), total and limit; flops;
     collectives by kind and mesh axes (times, bytes that a device sends, seconds); seconds by what
-    they are spent on; step_seconds, tokens_per_second and mfu_bound (None where it does not fit);
-    mesh; topology.
+    they are spent on; step_seconds, tokens_per_second, mfu_bound and hfu_bound, which counts what
+    is recomputed, too (None where it does not fit); mesh; topology.
+
+    Raises PlanError: see floors.py.
     """
     chip = chip_of(topology)
-    compiled = _compile(lowered)
+    compiled = compile_step(lowered)
     total, memory = _memory(held, compiled, kept)
-    found: dict[str, Any] = {
+    planned: dict[str, Any] = {
         "topology": topology,
         "mesh": dict(mesh.shape),
         "fits": total <= chip.hbm,
@@ -143,22 +149,32 @@ def assess(
         "step_seconds": None,
         "tokens_per_second": None,
         "mfu_bound": None,
+        "hfu_bound": None,
     }
     if compiled.memory is None:
-        return found
+        return planned
     module = hlo.parse(compiled.text)
-    found["collectives"] = _collectives(module, mesh, chip)
-    found["seconds"] = {
+    planned["collectives"] = _collectives(module, mesh, chip)
+    traffic = hlo.hbm_traffic(module)
+    counted, repeated = products.flops(module)
+    floors.check_products(counted, repeated, flops)
+    if repeated:
+        excess = max(0.0, counted - flops["products"])
+        planned["flops"] = flops = {**flops, "per_device": flops["per_device"] + excess}
+    floors.check_floor("HBM traffic", traffic, sum(held.values()))
+    floors.check_floor("bytes sent", floors.sent_over_parameters(planned["collectives"]), sent)
+    planned["seconds"] = {
         "arithmetic": flops["per_device"] / chip.flops,
-        "memory": hlo.hbm_traffic(module) / chip.bandwidth,
-        "interconnect": sum(kind["seconds"] for kind in found["collectives"].values()),
+        "memory": traffic / chip.bandwidth,
+        "interconnect": sum(kind["seconds"] for kind in planned["collectives"].values()),
     }
-    if found["fits"]:
-        bound = max(found["seconds"].values())
-        found["step_seconds"] = bound
-        found["tokens_per_second"] = tokens / bound
-        found["mfu_bound"] = flops["model"] / (bound * chip.flops * mesh.size)
-    return found
+    if planned["fits"]:
+        bound = max(planned["seconds"].values())
+        planned["step_seconds"] = bound
+        planned["tokens_per_second"] = tokens / bound
+        planned["mfu_bound"] = flops["model"] / (bound * chip.flops * mesh.size)
+        planned["hfu_bound"] = flops["per_device"] / (bound * chip.flops)
+    return planned
 
 
 def topology_size(topology: str) -> int:
@@ -208,7 +224,7 @@ def lower_step(
         return state, step.lower(state, rows)
 
 
-def _compile(lowered: jax.stages.Lowered) -> Compiled:
+def compile_step(lowered: jax.stages.Lowered) -> Compiled:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -227,8 +243,8 @@ def out_of_memory(message: str) -> float | None:
         r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm",
         r"\(([\d.]+)([KMGT]?)\) exceeds",
     ):
-        if found := re.search(pattern, message):
-            return float(found[1]) * units[found[2]]
+        if planned := re.search(pattern, message):
+            return float(planned[1]) * units[planned[2]]
     return None
 
 
@@ -243,12 +259,17 @@ def _memory(
     activations = 0.0
     if kept is not None:
         activations = kept_activations(hlo.parse(compiled.text), *kept) or None
-    arguments, program = memory.argument_size_in_bytes, memory.generated_code_size_in_bytes
-    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    total = arguments + results + memory.temp_size_in_bytes + program
+    total, program = program_bytes(memory), memory.generated_code_size_in_bytes
     temporaries = total - program - (activations or 0.0) - sum(held.values())
     sizes = {"activations": activations, "temporaries": temporaries, "program": float(program)}
     return float(total), {**held, **sizes}
+
+
+def program_bytes(memory: Any) -> int:
+    """Bytes of a device that a program takes while it runs (Compiled.memory_analysis)."""
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    arguments, program = memory.argument_size_in_bytes, memory.generated_code_size_in_bytes
+    return arguments + results + memory.temp_size_in_bytes + program
 
 
 def held_bytes(tree: Any) -> float:
@@ -278,33 +299,12 @@ def kept_activations(module: hlo.Module, rows: int, time: int) -> float:
     return float(most)
 
 
-def training_flops(
-    config: GriffinConfig, batch: int, sequence: int, mesh: Mapping[str, int]
-) -> dict[str, float]:
-    """model: forward and backward of a step; per_device: with what each device recomputes, the
-    logits among it where the embedding is divided (vocab_parts.py)."""
-    counts = flops_per_token(config, sequence)
-    head = 2.0 * config.vocab_size * config.width
-    again: dict[Remat, float] = {
-        "none": 0.0,
-        "dots": counts["attention"] + counts["recurrence"],
-        "block": counts["forward"] - head,
-    }
-    divided = any(mesh[axis] > 1 for axis in sharding.PARAMETER_AXES)
-    recomputed = again[config.remat] + (head if divided else 0.0)
-    tokens = batch * sequence
-    return {
-        "model": tokens * counts["training"],
-        "per_device": tokens * (counts["training"] + recomputed) / math.prod(mesh.values()),
-    }
-
-
 def _collectives(module: hlo.Module, mesh: Mesh, chip: Chip) -> dict[str, dict[str, float]]:
     """By kind and mesh axes: how often, bytes that a device sends, seconds that they take."""
     chips = np.asarray([device.coords for device in mesh.devices.flat])
     extents = chips.max(0) + 1
     names = np.stack(np.unravel_index(np.arange(mesh.devices.size), mesh.devices.shape), 1)
-    found: dict[str, dict[str, float]] = {}
+    planned: dict[str, dict[str, float]] = {}
     for collective in hlo.collectives(module):
         group = list(collective.group)
         varies = (names[group] != names[group[0]]).any(0)
@@ -315,40 +315,10 @@ def _collectives(module: hlo.Module, mesh: Mesh, chip: Chip) -> dict[str, dict[s
             if spread > 1:
                 rings = spread == extents[dimension] and spread % chip.ring == 0
                 wires += 2.0 if rings else 1.0
-        entry = found.setdefault(
+        entry = planned.setdefault(
             f"{collective.kind} over {axes}", {"times": 0, "bytes": 0.0, "seconds": 0.0}
         )
         entry["times"] += collective.times
         entry["bytes"] += collective.times * collective.sent
         entry["seconds"] += collective.times * collective.sent / (max(wires, 1.0) * chip.link)
-    return found
-
-
-def candidate_meshes(
-    config: GriffinConfig, devices: int, batch: int, sequence: int
-) -> list[MeshConfig]:
-    """Every mesh that divides all it has to, those that exchange least first: least tensor, then
-    least sequence, then most fsdp.
-
-    Raises:
-      ValueError: there is none.
-    """
-    divisors = [d for d in range(1, devices + 1) if devices % d == 0]
-    found = []
-    for tensor, over_time, fsdp in itertools.product(divisors, repeat=3):
-        data, rest = divmod(devices, tensor * over_time * fsdp)
-        if rest or not data:
-            continue
-        mesh = MeshConfig(data=data, fsdp=fsdp, sequence=over_time, tensor=tensor)
-        try:
-            sharding.check_model(config, dataclasses.asdict(mesh))
-            sharding.check_batch(batch, sequence, dataclasses.asdict(mesh))
-        except UserError:
-            continue
-        found.append(mesh)
-    if not found:
-        raise UserError(
-            f"no mesh of {devices} devices divides {batch} rows of {sequence} tokens and this "
-            f"model; choose a batch, or a sequence, that is a multiple of {devices}"
-        )
-    return sorted(found, key=lambda mesh: (mesh.tensor, mesh.sequence, -mesh.fsdp))
+    return planned

@@ -17,7 +17,8 @@ from recurrentgemma.sharding import MeshConfig
 
 EXAMPLES = """Compile the real training step for a TPU slice, without a TPU, and say what it takes.
 
-Needs libtpu, the TPU compiler (`make venv` installs it). A step compiles in one to five minutes.
+Needs libtpu, the TPU compiler (`make venv` installs it). A step compiles in one to five minutes;
+finished plans are kept in $GRIFFIN_CACHE/plans.
 
 examples:
   griffin plan recurrentgemma_2b --topology v5e:4x4 --batch 16 --sequence 8192
@@ -25,7 +26,6 @@ examples:
   griffin plan recurrentgemma_2b --topology v5p:4x4x4 --batch 1 --sequence 1048576
   griffin plan recurrentgemma_9b --topology v6e:2x2 --serve --slots 64 --mesh.tensor 4
 """
-REMATS: tuple[Remat, ...] = ("none", "dots", "block")  # from the fastest to the smallest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,12 +40,12 @@ class PlanArguments:
     """Tokens in a row."""
     mesh: MeshConfig = dataclasses.field(default_factory=lambda: MeshConfig(data=1))
     """Devices along each axis; by default fsdp over as many as divide the batch, then sequence."""
-    remat: Remat = "block"
-    """What the backward pass recomputes."""
+    remat: Remat = "auto"
+    """What the backward pass recomputes; `auto`: as little as fits."""
     search: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Try meshes and remat policies, and choose the fastest that fits."""
+    """Try meshes (and with `auto` policies), and choose the fastest that fits."""
     candidates: int = 4
-    """How many meshes --search compiles."""
+    """How many meshes --search tries."""
     serve: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Plan decoding for --slots sequences instead of a training step."""
     slots: int = 0
@@ -62,10 +62,10 @@ def main(argv: list[str]) -> int:
     console = Console(stderr=True)
     with console.status("starting") as status:
         tried = []
-        for found in plans(config, arguments, status.update):
-            tried.append(found)
+        for planned in plans(config, arguments, status.update):
+            tried.append(planned)
             if arguments.search:
-                console.print(line(found), highlight=False)
+                console.print(line(planned), highlight=False)
     best = choose(tried)
     if arguments.json:
         print(json.dumps({**best, "tried": tried} if arguments.search else best))
@@ -92,7 +92,15 @@ def check(arguments: PlanArguments) -> None:
 
 def plans(config: GriffinConfig, arguments: PlanArguments, report: Any) -> Iterator[dict]:
     """The plans that were asked for, one after the other."""
-    from training.planning.plan import candidate_meshes, plan, topology_size
+    from training.data.plays import cache_directory
+    from training.planning.plan import topology_size
+    from training.planning.search import (
+        Candidate,
+        candidate_meshes,
+        candidates,
+        kept_plan,
+        search,
+    )
 
     if arguments.serve:
         from training.planning.serving_plan import plan_serving
@@ -106,70 +114,77 @@ def plans(config: GriffinConfig, arguments: PlanArguments, report: Any) -> Itera
         )
         return
     shape = {"batch": arguments.batch, "sequence": arguments.sequence}
-    scanned = dataclasses.replace(config, scan_layers=True)
+    scanned = dataclasses.replace(config, scan_layers=True, remat=arguments.remat)
     meshes = [arguments.mesh]
     if arguments.search or arguments.mesh == MeshConfig(data=1):
         devices = topology_size(arguments.topology)
         meshes = candidate_meshes(config, devices, arguments.batch, arguments.sequence)
         meshes = meshes[: arguments.candidates if arguments.search else 1]
-    for mesh in meshes:
-        for remat in REMATS if arguments.search else (arguments.remat,):
-            chosen = dataclasses.replace(scanned, remat=remat)
-            found = plan(chosen, arguments.topology, **shape, mesh=mesh, report=report)
-            yield found
-            if found["fits"] and remat != REMATS[-1]:
-                break  # the policies after it only recompute more
+    folder = cache_directory() / "plans"
+    progress = ""
+
+    def compile_one(candidate: Candidate) -> dict:
+        report(f"{progress}{candidate.mesh.describe()}, remat {candidate.config.remat}")
+        return kept_plan(folder, candidate, arguments.topology, **shape)
+
+    def left(text: str) -> None:
+        nonlocal progress
+        progress = f"{text}; "
+
+    waiting = candidates(scanned, arguments.topology, meshes=meshes, **shape)
+    yield from search(waiting, arguments.topology, compile_one, left)
 
 
 def choose(tried: list[dict]) -> dict:
     """The fastest that fits; if none does, the smallest."""
-    fitting = [found for found in tried if found["fits"]]
+    fitting = [planned for planned in tried if planned["fits"]]
     if fitting:
-        return min(fitting, key=lambda found: found["step_seconds"])
-    return min(tried, key=lambda found: found["bytes_per_device"]["total"])
+        return min(fitting, key=lambda planned: planned["step_seconds"])
+    return min(tried, key=lambda planned: planned["bytes_per_device"]["total"])
 
 
-def axes(found: dict) -> str:
-    return " x ".join(f"{axis}={n}" for axis, n in found["mesh"].items() if n > 1) or "one device"
+def axes(planned: dict) -> str:
+    return " x ".join(f"{axis}={n}" for axis, n in planned["mesh"].items() if n > 1) or "one device"
 
 
-def line(found: dict) -> str:
+def line(planned: dict) -> str:
     """One plan on one line."""
-    memory = found["bytes_per_device"]
+    memory = planned["bytes_per_device"]
     size = f"{memory['total'] / 2**30:.1f} of {memory['limit'] / 2**30:.1f} GiB"
-    if not found["fits"]:
-        return f"{axes(found)}, remat {found['remat']}: {size}: does not fit"
-    speed = f"{found['step_seconds']:.3f} s a step, MFU at most {100 * found['mfu_bound']:.0f}%"
-    return f"{axes(found)}, remat {found['remat']}: {size}; {speed}"
+    if not planned["fits"]:
+        return f"{axes(planned)}, remat {planned['remat']}: {size}: does not fit"
+    speed = f"{planned['step_seconds']:.3f} s a step, MFU at most {100 * planned['mfu_bound']:.0f}%"
+    return f"{axes(planned)}, remat {planned['remat']}: {size}; {speed}"
 
 
-def table(name: str, found: dict) -> Table:
+def table(name: str, planned: dict) -> Table:
     """One plan as a table."""
-    shown = Table(title=f"{name} on {found['topology']}", show_header=False, title_justify="left")
-    memory = found["bytes_per_device"]
+    shown = Table(title=f"{name} on {planned['topology']}", show_header=False, title_justify="left")
+    memory = planned["bytes_per_device"]
 
     def add(what: str, value: str) -> None:
         shown.add_row(what, value)
 
-    add("fits", "yes" if found["fits"] else "no")
-    add("mesh", axes(found))
-    if found["remat"]:
-        add("remat", found["remat"])
-        add("batch", f"{found['batch']:,} x {found['sequence']:,} tokens")
+    add("fits", "yes" if planned["fits"] else "no")
+    add("mesh", axes(planned))
+    if planned["remat"]:
+        add("remat", planned["remat"])
+        add("batch", f"{planned['batch']:,} x {planned['sequence']:,} tokens")
     else:
-        add("slots", f"{found['slots']:,}")
+        add("slots", f"{planned['slots']:,}")
     for kind, size in memory.items():
-        unknown = "among the temporaries" if found["fits"] else "not known: it does not fit"
+        unknown = "among the temporaries" if planned["fits"] else "not known: it does not fit"
         known = unknown if size is None else f"{size / 2**30:,.2f} GiB"
         add({"total": "memory of a device", "limit": "it has"}.get(kind, f"  {kind}"), known)
-    add("FLOPs of the model", f"{found['flops']['model']:.3e}")
-    add("FLOPs of a device", f"{found['flops']['per_device']:.3e}")
-    for kind, moved in found["collectives"].items():
+    add("FLOPs of the model", f"{planned['flops']['model']:.3e}")
+    add("FLOPs of a device", f"{planned['flops']['per_device']:.3e}")
+    for kind, moved in planned["collectives"].items():
         add(f"  {kind}", f"{moved['times']:,} times, {moved['bytes'] / 1e9:,.3f} GB sent")
-    for kind, seconds in found["seconds"].items():
+    for kind, seconds in planned["seconds"].items():
         add(f"  {kind} alone", f"{seconds:.4f} s")
-    if found["step_seconds"] is not None:
-        add("a step takes at least", f"{found['step_seconds']:.4f} s")
-        add("tokens/s at most", f"{found['tokens_per_second']:,.0f}")
-        add("MFU at most", f"{100 * found['mfu_bound']:.1f}%")
+    if planned["step_seconds"] is not None:
+        add("a step takes at least", f"{planned['step_seconds']:.4f} s")
+        add("tokens/s at most", f"{planned['tokens_per_second']:,.0f}")
+        add("MFU at most", f"{100 * planned['mfu_bound']:.1f}%")
+        add("  with what is recomputed", f"{100 * planned['hfu_bound']:.1f}%")
     return shown

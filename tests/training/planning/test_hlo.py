@@ -115,6 +115,25 @@ def test_memory_traffic_counts_what_is_sliced_and_nothing_on_chip():
     assert hlo.hbm_traffic(module) == 4 * 1024 + 4 + 4 * 1024
 
 
+SLICES = """HloModule jit_f, is_scheduled=true
+
+ENTRY %main (w: bf16[2560,7680]) -> bf16[640,7680] {
+  %w = bf16[2560,7680]{1,0:T(8,128)(2,1)} parameter(0)
+  %start = ((bf16[2560,7680]{1,0:T(8,128)(2,1)}), bf16[640,7680]{1,0:T(8,128)(2,1)S(1)}, \
+s32[]{:S(2)}) slice-start(%w), slice={[0:640], [0:7680]}
+  %done = bf16[640,7680]{1,0:T(8,128)(2,1)S(1)} slice-done(%start)
+  %over = ((bf16[2560,7680]{1,0:T(8,128)(2,1)}), bf16[640,7680]{1,0:T(8,128)(2,1)}, \
+s32[]{:S(2)}) slice-start(%w), slice={[640:1280], [0:7680]}
+  ROOT %copied = bf16[640,7680]{1,0:T(8,128)(2,1)} slice-done(%over)
+}
+"""
+
+
+def test_memory_traffic_of_asynchronous_slices():
+    """Read from memory to the chip; the second one is written to memory, too."""
+    assert hlo.hbm_traffic(hlo.parse(SLICES)) == 3 * 640 * 7680 * 2
+
+
 def test_a_fused_sum_and_slice_is_a_reduce_scatter():
     (found,) = hlo.collectives(hlo.parse(TEXT))
     assert (found.kind, found.times, found.sent) == ("reduce-scatter", 1, 4 * 8 * 1024 * 3 / 4)

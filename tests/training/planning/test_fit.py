@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `remat="auto"` becomes, by the memory of the devices."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from recurrentgemma.presets import recurrentgemma_2b, tiny
+from recurrentgemma.remat import POLICIES
+from recurrentgemma.sharding import MeshConfig, make_mesh
+from training.configs import run_named
+from training.planning import fit
+
+AUTO = dataclasses.replace(recurrentgemma_2b(), dtype="bfloat16", remat="auto")
+
+
+def chosen(monkeypatch, gigabytes: float, **options) -> str:
+    monkeypatch.setattr(fit, "memory_limit", lambda devices: gigabytes * 2**30)
+    return fit.fitting(AUTO, **{"rows": 1, "sequence": 8192, **options}).remat
+
+
+def test_more_memory_recomputes_less(monkeypatch):
+    order = [POLICIES.index(chosen(monkeypatch, gigabytes)) for gigabytes in range(10, 120, 2)]
+    assert order == sorted(order)
+    assert POLICIES[order[0]] == "block"  # nothing fits: the step itself says so
+    assert POLICIES[order[-1]] == "none"
+    assert len(set(order)) >= 5
+
+
+def test_what_counts(monkeypatch):
+    """Longer rows need more; adapters alone, and a mesh, less."""
+    order = {
+        name: POLICIES.index(chosen(monkeypatch, 56, **options))
+        for name, options in {
+            "usual": {},
+            "long": {"sequence": 16_384},
+            "adapters": {"trained": 0},
+            "mesh": {"mesh": make_mesh(MeshConfig(data=1, fsdp=8)), "rows": 8},
+        }.items()
+    }
+    assert order["long"] < order["usual"] < order["adapters"]
+    assert order["usual"] < order["mesh"]
+
+
+def test_a_named_policy_stays():
+    config = dataclasses.replace(AUTO, remat="mixer")
+    assert fit.fitting(config, rows=10**6, sequence=10**6) is config
+
+
+@pytest.mark.parametrize("name", ["demo", "tiny_bytes", "griffin_100m"])
+def test_training_takes_auto_and_small_models_recompute_nothing_here(name: str):
+    config = run_named(name)
+    assert config.model.remat == "auto"
+    if name != "griffin_100m":
+        rows, sequence = config.batch_size, config.row_length
+        assert fit.fitting(config.model, rows=rows, sequence=sequence).remat == "none"
+    assert fit.memory_limit(jax.devices()[:1]) > 2**30
+
+
+def test_a_control_group_limits_the_memory(monkeypatch, tmp_path):
+    group = tmp_path / "memory.max"
+    monkeypatch.setattr(fit, "CONTROL_GROUP", group)
+    whole = fit.memory_limit(jax.devices()[:2])
+    assert whole == fit.memory_limit(jax.devices()[:1]) / 2
+    group.write_text("2048\n")
+    assert fit.memory_limit(jax.devices()[:2]) == 1024
+    group.write_text("max\n")
+    assert fit.memory_limit(jax.devices()[:2]) == whole
+
+
+def test_a_device_says_what_it_has():
+    class Device:
+        process_index = jax.process_index()
+
+        def __init__(self, limit: int):
+            self.limit = limit
+
+        def memory_stats(self):
+            return {"bytes_limit": self.limit}
+
+    assert fit.memory_limit([Device(3 * 2**30), Device(2**31)]) == 2**31
+
+
+def test_on_a_tpu_the_compiler_has_the_last_word():
+    fits = {"mlp": False, "half_mlp": False, "mixer": True}
+    index = fit.compiled_choice(POLICIES.index("mlp"), lambda remat: fits[remat])
+    assert POLICIES[index] == "mixer"
+    assert fit.compiled_choice(3, lambda remat: False) == 0
+    assert tiny().remat == "none"  # of a model that is not trained

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`remat="auto"`: the policy with the least recomputation that fits, chosen before the first step.
+
+On a TPU the step is compiled, as `griffin plan` does, from the first policy whose estimate fits on;
+elsewhere the estimate alone decides: what is held, what the policy keeps, and what a step takes for
+a while (costs.py), in nine tenths of the device's memory. The answer hangs on the configuration,
+the mesh and the devices' size, and all processes of a run take the most careful one among them.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from recurrentgemma.config import GriffinConfig
+from recurrentgemma.counts import parameter_count
+from recurrentgemma.remat import POLICIES
+from recurrentgemma.sharding import MeshConfig, make_mesh
+from training.planning.costs import kept_bytes, step_bytes
+
+SHARE = 0.9  # of a device's memory that an estimate may fill
+ONE_DEVICE = {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1}
+CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+def fitting(
+    config: GriffinConfig,
+    *,
+    rows: int,
+    sequence: int,
+    trained: float | None = None,
+    mesh: Mesh | None = None,
+) -> GriffinConfig:
+    """The config with a policy in the place of `auto`; any other is left as it is.
+
+    Args:
+      rows: of the batch that goes through the model at a time, on all devices together.
+      sequence: tokens in a row.
+      trained: how many parameters are, if not all are; each has a gradient and two moments.
+      mesh: the devices; None: the first one alone.
+    """
+    if config.remat != "auto":
+        return config
+    devices = jax.devices()[:1] if mesh is None else list(mesh.devices.flat)
+    sizes = ONE_DEVICE if mesh is None else dict(mesh.shape)
+    parameters, parts = parameter_count(config), len(devices) // sizes["data"]
+    trained = parameters if trained is None else trained
+    held = (parameters * (2 if config.param_dtype == "bfloat16" else 4) + 12 * trained) / parts
+    tokens = rows * sequence / len(devices) * sizes["tensor"]
+    limit = SHARE * memory_limit(devices)
+    platform = devices[0].platform
+    choice = 0
+    for index in reversed(range(len(POLICIES))):
+        kept = tokens * kept_bytes(config, sequence, POLICIES[index], sizes["tensor"])
+        step = step_bytes(config, tokens, sizes, platform)
+        if held + kept + step <= limit:
+            choice = index
+            break
+    if platform == "tpu":
+        laid = make_mesh(MeshConfig(data=1), devices) if mesh is None else mesh
+        choice = compiled_choice(choice, lambda remat: _fits(config, remat, laid, rows, sequence))
+    if jax.process_count() > 1:
+        choice = int(np.min(multihost_utils.process_allgather(np.asarray(choice))))
+    return dataclasses.replace(config, remat=POLICIES[choice])
+
+
+def compiled_choice(first: int, fits: Callable[[Any], bool]) -> int:
+    """The index of the first policy from this one on down that fits; 0 if none does: then the step
+    itself says what is lacking."""
+    return next((index for index in range(first, 0, -1) if fits(POLICIES[index])), 0)
+
+
+def _fits(config: GriffinConfig, remat: Any, mesh: Mesh, rows: int, sequence: int) -> bool:
+    from training.planning.plan import (  # only where a TPU is
+        compile_step,
+        lower_step,
+        program_bytes,
+    )
+
+    lowered = lower_step(dataclasses.replace(config, remat=remat), mesh, rows, sequence)[1]
+    memory = compile_step(lowered).memory
+    return memory is not None and program_bytes(memory) <= memory_limit(list(mesh.devices.flat))
+
+
+def memory_limit(devices: Sequence[Any]) -> float:
+    """Bytes that the smallest of this process's devices may take: what it says itself, else, as of
+    a CPU, its part of the machine's memory or of the control group's."""
+    here = [device for device in devices if device.process_index == jax.process_index()]
+    stats = [device.memory_stats() for device in here]
+    limits = [float(known["bytes_limit"]) for known in stats if known and "bytes_limit" in known]
+    if limits:
+        return min(limits)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    group = CONTROL_GROUP.read_text().strip() if CONTROL_GROUP.exists() else "max"
+    allowed = machine if group == "max" else min(machine, int(group))
+    return allowed / max(1, len(here))
