@@ -102,9 +102,9 @@ class AttentionBlock(nnx.Module):
         batch, time, _ = x_BTD.shape
         q_BTX = keep(self.proj_q(parallel.replicate(x_BTD, "tensor")), MIXER)
         q_BTHK = q_BTX.reshape(batch, time, -1, self.head_dim)
-        q_BTHK = rotary(q_BTHK, chunk.positions_BT)
+        q_BTHK = rotary(q_BTHK, chunk.distance_BT)
         k_BTK = keep(self.proj_k(x_BTD), MIXER)
-        k_BTK = rotary(k_BTK[:, :, None], chunk.positions_BT)[:, :, 0]
+        k_BTK = rotary(k_BTK[:, :, None], chunk.distance_BT)[:, :, 0]
         v_BTK = keep(self.proj_v(x_BTD), MIXER)
         op = local_attention
         if parallel.size("sequence") > 1:

@@ -3,6 +3,10 @@
 
 Positions count within a document: consecutive, 0 starts one, -1 marks padding. Padding may come
 before a 0 or at the end of a row; `lengths` marks it at the end. It never enters the state.
+
+A document may have any number of tokens. Masks and ring slots need its position only up to a
+multiple of W once the window is full, so after LONGEST tokens the state's position goes back by
+one, and remembers by how much; the rotary phase needs the true distance, but modulo 2^32 only.
 """
 
 from typing import NamedTuple
@@ -18,6 +22,10 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.state import State, check_state
 
 
+MOST_TOKENS = 2**26  # of one chunk
+LONGEST = 2**31 - MOST_TOKENS  # tokens of a document from which on position_B wraps
+
+
 class Chunk(NamedTuple):
     """Positions of a chunk of tokens, for every layer alike."""
 
@@ -26,6 +34,8 @@ class Chunk(NamedTuple):
     start_position_B: jax.Array  # position that follows the state
     end_B: jax.Array  # index one past the last real token; 0 where a row has none
     next_position_B: jax.Array  # position that follows the chunk
+    distance_BT: jax.Array  # uint32, tokens from the document's start, modulo 2^32; any at padding
+    wrapped_B: jax.Array  # uint32, what next_position_B leaves out of that
     may_reset: bool  # whether a document may start after another in a row
 
 
@@ -34,8 +44,9 @@ def locate(
     shape: tuple[int, int],
     positions_BT: jax.Array | None,
     lengths_B: jax.Array | None,
+    window: int,
 ) -> Chunk:
-    """The Chunk of tokens of this shape, given the arguments of the model."""
+    """The Chunk of tokens of this shape, given the arguments of the model and its window W."""
     batch, part = shape  # of a row, this device's part
     time = part * parallel.size("sequence")
     first = parallel.first_token(part)
@@ -49,16 +60,40 @@ def locate(
         positions_BT = start_position_B[:, None] + t_1T
     positions_BT = positions_BT.astype(jnp.int32)
     if lengths_B is None and not may_reset:
-        end_B = jnp.full((batch,), time, jnp.int32)
-        return Chunk(positions_BT, None, start_position_B, end_B, start_position_B + time, False)
-    if lengths_B is not None:
-        positions_BT = jnp.where(t_1T < lengths_B.astype(jnp.int32)[:, None], positions_BT, -1)
-    real_BT = positions_BT >= 0
-    end_B = parallel.largest(jnp.max(jnp.where(real_BT, t_1T + 1, 0), axis=1), "sequence")
-    next_BT = jnp.where(t_1T + 1 == end_B[:, None], positions_BT + 1, 0)
-    next_position_B = parallel.largest(jnp.max(next_BT, axis=1), "sequence")
-    next_position_B = jnp.where(end_B > 0, next_position_B, start_position_B)
-    return Chunk(positions_BT, real_BT, start_position_B, end_B, next_position_B, may_reset)
+        real_BT, end_B = None, jnp.full((batch,), time, jnp.int32)
+        next_position_B = start_position_B + time
+    else:
+        if lengths_B is not None:
+            is_real_BT = t_1T < lengths_B.astype(jnp.int32)[:, None]
+            positions_BT = jnp.where(is_real_BT, positions_BT, -1)
+        real_BT = positions_BT >= 0
+        end_B = parallel.largest(jnp.max(jnp.where(real_BT, t_1T + 1, 0), axis=1), "sequence")
+        next_BT = jnp.where(t_1T + 1 == end_B[:, None], positions_BT + 1, 0)
+        next_position_B = parallel.largest(jnp.max(next_BT, axis=1), "sequence")
+        next_position_B = jnp.where(end_B > 0, next_position_B, start_position_B)
+    distance_BT = positions_BT.astype(jnp.uint32)
+    wrapped_B = jnp.zeros((batch,), jnp.uint32)
+    if state is not None:
+        wrapped_B = state.wrapped_B
+        if may_reset:  # what has wrapped is of the state's document, not of those that start here
+            after_BT = jnp.where(positions_BT == 0, time - t_1T, 0)
+            after_B = parallel.largest(jnp.max(after_BT, axis=1), "sequence")
+            goes_on_BT = t_1T < time - after_B[:, None]
+            distance_BT += jnp.where(goes_on_BT, wrapped_B[:, None], 0)
+            wrapped_B = jnp.where(after_B > 0, 0, wrapped_B)
+        else:
+            distance_BT += wrapped_B[:, None]
+    back_B = jnp.where(next_position_B >= LONGEST, 2**30 // window * window, 0)
+    return Chunk(
+        positions_BT,
+        real_BT,
+        start_position_B,
+        end_B,
+        next_position_B - back_B,
+        distance_BT,
+        wrapped_B + back_B.astype(jnp.uint32),
+        may_reset,
+    )
 
 
 def check_inputs(
@@ -83,6 +118,11 @@ def check_inputs(
     batch, time = tokens_BT.shape
     if batch < 1 or time < 1:
         raise UserError(f"tokens: expected at least one row and one token, got {batch} x {time}")
+    if time > MOST_TOKENS:
+        raise UserError(
+            f"tokens: {time} a row; expected at most {MOST_TOKENS} in one call: cut them into "
+            "chunks and pass the state on"
+        )
     if positions_BT is not None and positions_BT.shape != (batch, time):
         raise UserError(
             f"positions: expected the shape of tokens, {(batch, time)}, got {positions_BT.shape}"

@@ -56,7 +56,7 @@ def flops_per_token(config: GriffinConfig, sequence_length: int | None = None) -
 def state_bytes(config: GriffinConfig) -> int:
     """Bytes of the state of one sequence: it does not depend on how many tokens it has seen."""
     item = 4 if config.dtype == "float32" else 2
-    size = 4  # position
+    size = 8  # position, and what of it has wrapped
     for block_type in config.block_types:
         if block_type == "recurrent":
             size += 4 * config.lru_width + item * (CONV_WIDTH - 1) * config.lru_width

@@ -131,7 +131,7 @@ def _logits(model: Griffin, tokens_BT, state, positions, lengths) -> tuple[jax.A
 
 def _hidden(model: Griffin, tokens_BT, state, positions, lengths) -> tuple[jax.Array, State]:
     config = model.config
-    chunk = locate(state, tokens_BT.shape, positions, lengths)
+    chunk = locate(state, tokens_BT.shape, positions, lengths, config.attention_window)
     x_BTD = model.embedder.encode(tokens_BT, config)
     states = state.layers if state else (None,) * config.num_layers
     done: list = []
@@ -148,7 +148,7 @@ def _hidden(model: Griffin, tokens_BT, state, positions, lengths) -> tuple[jax.A
         beyond_BT = chunk.positions_BT >= config.context_length
         x_BTD = jnp.where(beyond_BT[..., None], jnp.nan, x_BTD)
     final_norm = parallel.gathered(model.final_norm, config.dtype)
-    return final_norm(x_BTD), State(chunk.next_position_B, tuple(done))
+    return final_norm(x_BTD), State(chunk.next_position_B, chunk.wrapped_B, tuple(done))
 
 
 def _call(block: ResidualBlock, x_BTD, block_state, chunk: Chunk):

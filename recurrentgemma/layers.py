@@ -13,6 +13,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from kernels.conv import causal_conv, causal_conv_sharded
@@ -169,13 +170,20 @@ class RGLRU(nnx.Module):
         )
 
 
-def rotary(x_BTHK: jax.Array, positions_BT: jax.Array) -> jax.Array:
-    """Rotary embedding of the first half of each head (base 10000, pairs i and i + K/4)."""
+def rotary(x_BTHK: jax.Array, distance_BT: jax.Array) -> jax.Array:
+    """Rotary embedding of the first half of each head (base 10000, pairs i and i + K/4).
+
+    The angle is a phase in units of 2^-32 turns, distance times frequency in uint32, which wraps as
+    angles do: two tokens differ by the same phase wherever they stand in their document, and
+    distance (tokens from its start) is needed modulo 2^32 only. Rounding the frequency to a whole
+    number moves the angle of two tokens that are d apart by less than d 2^-33 turns.
+    """
     quarter = x_BTHK.shape[-1] // 4
-    exponent = jnp.arange(quarter, dtype=jnp.float32) / quarter
-    angle_BT1Q = positions_BT.astype(jnp.float32)[..., None, None] / (
-        ROPE_BASE ** exponent[None, None, None]
-    )
+    turns_Q = ROPE_BASE ** (-np.arange(quarter) / quarter) / (2 * np.pi)
+    frequency_Q = np.round(turns_Q * 2**32).astype(np.uint32)
+    phase_BT1Q = distance_BT.astype(jnp.uint32)[..., None, None] * frequency_Q[None, None, None]
+    signed_BT1Q = jax.lax.bitcast_convert_type(phase_BT1Q, jnp.int32)  # small angles: all digits
+    angle_BT1Q = signed_BT1Q.astype(jnp.float32) * (2 * np.pi / 2**32)
     sin, cos = jnp.sin(angle_BT1Q), jnp.cos(angle_BT1Q)
     first = x_BTHK[..., :quarter].astype(jnp.float32)
     second = x_BTHK[..., quarter : 2 * quarter].astype(jnp.float32)

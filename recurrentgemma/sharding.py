@@ -190,7 +190,7 @@ def state_specs(config: GriffinConfig) -> Any:
         make, *parts = arrays[block_type == "recurrent"]
         layers.append(make(*parts))
     position: Any = P(rows)
-    return State(position, tuple(layers))
+    return State(position, position, tuple(layers))
 
 
 def check_model(config: GriffinConfig, mesh: Mapping[str, int]) -> None:

@@ -3,7 +3,7 @@
 
 Per recurrent layer the recurrence (float32) and the last three inputs of the convolution; per
 attention layer a ring of the last W keys and values; and the position of the next token in its
-document. What the current document has not filled yet is zero, so that equal histories give equal
+document, which wraps before 2^31, so that a document never has to end (chunk.py). What the current document has not filled yet is zero, so that equal histories give equal
 states. A state is a pytree of arrays: snapshot it by keeping it, roll back by using the old one.
 """
 
@@ -36,7 +36,8 @@ class AttentionState(NamedTuple):
 class State(NamedTuple):
     """What a model remembers; row i of every array belongs to sequence i."""
 
-    position_B: jax.Array  # int32, position of the next token in its document
+    position_B: jax.Array  # int32, position of the next token in its document, less what wrapped
+    wrapped_B: jax.Array  # uint32, tokens that position_B leaves out, modulo 2^32: 0 up to LONGEST
     layers: tuple[RecurrentState | AttentionState, ...]
 
 
@@ -59,7 +60,8 @@ def init_state(config: GriffinConfig, batch_size: int) -> State:
             layers.append(
                 AttentionState(jnp.zeros(ring, config.dtype), jnp.zeros(ring, config.dtype))
             )
-    return State(jnp.zeros((batch_size,), jnp.int32), tuple(layers))
+    zero_B = jnp.zeros((batch_size,), jnp.int32)
+    return State(zero_B, zero_B.astype(jnp.uint32), tuple(layers))
 
 
 def take_slot(state: State, i: int | jax.Array) -> State:

@@ -21,7 +21,7 @@ def test_presets(capsys):
     assert info(capsys, "recurrentgemma_2b")["parameters"] == 2_682_862_080
     facts = info(capsys, "recurrentgemma_9b")
     assert facts["parameters"] == 8_579_977_216
-    assert facts["state_bytes_by_dtype"]["bfloat16"] == 26_230_832 - 12 * 4 + 4
+    assert facts["state_bytes_by_dtype"]["bfloat16"] == 26_230_832 - 12 * 4 + 2 * 4
     assert sum(facts["parameters_by_part"].values()) == facts["parameters"]
 
 
