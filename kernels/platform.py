@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+GPUS = ("cuda", "rocm", "oneapi")  # JAX's other names of the platform `gpu`
 _platform = jax.make_user_context(None)  # part of the key under which JAX keeps what it traced
 
 
@@ -31,7 +32,13 @@ def current() -> str:
     device = jax.config.values["jax_default_device"]
     if device is None:
         return jax.default_backend()
-    return device.split(":")[0] if isinstance(device, str) else device.platform
+    return of_device(device)
+
+
+def of_device(device: jax.Device | str) -> str:
+    """The platform (`cpu`, `gpu` or `tpu`) of a device, or of its name: `gpu` of `cuda:0`."""
+    name = device.split(":")[0] if isinstance(device, str) else device.platform
+    return "gpu" if name in GPUS else name
 
 
 def check(op: str, name: str | None, implementations: Mapping[str, Any]) -> None:
