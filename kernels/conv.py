@@ -12,13 +12,14 @@ from kernels.dot import sum_rows
 from kernels.sequence import alike, tokens_before
 
 
-@jax.custom_vjp
 def causal_conv(
     x_BTE: jax.Array,
     w_SE: jax.Array,
     b_E: jax.Array,
-    past_BPE: jax.Array,
+    past_BPE: jax.Array | None,
     positions_BT: jax.Array,
+    *,
+    axis: str | None = None,
 ) -> jax.Array:
     """The convolution of a chunk, summed in float32, in x's dtype.
 
@@ -26,9 +27,22 @@ def causal_conv(
       x_BTE: inputs.
       w_SE: weights of S taps, the last one for the token itself.
       b_E: bias.
-      past_BPE: the P = S - 1 inputs before the chunk, oldest first.
+      past_BPE: the P = S - 1 inputs before the chunk, oldest first; None: zeros.
       positions_BT: position of each token in its document; the output at a negative one is bias.
+      axis: mesh axis (inside jax.shard_map) over which the chunk is cut: x and positions are this
+        device's part, past lies before the whole.
     """
+    past = w_SE.shape[0] - 1
+    if axis is not None:
+        past_BPE = tokens_before(x_BTE, past, axis, past_BPE)
+        return _conv(*alike(axis, x_BTE, w_SE, b_E, past_BPE), positions_BT)
+    if past_BPE is None:
+        past_BPE = jnp.zeros((x_BTE.shape[0], past, x_BTE.shape[2]), x_BTE.dtype)
+    return _conv(x_BTE, w_SE, b_E, past_BPE, positions_BT)
+
+
+@jax.custom_vjp
+def _conv(x_BTE, w_SE, b_E, past_BPE, positions_BT) -> jax.Array:
     return _fwd(x_BTE, w_SE, b_E, past_BPE, positions_BT)[0]
 
 
@@ -76,19 +90,4 @@ def _bwd(residuals, g_BTE):
     )
 
 
-causal_conv.defvjp(_fwd, _bwd)
-
-
-def causal_conv_sharded(
-    x_BTE: jax.Array,
-    w_SE: jax.Array,
-    b_E: jax.Array,
-    past_BPE: jax.Array | None,
-    positions_BT: jax.Array,
-    *,
-    axis: str,
-) -> jax.Array:
-    """causal_conv of a sequence that is cut over a mesh axis (inside jax.shard_map): x and
-    positions are this device's part, past (None: zeros) lies before the whole."""
-    before_BPE = tokens_before(x_BTE, w_SE.shape[0] - 1, axis, past_BPE)
-    return causal_conv(*alike(axis, x_BTE, w_SE, b_E, before_BPE), positions_BT)
+_conv.defvjp(_fwd, _bwd)

@@ -58,13 +58,13 @@ def tokens_before(
     it as that takes. `first` holds those before the sequence (default: zeros), equal everywhere."""
     count, index = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
     part = x_BTX.shape[1]
-    found: list[jax.Array] = []
+    parts: list[jax.Array] = []
     for distance in range(1, min(-(-past // part), count - 1) + 1):
         needed = min(part, past - (distance - 1) * part)
-        found.insert(0, _from_before(x_BTX[:, part - needed :], axis, distance, False))
-    missing = past - sum(x.shape[1] for x in found)
+        parts.insert(0, _from_before(x_BTX[:, part - needed :], axis, distance, False))
+    missing = past - sum(x.shape[1] for x in parts)
     zero_BMX = jnp.zeros((x_BTX.shape[0], missing, *x_BTX.shape[2:]), x_BTX.dtype)
-    before_BPX = jnp.concatenate([*alike(axis, zero_BMX, x_BTX)[:1], *found], 1)
+    before_BPX = jnp.concatenate([*alike(axis, zero_BMX, x_BTX)[:1], *parts], 1)
     if first_BPX is None:
         return before_BPX
     slot_P = jnp.arange(past)  # `index` parts lie between the state and this part

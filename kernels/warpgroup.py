@@ -169,7 +169,7 @@ def walk(
 
     body.__name__ = name
     tile = lambda stages, dtype: plgpu.SMEM((stages, rows, CHANNELS), dtype)  # noqa: E731
-    found = plgpu.kernel(
+    outputs = plgpu.kernel(
         body,
         out_type=[
             *(jax.ShapeDtypeStruct((batch, *full), dtype) for dtype in out_dtypes),
@@ -192,8 +192,8 @@ def walk(
         ),
         interpret=interpret,
     )(*reads, _tiled(flag_BT, tiles, rows), *wide)
-    found = [_varying_as(streams[0], x) for x in found]
-    outs, ends = found[: len(out_dtypes)], found[len(out_dtypes) :]
+    outputs = [_varying_as(streams[0], x) for x in outputs]
+    outs, ends = outputs[: len(out_dtypes)], outputs[len(out_dtypes) :]
     return (
         tuple(x[:, :time, :width] for x in outs),
         tuple(x.reshape(batch, count, -1)[..., :width] for x in ends),
@@ -320,10 +320,10 @@ class _Kernel(NamedTuple):
                 for r in range(1, GROUP):
                     tokens[r].append(x_RC[-1][base + r - 1].astype(jnp.float32))
             flags = [flag_R[base + r] for r in range(GROUP)]
-            found: dict[int, tuple[jax.Array, ...]] = {}
+            results: dict[int, tuple[jax.Array, ...]] = {}
             for r in reversed(range(GROUP)) if self.reverse else range(GROUP):
-                found[r], carry = self.step(tuple(tokens[r]), flags[r], channel_C, carry)
-            for r, values in found.items():
+                results[r], carry = self.step(tuple(tokens[r]), flags[r], channel_C, carry)
+            for r, values in results.items():
                 for ref, value in zip(outs, values, strict=True):
                     ref[base + r] = value.astype(ref.dtype)
             return carry

@@ -5,7 +5,6 @@ A temporal block maps (x_BTD, its state or None, chunk) to (x_BTD, its new state
 config.py.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -14,12 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kernels.gating import gelu_gate
-from kernels.local_attention import (
-    local_attention,
-    local_attention_sharded,
-    write_one,
-    write_ring,
-)
+from kernels.local_attention import local_attention, write_one, write_ring
 from kernels.sequence import take_tokens
 from recurrentgemma import parallel
 from recurrentgemma.chunk import Chunk
@@ -65,8 +59,8 @@ def last_inputs(x_BTE: jax.Array, past_B3E: jax.Array | None, chunk: Chunk) -> j
         past_B3E = jnp.zeros((batch, CONV_WIDTH - 1, width), x_BTE.dtype)
     age_3 = jnp.arange(CONV_WIDTH - 1, 0, -1)
     index_B3 = (CONV_WIDTH - 1) + chunk.end_B[:, None] - age_3[None]
-    if parallel.size("sequence") > 1:
-        last_B3E = take_tokens(x_BTE, past_B3E, index_B3, "sequence")
+    if axis := parallel.axis("sequence"):
+        last_B3E = take_tokens(x_BTE, past_B3E, index_B3, axis)
         return jnp.where((age_3[None] <= chunk.next_position_B[:, None])[..., None], last_B3E, 0)
     tail_B6E = jnp.concatenate([past_B3E.astype(x_BTE.dtype), x_BTE[:, -(CONV_WIDTH - 1) :]], 1)
     if chunk.real_BT is None:
@@ -106,16 +100,14 @@ class AttentionBlock(nnx.Module):
         k_BTK = keep(self.proj_k(x_BTD), MIXER)
         k_BTK = rotary(k_BTK[:, :, None], chunk.distance_BT)[:, :, 0]
         v_BTK = keep(self.proj_v(x_BTD), MIXER)
-        op = local_attention
-        if parallel.size("sequence") > 1:
-            op = functools.partial(local_attention_sharded, axis="sequence")
-        out_BTHK = op(
+        out_BTHK = local_attention(
             q_BTHK,
             *(parallel.replicate(x_BTK, "tensor") for x_BTK in (k_BTK, v_BTK)),
             *(state or ()),
             window=self.window,
             positions_BT=chunk.positions_BT,
             start_position_B=chunk.start_position_B,
+            axis=parallel.axis("sequence"),
         )
         new_state = AttentionState(
             self._remember(state and state.keys_BWK, k_BTK, chunk),
@@ -125,8 +117,8 @@ class AttentionBlock(nnx.Module):
         return out_BTD, new_state
 
     def _remember(self, ring_BWK: jax.Array | None, new_BTK: jax.Array, chunk: Chunk) -> jax.Array:
-        over_devices = parallel.size("sequence") > 1
-        if ring_BWK is not None and new_BTK.shape[1] == 1 and not over_devices:
+        axis = parallel.axis("sequence")
+        if ring_BWK is not None and new_BTK.shape[1] == 1 and axis is None:
             return write_one(
                 ring_BWK,
                 new_BTK,
@@ -141,7 +133,7 @@ class AttentionBlock(nnx.Module):
             start_position_B=chunk.start_position_B,
             end_B=chunk.end_B,
             next_position_B=chunk.next_position_B,
-            axis="sequence" if over_devices else None,
+            axis=axis,
         )
 
 

@@ -21,7 +21,6 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.state import State, check_state
 
-
 MOST_TOKENS = 2**26  # of one chunk
 LONGEST = 2**31 - MOST_TOKENS  # tokens of a document from which on position_B wraps
 

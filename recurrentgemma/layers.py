@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from kernels.conv import causal_conv, causal_conv_sharded
+from kernels.conv import causal_conv
 from kernels.dot import dot, dot_transposed, spread
 from kernels.lookup import lookup
 from kernels.norm import rms_norm
-from kernels.rg_lru import rg_lru, rg_lru_sharded
+from kernels.rg_lru import rg_lru
 from recurrentgemma import parallel, sharding
 from recurrentgemma.config import CONV_WIDTH, GriffinConfig
 from recurrentgemma.remat import GATES, keep
@@ -115,12 +115,8 @@ class Conv1D(nnx.Module):
     def __call__(
         self, x_BTE: jax.Array, past_B3E: jax.Array | None, positions_BT: jax.Array
     ) -> jax.Array:
-        w_SE, b_E = self.w[...], self.b[...]
-        if parallel.size("sequence") > 1:
-            return causal_conv_sharded(x_BTE, w_SE, b_E, past_B3E, positions_BT, axis="sequence")
-        if past_B3E is None:
-            past_B3E = jnp.zeros((x_BTE.shape[0], CONV_WIDTH - 1, x_BTE.shape[2]), x_BTE.dtype)
-        return causal_conv(x_BTE, w_SE, b_E, past_B3E, positions_BT)
+        axis = parallel.axis("sequence")
+        return causal_conv(x_BTE, self.w[...], self.b[...], past_B3E, positions_BT, axis=axis)
 
 
 def a_param_init(config: GriffinConfig) -> nnx.Initializer:
@@ -156,10 +152,7 @@ class RGLRU(nnx.Module):
         positions_BT: jax.Array,
         real_BT: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array]:
-        op = rg_lru
-        if parallel.size("sequence") > 1:
-            op = functools.partial(rg_lru_sharded, axis="sequence")
-        return op(
+        return rg_lru(
             x_BTE,
             keep(self.input_gate(x_BTE), GATES),
             keep(self.a_gate(x_BTE), GATES),
@@ -167,6 +160,7 @@ class RGLRU(nnx.Module):
             h0_BE,
             reset_BT=positions_BT == 0,
             real_BT=real_BT,
+            axis=parallel.axis("sequence"),
         )
 
 

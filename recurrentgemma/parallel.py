@@ -37,6 +37,11 @@ def size(axis: str) -> int:
     return mesh.shape[axis] if axis in mesh.manual_axes else 1
 
 
+def axis(name: str) -> str | None:
+    """The mesh axis if it has more than one device, as kernels want it."""
+    return name if size(name) > 1 else None
+
+
 def divided(*axes: str) -> tuple[str, ...]:
     """Those of the axes that have more than one device."""
     return tuple(axis for axis in axes if size(axis) > 1)

@@ -3,8 +3,9 @@
 
 Per recurrent layer the recurrence (float32) and the last three inputs of the convolution; per
 attention layer a ring of the last W keys and values; and the position of the next token in its
-document, which wraps before 2^31, so that a document never has to end (chunk.py). What the current document has not filled yet is zero, so that equal histories give equal
-states. A state is a pytree of arrays: snapshot it by keeping it, roll back by using the old one.
+document, which wraps before 2^31, so that a document never has to end (chunk.py). What the current
+document has not filled yet is zero, so that equal histories give equal states. A state is a pytree
+of arrays: snapshot it by keeping it, roll back by using the old one.
 """
 
 import functools

@@ -47,7 +47,7 @@ def scan(
 def effect(
     x_BTE: jax.Array, a_BTE: jax.Array, reverse: bool, *, interpret: Any = False
 ) -> tuple[jax.Array, jax.Array]:
-    """See api.effect: reads x and a once."""
+    """See vjp.effect: reads x and a once."""
     length = warpgroup.segment_length(*x_BTE.shape)
     effects = _effects(x_BTE, a_BTE, reverse, length, interpret)
     return warpgroup.compose(*effects, reverse=reverse)

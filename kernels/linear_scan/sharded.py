@@ -12,32 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kernels.linear_scan import api
+from kernels.linear_scan import vjp
 from kernels.sequence import alike, carry_in, check_not_reference, of_last
 
 
-def linear_scan_sharded(
-    x_BTE: jax.Array,
-    a_BTE: jax.Array,
-    h0_BE: jax.Array | None = None,
-    *,
-    axis: str,
-    reverse: bool = False,
-    implementation: str | None = None,
+def scan(
+    x_BTE, a_BTE, h0_BE, axis: str, reverse: bool, name: str | None
 ) -> tuple[jax.Array, jax.Array]:
-    """linear_scan of the whole sequence, of which x and a are this device's part.
-
-    h0 and the last state, which belong to the whole sequence, are equal on all devices of `axis`.
-
-    Raises:
-      ValueError: as linear_scan; also for `reference`, which is of whole sequences only.
-    """
-    api.check(x_BTE, a_BTE, h0_BE, implementation)
-    check_not_reference("linear_scan_sharded", implementation)
-    if h0_BE is None:
-        h0_BE = jnp.zeros((x_BTE.shape[0], x_BTE.shape[2]), jnp.float32)
-    args = alike(axis, x_BTE, a_BTE, h0_BE.astype(jnp.float32))
-    out: Any = _scan(*args, axis, reverse, implementation)
+    """See api.linear_scan. Raises ValueError for `reference`, which is of whole sequences only."""
+    check_not_reference("linear_scan", name)
+    out: Any = _scan(*alike(axis, x_BTE, a_BTE, h0_BE), axis, reverse, name)
     h_BTE, h_end_BE = out
     if reverse:
         h_end_BE = jnp.where(jax.lax.axis_index(axis) == 0, h_end_BE, 0)
@@ -51,18 +35,18 @@ def _scan(x_BTE, a_BTE, h0_BE, axis: str, reverse: bool, name: str | None):
 
 
 def _fwd(x_BTE, a_BTE, h0_BE, axis, reverse, name):
-    h_in_BE = carry_in(*api.effect(name, reverse, x_BTE, a_BTE), h0_BE, axis, reverse=reverse)
-    return api.scan_fwd(x_BTE, a_BTE, h_in_BE, reverse, name)
+    h_in_BE = carry_in(*vjp.effect(name, reverse, x_BTE, a_BTE), h0_BE, axis, reverse=reverse)
+    return vjp.fwd(x_BTE, a_BTE, h_in_BE, reverse, name)
 
 
 def _bwd(axis, reverse, name, residuals, gradients):
     a_BTE = residuals[1]
     dh_BTE, dh_end_BE = gradients
     a32_BTE = a_BTE.astype(jnp.float32)
-    a_BE, b_BE = api.effect(name, not reverse, a32_BTE * dh_BTE.astype(jnp.float32), a32_BTE)
+    a_BE, b_BE = vjp.effect(name, not reverse, a32_BTE * dh_BTE.astype(jnp.float32), a32_BTE)
     zero_BE = jnp.zeros_like(dh_end_BE)
     after_BE = carry_in(a_BE, a_BE * dh_end_BE + b_BE, zero_BE, axis, reverse=not reverse)
-    dx, da, dh0_BE = api.scan_bwd(reverse, name, residuals, (dh_BTE, dh_end_BE + after_BE))
+    dx, da, dh0_BE = vjp.bwd(reverse, name, residuals, (dh_BTE, dh_end_BE + after_BE))
     first = jax.lax.axis_size(axis) - 1 if reverse else 0
     return dx, da, jnp.where(jax.lax.axis_index(axis) == first, dh0_BE, 0)
 

@@ -57,7 +57,7 @@ def _effect_kernel(x_ref, a_ref, a_out_ref, b_out_ref, *, time: int, tile_t: int
 def effect(
     x_BTE: jax.Array, a_BTE: jax.Array, reverse: bool, *, interpret: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-    """See api.effect: reads x and a once."""
+    """See vjp.effect: reads x and a once."""
     batch, time, width = x_BTE.shape
     grid, tile_t, tile_e = tile.grid(batch, time, width)
     stream = pl.BlockSpec(

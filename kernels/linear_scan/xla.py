@@ -68,7 +68,7 @@ def _logarithmic(x_BTE, a_BTE, h0_BE, reverse: bool):
 
 
 def effect(x_BTE: jax.Array, a_BTE: jax.Array, reverse: bool) -> tuple[jax.Array, jax.Array]:
-    """See api.effect."""
+    """See vjp.effect."""
 
     def step(effect, x_and_a):
         x_BE, a_BE = (v.astype(jnp.float32) for v in x_and_a)

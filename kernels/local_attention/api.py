@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from kernels import platform
 from kernels.local_attention import gpu, reference, ring, tpu, xla
+from kernels.sequence import tokens_before
 
 IMPLEMENTATIONS = {"reference": reference, "xla": xla, "tpu": tpu, "gpu": gpu}
 BEST = {"tpu": "tpu"}  # by platform; "xla" elsewhere
@@ -29,6 +30,7 @@ def local_attention(
     positions_BT: jax.Array,
     start_position_B: jax.Array | None = None,
     one_document: bool = False,
+    axis: str | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
     """Attention output [B, T, H, K] of a chunk, given the ring of the keys before it.
@@ -46,41 +48,51 @@ def local_attention(
       start_position_B: position that follows the ring's last token; needed with a ring.
       one_document: says that every row is one document from position 0 on without padding, so that
         positions_BT is 0, 1, 2, ...; `gpu` needs it, the others do as well without.
+      axis: mesh axis (inside jax.shard_map) over which the chunk is cut: q, k, v and positions are
+        this device's part, the ring and start_position the whole's, equal on all devices of the
+        axis. Each device takes the W keys and values before its part from the devices before it.
       implementation: a name of IMPLEMENTATIONS; None takes the best for the platform.
 
     Raises:
       ValueError: shapes disagree, the implementation is unknown or cannot compute this exactly,
-        or one_document comes with a ring.
+        or one_document comes with a ring or an axis.
     """
-    check(
+    _check(
         *(q_BTHK, k_BTK, v_BTK, ring_k_BWK, ring_v_BWK),
         *(window, positions_BT, start_position_B, implementation),
     )
-    if one_document and ring_k_BWK is not None:
+    if one_document and (ring_k_BWK is not None or axis is not None):
         raise ValueError(
-            "local_attention: one_document says that every row starts at position 0, a ring that "
-            "tokens come before it; pass one of them"
+            "local_attention: one_document says that every row starts at position 0, a ring or an "
+            "axis that tokens come before it; pass one of them"
         )
-    past = (None, None)
+    past: list[jax.Array | None] = [None, None]
     if ring_k_BWK is not None and ring_v_BWK is not None and start_position_B is not None:
-        if q_BTHK.shape[1] == 1 and implementation in (None, "xla"):
+        if q_BTHK.shape[1] == 1 and axis is None and implementation in (None, "xla"):
             state = (ring_k_BWK, ring_v_BWK, positions_BT, start_position_B)
             return xla.decode(q_BTHK, k_BTK, v_BTK, *state)
-        past = (
-            ring.time_order(ring_k_BWK, start_position_B).astype(k_BTK.dtype),
-            ring.time_order(ring_v_BWK, start_position_B).astype(v_BTK.dtype),
-        )
-    return attend(
-        *(q_BTHK, k_BTK, v_BTK, *past),
-        window=window,
-        positions_BT=positions_BT,
-        start_position_B=start_position_B,
-        one_document=one_document,
-        implementation=implementation,
+        past = [
+            ring.time_order(ring_BWK, start_position_B).astype(new_BTK.dtype)
+            for ring_BWK, new_BTK in ((ring_k_BWK, k_BTK), (ring_v_BWK, v_BTK))
+        ]
+    if axis is not None:
+        past = [
+            tokens_before(new_BTK, window, axis, first_BWK)
+            for new_BTK, first_BWK in zip((k_BTK, v_BTK), past, strict=True)
+        ]
+        start_position_B = jnp.maximum(positions_BT[:, 0], 0)
+    args = (q_BTHK, k_BTK, v_BTK, *past, positions_BT, start_position_B)
+    only_gpu = {"one_document": one_document} if implementation == "gpu" else {}
+    return platform.run(
+        implementation,
+        IMPLEMENTATIONS,
+        BEST,
+        lambda module: functools.partial(module.attention, window=window, **only_gpu),
+        *args,
     )
 
 
-def check(
+def _check(
     q_BTHK,
     k_BTK,
     v_BTK,
@@ -120,28 +132,3 @@ def check(
             f"{expected}, or no ring at all"
         )
     platform.check("local_attention", implementation, IMPLEMENTATIONS)
-
-
-def attend(
-    q_BTHK: jax.Array,
-    k_BTK: jax.Array,
-    v_BTK: jax.Array,
-    past_k_BWK: jax.Array | None,
-    past_v_BWK: jax.Array | None,
-    *,
-    window: int,
-    positions_BT: jax.Array,
-    start_position_B: jax.Array | None,
-    one_document: bool = False,
-    implementation: str | None,
-) -> jax.Array:
-    """local_attention, where the W tokens before the chunk are given in order of time."""
-    args = (q_BTHK, k_BTK, v_BTK, past_k_BWK, past_v_BWK, positions_BT, start_position_B)
-    said = {"one_document": one_document} if implementation == "gpu" else {}
-    return platform.run(
-        implementation,
-        IMPLEMENTATIONS,
-        BEST,
-        lambda module: functools.partial(module.attention, window=window, **said),
-        *args,
-    )

@@ -25,7 +25,10 @@ def attention(
     window: int,
     one_document: bool = False,
 ) -> jax.Array:
-    """See api.attend. Raises ValueError where cuDNN has no kernel, or none that is exact."""
+    """See api.local_attention; past is in order of time.
+
+    Raises ValueError where cuDNN has no kernel, or none that is exact.
+    """
     check(q_BTHK, k_BTK, v_BTK, past_k_BWK, positions_BT, one_document)
     return jax.nn.dot_product_attention(
         q_BTHK,

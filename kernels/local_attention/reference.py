@@ -10,7 +10,7 @@ MASKED = -2.3819763e38  # DeepMind's value: finite, so that a row without keys s
 def attention(
     q_BTHK, k_BTK, v_BTK, past_k_BWK, past_v_BWK, positions_BT, start_position_B, *, window: int
 ) -> jax.Array:
-    """See api.attend."""
+    """See api.local_attention; past is in order of time."""
     time, size = q_BTHK.shape[1], q_BTHK.shape[3]
     past = 0
     dtype = jnp.float64 if q_BTHK.dtype == jnp.float64 else jnp.float32

@@ -34,7 +34,7 @@ def attention(
     window: int,
     interpret: bool = False,
 ) -> jax.Array:
-    """See api.attend."""
+    """See api.local_attention; past is in order of time."""
     time, heads, size = q_BTHK.shape[1:]
     q_segment_BT = jnp.cumsum(positions_BT == 0, 1, dtype=jnp.int32)
     q_segment_BT = jnp.where(positions_BT < 0, PADDING, q_segment_BT)

@@ -22,7 +22,7 @@ MASKED = -2.3819763e38
 def attention(
     q_BTHK, k_BTK, v_BTK, past_k_BWK, past_v_BWK, positions_BT, start_position_B, *, window: int
 ) -> jax.Array:
-    """See api.attend."""
+    """See api.local_attention; past is in order of time."""
     if past_k_BWK is not None:
         k_BTK = jnp.concatenate([past_k_BWK, k_BTK], 1)
         v_BTK = jnp.concatenate([past_v_BWK, v_BTK], 1)

@@ -195,8 +195,8 @@ def limits(dtype: str, platform: str) -> tuple[float, float]:
     w = draw(0, (side, side), dtype)
     copy = jax.jit(lambda x: x + 1.0)
     product = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
-    found = interleaved({"copy": lambda: copy(x), "product": lambda: product(w, w)}, 5, 0.02)
-    return 2 * x.nbytes / found["copy"], 2 * side**3 / found["product"]
+    seconds_of = interleaved({"copy": lambda: copy(x), "product": lambda: product(w, w)}, 5, 0.02)
+    return 2 * x.nbytes / seconds_of["copy"], 2 * side**3 / seconds_of["product"]
 
 
 def measure(full: bool = False, report: Callable[[str], None] = lambda text: None) -> list[dict]:
@@ -229,9 +229,9 @@ def measure(full: bool = False, report: Callable[[str], None] = lambda text: Non
                     )
                     continue
                 runs[implementation] = functools.partial(compiled, *args)
-            found = interleaved(runs, 5 if full else 3, 0.05)
-            reference = found.get("reference") or found["plain"]
-            for implementation, seconds in found.items():
+            seconds_of = interleaved(runs, 5 if full else 3, 0.05)
+            reference = seconds_of.get("reference") or seconds_of["plain"]
+            for implementation, seconds in seconds_of.items():
                 moved = case.bytes_moved[name]
                 least = case.operations[name] / speed if case.operations else moved / bandwidth
                 rows.append(

@@ -2,6 +2,5 @@
 """The real-gated linear recurrent unit, gates included."""
 
 from kernels.rg_lru.api import rg_lru
-from kernels.rg_lru.sharded import rg_lru_sharded
 
-__all__ = ["rg_lru", "rg_lru_sharded"]
+__all__ = ["rg_lru"]

@@ -12,36 +12,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kernels.rg_lru import api
+from kernels.rg_lru import vjp
 from kernels.sequence import alike, carry_in, check_not_reference, of_last
 
 
-def rg_lru_sharded(
-    x_BTE: jax.Array,
-    input_gate_BTE: jax.Array,
-    a_gate_BTE: jax.Array,
-    a_param_E: jax.Array,
-    h0_BE: jax.Array | None = None,
-    *,
-    axis: str,
-    reset_BT: jax.Array | None = None,
-    real_BT: jax.Array | None = None,
-    implementation: str | None = None,
+def rg_lru(
+    x, input_gate, a_gate, a_param_E, h0_BE, reset_BT, real_BT, axis: str, name: str | None
 ) -> tuple[jax.Array, jax.Array]:
-    """rg_lru of the whole sequence, of which the streams are this device's part.
-
-    h0 and the last state, which belong to the whole sequence, are equal on all devices of `axis`.
-
-    Raises:
-      ValueError: as rg_lru; also for `reference`, which is of whole sequences only.
-    """
-    args = api.checked(
-        *(x_BTE, input_gate_BTE, a_gate_BTE, a_param_E, h0_BE, reset_BT, real_BT, implementation)
-    )
-    check_not_reference("rg_lru_sharded", implementation)
-    gated = alike(axis, *args[:6])
-    real = alike(axis, args[6], x_BTE)[0] if real_BT is not None else None
-    out: Any = _rg_lru(*gated, real, axis, implementation)
+    """See api.rg_lru. Raises ValueError for `reference`, which is of whole sequences only."""
+    check_not_reference("rg_lru", name)
+    gated = alike(axis, x, input_gate, a_gate, a_param_E, h0_BE, reset_BT)
+    real = None if real_BT is None else alike(axis, real_BT, x)[0]
+    out: Any = _rg_lru(*gated, real, axis, name)
     h_BTE, h_end_BE = out
     return h_BTE, of_last(h_end_BE, axis)
 
@@ -53,19 +35,19 @@ def _rg_lru(x, input_gate, a_gate, a_param_E, h0_BE, reset_BT, real_BT, axis, na
 
 def _fwd(x, input_gate, a_gate, a_param_E, h0_BE, reset_BT, real_BT, axis, name):
     gated = (x, input_gate, a_gate, a_param_E)
-    a_BE, b_BE = api.run(name, "effect", *gated, reset_BT, real_BT)
+    a_BE, b_BE = vjp.run(name, "effect", *gated, reset_BT, real_BT)
     h_in_BE = carry_in(a_BE, b_BE, h0_BE, axis)
-    return api.fwd(*gated, h_in_BE, reset_BT, real_BT, name)
+    return vjp.fwd(*gated, h_in_BE, reset_BT, real_BT, name)
 
 
 def _bwd(axis, name, residuals, gradients):
     _, _, a_gate, a_param_E, _, reset_BT, real_BT, _ = residuals
     dh_BTE, dh_end_BE = gradients
-    a_BE, b_BE = api.run(name, "effect_backward", a_gate, a_param_E, reset_BT, real_BT, dh_BTE)
+    a_BE, b_BE = vjp.run(name, "effect_backward", a_gate, a_param_E, reset_BT, real_BT, dh_BTE)
     zero_BE = jnp.zeros_like(dh_end_BE)
     after_BE = carry_in(a_BE, a_BE * dh_end_BE + b_BE, zero_BE, axis, reverse=True)
-    *found, dh0_BE, _, _ = api.bwd(name, residuals, (dh_BTE, dh_end_BE + after_BE))
-    return *found, jnp.where(jax.lax.axis_index(axis) == 0, dh0_BE, 0), None, None
+    *gradients, dh0_BE, _, _ = vjp.bwd(name, residuals, (dh_BTE, dh_end_BE + after_BE))
+    return *gradients, jnp.where(jax.lax.axis_index(axis) == 0, dh0_BE, 0), None, None
 
 
 _rg_lru.defvjp(_fwd, _bwd)

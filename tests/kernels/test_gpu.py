@@ -12,11 +12,11 @@ import pytest
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
 from kernels import warpgroup
-from kernels.linear_scan import api as linear_scan_api
 from kernels.linear_scan import linear_scan
+from kernels.linear_scan import vjp as linear_scan_vjp
 from kernels.local_attention import local_attention
-from kernels.rg_lru import api as rg_lru_api
 from kernels.rg_lru import rg_lru
+from kernels.rg_lru import vjp as rg_lru_vjp
 from tests.kernels.compare import draw, same, value_and_gradients
 
 TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2}
@@ -44,8 +44,8 @@ def interpreter(monkeypatch, compiled_quickly):
     monkeypatch.setattr(warpgroup, "ROWS", 8)
     monkeypatch.setattr(warpgroup, "GROUP", 4)
     for api, names in (
-        (linear_scan_api, ("scan", "effect")),
-        (rg_lru_api, ("forward", "backward", "effect", "effect_backward")),
+        (linear_scan_vjp, ("scan", "effect")),
+        (rg_lru_vjp, ("forward", "backward", "effect", "effect_backward")),
     ):
         monkeypatch.setitem(api.IMPLEMENTATIONS, "gpu", interpreted(api.gpu, *names))
 
@@ -130,7 +130,7 @@ def test_effects(interpreter, short_segments, time, reverse):
     gated = [draw(i, 2, time, 5) for i in range(3)]
     reset = jnp.zeros((2, time), bool).at[0, time // 2].set(True)
     real = jnp.ones((2, time), bool).at[1, time // 3 :].set(False)
-    scans, lru = linear_scan_api.IMPLEMENTATIONS, rg_lru_api.IMPLEMENTATIONS
+    scans, lru = linear_scan_vjp.IMPLEMENTATIONS, rg_lru_vjp.IMPLEMENTATIONS
     for call in (
         lambda scan, _: scan.effect(gated[0], jax.nn.sigmoid(gated[1]), reverse),
         lambda _, lru: lru.effect(*gated, draw(4, 5), reset, real),

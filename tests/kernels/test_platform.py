@@ -11,8 +11,10 @@ from recurrentgemma import losses
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("cpu", "cpu"), ("cpu:0", "cpu"), ("gpu", "gpu"), ("cuda", "gpu"), ("cuda:1", "gpu")]
-    + [("rocm:0", "gpu"), ("tpu:3", "tpu")],
+    [
+        *(("cpu", "cpu"), ("cpu:0", "cpu"), ("gpu", "gpu"), ("cuda", "gpu"), ("cuda:1", "gpu")),
+        *(("rocm:0", "gpu"), ("tpu:3", "tpu")),
+    ],
 )
 def test_the_platform_of_a_device_given_by_name(name: str, expected: str):
     """Which names JAX takes depends on its version: 0.10 takes no number."""

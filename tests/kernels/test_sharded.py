@@ -15,10 +15,10 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from kernels import sequence
-from kernels.conv import causal_conv, causal_conv_sharded
-from kernels.linear_scan import linear_scan, linear_scan_sharded
-from kernels.local_attention import local_attention, local_attention_sharded
-from kernels.rg_lru import rg_lru, rg_lru_sharded
+from kernels.conv import causal_conv
+from kernels.linear_scan import linear_scan
+from kernels.local_attention import local_attention
+from kernels.rg_lru import rg_lru
 from tests.kernels.compare import draw, goes_red, runnable, same, value_and_gradients
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -55,7 +55,7 @@ def positions(shards: int, start: int = 3) -> np.ndarray:
 def check_scan(name, *, reverse=False, implementation=None, **options):
     arrays = [draw(0, BATCH, TIME, WIDTH), jax.nn.sigmoid(draw(1, BATCH, TIME, WIDTH) + 2)]
     arrays.append(draw(2, BATCH, WIDTH))
-    cut = functools.partial(linear_scan_sharded, axis="sequence", implementation=implementation)
+    cut = functools.partial(linear_scan, axis="sequence", implementation=implementation)
     sharded = jax.shard_map(
         functools.partial(cut, reverse=reverse),
         mesh=mesh(name),
@@ -81,7 +81,7 @@ def check_rg_lru(name, *, implementation=None, **options):
         return run
 
     sharded = jax.shard_map(
-        op(rg_lru_sharded, axis="sequence", implementation=implementation),
+        op(rg_lru, axis="sequence", implementation=implementation),
         mesh=mesh(name),
         in_specs=(TOKEN, LINE, LINE, LINE, CHANNEL, STATE),
         out_specs=(LINE, STATE),
@@ -110,7 +110,7 @@ def check_attention(name, *, ring=True, **options):
 
     q, k, rings = P("data", "sequence", "tensor"), P("data", "sequence"), P("data")
     sharded = jax.shard_map(
-        op(local_attention_sharded, axis="sequence"),
+        op(local_attention, axis="sequence"),
         mesh=mesh(name),
         in_specs=(TOKEN, ROW, q, k, k, *[rings] * (2 * ring)),
         out_specs=q,
@@ -131,7 +131,7 @@ def check_conv(name, **options):
         draw(3, BATCH, 3, WIDTH),
     ]
     sharded = jax.shard_map(
-        lambda where, x, w, b, past: causal_conv_sharded(x, w, b, past, where, axis="sequence"),
+        lambda where, x, w, b, past: causal_conv(x, w, b, past, where, axis="sequence"),
         mesh=mesh(name),
         in_specs=(TOKEN, LINE, P(None, "tensor"), CHANNEL, P("data", None, "tensor")),
         out_specs=LINE,

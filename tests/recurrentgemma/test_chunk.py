@@ -64,8 +64,8 @@ def test_attention_is_the_same_behind_any_history(window: int):
 
 
 def test_state_and_logits_across_the_wrap_are_those_before_it():
-    """The whole model, recurrence and convolution too; one call, chunks and single tokens end at the
-    same position."""
+    """The whole model, recurrence and convolution too; one call and chunks, single tokens among
+    them, end at the same position."""
     model, text = make("griffin"), tokens(4, 1, TEXT)
     want, _ = run(model, text, behind(model.config, 10**6), (TEXT,))
     # in a chunk, in a single token, once more after 2^31, and none

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kernels.linear_scan import linear_scan, linear_scan_sharded
-from kernels.local_attention import local_attention, local_attention_sharded
+from kernels.linear_scan import linear_scan
+from kernels.local_attention import local_attention
 from kernels.measure import tpu_compile
-from kernels.rg_lru import rg_lru, rg_lru_sharded
+from kernels.rg_lru import rg_lru
 
 pytestmark = pytest.mark.skipif(
     tpu_compile.library() is None,
@@ -134,7 +134,7 @@ def test_sharded_over_sixteen_devices():
     mesh = tpu_compile.line_of("v5e:4x4", data=2, sequence=4, tensor=2)
     rows = recurrence_shapes(2, 8192, 2560, "bfloat16")
     specs = (LINE, LINE, LINE, P("tensor"), STATE, TOKEN)
-    cut = functools.partial(recurrence, function=rg_lru_sharded)
+    cut = functools.partial(recurrence, function=rg_lru)
     program = tpu_compile.compile_for(
         "v5e:4x4",
         *(gradients(sharded(cut, specs, (LINE, STATE), mesh)), *rows),
@@ -149,7 +149,7 @@ def test_sharded_over_sixteen_devices():
     assert max(size for _, size in program.collectives) < 2**20
     heads = P("data", "sequence", "tensor")
     specs = (heads, TOKEN, TOKEN, TOKEN)
-    cut = functools.partial(attention, function=local_attention_sharded)
+    cut = functools.partial(attention, function=local_attention)
     program = tpu_compile.compile_for(
         "v5e:4x4",
         *(
@@ -165,7 +165,7 @@ def test_sharded_over_sixteen_devices():
 def test_linear_scan_sharded():
     mesh = tpu_compile.line_of("v5e:4x4", data=1, sequence=16, tensor=1)
     stream = shape(1, 131_072, 2560, dtype="bfloat16")
-    function = sharded(linear_scan_sharded, (LINE, LINE, STATE), (LINE, STATE), mesh)
+    function = sharded(linear_scan, (LINE, LINE, STATE), (LINE, STATE), mesh)
     program = tpu_compile.compile_for(
         "v5e:4x4",
         *(gradients(function), stream, stream, shape(1, 2560)),
