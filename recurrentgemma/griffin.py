@@ -10,12 +10,9 @@ each head, biases on all but the query, key and value projections, a multiplier 
 document's first token.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from kernels.dot import dot_transposed
@@ -33,6 +30,84 @@ class Griffin(nnx.Module):
     With config.scan_layers the blocks are stacked by their place in the pattern (`groups`, and a
     `tail` of what remains), else they are a list (`blocks`); params.py names both alike.
     """
+
+    def __call__(
+        self,
+        tokens_BT: ArrayLike,
+        state: State | None = None,
+        *,
+        positions: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+    ) -> tuple[jax.Array, State]:
+        """Logits of every token and the state after the last one.
+
+        Args:
+          tokens_BT: token ids.
+          state: what came before (default: nothing).
+          positions: [B, T] position of each token in its document: 0 starts a document, -1 is
+            padding before one (default: go on from the state).
+          lengths: [B] how many tokens of each row are real; the rest is right padding.
+
+        Returns:
+          logits_BTV in float32 (meaningless at padding) and the new state.
+
+        Raises:
+          UserError: a bad shape; and, outside of jit where values are known, a token outside the
+            vocabulary, positions that jump or go backwards, a length over T, or a document longer
+            than the context_length of a global attention block. (Inside jit the logits of the last
+            are NaN.)
+
+        Call it inside of jax.jit, as LanguageModel, trainer and engine do: outside, each operation
+        is a program of its own.
+        """
+        x_BTD, state = self.hidden(tokens_BT, state, positions=positions, lengths=lengths)
+        return self.unembed(x_BTD), state
+
+    def hidden(
+        self,
+        tokens_BT: ArrayLike,
+        state: State | None = None,
+        *,
+        positions: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+    ) -> tuple[jax.Array, State]:
+        """What __call__ gives to the output head: x_BTD after the final norm; and the new state."""
+        config = self.config
+        tokens_BT = jnp.asarray(tokens_BT)
+        positions_BT = None if positions is None else jnp.asarray(positions)
+        lengths_B = None if lengths is None else jnp.asarray(lengths)
+        if not parallel.divided(*sharding.AXES):  # sharded.py has checked what the parts are of
+            check_inputs(config, tokens_BT, state, positions_BT, lengths_B)
+        chunk = locate(state, tokens_BT.shape, positions_BT, lengths_B, config.attention_window)
+        x_BTD = self.embedder.encode(tokens_BT, config)
+        x_BTD, layers = self._blocks(x_BTD, state, chunk)
+        if "global_attention" in config.block_types:  # never silently forget what should be seen
+            beyond_BT = chunk.positions_BT >= config.context_length
+            x_BTD = jnp.where(beyond_BT[..., None], jnp.nan, x_BTD)
+        x_BTD = parallel.gathered(self.final_norm, config.dtype)(x_BTD)
+        return x_BTD, State(chunk.next_position_B, chunk.wrapped_B, layers)
+
+    def _blocks(self, x_BTD: jax.Array, state: State | None, chunk: Chunk):
+        """x_BTD after all blocks, and their new states."""
+        config = self.config
+        states = state.layers if state else (None,) * config.num_layers
+        new_states: list = []
+        if config.scan_layers and hasattr(self, "groups"):
+            x_BTD, new_states = _scan_groups(self, x_BTD, states, chunk)
+        blocks = self.tail if config.scan_layers else self.blocks
+        for block, block_state in zip(blocks, states[len(new_states) :], strict=True):
+            x_BTD, block_state = _remat(config, _call)(block, x_BTD, block_state, chunk)
+            new_states.append(block_state)
+        return x_BTD, tuple(new_states)
+
+    def unembed(self, x_BTD: jax.Array) -> jax.Array:
+        """Logits [..., V] in float32 of normed activations [..., D], soft-capped."""
+        x_MD = x_BTD.reshape(-1, x_BTD.shape[-1])
+        x_MD = parallel.replicate(x_MD, "tensor")
+        logits = dot_transposed(x_MD, self.embedder.table(x_MD.dtype))
+        if self.config.logits_soft_cap is not None:
+            logits = jnp.tanh(logits / self.config.logits_soft_cap) * self.config.logits_soft_cap
+        return logits.reshape(*x_BTD.shape[:-1], -1)
 
     def __init__(self, config: GriffinConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -58,98 +133,6 @@ class Griffin(nnx.Module):
             self.blocks = nnx.List(rest)
         self.final_norm = RMSNorm(config.width, dtype=jnp.dtype(config.param_dtype))
 
-    def __call__(
-        self,
-        tokens_BT: ArrayLike,
-        state: State | None = None,
-        *,
-        positions: ArrayLike | None = None,
-        lengths: ArrayLike | None = None,
-    ) -> tuple[jax.Array, State]:
-        """Logits of every token and the state after the last one.
-
-        Args:
-          tokens_BT: token ids.
-          state: what came before (default: nothing).
-          positions: [B, T] position of each token in its document: 0 starts a document, -1 is
-            padding before one (default: go on from the state).
-          lengths: [B] how many tokens of each row are real; the rest is right padding.
-
-        Returns:
-          logits_BTV in float32 (meaningless at padding) and the new state.
-
-        Raises:
-          ValueError: a bad shape; and, outside of jit where values are known, a token outside the
-            vocabulary, positions that jump or go backwards, a length over T, or a document longer
-            than the context_length of a global attention block. (Inside jit the logits of the last
-            are NaN.)
-        """
-        return self._run(_logits, tokens_BT, state, positions, lengths)
-
-    def hidden(
-        self,
-        tokens_BT: ArrayLike,
-        state: State | None = None,
-        *,
-        positions: ArrayLike | None = None,
-        lengths: ArrayLike | None = None,
-    ) -> tuple[jax.Array, State]:
-        """What __call__ gives to the output head: x_BTD after the final norm; and the new state."""
-        return self._run(_hidden, tokens_BT, state, positions, lengths)
-
-    def unembed(self, x_BTD: jax.Array) -> jax.Array:
-        """Logits [..., V] in float32 of normed activations [..., D], soft-capped."""
-        x_MD = x_BTD.reshape(-1, x_BTD.shape[-1])
-        x_MD = parallel.replicate(x_MD, "tensor")
-        logits = dot_transposed(x_MD, self.embedder.table(x_MD.dtype))
-        if self.config.logits_soft_cap is not None:
-            logits = jnp.tanh(logits / self.config.logits_soft_cap) * self.config.logits_soft_cap
-        return logits.reshape(*x_BTD.shape[:-1], -1)
-
-    def _run(self, function, tokens_BT, state, positions, lengths):
-        tokens_BT = jnp.asarray(tokens_BT)
-        positions = None if positions is None else jnp.asarray(positions)
-        lengths = None if lengths is None else jnp.asarray(lengths)
-        if not parallel.divided(*sharding.AXES):  # sharded.py has checked what the parts are of
-            check_inputs(self.config, tokens_BT, state, positions, lengths)
-        values = (tokens_BT, state and state.position_B, positions, lengths)
-        if any(isinstance(x, Tracer) for x in (*values, self.final_norm.scale[...])):
-            return function(self, tokens_BT, state, positions, lengths)
-        graphdef, params = nnx.split(self)
-        return _jitted(function, graphdef, params, tokens_BT, state, positions, lengths)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _jitted(function, graphdef, params, tokens_BT, state, positions, lengths):
-    return function(nnx.merge(graphdef, params), tokens_BT, state, positions, lengths)
-
-
-def _logits(model: Griffin, tokens_BT, state, positions, lengths) -> tuple[jax.Array, State]:
-    x_BTD, state = _hidden(model, tokens_BT, state, positions, lengths)
-    return model.unembed(x_BTD), state
-
-
-def _hidden(model: Griffin, tokens_BT, state, positions, lengths) -> tuple[jax.Array, State]:
-    config = model.config
-    chunk = locate(state, tokens_BT.shape, positions, lengths, config.attention_window)
-    x_BTD = model.embedder.encode(tokens_BT, config)
-    states = state.layers if state else (None,) * config.num_layers
-    done: list = []
-    if config.scan_layers:
-        if hasattr(model, "groups"):
-            x_BTD, done = _scan_groups(model, x_BTD, states, chunk)
-        blocks = model.tail
-    else:
-        blocks = model.blocks
-    for block, block_state in zip(blocks, states[len(done) :], strict=True):
-        x_BTD, block_state = _remat(config, _call)(block, x_BTD, block_state, chunk)
-        done.append(block_state)
-    if "global_attention" in config.block_types:  # never silently forget what should be seen
-        beyond_BT = chunk.positions_BT >= config.context_length
-        x_BTD = jnp.where(beyond_BT[..., None], jnp.nan, x_BTD)
-    final_norm = parallel.gathered(model.final_norm, config.dtype)
-    return final_norm(x_BTD), State(chunk.next_position_B, chunk.wrapped_B, tuple(done))
-
 
 def _call(block: ResidualBlock, x_BTD, block_state, chunk: Chunk):
     return parallel.gathered(block, x_BTD.dtype)(x_BTD, block_state, chunk)
@@ -167,19 +150,19 @@ def _scan_groups(model: Griffin, x_BTD, states, chunk: Chunk):
 
     def group(x_BTD, params_and_states):
         params, group_states = params_and_states
-        done = []
+        new_states = []
         for block, block_state in zip(nnx.merge(graphdef, params), group_states, strict=True):
             x_BTD, block_state = _remat(model.config, _call)(block, x_BTD, block_state, chunk)
-            done.append(block_state)
-        return x_BTD, done
+            new_states.append(block_state)
+        return x_BTD, new_states
 
     x_BTD, stacked_states = jax.lax.scan(group, x_BTD, (params, stacked_states))
-    done = [
+    new_states = [
         jax.tree.map(lambda leaf, i=i: leaf[i], stacked_states[j])
         for i in range(count)
         for j in range(period)
     ]
-    return x_BTD, done
+    return x_BTD, new_states
 
 
 def _remat(config: GriffinConfig, function):

@@ -14,7 +14,7 @@ from recurrentgemma.adapters import A, B, attach, flat_adapters, low_rank
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.params import Flat, flat_params, from_flat_params
-from tests.recurrentgemma.models import GRIFFIN, make, tokens
+from tests.recurrentgemma.models import GRIFFIN, call, make, tokens
 
 LAYERS = [
     name.removesuffix("/weight") for name in flat_params(make("griffin")) if "/weight" in name
@@ -54,9 +54,9 @@ def test_one_for_all_rows(kind: str):
     base, _ = make("griffin")(ids)
     assert float(jnp.abs(expected - base).max()) > 0.1
     for model in (attach(make("griffin"), flat, scale=SCALE), scanned(flat)):
-        np.testing.assert_allclose(model(ids)[0], expected, atol=2e-5)
-        first, state = model(ids[:, :7])
-        second, _ = model(ids[:, 7:], state)
+        np.testing.assert_allclose(call(model, ids)[0], expected, atol=2e-5)
+        first, state = call(model, ids[:, :7])
+        second, _ = call(model, ids[:, 7:], state)
         np.testing.assert_allclose(jnp.concatenate([first, second], 1), expected, atol=2e-5)
         again = flat_adapters(model)
         assert again.keys() == flat.keys()
@@ -71,7 +71,7 @@ def test_one_a_row():
     rows = {name: jnp.stack([flat[name] for flat in several]) for name in several[0]}
     ids = tokens(1, 3, 12)
     for model in (attach(make("griffin"), rows, scale=SCALE), scanned(rows)):
-        logits, _ = model(ids)
+        logits, _ = call(model, ids)
         for row, flat in enumerate(several):
             alone, _ = attach(make("griffin"), flat, scale=SCALE)(ids[row : row + 1])
             np.testing.assert_allclose(logits[row], alone[0], atol=2e-5)

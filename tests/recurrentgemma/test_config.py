@@ -21,7 +21,7 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.parameters import param_shapes
 from recurrentgemma.params import flat_params, from_flat_params
 from recurrentgemma.presets import PRESETS, preset
-from tests.recurrentgemma.models import GRIFFIN, make, tokens
+from tests.recurrentgemma.models import GRIFFIN, call, make, tokens
 
 # Millions of parameters without the embedding (Griffin paper, table 2, with 16 gate blocks).
 PAPER = {
@@ -105,7 +105,7 @@ def test_scanned_and_unrolled_models_share_parameters():
     assert {k: v.shape for k, v in flat_params(scanned).items()} == param_shapes(GRIFFIN)
     for name, value in flat_params(scanned).items():
         np.testing.assert_array_equal(value, flat_params(model)[name])
-    logits, state = model(tokens(0, 2, 12))
+    logits, state = call(model, tokens(0, 2, 12))
     scanned_logits, scanned_state = scanned(tokens(0, 2, 12))
     np.testing.assert_allclose(scanned_logits, logits, rtol=0, atol=2e-5)
     assert jax.tree.structure(scanned_state) == jax.tree.structure(state)

@@ -14,6 +14,7 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.params import flat_params, from_flat_params
+from tests.recurrentgemma.models import call
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 CONFIG = GriffinConfig(
@@ -65,7 +66,7 @@ LOGITS = dict(np.load(GOLDEN / "logits.npz"))
 def test_logits(positions: str, logits: str, scan_layers: bool):
     model = load(scan_layers=scan_layers)
     where = INPUTS[positions]
-    got, _ = model(INPUTS["tokens"], positions=where)
+    got, _ = call(model, INPUTS["tokens"], positions=where)
     error = np.abs(np.asarray(got, np.float64) - LOGITS[logits])
     assert error[where >= 0].max() < 2e-5
 
@@ -74,12 +75,12 @@ def test_logits(positions: str, logits: str, scan_layers: bool):
 def test_prefill_and_decode(positions: str):
     model = load()
     tokens, where = INPUTS["tokens"], INPUTS[positions]
-    logits, state = model(tokens[:, :100], positions=where[:, :100])
+    logits, state = call(model, tokens[:, :100], positions=where[:, :100])
     pieces = [logits]
     for t in range(100, 300):
         step = slice(t, t + 1)
         given = {"positions": where[:, step]} if positions == "seg" else {}
-        logits, state = model(tokens[:, step], state, **given)
+        logits, state = call(model, tokens[:, step], state, **given)
         pieces.append(logits)
     want = LOGITS["full" if positions == "pos" else "packed"]
     assert np.abs(np.concatenate(pieces, 1) - want).max() < 2e-5

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import recurrentgemma as rg
+from recurrentgemma.chunk import MOST_TOKENS, check_inputs
 from recurrentgemma.params import flat_params, from_flat_params
-from tests.recurrentgemma.models import CONFIGS, GRIFFIN, make, tokens
+from tests.recurrentgemma.models import CONFIGS, GRIFFIN, call, make, tokens
 
 
 def refuses(message: str):
@@ -28,8 +28,10 @@ def test_tokens():
         model(np.ones((1, 2), np.float32))
     with refuses("at least one row and one token, got 1 x 0"):
         model(np.zeros((1, 0), np.int32))
+    with refuses(f"tokens: {MOST_TOKENS + 1} a row; expected at most {MOST_TOKENS} in one call"):
+        jax.eval_shape(model.hidden, jax.ShapeDtypeStruct((1, MOST_TOKENS + 1), jnp.int32))
     # at padding any id will do
-    model(np.array([[1, 2, 999]]), lengths=np.array([2]))
+    check_inputs(GRIFFIN, jnp.array([[1, 2, 999]]), None, None, jnp.array([2]))
 
 
 def test_positions():
@@ -48,8 +50,8 @@ def test_positions():
         model(x, positions=np.array([[-2, -1, 0, 1]]))
     with refuses(r"positions: expected the shape of tokens, \(1, 4\), got \(4,\)"):
         model(x, positions=np.arange(4))
-    _, state = model(x)
-    model(x, state, positions=np.array([[4, 5, 0, 1]]))
+    _, state = call(model, x)
+    check_inputs(GRIFFIN, x, state, jnp.array([[4, 5, 0, 1]]), None)
     with refuses(r"positions\[0, 0\]=5 after 3"):
         model(x, state, positions=np.array([[5, 6, 7, 8]]))
 
@@ -89,12 +91,11 @@ def test_global_attention_never_forgets_in_silence():
     model = from_flat_params(config, flat_params(make("mqa")))
     with refuses("a document of 7 tokens is longer than context_length=6"):
         model(tokens(0, 1, 7))
-    _, state = model(tokens(0, 1, 6))
+    _, state = call(model, tokens(0, 1, 6))
     with refuses("a document of 7 tokens"):
         model(tokens(0, 1, 1), state)
-    model(tokens(0, 1, 8), positions=np.array([[0, 1, 2, 3, 0, 1, 2, 3]]))
-    graphdef, params = nnx.split(model)
-    logits, _ = jax.jit(lambda params, x: nnx.merge(graphdef, params)(x))(params, tokens(0, 1, 7))
+    check_inputs(config, tokens(0, 1, 8), None, jnp.array([[0, 1, 2, 3, 0, 1, 2, 3]]), None)
+    logits, _ = call(model, tokens(0, 1, 7))
     assert not np.isnan(logits[:, :6]).any()
     assert np.isnan(logits[:, 6:]).all()
 

@@ -13,7 +13,7 @@ import recurrentgemma as rg
 from recurrentgemma import losses
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss, token_log_probs
-from tests.recurrentgemma.models import make, tokens
+from tests.recurrentgemma.models import call, make, tokens
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -26,7 +26,7 @@ def batch_of(time: int = 40) -> Batch:
 
 
 def by_definition(model: Griffin, batch: Batch, z_loss: float) -> jax.Array:
-    logits, _ = model(batch.tokens_BT, positions=batch.positions_BT)
+    logits, _ = call(model, batch.tokens_BT, positions=batch.positions_BT)
     log_z = jax.nn.logsumexp(logits, -1)
     nll = log_z - jnp.take_along_axis(logits, batch.targets_BT[..., None], -1)[..., 0]
     weighted = batch.weights_BT * (nll + z_loss * jnp.square(log_z))

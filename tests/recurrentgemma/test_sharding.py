@@ -2,6 +2,7 @@
 """The state contract over a mesh (its point 4), and meshes that do not fit."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -16,6 +17,7 @@ from recurrentgemma.parameters import param_shapes
 from recurrentgemma.presets import PRESETS, griffin_14b, recurrentgemma_2b, recurrentgemma_9b
 from recurrentgemma.sharded import ShardedGriffin
 from recurrentgemma.sharding import MeshConfig, make_mesh
+from tests.recurrentgemma.models import call
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -65,7 +67,7 @@ def test_logits_and_state_are_those_of_one_device(model, name, kind):
     want_state = got_state = None
     for tokens, positions, lengths in chunks(kind):
         where = {"positions": positions, "lengths": lengths}
-        want, want_state = model(tokens, want_state, **where)
+        want, want_state = call(model, tokens, want_state, **where)
         got, got_state = sharded(tokens, got_state, **where)
         real = np.ones(tokens.shape, bool)
         if lengths is not None:
@@ -81,10 +83,11 @@ def test_logits_and_state_are_those_of_one_device(model, name, kind):
 def test_a_state_moves_between_meshes_and_one_device(model):
     """What one device has read, eight go on from, and back."""
     sharded = ShardedGriffin(model, make_mesh(MESHES["mixed"]))
+    one_device = functools.partial(call, model)
     calls = [tokens for tokens, _, _ in chunks("packed")]
     state = want_state = None
-    for tokens, run in zip(calls, (model, sharded, model), strict=True):
-        want, want_state = model(tokens, want_state)
+    for tokens, run in zip(calls, (one_device, sharded, one_device), strict=True):
+        want, want_state = call(model, tokens, want_state)
         got, state = run(tokens, jax.tree.map(np.asarray, state))
         np.testing.assert_allclose(np.asarray(got), want, atol=2e-5)
 

@@ -17,7 +17,7 @@ from recurrentgemma.generation.sampling import Sampling
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params, from_flat_params
 from recurrentgemma.text.tokenizer import ByteTokenizer
-from tests.recurrentgemma.models import CONFIGS
+from tests.recurrentgemma.models import CONFIGS, call
 
 SAMPLE = jax.jit(sample)
 SAMPLED: dict[str, Any] = {"temperature": 1.0, "top_p": 0.95, "seed": 7}
@@ -72,7 +72,7 @@ def one_by_one(lm: LanguageModel, prompt: list[int], count: int, **options) -> l
     for step in range(count):
         padded = np.zeros((1, 64), np.int32)  # a causal model does not mind
         padded[0, : len(ids)] = ids
-        logits_BTV, _ = lm.model(jnp.asarray(padded))
+        logits_BTV, _ = call(lm.model, jnp.asarray(padded))
         logits_BV = np.asarray(logits_BTV)[:, len(ids) - 1]
         token_B = SAMPLE(logits_BV, sampling, np.array([step], np.int32))
         ids.append(int(token_B[0]))

@@ -19,6 +19,7 @@ from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from recurrentgemma.text.chat import encode_answers, encode_chat
 from recurrentgemma.text.tokenizer import HuggingFaceTokenizer, Tokenizer
+from tests.recurrentgemma.models import call
 from tests.recurrentgemma.text.seams import KINDS, merges
 from training.configs import TrainConfig
 from training.data.batches import Batches, pack
@@ -223,7 +224,7 @@ def test_the_loss_is_the_mean_over_answers(small: TrainConfig, tmp_path: Path):
     ids = document.ids
     batch = Batch(*map(jnp.asarray, pack([document], 64)))
     model = Griffin(small.model, rngs=nnx.Rngs(0))
-    logits_BTV, _ = model(batch.tokens_BT, positions=batch.positions_BT)
+    logits_BTV, _ = call(model, batch.tokens_BT, positions=batch.positions_BT)
     log_p = jax.nn.log_softmax(logits_BTV[0])
     answer = range(len(ids) - 7, len(ids) - 1)  # targets: Paris and the end of the turn
     by_hand = -np.mean([float(log_p[t, int(ids[t + 1])]) for t in answer])
@@ -262,7 +263,7 @@ def test_held_out_conversations_are_scored_by_their_answers(small: TrainConfig, 
     nats = 0.0
     for document in documents:
         tokens = document.ids
-        log_p = jax.nn.log_softmax(model(tokens[None, :-1])[0][0])
+        log_p = jax.nn.log_softmax(call(model, tokens[None, :-1])[0][0])
         chosen = np.asarray(log_p)[np.arange(len(tokens) - 1), tokens[1:]]
         nats -= chosen[mask(document)[1:]].sum()
     assert score.nats == pytest.approx(nats, rel=1e-5)

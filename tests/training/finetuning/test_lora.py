@@ -21,6 +21,7 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.params import flat_params, from_flat_params, replaced
+from tests.recurrentgemma.models import call
 from tests.training.small_rows import CONFIG
 from training.data.batches import pack
 from training.data.document import Document
@@ -74,9 +75,9 @@ def test_it_starts_as_the_base_and_merges_into_what_it_became(name):
     model = adapt(base, LORA, seed=1)
     assert len(flat_adapters(model)) == 2 * LINEAR
     start, _ = base(TOKENS)
-    np.testing.assert_allclose(model(TOKENS)[0], start, atol=2e-5)
+    np.testing.assert_allclose(call(model, TOKENS)[0], start, atol=2e-5)
     model = moved(model)
-    logits, state = model(TOKENS)
+    logits, state = call(model, TOKENS)
     assert float(jnp.abs(logits - start).max()) > 0.1
     plain = from_flat_params(config, merged(base, model))
     tolerance = 2e-5 if config.dtype == "float32" else 0.1
@@ -105,9 +106,9 @@ def test_qwix_by_itself_does_not_see_our_products():
 def test_decoding_goes_on_from_a_state():
     """The state contract holds for an adapted model: in chunks as in one call."""
     model = moved(adapt(Griffin(CONFIG, rngs=nnx.Rngs(0)), LORA, seed=1))
-    whole, _ = model(TOKENS)
-    first, state = model(TOKENS[:, :7])
-    second, _ = model(TOKENS[:, 7:], state)
+    whole, _ = call(model, TOKENS)
+    first, state = call(model, TOKENS[:, :7])
+    second, _ = call(model, TOKENS[:, 7:], state)
     np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=2e-5)
 
 
@@ -137,7 +138,7 @@ def test_layers_are_chosen_by_name():
     every = adapted_layers(CONFIG, LORA)
     assert len(every) == LINEAR
     assert not any(word in name for name in every for word in ("embed", "norm", "rg_lru", "conv"))
-    model(TOKENS)
+    call(model, TOKENS)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ def test_a_few_answers_are_learned_by_heart_and_the_base_stays():
     losses, model = learn(model, batch, 60, 2e-2)
     assert losses[0] > 3
     assert losses[-1] < 0.6  # the frozen embedding and final norm bound how sure it can be
-    answers = model(batch.tokens_BT, positions=batch.positions_BT)[0].argmax(-1)
+    answers = call(model, batch.tokens_BT, positions=batch.positions_BT)[0].argmax(-1)
     assert bool(((answers == batch.targets_BT) | (batch.weights_BT == 0)).all())
     for name, value in flat_params(base).items():
         np.testing.assert_array_equal(value, before[name])
