@@ -35,7 +35,7 @@ def current() -> str:
     return of_device(device)
 
 
-def of_device(device: jax.Device | str) -> str:
+def of_device(device: Any) -> str:
     """The platform (`cpu`, `gpu` or `tpu`) of a device, or of its name: `gpu` of `cuda:0`."""
     name = device.split(":")[0] if isinstance(device, str) else device.platform
     return "gpu" if name in GPUS else name

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every implementation of the RG-LRU against its definition in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -175,8 +177,8 @@ def test_what_lies_at_padding_and_before_a_document_is_never_read(implementation
     reset = jnp.zeros((2, 20), bool).at[:, 0].set(True)
 
     def op(x, a_param, h0):
-        masks = {"reset_BT": reset, "real_BT": real}
-        h, last = rg_lru(x, x, x, a_param, h0, **masks, implementation=implementation)
+        marked = functools.partial(rg_lru, reset_BT=reset, real_BT=real)
+        h, last = marked(x, x, x, a_param, h0, implementation=implementation)
         return jnp.where(real[..., None], h, 0), last
 
     with runnable(implementation):

@@ -74,7 +74,9 @@ def test_convolution(time):
             rows.append(out)
         return jnp.stack(rows, 1)
 
-    got = value_and_gradients(lambda *args: causal_conv(*args, where), x, w, b, past)
+    got = value_and_gradients(
+        lambda x, w, b, past: causal_conv(x, w, b, past, where), x, w, b, past
+    )
     same(got, value_and_gradients(by_definition, x, w, b, past), 2e-6)
 
 

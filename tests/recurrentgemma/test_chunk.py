@@ -45,6 +45,7 @@ def run(model: Griffin, text_1T: jax.Array, state: State | None, chunks: tuple[i
         out, state = call(model, text_1T[:, start : start + size], state)
         logits.append(np.asarray(out[0]))
         start += size
+    assert state is not None
     return np.concatenate(logits), state
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rotary embedding: DeepMind's angles where models were trained, and exact at any distance."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from recurrentgemma.layers import ROPE_BASE, rotary
 TRAINED = 8192  # tokens that RecurrentGemma was trained on at a time
 
 
-def angles(distance: np.ndarray, head_dim: int, dtype=np.float64) -> np.ndarray:
+def angles(distance: np.ndarray, head_dim: int, dtype: Any = np.float64) -> np.ndarray:
     """DeepMind's angles, [T, K/4], in this precision."""
     quarter = head_dim // 4
     timescale = dtype(ROPE_BASE) ** (np.arange(quarter, dtype=dtype) / dtype(quarter))
