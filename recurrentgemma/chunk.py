@@ -40,7 +40,7 @@ class Chunk(NamedTuple):
 
 def locate(
     state: State | None,
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     positions_BT: jax.Array | None,
     lengths_B: jax.Array | None,
     window: int,
