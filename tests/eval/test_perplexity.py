@@ -16,6 +16,7 @@ from recurrentgemma.generation.walk import ChunkProgram, TokenChunk
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.presets import tiny
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from tests.recurrentgemma.models import call
 from training.data.document import Document
 
 TEXTS = ["", "O", "Über", "But, soft! what light through yonder window breaks? " * 2]
@@ -43,7 +44,7 @@ def documents_of(lm) -> list[Document]:
 
 def one_pass(model: Griffin, document: Document) -> np.ndarray:
     """The log-probability of each target, in float64."""
-    logits_1TV, _ = model(document.ids[None, :-1])
+    logits_1TV, _ = call(model, document.ids[None, :-1])
     logp_TV = jax.nn.log_softmax(logits_1TV[0])
     targets_T = document.ids[1:]
     return np.asarray(logp_TV, np.float64)[np.arange(len(targets_T)), targets_T]
