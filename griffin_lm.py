@@ -8,14 +8,15 @@ the check, and the command that needs it, live in the one module whose name nobo
 folder of the user's called `training` or `checkpoints` is caught in the same way.
 
 A verb is a function that takes the arguments after its name, usually handing them to tyro; its
-module is imported when it is called. A user's mistake arrives here as UserError, OSError or
-ImportError and leaves as one `error:` line and exit status 2; GRIFFIN_TRACEBACK=1 shows where it
-came from. Anything else is a bug and keeps its traceback.
+module is imported when it is called. What a user can mend arrives here as UserError, as OSError or
+as a device without memory, and leaves as one `error:` line and exit status 2; GRIFFIN_TRACEBACK=1
+shows where it came from. Anything else is a bug and keeps its traceback.
 """
 
 import difflib
 import importlib
 import importlib.util
+import io
 import os
 import sys
 from typing import NamedTuple
@@ -29,11 +30,17 @@ OTHERS = {
 MARK = "griffin-lm"  # stands in the first docstring of each of our packages
 
 
+class NotOurs(ImportError):
+    """A package of ours is missing, or another distribution's stands in its place."""
+
+
 class Verb(NamedTuple):
-    """Where a verb lives, as "module:function", and what it does, in one line."""
+    """Where a verb lives, as "module:function", what it does, in one line, and what needs less
+    device memory."""
 
     target: str
     summary: str
+    less_memory: str = "choose a smaller model"
 
 
 VERBS = {
@@ -45,13 +52,26 @@ VERBS = {
     "plan": Verb(
         "training.planning.plan_cli:main", "whether a TPU slice is enough to train on, without one"
     ),
-    "train": Verb("training.train_cli:main", "train a model on text; resumes where it stopped"),
+    "train": Verb(
+        "training.train_cli:main",
+        "train a model on text; resumes where it stopped",
+        "a higher --grad-accumulation-steps, --model.remat block, a lower --batch-size or "
+        "--sequence-length, or --mesh.fsdp over more devices",
+    ),
     "finetune": Verb(
         "training.finetuning.finetune_cli:main",
         "teach a checkpoint by prompts and responses, in full or LoRA",
+        "--lora.rank instead of every parameter, --remat block, a lower --batch-size or "
+        "--sequence-length, or --mesh.fsdp over more devices",
     ),
-    "generate": Verb("recurrentgemma.generation.generate_cli:main", "continue a prompt"),
-    "serve": Verb("serving.serve_cli:main", "serve a model over an OpenAI-compatible HTTP API"),
+    "generate": Verb(
+        "recurrentgemma.generation.generate_cli:main", "continue a prompt", "--dtype bfloat16"
+    ),
+    "serve": Verb(
+        "serving.serve_cli:main",
+        "serve a model over an OpenAI-compatible HTTP API",
+        "fewer --slots",
+    ),
     "convert": Verb(
         "checkpoints.convert_cli:main",
         "convert between griffin, Hugging Face and DeepMind checkpoints",
@@ -66,19 +86,19 @@ def require_ours(*packages: str) -> None:
     """Check, without importing them, that these packages are griffin-lm's own.
 
     Each of our packages names all below it that it imports, because none of those may get to run.
-    Raises ImportError that names what was found in place of ours, and what to do.
+    Raises NotOurs, which names what was found in place of ours, and what to do.
     """
     for package in packages:
         spec = importlib.util.find_spec(package)
         if spec is None:
-            raise ImportError(
+            raise NotOurs(
                 f"griffin-lm's package `{package}` is missing: its installation is incomplete. "
                 "Run `pip install --force-reinstall --no-deps griffin-lm`."
             )
         source = spec.loader.get_source(package) if spec.origin else None  # type: ignore[union-attr]
         if source is not None and MARK in source:
             continue
-        found = spec.origin or ", ".join(spec.submodule_search_locations or [])
+        place = spec.origin or ", ".join(spec.submodule_search_locations or [])
         if package in OTHERS:
             remedy = (
                 f"{OTHERS[package]} has the same import name. Install griffin-lm into an "
@@ -87,7 +107,7 @@ def require_ours(*packages: str) -> None:
             )
         else:
             remedy = "Rename or move it, or start Python in another directory."
-        raise ImportError(f"`{package}` is not griffin-lm's: Python found {found}. {remedy}")
+        raise NotOurs(f"`{package}` is not griffin-lm's: Python found {place}. {remedy}")
 
 
 def usage() -> str:
@@ -115,7 +135,7 @@ def run(argv: list[str]) -> int:
     if not argv:
         print(usage(), end="", file=sys.stderr)
         return 2
-    name, *rest = argv
+    name, *arguments = argv
     if name in ("-h", "--help"):
         print(usage(), end="")
         return 0
@@ -125,18 +145,24 @@ def run(argv: list[str]) -> int:
     if name not in VERBS:
         near = difflib.get_close_matches(name, VERBS, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"the verbs are {', '.join(VERBS)}."
-        raise _user_error()(f"{name!r} is not a verb of griffin; {hint}")
+        user_error = importlib.import_module("recurrentgemma.errors").UserError
+        raise user_error(f"{name!r} is not a verb of griffin; {hint}")
     module, function = VERBS[name].target.split(":")
     require_ours(module.split(".")[0])
     importlib.import_module("recurrentgemma.memory").keep_freed_memory()
-    return getattr(importlib.import_module(module), function)(rest) or 0
+    return getattr(importlib.import_module(module), function)(arguments) or 0
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command's exit status: 0, 2 for a user's error, 130 after Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What a terminal's encoding lacks is written as an escape: no text ends in an error.
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            return run(sys.argv[1:] if argv is None else argv)
+            return run(argv)
         finally:
             sys.stdout.flush()  # a closed pipe shows here, not in a message at interpreter exit
     except KeyboardInterrupt:
@@ -146,20 +172,27 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        mended_by_the_user = isinstance(error, OSError | ImportError | _user_error())
-        if not mended_by_the_user or os.environ.get("GRIFFIN_TRACEBACK"):
+        message = what_to_mend(error, argv)
+        if message is None or os.environ.get("GRIFFIN_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return 2
 
 
-def _user_error() -> type[Exception]:
-    """recurrentgemma.errors.UserError, if what has that name is ours."""
+def what_to_mend(error: Exception, argv: list[str]) -> str | None:
+    """What to tell a user of an error that is not a bug; None for one that is."""
     try:
         require_ours("kernels", "recurrentgemma")
-    except ImportError as error:
-        return type(error)
-    return importlib.import_module("recurrentgemma.errors").UserError
+    except NotOurs:
+        return str(error) if isinstance(error, OSError | NotOurs) else None
+    errors = importlib.import_module("recurrentgemma.errors")
+    if isinstance(error, OSError | NotOurs | errors.UserError):
+        return str(error)
+    if not errors.is_out_of_memory(error):
+        return None
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    verb = VERBS.get(argv[0], Verb("", "")) if argv else Verb("", "")
+    return f"out of memory ({text}); what needs less: {verb.less_memory}"
 
 
 if __name__ == "__main__":

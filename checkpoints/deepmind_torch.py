@@ -18,7 +18,7 @@ import numpy as np
 from checkpoints.model_json import read_model_json, require_deepmind, write_model_json
 from checkpoints.source import DTYPES, Source, Spec, write_names
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.errors import UserError
+from recurrentgemma.errors import MissingExtra, UserError
 
 TORCH = "torch==2.13.0"  # what the tests run; any 2.x should do
 MAPPED_BYTES = 256 << 20
@@ -122,12 +122,12 @@ def require_torch() -> ModuleType:
     """The torch module.
 
     Raises:
-      ImportError: it is not installed; the message says how to.
+      MissingExtra: it is not installed; the message says how to.
     """
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ImportError(
+        raise MissingExtra(
             "DeepMind's .pt checkpoints need PyTorch, which is not installed: run "
             f"`pip install {TORCH}` (the CPU build is enough), or use the Flax or Hugging Face "
             "form of this checkpoint"

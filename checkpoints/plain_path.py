@@ -38,6 +38,8 @@ def plain(folder: Path) -> Path:
       UserError: it needs a link, and the temporary directory's path is not plain either.
     """
     folder = folder.absolute()
+    if ".." in folder.parts:  # which TensorStore refuses
+        folder = folder.resolve()
     if is_plain(folder):
         return folder
     link = _links() / hashlib.sha256(os.fsencode(folder)).hexdigest()

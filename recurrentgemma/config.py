@@ -10,10 +10,11 @@ K head size, V vocabulary, W window, N diagonal blocks of the gates.
 """
 
 import dataclasses
-import difflib
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from recurrentgemma import config_json
 from recurrentgemma.errors import UserError
 
 BlockType = Literal["recurrent", "local_attention", "global_attention"]
@@ -25,6 +26,8 @@ Remat = Literal[
 
 _SIZES = ("width", "mlp_width", "num_layers", "lru_width", "num_gate_blocks", "num_heads")
 _SIZES += ("head_dim", "vocab_size", "attention_window", "context_length")
+BEFORE = {"remat": "none"}
+"""What a saved config that lacks a field did, where today's default may be another."""
 CONV_WIDTH = 4  # temporal width of the convolution; the state keeps the last CONV_WIDTH - 1 inputs
 
 
@@ -33,7 +36,7 @@ class GriffinConfig:
     """Sizes and choices of one model (Griffin paper, section 2 and appendix C).
 
     Raises:
-      ValueError: a field is out of range or two fields contradict each other.
+      UserError: a field is out of range or two fields contradict each other.
     """
 
     width: int  # D
@@ -103,32 +106,16 @@ class GriffinConfig:
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain values that from_json reads back."""
-        return {**dataclasses.asdict(self), "pattern": list(self.pattern)}
+        return config_json.to_json(self)
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "GriffinConfig":
-        """The configuration of a to_json dictionary.
+    def from_json(cls, fields: Mapping[str, Any]) -> "GriffinConfig":
+        """The configuration of a to_json dictionary, in this version or an older one.
 
         Raises:
-          ValueError: a field is unknown, missing or out of range.
+          UserError: a field is unknown, missing or out of range.
         """
-        known = {field.name: field for field in dataclasses.fields(cls)}
-        for name in fields:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, 1)
-                hint = f" (did you mean {close[0]!r}?)" if close else ""
-                raise UserError(
-                    f"unknown GriffinConfig field {name!r}{hint}; the fields are: "
-                    + ", ".join(known)
-                )
-        missing = [
-            name
-            for name, field in known.items()
-            if field.default is dataclasses.MISSING and name not in fields
-        ]
-        if missing:
-            raise UserError("GriffinConfig lacks the fields: " + ", ".join(missing))
-        return cls(**fields)
+        return config_json.from_json(cls, fields, before=BEFORE)
 
 
 def _expect_one_of(name: str, value: object, choices: tuple[str, ...]) -> None:

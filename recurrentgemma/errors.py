@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error that is a user's to mend."""
+"""The errors that are a user's to mend."""
 
 
 class UserError(ValueError):
@@ -19,3 +19,10 @@ class UserError(ValueError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether it says that the device, or the machine, had too little memory."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+class MissingExtra(UserError, ImportError):
+    """A package that only some uses need is not installed; the message says how to install it.
+
+    Any other ImportError is a bug of ours, or of the installation, and keeps its traceback.
+    """

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import griffin_lm
-from recurrentgemma.errors import UserError
+from recurrentgemma.errors import MissingExtra, UserError
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ROOT / "tests" / "flags.txt"
@@ -129,7 +129,7 @@ def raising(error: BaseException):
 
 @pytest.mark.parametrize(
     "error",
-    [UserError("width is 0, expected 1 or more"), OSError("disk full"), ImportError("no torch")],
+    [UserError("width is 0, expected 1 or more"), OSError("disk full"), MissingExtra("no torch")],
     ids=repr,
 )
 def test_what_a_user_got_wrong_is_one_line(verb, capsys, error):
@@ -146,13 +146,74 @@ def test_a_traceback_can_be_had(verb, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
-    "error", [AssertionError("an invariant"), ValueError("shapes (3,) and (4,) differ")], ids=repr
+    "error",
+    [
+        AssertionError("an invariant"),
+        ValueError("shapes (3,) and (4,) differ"),
+        ImportError("cannot import name 'x'"),
+        ModuleNotFoundError("No module named 'orbax.checkpoint.y'"),
+        RuntimeError("INTERNAL: a kernel failed"),
+    ],
+    ids=repr,
 )
 def test_a_defect_of_ours_keeps_its_traceback(verb, error: Exception):
     verb(raising(error))
     with pytest.raises(type(error)) as caught:
         griffin_lm.main(["fake"])
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("train", "a higher --grad-accumulation-steps, --model.remat block"),
+        ("finetune", "--lora.rank instead of every parameter"),
+        ("serve", "fewer --slots"),
+        ("generate", "--dtype bfloat16"),
+        ("fake", "choose a smaller model"),
+    ],
+)
+def test_out_of_device_memory_says_what_to_lower(verb, capsys, monkeypatch, name, remedy):
+    """By the real error, of a device that is asked for 64 TiB."""
+
+    def main(argv: list[str]) -> None:
+        import jax.numpy as jnp
+
+        jnp.zeros((2**46,), jnp.uint8).block_until_ready()
+
+    verb(main)
+    fake = griffin_lm.VERBS["fake"]
+    known = griffin_lm.VERBS.get(name, fake)
+    monkeypatch.setitem(griffin_lm.VERBS, name, known._replace(target=fake.target))
+    assert griffin_lm.main([name]) == 2
+    out, error = capsys.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
+    assert error.startswith("error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 7")
+    assert remedy in error
+
+
+def test_the_options_that_need_less_memory_exist():
+    """What an error of memory names is an option of its verb."""
+    flags = FLAGS.read_text("utf-8").splitlines()
+    for name, verb in griffin_lm.VERBS.items():
+        for option in re.findall(r"--[a-z.-]+", verb.less_memory):
+            assert f"{name} {option}" in flags
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_text_that_the_terminal_cannot_show_is_escaped(encoding: str):
+    """F12: it died in the middle of a text; half a pair of surrogates is in file names."""
+    text = "caf\u00e9 \u2603 \udc80"
+    code = WAITING.replace("import time", "print(TEXT); print(TEXT, file=sys.stderr); return 3")
+    done = subprocess.run(
+        [sys.executable, "-c", f"TEXT = {text!a}\n{code}"],
+        capture_output=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        timeout=120,
+    )
+    expected = text.encode(encoding, errors="backslashreplace") + b"\n"
+    assert (done.returncode, done.stdout, done.stderr) == (3, expected, expected)
 
 
 def test_a_verb_gets_its_arguments_and_gives_its_status(verb):

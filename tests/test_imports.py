@@ -129,6 +129,68 @@ def test_the_rules_bite(path: str, source: str, expected: int):
     assert len(offences(path, source)) == expected
 
 
+def imported(files: dict[str, str]) -> dict[str, set[str]]:
+    """Which of these modules each of them imports, inside functions too; but not for types alone,
+    under TYPE_CHECKING, which Python never runs."""
+    graph = {}
+    for module, source in files.items():
+        tree = ast.parse(source)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                node.body = []
+        names: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                for alias in node.names:  # a module of the package, or what the package defines
+                    part = f"{node.module}.{alias.name}"
+                    names.add(part if part in files else node.module or "")
+        graph[module] = {name for name in names if name in files and name != module}
+    return graph
+
+
+def circles(files: dict[str, str]) -> list[list[str]]:
+    """Modules that import each other, whatever the way."""
+    graph = imported(files)
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        todo = [start]
+        while todo:
+            for name in graph[todo.pop()] - seen:
+                seen.add(name)
+                todo.append(name)
+        return seen
+
+    below = {module: reached(module) for module in files}
+    found = {
+        tuple(sorted(m for m in below[module] if module in below[m]))
+        for module in files
+        if module in below[module]
+    }
+    return [list(names) for names in sorted(found)]
+
+
+def test_no_circle_of_imports():
+    files = {
+        path.removesuffix(".py").replace("/", ".").removesuffix(".__init__"): path
+        for path in (*FILES, "griffin_lm.py")
+    }
+    assert circles({m: (ROOT / path).read_text("utf-8") for m, path in files.items()}) == []
+
+
+def test_circles_are_found():
+    files = {
+        "training.a": "import training.b",
+        "training.b": "def f():\n    from training import c",
+        "training.c": "from training.a import x",
+        "training.d": "import training.a\nif TYPE_CHECKING:\n    import training.e",
+        "training.e": "import training.d",
+    }
+    assert circles(files) == [["training.a", "training.b", "training.c"]]
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_verbs_are_found(verb: str):
     module, function = VERBS[verb].target.split(":")

@@ -32,7 +32,7 @@ HEARTBEAT_SECONDS = 100  # without a sign of life for so long, a process counts 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
-    """What to start with instead of what is found. -1 and an empty text: what is found."""
+    """What to start with instead of what is detected. -1 and an empty text: what is detected."""
 
     coordinator: str = ""
     """HOST:PORT of process 0, which all others can reach."""
@@ -50,7 +50,7 @@ class ClusterConfig:
             )
 
 
-class Found(NamedTuple):
+class Cluster(NamedTuple):
     """What starts the program; None: JAX finds it by itself."""
 
     kind: Kind
@@ -59,11 +59,11 @@ class Found(NamedTuple):
     process: int | None = None
 
 
-def detect(given: ClusterConfig, environ: Mapping[str, str]) -> Found:
+def detect(given: ClusterConfig, environ: Mapping[str, str]) -> Cluster:
     """Who the processes of this program are.
 
     Raises:
-      ValueError: something is given in part, or is not a number in range.
+      UserError: something is given in part, or is not a number in range.
     """
     coordinator = given.coordinator or environ.get("GRIFFIN_COORDINATOR", "")
     processes = _number(given.processes, environ, "GRIFFIN_PROCESSES")
@@ -71,9 +71,9 @@ def detect(given: ClusterConfig, environ: Mapping[str, str]) -> Found:
     kind: Kind = "by hand"
     if coordinator and process is None and "JOB_COMPLETION_INDEX" in environ:
         kind, process = "Kubernetes", _number(-1, environ, "JOB_COMPLETION_INDEX")
-    said = {"coordinator": coordinator or None, "processes": processes, "process": process}
-    if any(value is not None for value in said.values()):
-        missing = [name for name, value in said.items() if value is None]
+    parts = {"coordinator": coordinator or None, "processes": processes, "process": process}
+    if any(value is not None for value in parts.values()):
+        missing = [name for name, value in parts.items() if value is None]
         if missing:
             raise UserError(
                 f"a cluster by hand needs coordinator, processes and process; {missing[0]} is "
@@ -88,14 +88,14 @@ def detect(given: ClusterConfig, environ: Mapping[str, str]) -> Found:
                 f"cluster.process={process} of cluster.processes={processes}: expected 0 to "
                 f"{processes - 1}"
             )
-        return Found(kind, coordinator, processes, process)
+        return Cluster(kind, coordinator, processes, process)
     tasks = _number(-1, environ, "SLURM_NTASKS")
     if tasks is not None and tasks > 1 and "SLURM_PROCID" in environ:
         _check_slurm(tasks, environ)
-        return Found("SLURM")
+        return Cluster("SLURM")
     if len(environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
-        return Found("TPU pod")
-    return Found("one process")
+        return Cluster("TPU pod")
+    return Cluster("one process")
 
 
 def _check_slurm(tasks: int, environ: Mapping[str, str]) -> None:
@@ -126,25 +126,25 @@ def _number(given: int, environ: Mapping[str, str], variable: str) -> int | None
         raise UserError(f"{variable}={environ[variable]!r}: expected a whole number") from None
 
 
-def start(given: ClusterConfig) -> Found:
+def start(given: ClusterConfig) -> Cluster:
     """Join the other processes; to be called before anything else asks JAX for its devices.
 
     Raises:
-      ValueError: see detect.
+      UserError: see detect.
       RuntimeError: the others cannot be reached.
     """
-    found = detect(given, os.environ)
-    if found.kind == "one process":
-        return found
+    cluster = detect(given, os.environ)
+    if cluster.kind == "one process":
+        return cluster
     arguments: dict[str, Any] = {"heartbeat_timeout_seconds": given.heartbeat_seconds}
-    if found.coordinator is not None:
+    if cluster.coordinator is not None:
         arguments |= {
-            "coordinator_address": found.coordinator,
-            "num_processes": found.processes,
-            "process_id": found.process,
+            "coordinator_address": cluster.coordinator,
+            "num_processes": cluster.processes,
+            "process_id": cluster.process,
         }
     jax.distributed.initialize(**arguments)
-    return found
+    return cluster
 
 
 def is_first() -> bool:
@@ -173,10 +173,10 @@ def stop_on_signals() -> Iterator[list[int]]:
     numbers = (signal.SIGINT, signal.SIGTERM) if alone else (signal.SIGINT,)
     before = {number: signal.getsignal(number) for number in numbers}
 
-    def stop(number: int, _frame: object) -> None:
-        received.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    def stop(signalled: int, _frame: object) -> None:
+        received.append(signalled)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if not alone:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -17,7 +17,7 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.counts import parameter_count
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.presets import GRIFFIN, HAWK, MQA
-from training import run
+from training import run_folder
 from training.configs import TrainConfig
 from training.inputs import open_inputs
 from training.launch import Launch
@@ -67,7 +67,7 @@ def config_of(name: str, text: tuple[str, ...] = ()) -> TrainConfig:
         tokenizer="sentencepiece",
         steps=1000,
         batch_size=8,
-        row_length=512,
+        sequence_length=512,
         log_every=1,
         eval_every=100,
         eval_cut=True,
@@ -86,7 +86,7 @@ def main() -> None:
         run_dir = arguments.run_dir / name.split()[0].lower()
         if not train(config, run_dir, Launch(devices=1)):
             return
-        curves[name] = read_metrics(run_dir / run.METRICS)
+        curves[name] = read_metrics(run_dir / run_folder.METRICS)
         carried = carried_bits_per_byte(config, run_dir)
         in_rows = curves[name][-1]["held_out_bits_per_byte"]
         shown = "" if carried is None else f"{carried:.3f}"

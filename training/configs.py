@@ -5,21 +5,24 @@ to expect."""
 import dataclasses
 import difflib
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import tyro
 
+from recurrentgemma import config_json
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.presets import PRESETS, tiny
 from recurrentgemma.sharding import nearest_divisor
 from training.data.config import DataConfig
+from training.data.sources.spec import absolute_spec
 from training.finetuning.lora_config import LoraConfig
 from training.optim import OptimConfig
 
-FREE = (
-    "accumulate",
+MAY_CHANGE_ON_RESUMING = (
+    "grad_accumulation_steps",
     "skip_limit",
     "log_every",
     "eval_every",
@@ -31,7 +34,11 @@ FREE = (
     "data.eval_sources",
     *(f"model.{name}" for name in ("a_init", "scan_layers", "remat", "dtype")),
 )
-"""What a run may go on with changed: speed, memory, rounding and records, not what is learned."""
+"""Fields that decide speed, memory, rounding and records, not what is learned."""
+RENAMED = {"row_length": "sequence_length", "accumulate": "grad_accumulation_steps"}
+"""Today's names of fields by their old ones, which saved configs and commands may have."""
+BEFORE: dict[str, Any] = {}
+"""What a saved config that lacks a field did, where today's default is another."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +46,7 @@ class TrainConfig:
     """Everything that decides what a run computes. Two runs with equal configs and text are equal
     bit for bit.
 
-    Raises ValueError: a field is out of range, or two contradict each other.
+    Raises UserError: a field is out of range, or two contradict each other.
     """
 
     model: GriffinConfig
@@ -58,9 +65,9 @@ class TrainConfig:
     steps: int = 1000
     batch_size: int = 8
     """Rows in a batch (B)."""
-    row_length: int = 512
+    sequence_length: Annotated[int, tyro.conf.arg(aliases=["--row-length"])] = 512
     """Tokens in a row (T); see data.long_documents."""
-    accumulate: int = 1
+    grad_accumulation_steps: Annotated[int, tyro.conf.arg(aliases=["--accumulate"])] = 1
     """Parts in which a batch goes through the model, one after the other: less memory."""
     seed: int = 0
     """Decides the initial parameters and the order of the data."""
@@ -83,13 +90,18 @@ class TrainConfig:
     """How many checkpoints are kept, the newest ones."""
 
     def __post_init__(self) -> None:
-        shape = ("steps", "batch_size", "row_length", "accumulate")
+        shape = ("steps", "batch_size", "sequence_length", "grad_accumulation_steps")
         often = ("skip_limit", "log_every", "eval_every", "eval_tokens", "save_every", "keep")
         for name in (*shape, *often):
             if getattr(self, name) < 1:
                 raise UserError(
                     f"{name}={getattr(self, name)}: expected a whole number of at least 1"
                 )
+        if self.steps >= 2**31:
+            raise UserError(
+                f"steps={self.steps}: expected at most {2**31 - 1}, because the optimizer counts "
+                "its updates in 32 bits; a larger batch has fewer"
+            )
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed={self.seed}: expected 0 to 4294967295 (2^32 - 1)")
         if not 0 <= self.z_loss < math.inf:
@@ -100,10 +112,11 @@ class TrainConfig:
                 f"steps={self.steps}; set fewer warm-up steps (--optimizer.warmup-steps) or more "
                 "steps"
             )
-        if self.batch_size % self.accumulate:
+        parts = self.grad_accumulation_steps
+        if self.batch_size % parts:
             raise UserError(
-                f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}; "
-                f"choose {nearest_divisor(self.batch_size, self.accumulate)}, which does"
+                f"grad_accumulation_steps={parts} does not divide batch_size={self.batch_size}; "
+                f"choose {nearest_divisor(self.batch_size, parts)}, which does"
             )
         if self.text and self.data.sources:
             raise UserError(
@@ -120,44 +133,47 @@ class TrainConfig:
         if self.lora is not None and not self.init_from:
             raise UserError("lora without init_from: adapters need a checkpoint to be added to")
         held = self.model.context_length
-        if "global_attention" in self.model.block_types and self.row_length > held:
+        if "global_attention" in self.model.block_types and self.sequence_length > held:
             raise UserError(
-                f"row_length={self.row_length} is longer than model.context_length={held}, the "
-                f"most that a global_attention block holds; choose a shorter row or raise it"
+                f"sequence_length={self.sequence_length} is longer than "
+                f"model.context_length={held}, the most that a global_attention block holds; "
+                "choose a shorter sequence or raise it"
             )
+
+    def with_absolute_paths(self) -> "TrainConfig":
+        """The same config, whose files are the same from every working directory."""
+
+        def absolute(path: str) -> str:
+            is_word = path in ("", "bytes", "sentencepiece")
+            return path if is_word or not os.path.exists(path) else os.path.abspath(path)
+
+        data = dataclasses.replace(
+            self.data,
+            sources=tuple(map(absolute_spec, self.data.sources)),
+            eval_sources=tuple(map(absolute_spec, self.data.eval_sources)),
+        )
+        return dataclasses.replace(
+            self,
+            data=data,
+            text=tuple(map(os.path.abspath, self.text)),
+            tokenizer=absolute(self.tokenizer),
+            init_from=absolute(self.init_from),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for config.json, where the model's own config stands beside them."""
-        fields = dataclasses.asdict(self)
+        fields = config_json.to_json(self)
         del fields["model"]
-        return {**fields, "data": self.data.to_json(), "text": list(self.text)}
+        return fields
 
     @staticmethod
     def from_json(model: GriffinConfig, fields: Mapping[str, Any]) -> "TrainConfig":
-        """The config that to_json wrote. Raises ValueError for a field that there is not."""
-        known = {field.name for field in dataclasses.fields(TrainConfig)}
-        if unknown := sorted(fields.keys() - known):
-            raise UserError(f"unknown fields {unknown} of TrainConfig; the fields are {known}")
-        values = {**fields, "model": model, "text": tuple(fields["text"])}
-        values["optimizer"] = OptimConfig(**fields["optimizer"])
-        if fields["lora"] is not None:
-            values["lora"] = LoraConfig(**fields["lora"])
-        values["data"] = DataConfig.from_json(fields["data"])
-        return TrainConfig(**values)
+        """The config that to_json wrote, in this version or an older one.
 
-
-def differences(
-    saved: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = ""
-) -> dict[str, str]:
-    """What differs between two TrainConfig.to_json dictionaries: `saved -> asked` by field."""
-    found = {}
-    for name in sorted(saved.keys() | asked.keys()):
-        old, new = saved.get(name), asked.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found |= differences(old, new, f"{prefix}{name}.")
-        elif old != new:
-            found[f"{prefix}{name}"] = f"{old!r} -> {new!r}"
-    return found
+        Raises UserError: a field is unknown, of another type or out of range.
+        """
+        values = {**fields, "model": model.to_json()}
+        return config_json.from_json(TrainConfig, values, renamed=RENAMED, before=BEFORE)
 
 
 def demo(text: tuple[str, ...] = ()) -> TrainConfig:
@@ -187,7 +203,7 @@ def demo(text: tuple[str, ...] = ()) -> TrainConfig:
         tokenizer="sentencepiece",
         steps=1800,
         batch_size=4,
-        row_length=256,
+        sequence_length=256,
     )
 
 
@@ -216,7 +232,7 @@ RUNS: dict[str, Callable[[], TrainConfig]] = {"demo": demo, "tiny_bytes": tiny_b
 def run_named(name: str) -> TrainConfig:
     """The named run, or a run with default settings of the model preset of that name.
 
-    Raises ValueError: there is neither; the message lists both.
+    Raises UserError: there is neither; the message lists both.
     """
     if name in RUNS:
         return RUNS[name]()

@@ -20,7 +20,7 @@ from training.data.config import open_texts
 from training.launch import Launch
 from training.loop import train
 from training.observe.metrics import read_metrics
-from training.run import METRICS
+from training.run_folder import METRICS
 from training.train_cli import check_text
 
 EXAMPLES = """Train a small Griffin on Shakespeare's plays, show what it can do, and serve it until
@@ -49,7 +49,7 @@ class DemoArguments:
 
 
 def main(argv: list[str]) -> int:
-    """The demo. Raises ValueError for text that cannot be used, OSError for a port in use."""
+    """The demo. Raises UserError for text that cannot be used, OSError for a port in use."""
     arguments = tyro.cli(DemoArguments, prog="griffin demo", description=EXAMPLES, args=argv)
     check_text(argv, arguments.text)
     if arguments.serve:
@@ -67,8 +67,8 @@ def report(run_dir: Path, text: tuple[str, ...] = ()) -> str:
     sample = run_dir / SAMPLE
     if not sample.exists():
         prompt = own_prompt(text) if text else PROMPT
-        made = load(run_dir).generate(prompt, max_tokens=200, temperature=0.8, top_p=0.95, seed=0)
-        sample.write_text(prompt + made + "\n", encoding="utf-8")
+        answer = load(run_dir).generate(prompt, max_tokens=200, temperature=0.8, top_p=0.95, seed=0)
+        sample.write_text(prompt + answer + "\n", encoding="utf-8")
     bits = read_metrics(run_dir / METRICS)[-1]["held_out_bits_per_byte"]
     return f"\n{sample.read_text(encoding='utf-8')}\nheld-out text: {bits:.3f} bits per byte"
 
@@ -79,7 +79,7 @@ def own_prompt(text: tuple[str, ...]) -> str:
 
 
 def check_port_is_free(port: int) -> None:
-    """Raises ValueError if `port` is no port, OSError if something listens on it already."""
+    """Raises UserError if `port` is no port, OSError if something listens on it already."""
     if not 0 <= port < 65536:
         raise UserError(f"--port {port}: expected 0 (any free port) to 65535")
     try:

@@ -41,7 +41,7 @@ class Launch:
         """The mesh of the devices to use; None for a single one, which needs none.
 
         Raises:
-          ValueError: the mesh does not fit the devices, or there are fewer than asked for.
+          UserError: the mesh does not fit the devices, or there are fewer than asked for.
         """
         devices = jax.devices()
         if self.devices:
@@ -61,13 +61,13 @@ def own_rows(mesh: Mesh | None, batch_size: int) -> range:
     """The rows of a batch that this process's devices take a part in.
 
     Raises:
-      ValueError: the mesh lays them out so that a process has rows that are not neighbours.
+      UserError: the mesh lays them out so that a process has rows that are not neighbours.
     """
     if mesh is None or jax.process_count() == 1:
         return range(batch_size)
     places = NamedSharding(mesh, sharding.ROWS)
-    found = places.addressable_devices_indices_map((batch_size,)).values()
-    rows = {row for index in found if index for row in range(*index[0].indices(batch_size))}
+    indices = places.addressable_devices_indices_map((batch_size,)).values()
+    rows = {row for index in indices if index for row in range(*index[0].indices(batch_size))}
     own = range(min(rows), max(rows) + 1)
     if len(own) != len(rows):
         raise UserError(

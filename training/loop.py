@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop, from top to bottom."""
+"""The training loop: train() checks, _build() builds, _loop() loops."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -14,24 +14,24 @@ from checkpoints.processes import is_first
 from checkpoints.store import Checkpoints
 from eval.perplexity import score_documents
 from recurrentgemma import sharding
-from recurrentgemma.counts import parameter_count
+from recurrentgemma.counts import flops_per_token, parameter_count
 from recurrentgemma.errors import UserError
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.sharded import init_params, start_state
-from training import cluster, run
+from training import cluster, run, run_folder
 from training.configs import TrainConfig
 from training.data.batches import Batches
 from training.finetuning import lora
 from training.inputs import Feed, Inputs, open_inputs
 from training.launch import Launch, own_rows
-from training.observe.metrics import MetricsLog
+from training.observe.metrics import MetricsLog, bits_per_byte
 from training.observe.profiling import Trace
-from training.observe.progress import Progress
+from training.observe.progress import TrainingProgress
 from training.observe.stopwatch import Stopwatch
 from training.observe.trackers import TensorBoard, Tracker, WeightsAndBiases, import_wandb
 from training.optim import learning_rate_schedule, make_optimizer
 from training.planning.fit import fitting
-from training.step import TrainState, init_train_state, make_train_step
+from training.step import TrainState, TrainStep, init_train_state, make_train_step
 
 INTERRUPTED = "stopped at step {step}; the same command goes on from there"
 
@@ -42,22 +42,22 @@ def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> b
     SIGINT and SIGTERM (to any process, where there are several) end the step in flight, save and
     return; a second one ends the process.
 
-    Raises ValueError: text, tokenizer, mesh or run directory do not fit (data/config.py,
+    Raises UserError: text, tokenizer, mesh or run directory do not fit (data/config.py,
     launch.py, run.py), or the run diverged (progress.py). OSError: a checkpoint was not saved.
     """
-    launch = launch or Launch()
+    launch, config = launch or Launch(), config.with_absolute_paths()
     say = print if is_first() else _silent
     mesh = launch.make_mesh()
     if mesh is not None:
         sharding.check_model(config.model, mesh.shape)
+        parts = config.grad_accumulation_steps
         try:
-            part = config.batch_size // config.accumulate
-            sharding.check_batch(part, config.row_length, mesh.shape)
+            sharding.check_batch(config.batch_size // parts, config.sequence_length, mesh.shape)
         except UserError as error:
-            if config.accumulate == 1:
+            if parts == 1:
                 raise
             raise UserError(
-                f"accumulate={config.accumulate} of batch_size={config.batch_size}: {error}"
+                f"grad_accumulation_steps={parts} of batch_size={config.batch_size}: {error}"
             ) from None
     if launch.wandb:
         import_wandb(launch.wandb)
@@ -75,11 +75,12 @@ def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> b
         axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
         say(f"{mesh.size} devices, {axes}, in {jax.process_count()} processes")
     with (
-        run.locked(run_dir),
+        run_folder.locked(run_dir),
         run.open_checkpoints(run_dir, config, say) as checkpoints,
         cluster.stop_on_signals() as signals,
     ):
-        step = _train(config, run_dir, launch, mesh, inputs, checkpoints, signals)
+        built, train_state = _build(config, run_dir, launch, mesh, inputs, checkpoints)
+        step = _loop(built, train_state, signals)
     if step < config.steps:
         say(INTERRUPTED.format(step=step))
         return False
@@ -87,22 +88,98 @@ def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> b
     return True
 
 
-def _train(
+def _loop(built: "_Built", train_state: TrainState, signals: list[int]) -> int:
+    """To the last step, or to the one after which a signal has come. Returns that step."""
+    config, batches, progress = built.config, built.batches, built.progress
+    step, stopping = int(train_state.step), False
+    with progress:
+        while step < config.steps and not stopping:
+            batch = built.watch.waiting(lambda: next(built.feed))
+            data_state, epoch = batches.state(), batches.epoch
+            train_state, metrics = built.train_step(train_state, batch, *built.frozen)
+            step += 1
+            progress.step(step, metrics, epoch=epoch)  # reads the step before: this one runs on
+            if built.trace.step(metrics):
+                progress.say(f"step {step:,}: traced into {built.trace.folder}")
+            stopping = cluster.should_stop(step, bool(signals))
+            ranked, failed = built.evaluate(step, train_state)
+            if step == config.steps or stopping or failed or step % config.save_every == 0:
+                progress.flush()
+                built.save(train_state, data_state, held_out=ranked)
+            if failed:
+                raise failed
+        built.trace.close(train_state)
+    return step
+
+
+class _Built(NamedTuple):
+    """What the loop runs with."""
+
+    config: TrainConfig
+    mesh: Mesh | None
+    inputs: Inputs
+    batches: Batches
+    feed: Feed
+    graphdef: nnx.GraphDef[Griffin]
+    frozen: tuple[Any, ...]  # the parameters that are not trained, if there are any
+    train_step: TrainStep
+    watch: Stopwatch
+    progress: TrainingProgress
+    trace: Trace
+    checkpoints: Checkpoints
+
+    def evaluate(
+        self, step: int, train_state: TrainState
+    ) -> tuple[float | None, UserError | OSError | None]:
+        """Score the held-out text, if this step is one of those. Returns the bits per byte by which
+        the step ranks, if it does, and what was wrong with the text: the model is as it was, and
+        can be saved first."""
+        last = step == self.config.steps
+        if not last and step % self.config.eval_every:
+            return None, None
+        model = nnx.merge(self.graphdef, train_state.params, *self.frozen)
+        try:
+            bits = held_out_bits_per_byte(model, self.inputs, whole=last, mesh=self.mesh)
+        except (UserError, OSError) as error:
+            if jax.process_count() > 1:
+                raise  # the others are not where they could save
+            return None, error
+        if bits is None:
+            return None, None
+        part = "" if last else f" (first {self.config.eval_tokens:,} tokens of each)"
+        self.progress.say(f"step {step:,}: held-out text{part}: {bits:.3f} bits per byte")
+        self.progress.evaluated({run.HELD_OUT: bits})
+        return None if last else bits, None  # the last is scored on more text than the others
+
+    def save(
+        self, train_state: TrainState, data_state: dict[str, Any], *, held_out: float | None
+    ) -> None:
+        """Begin to write a checkpoint."""
+        run.save(
+            self.checkpoints,
+            train_state,
+            data_state,
+            config=self.config.model,
+            mesh=self.mesh,
+            held_out=held_out,
+            skipped_in_a_row=self.progress.skipped_in_a_row,
+        )
+
+
+def _build(
     config: TrainConfig,
     run_dir: Path,
     launch: Launch,
     mesh: Mesh | None,
     inputs: Inputs,
     checkpoints: Checkpoints,
-    signals: list[int],
-) -> int:
-    """From the newest checkpoint, or the beginning, to the last step or a signal. Returns the
-    step."""
+) -> tuple[_Built, TrainState]:
+    """What the loop runs with, and the train state of the newest checkpoint or of step 0."""
     rows = own_rows(mesh, config.batch_size)
     batches = Batches(
         inputs.mixture,
         batch_size=config.batch_size,
-        row_length=config.row_length,
+        row_length=config.sequence_length,
         seed=config.seed,
         long_documents=config.data.long_documents,
         epochs=config.data.epochs,
@@ -113,8 +190,8 @@ def _train(
     tx = make_optimizer(config.optimizer, steps=config.steps)
     model = fitting(
         config.model,
-        rows=config.batch_size // config.accumulate,
-        sequence=config.row_length,
+        rows=config.batch_size // config.grad_accumulation_steps,
+        sequence=config.sequence_length,
         trained=None if config.lora is None else 0,  # adapters: next to nothing
         mesh=mesh,
     )
@@ -127,72 +204,51 @@ def _train(
         tx,
         mesh=mesh,
         z_loss=config.z_loss,
-        accumulate=config.accumulate,
+        grad_accumulation_steps=config.grad_accumulation_steps,
         schedule=learning_rate_schedule(config.optimizer, config.steps),
     )
-    step = int(train_state.step)
+    step, tokens = int(train_state.step), config.batch_size * config.sequence_length
     watch = Stopwatch(
-        config.model,
-        tokens_per_step=config.batch_size * config.row_length,
-        row_length=config.row_length,
+        items_per_step=tokens,
+        flops_per_step=tokens * flops_per_token(config.model, config.sequence_length)["training"],
         devices=jax.devices()[:1] if mesh is None else list(mesh.devices.flat),
     )
-    feed = Feed(batches, mesh, batch_size=config.batch_size, rows=rows)
-    trace = Trace(run_dir, launch.profile)
-    progress = Progress(
-        config,
+    bytes_per_token = inputs.mixture.bytes_per_token()
+
+    def derived(record: dict[str, Any]) -> dict[str, Any]:
+        numbers: dict[str, Any] = {"tokens": record["step"] * tokens}
+        if bytes_per_token is not None:
+            bits = bits_per_byte(record["loss"], bytes_per_token=bytes_per_token)
+            numbers["bits_per_byte"] = bits
+        return numbers
+
+    progress = TrainingProgress(
         _trackers(config, run_dir, launch, step),
         watch,
-        bytes_per_token=inputs.mixture.bytes_per_token(),
+        steps=config.steps,
+        log_every=config.log_every,
+        skip_limit=config.skip_limit,
+        derived=derived,
         step=step,
         skipped=int(train_state.skipped),
         skipped_in_a_row=run.skipped_in_a_row(run_dir, step),
         shown=is_first(),
     )
-
-    def evaluate(*, whole: bool) -> float | None:
-        model = nnx.merge(graphdef, train_state.params, *frozen)
-        bits = held_out_bits_per_byte(model, inputs, whole=whole, mesh=mesh)
-        if bits is not None:
-            progress.held_out(step, bits)
-        return bits
-
-    with progress:
-        stopping = False
-        while step < config.steps and not stopping:
-            batch = watch.waiting(lambda: next(feed))
-            data_state, epoch = batches.state(), batches.epoch
-            train_state, metrics = train_step(train_state, batch, *frozen)
-            step += 1
-            progress.step(step, metrics, epoch=epoch)  # reads the step before: this one runs on
-            if trace.step(metrics):
-                progress.say(f"step {step:,}: {launch.profile} steps are traced in {trace.folder}")
-            stopping = cluster.should_stop(step, bool(signals))
-            last, bits, unscored = step == config.steps, None, None
-            try:
-                if last:
-                    evaluate(whole=True)  # on more text than the others: it does not rank with them
-                elif step % config.eval_every == 0:
-                    bits = evaluate(whole=False)
-            except (UserError, OSError) as error:  # of the held-out text; the model is as it was
-                if jax.process_count() > 1:
-                    raise  # the others are not where they could save
-                unscored = error
-            if last or stopping or unscored or step % config.save_every == 0:
-                progress.flush()
-                run.save(
-                    checkpoints,
-                    train_state,
-                    data_state,
-                    config=config.model,
-                    mesh=mesh,
-                    held_out=bits,
-                    skipped_in_a_row=progress.skipped_in_a_row,
-                )
-            if unscored:
-                raise unscored
-        trace.close(train_state)
-    return step
+    built = _Built(
+        config=config,
+        mesh=mesh,
+        inputs=inputs,
+        batches=batches,
+        feed=Feed(batches, mesh, batch_size=config.batch_size, rows=rows),
+        graphdef=graphdef,
+        frozen=frozen,
+        train_step=train_step,
+        watch=watch,
+        progress=progress,
+        trace=Trace(run_dir, launch.profile),
+        checkpoints=checkpoints,
+    )
+    return built, train_state
 
 
 def _first_state(
@@ -219,9 +275,9 @@ def _first_state(
         return init_train_state(params, tx, mesh, carried=carried)
 
     fresh = jax.eval_shape(lambda params: start(params, None), params)
-    found = run.restore(checkpoints, batches, config=config.model, fresh=fresh, mesh=mesh)
-    if found is not None:
-        return graphdef, found, tuple(frozen)
+    saved = run.restore(checkpoints, batches, config=config.model, fresh=fresh, mesh=mesh)
+    if saved is not None:
+        return graphdef, saved, tuple(frozen)
     if config.lora is None:
         if config.init_from:
             params = run.initial_params(config, shapes, mesh)
@@ -242,7 +298,7 @@ def held_out_bits_per_byte(
     text_bytes = sum(held.bytes for held in held_out)
     documents = [held.document for held in held_out]
     if inputs.config.eval_cut or "global_attention" in model.config.block_types:
-        length = inputs.config.row_length
+        length = inputs.config.sequence_length
         documents = [
             document.cut(start, start + length + 1)
             for document in documents
@@ -255,13 +311,12 @@ def _trackers(config: TrainConfig, run_dir: Path, launch: Launch, step: int) -> 
     """In the first process, which writes what is written once."""
     if not is_first():
         return []
-    found: list[Tracker] = [MetricsLog(run_dir / run.METRICS, step=step)]
+    trackers: list[Tracker] = [MetricsLog(run_dir / run_folder.METRICS, step=step)]
     if launch.tensorboard:
-        found.append(TensorBoard(run_dir, step=step))
+        trackers.append(TensorBoard(run_dir, step=step))
     if launch.wandb:
-        said = {"model": config.model.to_json(), "train": config.to_json()}
-        found.append(WeightsAndBiases(launch.wandb, run_dir, said))
-    return found
+        trackers.append(WeightsAndBiases(launch.wandb, run_dir, run.content(config)))
+    return trackers
 
 
 def _silent(_line: str) -> None:

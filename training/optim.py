@@ -81,12 +81,12 @@ def learning_rate_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
             f"warmup_steps={config.warmup_steps} leaves nothing of steps={steps}; "
             f"expected fewer warm-up steps than steps"
         )
-    found = _schedule(config, steps)
+    unconverted = _schedule(config, steps)
 
     def schedule(step: Any) -> jax.Array:
         # optax mixes Python floats with int32 steps, which strictness forbids.
         with jax.numpy_dtype_promotion("standard"):
-            return jax.numpy.asarray(found(step), jax.numpy.float32)
+            return jax.numpy.asarray(unconverted(step), jax.numpy.float32)
 
     return schedule
 

@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run on disk: its config, its tokenizer and its train state, each written once and read back
-exactly.
+"""The run of a language model on disk: its config, its tokenizer and its train state, each written
+once and read back exactly. What it shares with other runs is run_folder.py's.
 
     runs/NAME/config.json          {"model": ..., "train": TrainConfig}
     runs/NAME/tokenizer.model      or another tokenizer file
-    runs/NAME/metrics.jsonl        see metrics.py
-    runs/NAME/checkpoints/STEP/    see checkpoints/store.py
     runs/NAME/adapter/             of a run by LoRA, at its end; see checkpoints/adapters.py
-    runs/NAME/.lock                held while a program trains it
 
 The optimizer's moments are stored by canonical parameter name like the parameters themselves, so a
 run may go on with its layers scanned or unrolled, and on any mesh.
 """
 
 import base64
-import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +23,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from checkpoints import adapters, files, processes, store
+from checkpoints import adapters, processes, store
 from checkpoints.load import open_adapters, open_source
 from checkpoints.shapes import resolve_config
 from checkpoints.source import Damaged, Source, read_params
@@ -43,57 +39,57 @@ from recurrentgemma.text.tokenizer import (
     save_tokenizer,
     train_sentencepiece,
 )
-from training import per_layer
-from training.configs import FREE, TrainConfig, differences
+from training import per_layer, run_folder
+from training.configs import MAY_CHANGE_ON_RESUMING, TrainConfig
 from training.data.batches import Batches, merge_states
 from training.data.documents import load_named_tokenizer
 from training.step import TrainState
 
-METRICS = "metrics.jsonl"
 ADAPTERS = "adapter"  # the folder of a run where its adapters end
 HELD_OUT = "held_out_bits_per_byte"
 
 
 def open_run(run_dir: Path, config: TrainConfig, report: Callable[[str], None] = print) -> int:
-    """Check that the run that is there has this config, up to what may change (FREE), which is
+    """Check that the run that is there has this config, up to MAY_CHANGE_ON_RESUMING: a change is
     reported and written down. Returns its newest step, 0 if there is none or no run yet.
 
-    Raises ValueError: the directory holds something else, or a run whose config differs; it says
+    Raises UserError: the directory holds something else, or a run whose config differs; it says
     where.
     """
-    return int(processes.broadcast_text(lambda: str(_open_run(run_dir, config, report))))
+    return run_folder.open_run(
+        run_dir,
+        content(config),
+        may_change=MAY_CHANGE_ON_RESUMING,
+        read=lambda path: content(read_config(path.parent)),
+        unnamed="train",
+        report=report,
+    )
 
 
-def _open_run(run_dir: Path, config: TrainConfig, report: Callable[[str], None]) -> int:
-    if not (run_dir / store.CONFIG).exists():
-        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-            raise UserError(f"{run_dir} exists and is not a run; choose another --run-dir")
-        return 0
-    model, saved = store.read_run_config(run_dir)
-    asked = {**config.to_json(), "model": config.model.to_json()}
-    found = differences({**saved, "model": model.to_json()}, asked)
-    if refused := [f"{name}: {change}" for name, change in found.items() if name not in FREE]:
-        raise UserError(
-            f"{run_dir} holds a run with another config (saved -> asked): {'; '.join(refused)}. "
-            f"Ask for the saved values to go on with it, or choose another --run-dir"
-        )
-    step = store.latest_step(run_dir) or 0
-    if found:
-        changes = "; ".join(f"{name}: {change}" for name, change in found.items())
-        report(f"{run_dir} goes on after step {step} with another {changes}")
-        store.write_run_config(run_dir, config.model, config.to_json())
-    return step
+def content(config: TrainConfig) -> dict[str, Any]:
+    """What config.json holds."""
+    return {"model": config.model.to_json(), "train": config.to_json()}
+
+
+def read_config(run_dir: Path) -> TrainConfig:
+    """The config of a run of this version or an older one. Relative paths in it, as older versions
+    wrote them, are taken from the working directory.
+
+    Raises UserError: it is missing, not of a run of `griffin train`, or has an unknown field.
+    """
+    model, fields = store.read_run_config(run_dir)
+    try:
+        return TrainConfig.from_json(model, fields).with_absolute_paths()
+    except UserError as error:
+        raise UserError(f"{run_dir / store.CONFIG}: {error}") from None
 
 
 def begin_run(run_dir: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
     """Write what a run lacks: config.json, which makes a directory a run, then the tokenizer."""
+    run_folder.begin_run(run_dir, content(config))
 
     def write() -> None:
-        if not processes.is_first():
-            return
-        if not (run_dir / store.CONFIG).exists():
-            store.write_run_config(run_dir, config.model, config.to_json())
-        if find_tokenizer(run_dir, config.model.vocab_size) is None:
+        if processes.is_first() and find_tokenizer(run_dir, config.model.vocab_size) is None:
             with tempfile.TemporaryDirectory(dir=run_dir) as scratch:  # its files whole, or none
                 save_tokenizer(tokenizer, scratch)
                 beside_first = sorted(Path(scratch).iterdir(), key=lambda file: file.name in FILES)
@@ -101,16 +97,6 @@ def begin_run(run_dir: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
                     file.rename(run_dir / file.name)
 
     processes.all_or_none(write)
-
-
-@contextlib.contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """A run is trained by one program at a time. Raises ValueError: another one trains it."""
-    with contextlib.ExitStack() as stack:
-        processes.all_or_none(
-            lambda: stack.enter_context(files.locked(run_dir)) if processes.is_first() else None
-        )
-        yield
 
 
 def keep_adapters(run_dir: Path, config: TrainConfig) -> None:
@@ -126,7 +112,7 @@ def run_tokenizer(run_dir: Path, config: TrainConfig, texts: Sequence[str]) -> T
     """The run's tokenizer; before begin_run the one that config.tokenizer says. texts: what one is
     trained on.
 
-    Raises ValueError if it has more ids than the model has embeddings.
+    Raises UserError if it has more ids than the model has embeddings.
     """
 
     vocab_size = config.model.vocab_size
@@ -160,7 +146,7 @@ def run_tokenizer(run_dir: Path, config: TrainConfig, texts: Sequence[str]) -> T
 def open_start(config: TrainConfig) -> tuple[Source, GriffinConfig]:
     """The checkpoint config.init_from, and the config to read it with.
 
-    Raises ValueError: there is no such checkpoint, or it is of another model.
+    Raises UserError: there is no such checkpoint, or it is of another model.
     """
     source = open_source(config.init_from)
     return source, resolve_config(source, config.model, None)
@@ -168,7 +154,7 @@ def open_start(config: TrainConfig) -> tuple[Source, GriffinConfig]:
 
 def initial_params(config: TrainConfig, like: Any, mesh: Mesh | None) -> Any:
     """The parameters of the checkpoint config.init_from, structured like the nnx.State `like` and
-    placed on the mesh; each tensor goes there as it is read. Raises ValueError as open_start."""
+    placed on the mesh; each tensor goes there as it is read. Raises UserError as open_start."""
     source, model = open_start(config)
 
     def put(name: str, array: np.ndarray) -> jax.Array:
@@ -185,7 +171,9 @@ def open_checkpoints(
 ) -> store.Checkpoints:
     """The run's checkpoints to write to: the newest are kept, and the best by HELD_OUT of those
     that were scored on the same text."""
-    return store.Checkpoints(run_dir, keep=config.keep, best=ranking(config), report=report)
+    return run_folder.open_checkpoints(
+        run_dir, keep=config.keep, best=ranking(config), report=report
+    )
 
 
 def ranking(config: TrainConfig) -> str:
@@ -244,7 +232,7 @@ def restore(
     It is structured like `fresh`, which may hold jax.ShapeDtypeStructs, and lies on the mesh as
     sharding.shardings says, without one on the default device. `batches` goes on where it was.
 
-    Raises ValueError: the checkpoint is damaged, or the training data has changed since.
+    Raises UserError: the checkpoint is damaged, or the training data has changed since.
     """
     wanted = (fresh.params, fresh.opt_state)
     like = jax.eval_shape(lambda tree: per_layer.unstacked(tree, config), wanted)

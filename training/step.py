@@ -66,22 +66,24 @@ def make_train_step(
     *,
     mesh: Mesh | None = None,
     z_loss: float = 0.0,
-    accumulate: int = 1,
+    grad_accumulation_steps: int = 1,
     schedule: optax.Schedule | None = None,
 ) -> TrainStep:
     """The jitted step for models of this structure. It donates the train state it is given.
 
-    With a mesh, train state and batches lie on it (init_train_state; sharding.BATCH). accumulate:
-    the rows of a batch (of each device) go in so many parts, one after the other, whose gradients
-    are added: the same step in less memory. frozen: parameters that are used and not trained.
+    With a mesh, train state and batches lie on it (init_train_state; sharding.BATCH).
+    grad_accumulation_steps: the rows of a batch (of each device) go in so many parts, one after the
+    other, whose gradients are added: the same step in less memory.
+    frozen: parameters that are used and not trained.
     A train state with a carried state goes on from it where a row's first position is above 0;
     gradients end at the batch's edge.
 
-    metrics: float32 scalars `loss` (mean nats per counted target, before the z-loss), `grad_norm`
-    (before clipping), `param_norm` (after the step), `tokens` (targets counted), `padding` (share
-    of the batch), `learning_rate` (where its schedule is given), and int32 `skipped`. A step whose
-    loss or gradient norm is not finite leaves parameters, optimizer and carried state as they were
-    and is counted; its batch is not seen again.
+    metrics: float32 scalars `loss` (mean nats per counted target, before the z-loss), `log_z` (mean
+    log normaliser of the logits, which the z-loss draws to 0), `grad_norm` (before clipping),
+    `param_norm` (after the step), `tokens` (targets counted), `padding` (share of the batch),
+    `learning_rate` (where its schedule is given), and int32 `skipped`. A step whose loss or
+    gradient norm is not finite leaves parameters, optimizer and carried state as they were and is
+    counted; its batch is not seen again.
     """
 
     def merge(params: Any, frozen: Any) -> Griffin:
@@ -90,29 +92,30 @@ def make_train_step(
     def loss_fn(params: Any, frozen: Any, batch: Batch, carried: State | None) -> Any:
         model = merge(params, frozen)
         loss, (metrics, state) = loss_and_state(model, batch, carried, z_loss=z_loss)
-        found = {"nll": metrics["nll"], "tokens": metrics["tokens"]}
-        return loss, (found, None if carried is None else state)
+        return loss, (metrics, None if carried is None else state)
 
     run = jax.value_and_grad(loss_fn, has_aux=True)
 
     def gradients(params: Any, frozen: Any, batch: Batch, carried: State | None) -> Any:
-        if accumulate == 1:
+        if grad_accumulation_steps == 1:
             return run(params, frozen, batch, carried)
         tokens = parallel.all_reduce(jnp.sum(batch.weights_BT), *sharding.TOKEN_AXES)
-        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (batch, carried))
+        parts = jax.tree.map(
+            lambda x: x.reshape(grad_accumulation_steps, -1, *x.shape[1:]), (batch, carried)
+        )
 
         def add(whole: Any, part: tuple[Batch, State | None]) -> tuple[Any, State | None]:
             (loss, (metrics, state)), grads = run(params, frozen, *part)
             share = metrics["tokens"] / jnp.maximum(tokens, 1)
-            found = (loss, metrics["nll"], grads)
-            whole = jax.tree.map(lambda a, b: a + (share * b).astype(a.dtype), whole, found)
+            means = (loss, metrics["nll"], metrics["log_z"], grads)
+            whole = jax.tree.map(lambda a, b: a + (share * b).astype(a.dtype), whole, means)
             return whole, state
 
         zero = jnp.zeros(())
-        start = (zero, zero, jax.tree.map(jnp.zeros_like, params))
-        (loss, nll, grads), state = jax.lax.scan(add, start, parts)
+        start = (zero, zero, zero, jax.tree.map(jnp.zeros_like, params))
+        (loss, nll, log_z, grads), state = jax.lax.scan(add, start, parts)
         state = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state)
-        return (loss, ({"nll": nll, "tokens": tokens}, state)), grads
+        return (loss, ({"nll": nll, "tokens": tokens, "log_z": log_z}, state)), grads
 
     def train_step(
         train_state: TrainState, batch: Batch, frozen: Any = ()
@@ -122,12 +125,12 @@ def make_train_step(
         if mesh is not None:
             specs = sharding.specs(params)
             held = carried and sharding.state_specs(merge(params, frozen).config)
-            found = {"nll": P(), "tokens": P()}
+            scalars = {"nll": P(), "tokens": P(), "log_z": P()}
             run = on_mesh(
                 mesh,
                 gradients,
                 (specs, sharding.specs(frozen), sharding.BATCH, held),
-                ((P(), (found, held)), specs),
+                ((P(), (scalars, held)), specs),
             )
         (loss, (metrics, new_carried)), grads = run(params, frozen, batch, carried)
         grad_norm = optax.tree.norm(grads)
@@ -142,6 +145,7 @@ def make_train_step(
         updates_before, skipped = step - skipped, skipped + (~finite).astype(jnp.int32)
         metrics = {
             "loss": metrics["nll"],
+            "log_z": metrics["log_z"],
             "tokens": metrics["tokens"],
             "padding": jnp.mean(batch.positions_BT < 0, dtype=jnp.float32),
             "grad_norm": grad_norm,

@@ -35,7 +35,7 @@ class TrainArguments:
 
 
 def parse(argv: list[str]) -> TrainArguments:
-    """The arguments, with the defaults that --preset chooses. Raises ValueError if it is
+    """The arguments, with the defaults that --preset chooses. Raises UserError if it is
     unknown."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default=TrainArguments.preset)
@@ -47,13 +47,13 @@ def parse(argv: list[str]) -> TrainArguments:
 
 
 def check_text(argv: list[str], text: tuple[str, ...]) -> None:
-    """Raises ValueError for a `--text` with no file after it, which would mean the plays."""
+    """Raises UserError for a `--text` with no file after it, which would mean the plays."""
     if not text and any(argument.split("=")[0] == "--text" for argument in argv):
         raise UserError("--text names no file; give the path of at least one UTF-8 text file")
 
 
 def main(argv: list[str]) -> int:
-    """Train; returns the exit status. Raises ValueError, OSError or ImportError for what a user got
+    """Train; returns the exit status. Raises UserError, OSError or ImportError for what a user got
     wrong."""
     arguments = parse(argv)
     check_text(argv, arguments.config.text)

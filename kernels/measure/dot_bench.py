@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from kernels.dot import second_first
+from kernels.measure.command import options
 
 FAN_IN, WIDTH, WEIGHTS = 768, 2304, 12
 ROWS = (1, 2, 8, 32, 64, 128, 1024)
@@ -54,6 +55,7 @@ turned = jax.jit(second_first)
 
 
 def main() -> None:
+    options(__doc__).parse_args()
     print("| dtype | rows | input first, GB/s (GFLOP/s) | output first | turned |")
     print("|---|---|---|---|---|")
     for dtype in ("float32", "bfloat16"):

@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kernels.measure.bench import draw, interleaved
+from kernels.measure.command import options
 from kernels.measure.tpu_compile import compile_for, library, line_of
 from kernels.sequence import carry_in
 
@@ -59,6 +60,7 @@ def sharded(way: Callable, mesh: Mesh) -> Callable:
 
 
 def main() -> None:
+    options(__doc__).parse_args()
     jax.config.update("jax_num_cpu_devices", 8)
     count = len(jax.devices())
     mesh = jax.make_mesh((count,), ("sequence",), axis_types=(AxisType.Auto,))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from kernels.linear_scan import linear_scan
 from kernels.local_attention import local_attention
+from kernels.measure.command import options
 from kernels.measure.tpu_compile import Program, compile_for
 from kernels.rg_lru import rg_lru
 
@@ -63,6 +64,7 @@ def programs(topology: str, width: int, heads: int, dtype: str) -> list[Program]
 
 
 def main() -> None:
+    options(__doc__).parse_args()
     print("| chip | model | dtype | kernel | on-chip MiB | HBM MB | of the fewest |")
     print("|---|---|---|---|---|---|---|")
     for chip, topology in TOPOLOGIES.items():

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from checkpoints import store
+from kernels.measure.command import options
 from tests.checkpoints.conftest import small_config
 
 CALLS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.scandir"}
@@ -130,4 +131,7 @@ def main(run_dir: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    parser = options(__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("count", type=int)
+    main(**vars(parser.parse_args()))

@@ -56,6 +56,15 @@ def test_every_character(names: list[str], tmp_path: Path):
     assert len(list(tmp_path.iterdir())) == len(names)  # nothing was written beside them
 
 
+def test_a_path_that_goes_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`--run-dir ../run`: TensorStore refuses such a path, so every checkpoint was set aside."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    save_and_read(Path("../run"))
+    rg.load("../run")
+    assert {path.name for path in tmp_path.iterdir()} == {"here", "run"}
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_names(name: str, tmp_path: Path):
     run_dir = tmp_path / name / f"{name}run"

@@ -5,6 +5,7 @@ test_processes.py, which starts them.
     python two_processes.py INDEX PORT RUN_DIR
 """
 
+import argparse
 import os
 import resource
 import shutil
@@ -160,12 +161,19 @@ def main(index: int, port: str, run_dir: Path) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("index", type=int)
+    parser.add_argument("port")
+    parser.add_argument("run_dir", type=Path)
+    arguments = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 4)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, int(sys.argv[1]))
+    jax.distributed.initialize(f"localhost:{arguments.port}", 2, arguments.index)
     try:
-        main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+        main(**vars(arguments))
     except BaseException:
         import traceback
 

@@ -17,11 +17,17 @@ Expected: one line a check, each with a difference of logits below 2e-5 in float
 3. What we write as PEFT's is loaded by PEFT, with the same logits.
 """
 
+import argparse
 import dataclasses
 import sys
 import tempfile
 import typing
 from pathlib import Path
+
+if __name__ == "__main__":  # before what only its own environment has
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
 
 import jax.numpy as jnp
 import numpy as np

@@ -14,11 +14,17 @@ chat (which ends at an id that the base's generation_config.json names), and wha
 again, read here.
 """
 
+import argparse
 import json
 import random
 import sys
 import tempfile
 from pathlib import Path
+
+if __name__ == "__main__":  # before what only its own environment has
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
 
 import numpy as np
 import torch

@@ -14,6 +14,7 @@ random one of three layers and a tail, and a Hawk. Logits are compared for T = W
 transformers agrees with DeepMind about the window, and with DeepMind for T = 3 W too.
 """
 
+import argparse
 import os
 import pathlib
 import subprocess
@@ -81,6 +82,9 @@ for name, config in configs.items():
 
 
 def main() -> int:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
         subprocess.run([sys.executable, "-c", OURS, folder], check=True, cwd=ROOT, env=environment)

@@ -10,6 +10,7 @@ and needs gcc, which compiles scan.c:
 Milliseconds, float32, forward and forward with gradients, and each as a multiple of ours.
 """
 
+import argparse
 import ctypes
 import functools
 import pathlib
@@ -20,8 +21,6 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
-from recurrentgemma.common import ScanType  # DeepMind's: ours is not on the path yet
-from recurrentgemma.jax.scan import linear_scan as deepmind_scan
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))
 from kernels.linear_scan import linear_scan
@@ -32,6 +31,9 @@ ROUNDS, LEAST = 9, 0.1
 
 
 def candidates() -> dict:
+    from recurrentgemma.common import ScanType  # DeepMind's: it stands first on the path
+    from recurrentgemma.jax.scan import linear_scan as deepmind_scan
+
     def deepmind(kind):
         return lambda x, a: deepmind_scan(x, a, None, scan_type=kind, unroll=1)[0]
 
@@ -69,6 +71,9 @@ def c_loops(loops: ctypes.CDLL, x: np.ndarray, a: np.ndarray, g: np.ndarray, thr
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         loops = compile_c(folder)
     for shape in SHAPES:

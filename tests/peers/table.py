@@ -33,7 +33,9 @@ def limit(cfg, dtype: str, task: str, work: dict, arguments: argparse.Namespace)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("peers", type=Path)
     parser.add_argument("runs", type=Path)
     parser.add_argument("--bandwidth", type=float, required=True)

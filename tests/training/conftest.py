@@ -73,7 +73,7 @@ def small(song: Path) -> TrainConfig:
         text=(str(song),),
         steps=12,
         batch_size=4,
-        row_length=32,
+        sequence_length=32,
         log_every=2,
         eval_every=5,
         eval_tokens=100,

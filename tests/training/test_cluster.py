@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from recurrentgemma.sharding import MeshConfig
-from training.cluster import ClusterConfig, Found, detect
+from training.cluster import Cluster, ClusterConfig, detect
 from training.train_cli import parse
 
 BY_HAND = {
@@ -27,8 +27,8 @@ SLURM = {
 @pytest.mark.parametrize(
     ("environ", "found"),
     [
-        ({}, Found("one process")),
-        (BY_HAND, Found("by hand", "host0:1234", 4, 2)),
+        ({}, Cluster("one process")),
+        (BY_HAND, Cluster("by hand", "host0:1234", 4, 2)),
         (
             {
                 "GRIFFIN_COORDINATOR": "run-workers-0-0.run:1234",
@@ -36,14 +36,14 @@ SLURM = {
                 "JOB_COMPLETION_INDEX": "3",
                 "KUBERNETES_SERVICE_HOST": "10.0.0.1",
             },
-            Found("Kubernetes", "run-workers-0-0.run:1234", 4, 3),
+            Cluster("Kubernetes", "run-workers-0-0.run:1234", 4, 3),
         ),
-        (SLURM, Found("SLURM")),
-        (SLURM | {"SLURM_NTASKS": "1"}, Found("one process")),  # an interactive shell
-        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2", "TPU_WORKER_ID": "1"}, Found("TPU pod")),
-        ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, Found("one process")),
-        (SLURM | {"SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4"}, Found("SLURM")),
-        (SLURM | BY_HAND, Found("by hand", "host0:1234", 4, 2)),
+        (SLURM, Cluster("SLURM")),
+        (SLURM | {"SLURM_NTASKS": "1"}, Cluster("one process")),  # an interactive shell
+        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2", "TPU_WORKER_ID": "1"}, Cluster("TPU pod")),
+        ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, Cluster("one process")),
+        (SLURM | {"SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4"}, Cluster("SLURM")),
+        (SLURM | BY_HAND, Cluster("by hand", "host0:1234", 4, 2)),
     ],
 )
 def test_what_the_environment_says(environ, found):
@@ -52,8 +52,8 @@ def test_what_the_environment_says(environ, found):
 
 def test_what_is_given_comes_first():
     given = ClusterConfig(coordinator="other:1", processes=2, process=0)
-    assert detect(given, BY_HAND) == Found("by hand", "other:1", 2, 0)
-    assert detect(ClusterConfig(process=3), BY_HAND) == Found("by hand", "host0:1234", 4, 3)
+    assert detect(given, BY_HAND) == Cluster("by hand", "other:1", 2, 0)
+    assert detect(ClusterConfig(process=3), BY_HAND) == Cluster("by hand", "host0:1234", 4, 3)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_the_documented_jobset_starts_a_run():
     last = {**environ, "JOB_COMPLETION_INDEX": str(job["completions"] - 1)}
     first_pod = f"{jobset['metadata']['name']}-{workers['name']}-0-0"
     found = detect(ClusterConfig(), last)
-    assert found == Found("Kubernetes", f"{first_pod}.{jobset['metadata']['name']}:8476", 4, 3)
+    assert found == Cluster("Kubernetes", f"{first_pod}.{jobset['metadata']['name']}:8476", 4, 3)
     devices = job["completions"] * container["resources"]["limits"]["nvidia.com/gpu"]
     griffin, verb, *argv = container["command"]
     assert (griffin, verb) == ("griffin", "train")
@@ -108,6 +108,6 @@ def test_the_documented_slurm_script_starts_a_run():
     gpus = options["gres"].removeprefix("gpu:")
     environ = SLURM | {"SLURM_NNODES": str(nodes), "SLURM_GPUS_ON_NODE": gpus}
     environ["SLURM_NTASKS"] = str(nodes * tasks)
-    assert detect(ClusterConfig(), environ) == Found("SLURM")
+    assert detect(ClusterConfig(), environ) == Cluster("SLURM")
     [command] = re.findall(r"^srun --\S+ griffin train (.*)$", text, re.M)
     assert parse(command.split()).launch.mesh.resolved(nodes * tasks) == MeshConfig(data=4, fsdp=8)

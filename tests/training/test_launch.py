@@ -76,7 +76,7 @@ def test_a_mesh_that_does_not_fit_the_run_is_refused_before_it_begins(small, tmp
         loop.train(small, run_dir)
     with pytest.raises(ValueError, match=r"tensor=8 does not divide the model's .*is tensor=1"):
         loop.train(small, run_dir, Launch(mesh=MeshConfig(data=1, tensor=8)))
-    parts = dataclasses.replace(small, accumulate=2)
+    parts = dataclasses.replace(small, grad_accumulation_steps=2)
     with pytest.raises(ValueError, match=r"a batch of 2 rows does not divide .* data=4"):
         loop.train(parts, run_dir, Launch(devices=4))
     assert not run_dir.exists()

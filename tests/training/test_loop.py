@@ -18,7 +18,7 @@ from flax import nnx
 from checkpoints import store
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
-from training import loop, run
+from training import loop, run, run_folder
 from training.configs import TrainConfig
 from training.data.batches import Batches
 from training.data.config import open_texts
@@ -48,7 +48,7 @@ def left_by(run_dir: Path, config: TrainConfig) -> dict:
             leaves = jax.tree_util.tree_leaves_with_path(train_state)
             arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
             steps[step] = (arrays, batches.restored)
-    records = read_metrics(run_dir / run.METRICS)
+    records = read_metrics(run_dir / run_folder.METRICS)
     for record in records:
         for name in TIMINGS:
             del record[name]
@@ -142,7 +142,7 @@ def test_sigterm_on_a_step_that_is_saved_anyway_saves_once(small, cut_short, mon
 
 def test_killed_without_warning_and_resumed_is_the_same(small, cut_short, whole):
     """The newest checkpoint is lost and the metrics run ahead of the one before."""
-    with (cut_short / run.METRICS).open("a") as file:
+    with (cut_short / run_folder.METRICS).open("a") as file:
         file.write('{"step": 14, "loss"')
     assert train(small, cut_short)
     assert_same(left_by(cut_short, small), whole)

@@ -16,7 +16,7 @@ from griffin_lm import main as griffin
 from recurrentgemma.sharding import MeshConfig
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from recurrentgemma.text.tokenizer import train_sentencepiece
-from training import loop, run
+from training import loop, run, run_folder
 from training.configs import TrainConfig
 from training.data.batches import Batches
 from training.data.config import DataConfig
@@ -44,7 +44,7 @@ def sourced(small: TrainConfig, song, tmp_path_factory) -> TrainConfig:
 
 
 def records(run_dir) -> list[dict]:
-    found = read_metrics(run_dir / run.METRICS)
+    found = read_metrics(run_dir / run_folder.METRICS)
     for record in found:
         for name in TIMINGS:
             del record[name]
@@ -102,7 +102,7 @@ def test_the_carried_state_is_used(sourced, tmp_path):
 def test_a_mesh_has_the_losses_of_one_device(sourced, tmp_path):
     """Documents carried on, rows in two parts, held-out text scored over the mesh."""
     launch = Launch(devices=4, mesh=MeshConfig(data=1, fsdp=2, sequence=2), tensorboard=False)
-    parted = dataclasses.replace(sourced, accumulate=2, steps=6)
+    parted = dataclasses.replace(sourced, grad_accumulation_steps=2, steps=6)
     assert loop.train(parted, tmp_path / "mesh", launch)
     assert loop.train(dataclasses.replace(sourced, steps=6), tmp_path / "one", ONE)
     for got, expected in zip(records(tmp_path / "mesh"), records(tmp_path / "one"), strict=True):
@@ -141,8 +141,8 @@ def test_what_may_change_is_said_and_the_run_goes_on(small, tmp_path, capsys, mo
     shown = capsys.readouterr().out.replace("\n", " ")
     assert "goes on after step 0 with another keep: 2 -> 5; log_every: 2 -> 3" in shown
     assert store.read_run_config(tmp_path / "run")[1]["keep"] == 5
-    with pytest.raises(ValueError, match=r"another config .*row_length: 32 -> 16"):
-        loop.train(dataclasses.replace(other, row_length=16), tmp_path / "run", ONE)
+    with pytest.raises(ValueError, match=r"another config .*sequence_length: 32 -> 16"):
+        loop.train(dataclasses.replace(other, sequence_length=16), tmp_path / "run", ONE)
 
 
 def test_tokens_of_another_tokenizer_are_refused(small, song, tmp_path):
@@ -206,10 +206,10 @@ def test_steps_are_traced_and_recorded(small, tmp_path, capsys):
     launch = Launch(devices=1, profile=2)
     config = dataclasses.replace(small, steps=6)
     assert loop.train(config, tmp_path / "run", launch)
-    assert "2 steps are traced in" in capsys.readouterr().out
+    assert "traced into" in capsys.readouterr().out
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
     assert list((tmp_path / "run" / "tensorboard").iterdir())
-    record = read_metrics(tmp_path / "run" / run.METRICS)[-1]
+    record = read_metrics(tmp_path / "run" / run_folder.METRICS)[-1]
     assert record["padding"] == pytest.approx(0)
     assert record["learning_rate"] == pytest.approx(0.001 + 0.009 * 0.5 * (1 - np.cos(np.pi / 2)))
     assert 0 < record["goodput"] <= 1
@@ -235,7 +235,7 @@ def test_the_command_of_a_run_that_was_stopped_says_so(song, tmp_path, monkeypat
 
     command = ["train", "--text", str(song), "--run-dir", str(tmp_path / "run"), "--steps", "3"]
     command += ["--model.num-layers", "1", "--model.no-scan-layers", "--batch-size", "2"]
-    command += ["--row-length", "16", "--devices", "1", "--no-tensorboard"]
+    command += ["--sequence-length", "16", "--devices", "1", "--no-tensorboard"]
     command += ["--optimizer.warmup-steps", "1"]
     with monkeypatch.context() as patch:
         patch.setattr(Batches, "__next__", stop)
@@ -280,5 +280,6 @@ def test_the_best_of_a_run_is_kept_beside_the_newest(small, tmp_path, monkeypatc
 
 
 def test_rows_in_parts_over_a_mesh_that_does_not_divide_them(small, tmp_path):
-    with pytest.raises(ValueError, match=r"accumulate=2 of batch_size=4: a batch of 2 rows does"):
-        loop.train(dataclasses.replace(small, accumulate=2), tmp_path / "run", Launch(devices=4))
+    parted = dataclasses.replace(small, grad_accumulation_steps=2)
+    with pytest.raises(ValueError, match=r"_steps=2 of batch_size=4: a batch of 2 rows does"):
+        loop.train(parted, tmp_path / "run", Launch(devices=4))

@@ -14,7 +14,7 @@ import pytest
 
 from checkpoints import store
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
-from training import run
+from training import run, run_folder
 from training.configs import TrainConfig
 from training.observe.metrics import TIMINGS, read_metrics
 
@@ -91,7 +91,7 @@ def begin(small: TrainConfig, run_dir: Path) -> Path:
 
 def left_by(run_dir: Path) -> tuple[list[dict], dict[str, np.ndarray]]:
     """Metrics without what the machine did, and the parameters at the end."""
-    records = read_metrics(run_dir / run.METRICS)
+    records = read_metrics(run_dir / run_folder.METRICS)
     for record in records:
         for name in TIMINGS:
             del record[name]
@@ -133,7 +133,7 @@ def test_a_signal_to_one_stops_both_and_one_process_goes_on(small, compiled, tmp
     run_dir = begin(small, tmp_path / "stopped")
     program = Program(run_dir, compiled, 2, pause=1)
     deadline = time.monotonic() + 200
-    while len(read_metrics(run_dir / run.METRICS)) < 1:
+    while len(read_metrics(run_dir / run_folder.METRICS)) < 1:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     program.processes[1].send_signal(signal.SIGTERM)

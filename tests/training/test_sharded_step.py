@@ -63,20 +63,22 @@ def train(
     steps: int = STEPS,
     config: GriffinConfig = CONFIG,
     optim: OptimConfig = ADAMW,
-    accumulate: int = 1,
+    accumulation: int = 1,
 ) -> Trained:
     tx = make_optimizer(optim, steps=STEPS)
     mesh = make_mesh(mesh_config) if mesh_config else None
     graphdef, params = start(config, mesh)
     state = init_train_state(params, tx, mesh)
-    step = make_train_step(graphdef, tx, mesh=mesh, z_loss=1e-3, accumulate=accumulate)
+    step = make_train_step(
+        graphdef, tx, mesh=mesh, z_loss=1e-3, grad_accumulation_steps=accumulation
+    )
     given = [
         Batch(*place(mesh, sharding.BATCH, *batch)) if mesh else batch for batch in batches(steps)
     ]
     compiled, losses = step.lower(state, given[0]).compile(), []
     for batch in given:
         state, metrics = compiled(state, batch)
-        losses.append([float(metrics["loss"]), float(metrics["grad_norm"])])
+        losses.append([float(metrics[name]) for name in ("loss", "grad_norm", "log_z")])
     return Trained(np.asarray(losses), compiled)
 
 
@@ -112,6 +114,7 @@ def test_the_losses_of_one_device(one_device, name):
     losses = train(MESHES[name]).losses
     np.testing.assert_allclose(losses[:, 0], one_device[:, 0], rtol=1e-5)
     np.testing.assert_allclose(losses[:, 1], one_device[:, 1], rtol=1e-4)
+    np.testing.assert_allclose(losses[:, 2], one_device[:, 2], rtol=1e-5)
 
 
 def test_scanned_layers_that_are_recomputed():
@@ -122,13 +125,13 @@ def test_scanned_layers_that_are_recomputed():
 
 def test_rows_in_two_parts_are_the_same_step(one_device):
     """The last row, with its padding, makes the parts differ in tokens."""
-    losses = train(None, 3, accumulate=2).losses
+    losses = train(None, 3, accumulation=2).losses
     np.testing.assert_allclose(losses, one_device[:3], rtol=1e-5)
 
 
 def test_muon_in_two_parts():
     muon = dataclasses.replace(ADAMW, algorithm="muon")
-    losses = train(MESHES["fsdp-sequence-tensor"], 4, optim=muon, accumulate=2).losses
+    losses = train(MESHES["fsdp-sequence-tensor"], 4, optim=muon, accumulation=2).losses
     np.testing.assert_allclose(losses, train(None, 4, optim=muon).losses, rtol=1e-4)
 
 
@@ -237,14 +240,16 @@ def test_bfloat16(one_device):
 
 
 @functools.cache
-def carried_losses(mesh_config: MeshConfig | None, parts: int, accumulate: int = 1) -> list[float]:
+def carried_losses(
+    mesh_config: MeshConfig | None, parts: int, accumulation: int = 1
+) -> list[float]:
     """Loss of each part of rows of which some documents go on from part to part."""
     mesh = make_mesh(mesh_config) if mesh_config else None
     tx = make_optimizer(OptimConfig(learning_rate=0.0, warmup_steps=0), steps=STEPS)
     graphdef, params = start(CONFIG, mesh)
     carried = start_state(CONFIG, BATCH, mesh)
     state = init_train_state(params, tx, mesh, carried=carried)
-    step = make_train_step(graphdef, tx, mesh=mesh, accumulate=accumulate)
+    step = make_train_step(graphdef, tx, mesh=mesh, grad_accumulation_steps=accumulation)
     positions = np.tile(np.arange(TIME, dtype=np.int32), (BATCH, 1))
     positions[1, 20:] -= 20  # a document that begins in the middle and goes over every cut
     tokens, targets = np.random.default_rng(1).integers(0, 64, (2, BATCH, TIME), np.int32)
@@ -261,5 +266,5 @@ def carried_losses(mesh_config: MeshConfig | None, parts: int, accumulate: int =
 def test_a_carried_state_goes_on(mesh):
     """Three batches of a third of the rows, the state carried, lose what the whole rows do."""
     [whole] = carried_losses(None, 1)
-    accumulate = 2 if mesh else 1
-    np.testing.assert_allclose(np.mean(carried_losses(mesh, 3, accumulate)), whole, rtol=1e-5)
+    accumulation = 2 if mesh else 1
+    np.testing.assert_allclose(np.mean(carried_losses(mesh, 3, accumulation)), whole, rtol=1e-5)

@@ -71,6 +71,11 @@ def test_golden_step(small: TrainConfig):
         "grad_norm": float(metrics["grad_norm"]),
         "sum_of_squares": sum(float(jnp.sum(jnp.square(leaf))) for leaf in leaves),
     }
+    batch = golden_batch()
+    logits_BTV, _ = fixed_params(small.model)(batch.tokens_BT, positions=batch.positions_BT)
+    log_z_BT = jax.nn.logsumexp(logits_BTV, -1)
+    log_z = np.average(log_z_BT, weights=batch.weights_BT)
+    assert float(metrics["log_z"]) == pytest.approx(log_z, rel=1e-5)
     for name, expected in GOLDEN.items():
         relative = abs(got[name] / expected - 1)
         assert relative < 1e-5, WORRY.format(

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kernels.measure.command import options
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch
 from recurrentgemma.presets import tiny
@@ -41,6 +42,7 @@ def compile_seconds(num_layers: int, scan_layers: bool) -> tuple[float, float, i
 
 
 def main() -> None:
+    options(__doc__).parse_args()
     print("| layers | | seconds | CPU seconds | fusions |")
     print("|---|---|---|---|---|")
     for scan_layers in (True, False):

@@ -8,7 +8,6 @@ tokenised by a SentencePiece tokenizer of 2,048 pieces trained on a part of them
 with the data: ordering millions of documents, finding lines, groups of Parquet read in order.
 """
 
-import argparse
 import json
 import os
 import random
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kernels.measure.command import options
 from recurrentgemma.text.tokenizer import Tokenizer, train_sentencepiece
 from training.data.batches import Batches
 from training.data.config import DataConfig, open_mixture
@@ -179,8 +179,8 @@ def time_parquet(folder: Path) -> tuple[float, float]:
 def print_what_grows(folder: Path, lines: str) -> None:
     seconds, grown, row = time_an_epoch()
     start = time.perf_counter()
-    found = open_text_source(lines)
-    rate = found.size / (time.perf_counter() - start)
+    source = open_text_source(lines)
+    rate = source.size / (time.perf_counter() - start)
     ours, full = time_parquet(folder)
     print("| | |\n|---|---|")
     print(
@@ -196,7 +196,7 @@ def print_what_grows(folder: Path, lines: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.bench.data_bench")
+    parser = options(__doc__)
     parser.add_argument("text", nargs="+", type=Path)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
@@ -217,12 +217,12 @@ def main() -> None:
         print("| source | cut, tokens/s | per CPU second | carry, tokens/s | per CPU second |")
         print("|---|---|---|---|---|")
         for name, spec in specs.items():
-            found = [
+            speeds = [
                 f"{rate:,.0f}"
                 for mode in ("cut", "carry")
                 for rate in rates(spec, tokenizer, mode, arguments.threads)
             ]
-            print(f"| {name} | {' | '.join(found)} |", flush=True)
+            print(f"| {name} | {' | '.join(speeds)} |", flush=True)
         print_what_grows(folder, specs["jsonl"])
 
 

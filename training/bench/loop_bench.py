@@ -10,7 +10,6 @@ both alike. Each such pair gives the ratio of two medians; the number is the med
 Expected: under 2%. Numbers in docs/performance.md.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import io
@@ -24,6 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kernels.measure.command import options
 from recurrentgemma.memory import keep_freed_memory
 from training import loop
 from training.configs import run_named
@@ -48,14 +48,14 @@ class Interleaved:
 
         def step(train_state: Any, batch: Any) -> Any:
             self._called.append(time.perf_counter())
-            found = compiled(train_state, batch)
+            stepped = compiled(train_state, batch)
             if len(self._called) == BLOCK + 1:
-                jax.block_until_ready(found)
+                jax.block_until_ready(stepped)
                 in_loop = _median_gap(self._called)
                 self._batch = jax.device_put(batch)
-                self.pairs.append((in_loop, self._bare(compiled, found[0])))
+                self.pairs.append((in_loop, self._bare(compiled, stepped[0])))
                 self._called.clear()
-            return found
+            return stepped
 
         return step
 
@@ -76,7 +76,7 @@ def _median_gap(times: list[float]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--steps", type=int, default=300)
     arguments = parser.parse_args()
@@ -91,7 +91,7 @@ def main() -> None:
         loop.train(config, Path(folder) / "run", Launch(devices=1))
     pairs = both.pairs[FIRST:]
     ratios = sorted(a / b for a, b in pairs)
-    loops, bare = (statistics.median(each) for each in zip(*pairs, strict=True))
+    loops, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
     low, high = ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]
     print(
         f"{arguments.preset}: {1e3 * loops:.1f} ms in the loop, {1e3 * bare:.1f} bare, "

@@ -11,7 +11,6 @@ Numbers in docs/kernels.md.
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable
 
 import jax
@@ -20,6 +19,7 @@ from flax import nnx
 
 from kernels.linear_scan import linear_scan
 from kernels.measure.bench import interleaved
+from kernels.measure.command import options
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch
 from recurrentgemma.memory import keep_freed_memory
@@ -56,17 +56,20 @@ def layer_scans(config, tokens: int) -> Callable[[], list[jax.Array]]:
 
 
 def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("tokens", nargs="*", type=int, default=[512, 2048])
+    arguments = parser.parse_args()
     keep_freed_memory()
     print("| dtype | T | step, s | scans of a layer, ms | recurrent layers | share |")
     print("|---|---|---|---|---|---|")
-    for tokens in map(int, sys.argv[1:] or (512, 2048)):
+    for tokens in arguments.tokens:
         for dtype in ("float32", "bfloat16"):
             config = dataclasses.replace(griffin_100m(), dtype=dtype)
             runs = {"step": training_step(config, tokens), "scans": layer_scans(config, tokens)}
-            found = interleaved(runs, 5, 0.1)
+            seconds = interleaved(runs, 5, 0.1)
             layers = config.block_types.count("recurrent")
-            share = layers * found["scans"] / found["step"]
-            shown = f"{found['step']:.2f} | {1000 * found['scans']:.2f} | {layers}"
+            share = layers * seconds["scans"] / seconds["step"]
+            shown = f"{seconds['step']:.2f} | {1000 * seconds['scans']:.2f} | {layers}"
             print(f"| {dtype} | {tokens} | {shown} | {100 * share:.1f}% |", flush=True)
 
 

@@ -3,8 +3,8 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -71,23 +71,6 @@ class DataConfig:
             raise UserError(
                 f"{', '.join(sorted(both))}: to learn from and to be scored on; choose one"
             )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, for config.json."""
-        fields = dataclasses.asdict(self)
-        return {n: list(v) if isinstance(v, tuple) else v for n, v in fields.items()}
-
-    @staticmethod
-    def from_json(fields: Mapping[str, Any]) -> "DataConfig":
-        """The config that to_json wrote. Raises ValueError for a field that there is not."""
-        known = {field.name for field in dataclasses.fields(DataConfig)}
-        if unknown := sorted(fields.keys() - known):
-            raise UserError(f"unknown fields {unknown} of DataConfig; the fields are {known}")
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in fields.items()
-        }
-        return DataConfig(**values)
 
 
 class HeldOut(NamedTuple):

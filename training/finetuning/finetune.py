@@ -59,7 +59,7 @@ def read_base(
     to be trained on it is the newest step, which stays what it is when the run goes on.
 
     Raises:
-      ValueError: there is no checkpoint, it contradicts its config, or there is no tokenizer.
+      UserError: there is no checkpoint, it contradicts its config, or there is no tokenizer.
     """
     source = open_source(path)
     named = None if config is None else config_named(config)
@@ -93,7 +93,7 @@ def chat_specs(
     """Sources for files of JSON lines; what is a source already stays.
 
     Raises:
-      ValueError: a source of another kind than `chat:`, or options both in it and beside it.
+      UserError: a source of another kind than `chat:`, or options both in it and beside it.
     """
     options = {"prompt": prompt, "response": response}
     options |= {} if template == "gemma" else {"template": template}
@@ -118,7 +118,7 @@ def read_examples(specs: Sequence[str], tokenizer: Tokenizer) -> Examples:
     """Every conversation of one source or more, read once.
 
     Raises:
-      ValueError: the first that cannot be learned from, by file and line.
+      UserError: the first that cannot be learned from, by file and line.
     """
     return count_examples([ChatDocuments(ChatLines(parse_spec(s)), tokenizer) for s in specs])
 

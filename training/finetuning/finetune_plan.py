@@ -20,8 +20,8 @@ from training.finetuning.finetune import (
     read_base,
     read_examples,
 )
-from training.finetuning.finetune_cli import FinetuneArguments, LoraArguments
-from training.finetuning.lora import LoraConfig, adapted_layers
+from training.finetuning.finetune_arguments import FinetuneArguments, lora_config
+from training.finetuning.lora import adapted_layers
 from training.optim import OptimConfig
 
 
@@ -35,7 +35,7 @@ def plan(arguments: FinetuneArguments) -> Plan:
     """Read everything but the tensors.
 
     Raises:
-      ValueError: an argument, the checkpoint, the data, or how they go together.
+      UserError: an argument, the checkpoint, the data, or how they go together.
     """
     if not arguments.data:
         raise UserError("nothing to learn from: name at least one file of conversations (DATA)")
@@ -73,18 +73,18 @@ def plan(arguments: FinetuneArguments) -> Plan:
     mesh = arguments.launch.make_mesh()
     if mesh is not None:
         sharding.check_model(base.config, mesh.shape)
-        sharding.check_batch(arguments.batch_size, arguments.row_length, mesh.shape)
+        sharding.check_batch(arguments.batch_size, arguments.sequence_length, mesh.shape)
     examples = read_examples(data.sources, base.tokenizer)
     if data.eval_sources:
         read_examples(data.eval_sources, base.tokenizer)
-    shape = arguments.batch_size, arguments.row_length
+    shape = arguments.batch_size, arguments.sequence_length
     steps = math.ceil(arguments.epochs * examples.tokens / math.prod(shape))
     if data.epochs:
         deal = Deal(
             examples.lengths,
             epochs=data.epochs,
             batch_size=arguments.batch_size,
-            row_length=arguments.row_length,
+            row_length=arguments.sequence_length,
             seed=arguments.seed,
         )
         steps = deal.batches
@@ -104,7 +104,7 @@ def plan(arguments: FinetuneArguments) -> Plan:
         lora=lora,
         steps=steps,
         batch_size=arguments.batch_size,
-        row_length=arguments.row_length,
+        sequence_length=arguments.sequence_length,
         seed=arguments.seed,
         log_every=arguments.log_every,
         eval_every=arguments.eval_every,
@@ -113,8 +113,9 @@ def plan(arguments: FinetuneArguments) -> Plan:
     )
     needed = memory(base.config, lora)
     summary = (
-        f"{examples.describe(arguments.row_length)}\n{steps:,} steps of {shape[0]} x {shape[1]:,} "
-        f"tokens; {needed['trained']:,} parameters to train, {needed['bytes'] / 2**30:.2f} GiB "
+        f"{examples.describe(arguments.sequence_length)}\n"
+        f"{steps:,} steps of {shape[0]} x {shape[1]:,} tokens; {needed['trained']:,} "
+        f"parameters to train, {needed['bytes'] / 2**30:.2f} GiB "
         f"besides activations; {run_dir}"
     )
     return Plan(config, run_dir, summary)
@@ -125,16 +126,3 @@ def _counts_tokens(run_dir: Path) -> bool:
     if not (run_dir / CONFIG).is_file():
         return False
     return not read_run_config(run_dir)[1].get("data", {}).get("epochs")
-
-
-def lora_config(arguments: LoraArguments) -> LoraConfig | None:
-    """None for rank 0. Raises ValueError: it is below 0, or other options then have no effect."""
-    if arguments.rank:
-        alpha = 2.0 * arguments.rank if arguments.alpha is None else arguments.alpha
-        return LoraConfig(rank=arguments.rank, alpha=alpha, layers=arguments.layers)
-    for name in ("alpha", "layers"):
-        if getattr(arguments, name) != getattr(LoraArguments, name):
-            raise UserError(
-                f"--lora.{name} has no effect without adapters: give --lora.rank, such as 16"
-            )
-    return None

@@ -1,24 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run shows and records while it trains: the progress bar, and a record of every few
-steps."""
+steps. Knows numbers and their names, not what is trained."""
 
 import contextlib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from recurrentgemma.errors import UserError
-from training.configs import TrainConfig
-from training.observe.metrics import bits_per_byte
 from training.observe.stopwatch import Stopwatch
 from training.observe.trackers import Tracker
-from training.step import Metrics
 
 SMOOTHING = 0.95  # of the bar's mean loss; a record has the loss of the step itself
 
@@ -27,45 +24,57 @@ class Diverged(UserError):
     """Too many steps in a row were not finite."""
 
 
-class _Pending(NamedTuple):
-    """A step that has been dispatched, and what is known of it already."""
+class _Dispatched(NamedTuple):
+    """A step whose metrics may not be there yet, and what is known of it already."""
 
     step: int
-    metrics: Metrics
+    metrics: Mapping[str, Any]
     known: dict[str, float]
+    evaluated: dict[str, float]
 
 
-class Progress:
+class TrainingProgress:
     """Reports each step one step late, so that reading its metrics does not hold up the next one.
 
-    A record has step, loss (nats per token), bits_per_byte (of the training text, by its mean bytes
-    per token; left out where that is not known), grad_norm, param_norm, learning_rate, skipped,
-    tokens (seen so far), padding (share of the batch), epoch, at evaluations
-    held_out_bits_per_byte, and metrics.TIMINGS.
+        with TrainingProgress([MetricsLog(path, step=0)], watch, steps=1000) as progress:
+            for step in range(1, 1001):
+                state, metrics = train_step(state, batch)   # {"loss": ..., "grad_norm": ...}
+                progress.step(step, metrics, epoch=batches.epoch)
 
-    step, skipped, skipped_in_a_row: where the run goes on from. watch: told when each step is
-    there. trackers: get the records; none in processes but the first, which show no bar either.
+    A record has the step, every one of its metrics as a number, what `derived` makes of these, what
+    `step` and `evaluated` were given besides, and the stopwatch's readings.
+
+    trackers: get a record every `log_every` steps, of the last one, and of those that were
+    evaluated; none in processes but the first, which show no bar either. watch: told when each step
+    is there. headline: the metric that the bar shows as a mean; with bits_per_byte, if `derived`
+    makes it. A metric `skipped`, if there is one, counts the steps that were not finite: each is
+    reported, and `skip_limit` of them in a row end the run. step, skipped, skipped_in_a_row: where
+    the run goes on from.
     """
 
     def __init__(
         self,
-        config: TrainConfig,
         trackers: Sequence[Tracker],
         watch: Stopwatch,
         *,
-        bytes_per_token: float | None,
-        step: int,
+        steps: int,
+        log_every: int = 10,
+        skip_limit: int = 10,
+        headline: str = "loss",
+        derived: Callable[[dict[str, Any]], dict[str, Any]] = lambda record: {},
+        step: int = 0,
         skipped: int = 0,
         skipped_in_a_row: int = 0,
         shown: bool = True,
     ) -> None:
-        self._config, self._trackers, self._watch = config, trackers, watch
-        self._bytes_per_token = bytes_per_token
-        self._pending: _Pending | None = None
+        self._trackers, self._watch, self._derived = trackers, watch, derived
+        self._steps, self._log_every, self._skip_limit = steps, log_every, skip_limit
+        self._headline = headline
+        self._dispatched: _Dispatched | None = None
         self._smooth: float | None = None
         self._skipped = skipped
         self.skipped_in_a_row = skipped_in_a_row
-        self._bar = Bar(
+        self._bar = Progress(
             TextColumn("training"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
@@ -76,7 +85,7 @@ class Progress:
             disable=not shown,
         )
         self._is_shown = shown
-        self._task = self._bar.add_task("", total=config.steps, completed=step, shown="compiling")
+        self._task = self._bar.add_task("", total=steps, completed=step, shown="compiling")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -95,26 +104,24 @@ class Progress:
             if error is None:
                 self.flush()
 
-    def step(self, step: int, metrics: Metrics, **known: float) -> None:
+    def step(self, step: int, metrics: Mapping[str, Any], **known: float) -> None:
         """Take the metrics of a step just dispatched, and report the one before.
 
-        Raises Diverged: that one is the last of config.skip_limit that were not finite.
+        Raises Diverged: that one is the last of skip_limit that were not finite.
         """
-        before, self._pending = self._pending, _Pending(step, metrics, known)
+        before, self._dispatched = self._dispatched, _Dispatched(step, metrics, known, {})
         self._report(before)
 
-    def held_out(self, step: int, bits: float) -> None:
-        """Add an evaluation to the record of the step just dispatched."""
-        assert self._pending is not None
-        self._pending.known["held_out_bits_per_byte"] = bits
-        whole = step == self._config.steps
-        part = "" if whole else f" (first {self._config.eval_tokens:,} tokens of each)"
-        self.say(f"step {step:,}: held-out text{part}: {bits:.3f} bits per byte")
+    def evaluated(self, numbers: Mapping[str, float]) -> None:
+        """Add an evaluation to the record of the step just dispatched, which is then written
+        whatever its number."""
+        assert self._dispatched is not None
+        self._dispatched.evaluated.update(numbers)
         self._watch.interrupted()
 
     def flush(self) -> None:
         """Report the last step too, waiting for it."""
-        before, self._pending = self._pending, None
+        before, self._dispatched = self._dispatched, None
         self._report(before)
         self._watch.interrupted()
 
@@ -123,43 +130,30 @@ class Progress:
         if self._is_shown:
             self._bar.console.print(line, highlight=False)
 
-    def _report(self, pending: _Pending | None) -> None:
-        if pending is None:
+    def _report(self, dispatched: _Dispatched | None) -> None:
+        if dispatched is None:
             return
-        step, metrics, known = pending
-        loss, skipped = float(metrics["loss"]), int(metrics["skipped"])  # waits for the step
+        step, metrics, known, evaluated = dispatched
+        value = float(metrics[self._headline])  # waits for the step
         self._watch.step()
-        self._count_skipped(step, skipped)
-        if math.isfinite(loss):
-            smooth = loss if self._smooth is None else self._smooth
-            self._smooth = SMOOTHING * smooth + (1 - SMOOTHING) * loss
+        self._count_skipped(step, int(metrics.get("skipped", 0)))
+        if math.isfinite(value):
+            smooth = value if self._smooth is None else self._smooth
+            self._smooth = SMOOTHING * smooth + (1 - SMOOTHING) * value
         if self._smooth is not None:
             self._show(step, self._smooth)
-        last = step == self._config.steps
-        if step % self._config.log_every == 0 or last or "held_out_bits_per_byte" in known:
-            record = self._record(step, loss, skipped, metrics) | known | self._watch.readings()
+        if step % self._log_every == 0 or step == self._steps or evaluated:
+            record = {"step": step} | {name: _number(value) for name, value in metrics.items()}
+            record |= self._derived(record) | known | evaluated | self._watch.readings()
             for tracker in self._trackers:
                 tracker.write(record)
-        limit = self._config.skip_limit
-        if self.skipped_in_a_row >= limit:
+        if self.skipped_in_a_row >= self._skip_limit:
             raise Diverged(
-                f"step {step}: loss or gradient was not finite in {limit} steps in a row, so the "
-                "run ends here; its last checkpoint is from before or has the parameters from "
-                "before: lower the learning rate, look at the data, or raise --skip-limit"
+                f"step {step}: loss or gradient was not finite in {self._skip_limit} steps in a "
+                "row, so the run ends here; its last checkpoint is from before or has the "
+                "parameters from before: lower the learning rate, look at the data, or raise "
+                "--skip-limit"
             )
-
-    def _record(self, step: int, loss: float, skipped: int, metrics: Metrics) -> dict[str, Any]:
-        record: dict[str, Any] = {"step": step, "loss": loss}
-        if self._bytes_per_token is not None:
-            record["bits_per_byte"] = bits_per_byte(loss, bytes_per_token=self._bytes_per_token)
-        return record | {
-            "grad_norm": float(metrics["grad_norm"]),
-            "param_norm": float(metrics["param_norm"]),
-            "learning_rate": float(metrics["learning_rate"]),
-            "skipped": skipped,
-            "tokens": step * self._config.batch_size * self._config.row_length,
-            "padding": float(metrics["padding"]),
-        }
 
     def _count_skipped(self, step: int, skipped: int) -> None:
         before, self._skipped = self._skipped, skipped
@@ -170,10 +164,16 @@ class Progress:
             self.skipped_in_a_row = 0
 
     def _show(self, step: int, smooth: float) -> None:
-        shown = f"mean loss {smooth:.3f}"
-        if self._bytes_per_token is not None:
-            bits = bits_per_byte(smooth, bytes_per_token=self._bytes_per_token)
+        shown = f"mean {self._headline} {smooth:.3f}"
+        bits = self._derived({"step": step, self._headline: smooth}).get("bits_per_byte")
+        if bits is not None:
             shown += f"  {bits:.3f} bits/byte"
-        if (rate := self._watch.tokens_per_second) is not None:
-            shown += f"  {rate:,.0f} tokens/s"
+        if (rate := self._watch.items_per_second) is not None:
+            shown += f"  {rate:,.0f} {self._watch.unit}/s"
         self._bar.update(self._task, completed=step, shown=shown)
+
+
+def _number(value: Any) -> int | float:
+    """A scalar array as Python's number, which does not end at 2^31."""
+    scalar = np.asarray(value)
+    return int(scalar) if np.issubdtype(scalar.dtype, np.integer) else float(scalar)

@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 
 import jax
 
-from recurrentgemma.config import GriffinConfig
-from recurrentgemma.counts import flops_per_token
 from training.observe.chips import peak_flops
 
 Item = TypeVar("Item")
@@ -22,20 +20,22 @@ RECENT = 100  # steps whose median says how long one takes
 class Stopwatch:
     """Told of each step when its result is there, and of each interruption.
 
-    devices: that compute, of all processes. clock: seconds.
+    items_per_step: how many tokens, images or frames, as `unit` says, a step goes through.
+    flops_per_step: of the model alone, where they are known. devices: that compute, of all
+    processes. clock: seconds.
     """
 
     def __init__(
         self,
-        config: GriffinConfig,
         *,
-        tokens_per_step: int,
-        row_length: int,
-        devices: Sequence[Any],
+        items_per_step: int,
+        unit: str = "tokens",
+        flops_per_step: float | None = None,
+        devices: Sequence[Any] = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._clock, self._tokens = clock, tokens_per_step
-        self._flops = flops_per_token(config, row_length)["training"]
+        self._clock, self._items, self.unit = clock, items_per_step, unit
+        self._flops = flops_per_step
         peaks = [peak_flops(device) for device in devices]
         self._peak = None if None in peaks else sum(peak for peak in peaks if peak is not None)
         self._started = clock()
@@ -65,25 +65,28 @@ class Stopwatch:
         return item
 
     @property
-    def tokens_per_second(self) -> float | None:
+    def items_per_second(self) -> float | None:
         """By the median of the last steps; None before two have followed each other."""
-        return self._tokens / statistics.median(self._recent) if self._recent else None
+        return self._items / statistics.median(self._recent) if self._recent else None
 
     def readings(self) -> dict[str, float | None]:
         """For metrics.jsonl.
 
-        tokens_per_second; mfu (model FLOP/s, nothing recomputed counted, over the devices' bfloat16
-        peak; None where that is not known); goodput (the share of the wall time since the start
-        that steps took: those that followed an interruption count as long as the others on
-        average); data_wait (the share of it that the loop waited for batches); memory_bytes (the
-        most that a device of this process held; without an accelerator, that the process did).
+        tokens_per_second, or of another unit; mfu (model FLOP/s, nothing recomputed counted, over
+        the devices' bfloat16 peak; None where that is not known); goodput (the share of the wall
+        time since the start that steps took: those that followed an interruption count as long as
+        the others on average); data_wait (the share of it that the loop waited for batches);
+        memory_bytes (the most that a device of this process held; without an accelerator, that the
+        process did).
         """
-        rate, wall = self.tokens_per_second, self._clock() - self._started
+        rate, wall = self.items_per_second, self._clock() - self._started
         mean = self._in_steps / self._timed if self._timed else 0.0
-        known = rate is not None and self._peak
+        mfu = None
+        if rate is not None and self._flops is not None and self._peak:
+            mfu = rate * self._flops / self._items / self._peak
         return {
-            "tokens_per_second": rate,
-            "mfu": rate * self._flops / self._peak if known else None,  # type: ignore[operator]
+            f"{self.unit}_per_second": rate,
+            "mfu": mfu,
             "goodput": self._steps * mean / wall if self._timed else None,
             "data_wait": self._waited / wall,
             "memory_bytes": peak_memory(),
@@ -93,7 +96,7 @@ class Stopwatch:
 def peak_memory() -> int:
     """Bytes: see Stopwatch.readings."""
     stats = [device.memory_stats() for device in jax.local_devices()]
-    known = [int(found["peak_bytes_in_use"]) for found in stats if found]
+    known = [int(device["peak_bytes_in_use"]) for device in stats if device]
     if known:
         return max(known)
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

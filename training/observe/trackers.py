@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from checkpoints.files import naming
-from recurrentgemma.errors import UserError
+from recurrentgemma.errors import MissingExtra
 from training.observe.metrics import TIMINGS
 
 TENSORBOARD = "tensorboard"
@@ -65,11 +65,11 @@ class TensorBoard:
 
 
 def import_wandb(project: str) -> Any:
-    """The module. Raises ValueError: Weights & Biases, wanted for `project`, is not installed."""
+    """The module. Raises MissingExtra: Weights & Biases, wanted for `project`, is not installed."""
     try:
         return importlib.import_module("wandb")
     except ImportError:
-        raise UserError(
+        raise MissingExtra(
             f"wandb={project!r}: Weights & Biases is not installed; `pip install wandb`, or leave "
             "--wandb out"
         ) from None
@@ -79,7 +79,7 @@ class WeightsAndBiases:
     """A run of a project at Weights & Biases, under the run directory's name; resumed there, too.
 
     Raises:
-      ValueError: wandb is not installed.
+      MissingExtra: wandb is not installed.
     """
 
     def __init__(self, project: str, run_dir: Path, config: dict[str, Any]) -> None:
@@ -98,7 +98,7 @@ class WeightsAndBiases:
 def _numbers(record: dict[str, Any]) -> dict[str, float]:
     """What can be drawn, what the machine did in a group of its own."""
     return {
-        f"speed/{name}" if name in TIMINGS else name: float(value)
+        f"speed/{name}" if name in TIMINGS or name.endswith("_per_second") else name: float(value)
         for name, value in record.items()
         if isinstance(value, int | float) and math.isfinite(value) and name != "step"
     }

@@ -10,13 +10,13 @@ as recurrentgemma_2b:v5e:4x4, only those. Plans are kept as `griffin plan` keeps
 (JSON lines) keeps the lines of the table; a second call goes on from both.
 """
 
-import argparse
 import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from kernels.measure.command import options
 from recurrentgemma.presets import preset
 from recurrentgemma.sharding import MeshConfig
 from training.data.plays import cache_directory
@@ -88,7 +88,7 @@ def best(model: str, topology: str, batch: int, time: int, mesh: MeshConfig) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("only", nargs="*", metavar="MODEL:SLICE")
     parser.add_argument("--out", type=Path, default=Path("plans.jsonl"))
     arguments = parser.parse_args()

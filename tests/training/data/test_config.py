@@ -38,21 +38,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_to_json_and_back() -> None:
-    config = DataConfig(
-        sources=("text:a", "jsonl:b?field=c"),
-        weights=(1.0, 2.5),
-        eval_sources=("text:d",),
-        long_documents="carry",
-        threads=3,
-    )
-    fields = json.loads(json.dumps(config.to_json()))
-    assert DataConfig.from_json(fields) == config
-    assert fields["sources"] == ["text:a", "jsonl:b?field=c"]
-    with pytest.raises(ValueError, match=r"unknown fields \['source'\] of DataConfig; the fields"):
-        DataConfig.from_json({"source": ["text:a"]})
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

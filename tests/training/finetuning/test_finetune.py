@@ -24,13 +24,13 @@ from recurrentgemma.params import flat_params
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from training.configs import TrainConfig
 from training.data.batches import Batches
-from training.finetuning.finetune_cli import FinetuneArguments, LoraArguments
+from training.finetuning.finetune_arguments import FinetuneArguments, LoraArguments
 from training.finetuning.finetune_plan import plan
 from training.launch import Launch
 from training.loop import train
 from training.observe.metrics import read_metrics
-from training.run import METRICS
 from training.run import open_start as start_of
+from training.run_folder import METRICS
 
 QUESTIONS = {"Capital of France?": "Paris", "Capital of Italy?": "Rome"}
 
@@ -67,7 +67,7 @@ def arguments(base: Path, data: Path, run_dir: Path, **changes) -> FinetuneArgum
         "data": (str(data),),
         "run_dir": run_dir,
         "batch_size": 8,
-        "row_length": 32,
+        "sequence_length": 32,
         "dtype": "float32",
         "remat": "none",
         "epochs": 200.0,

@@ -18,8 +18,8 @@ from recurrentgemma.presets import recurrentgemma_2b, recurrentgemma_9b
 from tests.training.finetuning.test_finetune import arguments, run, write_base, write_data
 from training.configs import TrainConfig
 from training.finetuning.finetune import chat_specs, memory
-from training.finetuning.finetune_cli import FinetuneArguments, LoraArguments
-from training.finetuning.finetune_plan import lora_config, plan
+from training.finetuning.finetune_arguments import FinetuneArguments, LoraArguments
+from training.finetuning.finetune_plan import plan
 from training.finetuning.lora import LoraConfig, adapt, split
 
 
@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_command(base: Path, data: Path, tmp_path: Path, capsys):
     """Over eight devices, in bfloat16, with scanned layers that are recomputed."""
     command = ["finetune", str(base), str(data), "--run-dir", str(tmp_path / "run")]
-    command += ["--lora.rank", "4", "--epochs", "4", "--row-length", "32", "--scan-layers"]
+    command += ["--lora.rank", "4", "--epochs", "4", "--sequence-length", "32", "--scan-layers"]
     command += ["--mesh.fsdp", "4", "--mesh.data", "2", "--log-every", "1"]
     assert griffin(command) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
@@ -48,7 +48,7 @@ def test_the_command(base: Path, data: Path, tmp_path: Path, capsys):
 
 
 def test_defaults(base: Path, data: Path, tmp_path: Path):
-    made = FinetuneArguments(checkpoint=base, data=(str(data),), row_length=64)
+    made = FinetuneArguments(checkpoint=base, data=(str(data),), sequence_length=64)
     full = plan(dataclasses.replace(made, epochs=1000.0))
     assert full.config.optimizer.learning_rate == 1e-5
     assert full.config.optimizer.weight_decay == 0.0
@@ -133,8 +133,3 @@ def test_the_numbers_of_the_documentation():
         for lora in (None, LoraConfig(rank=16)):
             gib[name, lora is not None] = round(memory(stored, lora)["bytes"] / 2**30, 1)
     assert gib == {("2b", False): 40.0, ("2b", True): 5.3, ("9b", False): 127.9, ("9b", True): 16.7}
-
-
-def test_no_adapters_for_rank_zero():
-    assert lora_config(LoraArguments()) is None
-    assert lora_config(LoraArguments(rank=8, alpha=4.0)) == LoraConfig(rank=8, alpha=4.0)

@@ -23,8 +23,11 @@ class Clock:
 def test_rate_goodput_and_mfu():
     clock, config = Clock(), griffin_100m()
     devices = [SimpleNamespace(device_kind="TPU v5 lite")] * 4
-    watch = Stopwatch(config, tokens_per_step=1000, row_length=512, devices=devices, clock=clock)
-    assert watch.tokens_per_second is None
+    flops = flops_per_token(config, 512)["training"]
+    watch = Stopwatch(
+        items_per_step=1000, flops_per_step=1000 * flops, devices=devices, clock=clock
+    )
+    assert watch.items_per_second is None
     clock.now += 30  # compiling
     watch.step()
     for _ in range(4):
@@ -41,21 +44,29 @@ def test_rate_goodput_and_mfu():
     wall = 30 + 4 * 2 + 10 + 2
     assert readings["goodput"] == pytest.approx(7 * 2 / wall)
     assert readings["data_wait"] == pytest.approx(2 / wall)
-    flops = flops_per_token(config, 512)["training"]
     assert readings["mfu"] == pytest.approx(500 * flops / (4 * 197e12))
 
 
 def test_a_slow_step_does_not_change_the_rate():
     clock = Clock()
-    watch = Stopwatch(
-        griffin_100m(), tokens_per_step=8, row_length=512, devices=jax.devices()[:1], clock=clock
-    )
+    watch = Stopwatch(items_per_step=8, flops_per_step=1e9, devices=jax.devices()[:1], clock=clock)
     for seconds in (1, 1, 1, 1, 100, 1, 1):
         clock.now += seconds
         watch.step()
-    assert watch.tokens_per_second == pytest.approx(8)
+    assert watch.items_per_second == pytest.approx(8)
     assert watch.readings()["mfu"] is None  # a CPU's peak is not published
     assert (watch.readings()["memory_bytes"] or 0) > 1e7
+
+
+def test_another_unit():
+    clock = Clock()
+    watch = Stopwatch(items_per_step=6, unit="frames", clock=clock)
+    for _ in range(3):
+        clock.now += 2
+        watch.step()
+    readings = watch.readings()
+    assert readings["frames_per_second"] == pytest.approx(3)
+    assert readings["mfu"] is None  # nothing is known of its FLOPs
 
 
 def test_peaks_are_those_of_the_chip_and_not_of_its_cousin():

@@ -53,7 +53,7 @@ def test_training_takes_auto_and_small_models_recompute_nothing_here(name: str):
     config = run_named(name)
     assert config.model.remat == "auto"
     if name != "griffin_100m":
-        rows, sequence = config.batch_size, config.row_length
+        rows, sequence = config.batch_size, config.sequence_length
         assert fit.fitting(config.model, rows=rows, sequence=sequence).remat == "none"
     assert fit.memory_limit(jax.devices()[:1]) > 2**30
 

@@ -68,6 +68,19 @@ def parse_spec(text: str) -> SourceSpec:
     return SourceSpec(text, kind, where, options)
 
 
+def absolute_spec(text: str) -> str:
+    """The same source, named from any working directory. Raises UserError as parse_spec."""
+    spec = parse_spec(text)
+    options = dict(spec.options)
+    where = spec.where
+    if spec.kind != "tfds":
+        where = os.path.abspath(os.path.expanduser(where))
+    elif "data_dir" in options and "://" not in options["data_dir"]:
+        options["data_dir"] = os.path.abspath(os.path.expanduser(options["data_dir"]))
+    pairs = "&".join(f"{name}={value}" for name, value in options.items())
+    return f"{spec.kind}:{where}" + (f"?{pairs}" if pairs else "")
+
+
 def find_files(spec: SourceSpec) -> list[str]:
     """The files that `spec.where` names, sorted by path. `**` goes through folders.
 

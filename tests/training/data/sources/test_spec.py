@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from training.data.sources import open_data_source, open_text_source
-from training.data.sources.spec import parse_spec
+from training.data.sources.spec import absolute_spec, parse_spec
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,16 @@ def test_a_folder_is_told_how_to_be_named(tmp_path: Path) -> None:
     (tmp_path / "tokens.json").write_text("{}")
     with pytest.raises(ValueError, match=f"names no kind of source; write arrayrecord:{tmp_path}"):
         open_data_source(str(tmp_path))
+
+
+def test_a_source_named_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for spec, expected in (
+        ("text:a/../b/**/*.txt", f"text:{tmp_path}/b/**/*.txt"),
+        ("jsonl:a?.jsonl?field=x", f"jsonl:{tmp_path}/a?.jsonl?field=x"),
+        ("text:/x/y.txt", "text:/x/y.txt"),
+        ("tfds:a/b:train?feature=c&data_dir=d", f"tfds:a/b:train?feature=c&data_dir={tmp_path}/d"),
+        ("tfds:a?data_dir=gs://bucket/d", "tfds:a?data_dir=gs://bucket/d"),
+    ):
+        assert absolute_spec(spec) == expected
+        assert absolute_spec(expected) == expected

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the arguments about adapters mean."""
+
+import pytest
+
+from recurrentgemma.errors import UserError
+from training.finetuning.finetune_arguments import LoraArguments, lora_config
+from training.finetuning.lora_config import LoraConfig
+
+
+def test_adapters_count_twice_unless_alpha_is_given():
+    assert lora_config(LoraArguments(rank=8)) == LoraConfig(rank=8, alpha=16.0)
+    assert lora_config(LoraArguments(rank=8, layers="a")) == LoraConfig(
+        rank=8, alpha=16.0, layers="a"
+    )
+
+
+def test_no_adapters_for_rank_zero():
+    assert lora_config(LoraArguments()) is None
+    assert lora_config(LoraArguments(rank=8, alpha=4.0)) == LoraConfig(rank=8, alpha=4.0)
+    for given in (LoraArguments(alpha=4.0), LoraArguments(layers="a")):
+        with pytest.raises(UserError, match=r"has no effect without adapters: give --lora\.rank"):
+            lora_config(given)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arguments of `griffin finetune`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from recurrentgemma.config import Remat
+from recurrentgemma.errors import UserError
+from training.finetuning.lora_config import LoraConfig
+from training.launch import Launch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraArguments:
+    rank: int = 0
+    """Train adapters of this rank; 0: train every parameter instead."""
+    alpha: float | None = None
+    """Adapters count alpha / rank times; twice the rank if it is not said."""
+    layers: str = ".*"
+    """Which linear layers: a regular expression of whole names, such as
+    `blocks.2/attention_block/proj_q`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneArguments:
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+    """What to start from: a run, or a checkpoint of any format."""
+    data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA...")]
+    """Files of JSON lines, or `chat:GLOB`; quote the latter."""
+    eval_data: tuple[str, ...] = ()
+    """The same, to be scored on: their answers."""
+    run_dir: Path | None = None
+    """Where the run is kept; runs/NAME-tuned by default. If it holds a run, that run goes on."""
+    lora: LoraArguments = dataclasses.field(default_factory=LoraArguments)
+    template: Literal["gemma", "none"] = "gemma"
+    """Gemma's chat format; or prompt and response as plain text, for tokenizers without turns."""
+    prompt: str = ""
+    """The field of a line that is asked; `prompt` if it is not said."""
+    response: str = ""
+    """The field of a line that is answered; `response` if it is not said."""
+    tokenizer: str = ""
+    """A tokenizer's file or folder; by default the one beside the checkpoint."""
+    epochs: float = 3.0
+    """How often the data is gone through."""
+    batch_size: int = 8
+    """Rows in a batch (B)."""
+    sequence_length: Annotated[int, tyro.conf.arg(aliases=["--row-length"])] = 1024
+    """Tokens in a row (T); conversations are packed end to end, and go on in the next batch."""
+    learning_rate: float | None = None
+    """1e-5 in full and 2e-4 by LoRA, if it is not said."""
+    warmup_steps: int | None = None
+    """3% of the steps, if it is not said."""
+    weight_decay: float = 0.0
+    """Of the weights of linear layers; by LoRA none decay."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of activations."""
+    remat: Remat = "auto"
+    """What the backward pass recomputes instead of keeping; `auto`: as little as fits."""
+    scan_layers: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Compile one group of layers whatever the depth."""
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Launch)
+    config: str | None = None
+    """A preset, or one of our config.json files, for a checkpoint that does not say what it is."""
+    seed: int = 0
+    """Decides the order of the data and the adapters' first values."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    eval_every: int = 200
+    """Steps between evaluations on the beginning of --eval-data; the last step's reads all."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+    keep: int = 2
+    """How many checkpoints are kept, the newest ones."""
+
+
+def lora_config(arguments: LoraArguments) -> LoraConfig | None:
+    """None for rank 0. Raises UserError: it is below 0, or other options then have no effect."""
+    if arguments.rank:
+        alpha = 2.0 * arguments.rank if arguments.alpha is None else arguments.alpha
+        return LoraConfig(rank=arguments.rank, alpha=alpha, layers=arguments.layers)
+    for name in ("alpha", "layers"):
+        if getattr(arguments, name) != getattr(LoraArguments, name):
+            raise UserError(
+                f"--lora.{name} has no effect without adapters: give --lora.rank, such as 16"
+            )
+    return None
