@@ -33,7 +33,7 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.parameters import param_shapes
 from training.finetuning.lora_config import LoraConfig as LoraConfig
 
-RUNS = "_run"  # the method of Griffin that everything else calls
+RUNS = "hidden"  # the method of Griffin that everything else calls
 LINEAR = "recurrentgemma.layers.Linear.__call__"
 
 

@@ -74,14 +74,14 @@ def test_it_starts_as_the_base_and_merges_into_what_it_became(name):
     base = Griffin(config, rngs=nnx.Rngs(0))
     model = adapt(base, LORA, seed=1)
     assert len(flat_adapters(model)) == 2 * LINEAR
-    start, _ = base(TOKENS)
+    start, _ = call(base, TOKENS)
     np.testing.assert_allclose(call(model, TOKENS)[0], start, atol=2e-5)
     model = moved(model)
     logits, state = call(model, TOKENS)
     assert float(jnp.abs(logits - start).max()) > 0.1
     plain = from_flat_params(config, merged(base, model))
     tolerance = 2e-5 if config.dtype == "float32" else 0.1
-    got, got_state = plain(TOKENS)
+    got, got_state = call(plain, TOKENS)
     np.testing.assert_allclose(got, logits, atol=tolerance)
     jax.tree.map(lambda x, y: np.testing.assert_equal(x.shape, y.shape), got_state, state)
     assert {str(leaf.dtype) for leaf in flat_params(plain).values()} == {config.param_dtype}
@@ -89,18 +89,14 @@ def test_it_starts_as_the_base_and_merges_into_what_it_became(name):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Qwix 0.1.8 uses Flax's former names
-def test_qwix_by_itself_does_not_see_our_products():
-    """Why GriffinLora intercepts layers: no adapter is made at all, or an error is raised."""
-
-    def by_itself(name: str) -> list:
-        provider = qwix.LoraProvider(module_path=".*", rank=4, alpha=8.0)
-        base = Griffin(form(name), rngs=nnx.Rngs(0))
-        made = qwix.apply_lora_to_model(base, provider, TOKENS, rngs=nnx.Rngs(0))
-        return list(nnx.to_flat_state(nnx.state(made, nnx.LoRAParam)))
-
-    assert by_itself("float32") == []
-    with pytest.raises(Exception, match="from a different trace level"):
-        by_itself("bfloat16 parameters")
+def test_qwix_by_itself_does_not_see_all_our_products():
+    """Why GriffinLora intercepts layers: of those of an MLP that share their input, whose products
+    go by another way in float32, none would be adapted."""
+    provider = qwix.LoraProvider(module_path=".*", rank=4, alpha=8.0)
+    base = Griffin(form("float32"), rngs=nnx.Rngs(0))
+    adapted = qwix.apply_lora_to_model(base, provider, TOKENS, rngs=nnx.Rngs(0))
+    made = nnx.to_flat_state(nnx.state(adapted, nnx.LoRAParam))
+    assert len(made) < 2 * LINEAR
 
 
 def test_decoding_goes_on_from_a_state():
