@@ -235,7 +235,7 @@ def test_attention_refuses_what_cudnn_would_get_wrong():
     past = {"ring_k_BWK": ring, "ring_v_BWK": ring, "start_position_B": jnp.zeros(1, jnp.int32)}
     with pytest.raises(ValueError, match="needs a sequence without past keys"):
         attend(q, k, one_document=False, **past)
-    with pytest.raises(ValueError, match="every row starts at position 0, a ring that tokens"):
+    with pytest.raises(ValueError, match="every row starts at position 0, a ring or an axis"):
         attend(q, k, **past)
 
 
