@@ -79,7 +79,7 @@ def test_the_other_one_is_named(
     done = run(f"import {importer}", other, site)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"ImportError: `{package}` is not griffin-lm's"), done.stderr
+    assert last.startswith(f"griffin_lm.NotOurs: `{package}` is not griffin-lm's"), done.stderr
     assert owner in last
     assert f"pip uninstall {package}" in last
     assert str((site if how == "written over" else other) / package) in last
@@ -112,4 +112,4 @@ def test_a_users_folder_of_the_same_name(site: Path, other: Path, regular: bool)
 def test_a_missing_package_is_said_to_be_missing(site: Path):
     shutil.rmtree(site / "kernels")
     done = run("import recurrentgemma", site)
-    assert "ImportError: griffin-lm's package `kernels` is missing" in done.stderr
+    assert "NotOurs: griffin-lm's package `kernels` is missing" in done.stderr

@@ -73,7 +73,7 @@ def test_the_command_line_overrides_the_preset(monkeypatch):
     assert griffin_lm.run(["train", *argv.split()]) == 0
     config, run_dir, launch = calls[0]
     assert launch == Launch(mesh=MeshConfig(tensor=2))
-    assert config.model == dataclasses.replace(PRESETS["tiny"](), num_layers=3)
+    assert config.model == dataclasses.replace(PRESETS["tiny"](), num_layers=3, remat="auto")
     assert (config.steps, config.optimizer.warmup_steps, config.text) == (7, 2, ("a", "b"))
     assert str(run_dir) == "runs/tiny"
     griffin_lm.run(["train", "--preset=demo", "--run-dir", "elsewhere"])

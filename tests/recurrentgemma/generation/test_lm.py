@@ -261,7 +261,7 @@ def test_the_command_prints_the_text(lm, run_dir, capsys, monkeypatch):
     assert main([str(run_dir), "Once", *options]) == 0
     assert capsys.readouterr().out == expected
     monkeypatch.setattr(
-        "recurrentgemma.generation.lm.load", lambda path, dtype: lm
+        "recurrentgemma.generation.lm.load", lambda path, config, dtype: lm
     )  # it is compiled
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Once")))
     main([str(run_dir), "-", "--stop", expected[3:5], "never", *options])
