@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every source file: small, headed by a docstring, named for what it does."""
+"""What holds for every source file: small, headed by a docstring, named for what it does, tested
+by a file of its name."""
 
 import ast
 import re
@@ -16,6 +17,22 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 VAGUE = re.compile(r"_?(utils?|common|helpers?|base|misc|managers?)")
 UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|X" + r"XX)\b")
 MACHINE = re.compile(r"(?<![\w.])/(work|root|home|Users)/")
+MEASURES = "prints measurements; test_help.py runs it as far as its --help"
+UNTESTED = {  # source files without a test file of their name, and why
+    "recurrentgemma/__init__.py": "the public names: test_public_names.py",
+    "checkpoints/bench.py": MEASURES,
+    "kernels/measure/dot_bench.py": MEASURES,
+    "kernels/measure/tpu_report.py": MEASURES,
+    "training/bench/compile_bench.py": MEASURES,
+    "training/bench/data_bench.py": MEASURES,
+    "training/bench/loop_bench.py": MEASURES,
+    "training/bench/share_bench.py": MEASURES,
+}
+SUITES = {  # one suite holds every implementation of an operation to its reference
+    "kernels/linear_scan": "tests/kernels/test_linear_scan.py",
+    "kernels/local_attention": "tests/kernels/test_local_attention.py",
+    "kernels/rg_lru": "tests/kernels/test_rg_lru.py",
+}
 
 
 def name(path: Path) -> str:
@@ -48,3 +65,25 @@ def test_package_carries_the_mark_of_the_name_guard(package: str):
     docstring = ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text("utf-8")))
     assert docstring is not None
     assert "griffin-lm" in docstring
+
+
+def defines(path: Path) -> bool:
+    """Whether there is a function or a class to test; constants and names given again are not."""
+    body = ast.parse(path.read_text("utf-8")).body
+    return any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in body)
+
+
+def file_of_tests(path: Path) -> str:
+    folder, stem = path.parent.relative_to(ROOT), path.stem
+    if folder.as_posix() in SUITES:
+        return SUITES[folder.as_posix()]
+    return ("tests" / folder / f"test_{folder.name if stem == '__init__' else stem}.py").as_posix()
+
+
+def test_every_source_file_has_a_test_file_of_its_name():
+    tests = {name(path) for path in TESTS}
+    untested = {
+        name(path) for path in SOURCES if defines(path) and file_of_tests(path) not in tests
+    }
+    assert untested - UNTESTED.keys() == set()
+    assert UNTESTED.keys() - untested == set(), "it has one, or is gone"

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small models to write and read: the golden one, and random ones that every format can hold."""
+"""Small models to write and read: the golden one, and random ones that every format can hold; small
+adapters, and small checkpoints."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from checkpoints import deepmind_flax, huggingface, store
+from checkpoints.adapters import Adapters
 from checkpoints.model_json import read_model_json
 from checkpoints.source import Source, Spec, read_params
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.parameters import param_shapes
+from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SHARED = Path(__file__).parents[3] / "shared" / "golden"  # the stored originals, on some machines
@@ -54,6 +59,60 @@ def assert_same_bits(got: Any, expected: Any) -> None:
         other = np.asarray(got[name])
         assert (other.dtype, other.shape) == (array.dtype, array.shape), name
         assert other.tobytes() == np.asarray(array).tobytes(), name
+
+
+def small_adapters(base: str, rank: int = 2, path: str = "here") -> Adapters:
+    """Random adapters of every linear layer of `small_config`."""
+    params = random_params(small_config())
+    rng = np.random.default_rng(3)
+    pairs = {}
+    for name, weight in params.items():
+        if name.endswith("/weight"):
+            shapes = (weight.shape[1], rank), (rank, weight.shape[0])
+            a, b = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+            pairs[name.removesuffix("/weight")] = a, b
+    return Adapters(Path(path), pairs, rank, 3.0, base)
+
+
+def change_config(folder: Path, **fields) -> None:
+    """Set fields of a Hugging Face folder's config.json."""
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | fields))
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """What `small_adapters` are for."""
+    store.write(tmp_path / "base", random_params(small_config()), small_config())
+    return tmp_path / "base"
+
+
+OURS = small_config(vocab_size=261)
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Path:
+    """A checkpoint of OURS in our format, with a tokenizer."""
+    store.write(tmp_path / "ours", random_params(OURS), OURS)
+    ByteTokenizer().save(tmp_path / "ours")
+    return tmp_path / "ours"
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A checkpoint as DeepMind's own code writes it: no config of ours inside."""
+    config = small_config()
+    deepmind_flax.write(tmp_path / "dm", random_params(config), config)
+    (tmp_path / "dm" / "config.json").unlink()
+    return tmp_path / "dm"
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    """A Hugging Face folder."""
+    config = small_config()
+    huggingface.write(tmp_path / "hf", random_params(config), config)
+    return tmp_path / "hf"
 
 
 @pytest.fixture(scope="session")

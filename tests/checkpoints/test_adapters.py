@@ -14,32 +14,14 @@ from checkpoints.convert import convert
 from checkpoints.load import load_checkpoint, open_adapters
 from checkpoints.source import Damaged
 from recurrentgemma.params import flat_params
-from tests.checkpoints.conftest import random_params, small_config
+from tests.checkpoints.conftest import random_params, small_adapters, small_config
 
 CONFIG = small_config()
 LAYER = "blocks.0/mlp_block/ffw_up"
 
 
-def make(base: str, rank: int = 2, path: str = "here") -> Adapters:
-    params = random_params(CONFIG)
-    rng = np.random.default_rng(3)
-    pairs = {}
-    for name, weight in params.items():
-        if name.endswith("/weight"):
-            shapes = (weight.shape[1], rank), (rank, weight.shape[0])
-            a, b = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
-            pairs[name.removesuffix("/weight")] = a, b
-    return Adapters(Path(path), pairs, rank, 3.0, base)
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    store.write(tmp_path / "base", dict(random_params(CONFIG)), CONFIG)
-    return tmp_path / "base"
-
-
 def test_what_peft_reads(tmp_path: Path):
-    made = make("google/recurrentgemma-2b")
+    made = small_adapters("google/recurrentgemma-2b")
     adapters.write(tmp_path / "peft", made)
     said = json.loads((tmp_path / "peft/adapter_config.json").read_text())
     assert (said["peft_type"], said["task_type"]) == ("LORA", "CAUSAL_LM")
@@ -63,7 +45,7 @@ def test_what_peft_reads(tmp_path: Path):
 @pytest.mark.parametrize("fmt", ["griffin", "huggingface", "deepmind-flax"])
 def test_merged_into_a_base_of_any_format(base: Path, tmp_path: Path, fmt):
     convert(base, tmp_path / "other", fmt)
-    made = make(str(tmp_path / "other"))
+    made = small_adapters(str(tmp_path / "other"))
     adapters.write(tmp_path / "peft", made)
     convert(tmp_path / "other", tmp_path / "out", "huggingface", adapters=tmp_path / "peft")
     got = flat_params(load_checkpoint(tmp_path / "out")[0])
@@ -79,7 +61,7 @@ def test_merged_into_a_base_of_any_format(base: Path, tmp_path: Path, fmt):
 
 
 def test_weights_are_rounded_once(base: Path, tmp_path: Path):
-    adapters.write(tmp_path / "peft", make(str(base)))
+    adapters.write(tmp_path / "peft", small_adapters(str(base)))
     whole = flat_params(load_checkpoint(tmp_path / "peft")[0])
     narrow = flat_params(load_checkpoint(tmp_path / "peft", dtype="bfloat16")[0])
     for name, value in whole.items():
@@ -87,7 +69,7 @@ def test_weights_are_rounded_once(base: Path, tmp_path: Path):
 
 
 def test_a_run_that_trained_adapters_is_opened_like_any_other(base: Path, tmp_path: Path):
-    made = make(str(base))
+    made = small_adapters(str(base))
     train = {"init_from": str(base), "lora": {"rank": 2, "alpha": 3.0, "layers": ".*"}}
     store.write_run_config(tmp_path / "run", CONFIG, train)
     store.save(tmp_path / "run", 7, made.flat())
@@ -107,13 +89,13 @@ def test_a_run_that_trained_adapters_is_opened_like_any_other(base: Path, tmp_pa
 
 def test_a_run_that_does_not_say_its_base(tmp_path: Path):
     store.write_run_config(tmp_path / "run", CONFIG, {})
-    store.save(tmp_path / "run", 1, make("").flat())
+    store.save(tmp_path / "run", 1, small_adapters("").flat())
     with pytest.raises(ValueError, match='expected "init_from" and "lora" under "train"'):
         load_checkpoint(tmp_path / "run")
 
 
 def test_adapters_of_another_model(base: Path, tmp_path: Path):
-    made = make(str(base))
+    made = small_adapters(str(base))
     pair = made.pairs[LAYER]
     for layer, wrong, message in (
         ("blocks.99/mlp_block/ffw_up", pair, "'blocks.99/mlp_block/ffw_up' .* is not a layer of"),
@@ -127,7 +109,7 @@ def test_adapters_of_another_model(base: Path, tmp_path: Path):
 
 def test_what_is_not_a_plain_lora(base: Path, tmp_path: Path):
     folder = tmp_path / "peft"
-    adapters.write(folder, make(str(base)))
+    adapters.write(folder, small_adapters(str(base)))
     file = folder / "adapter_config.json"
     said = json.loads(file.read_text())
 
@@ -146,7 +128,7 @@ def test_what_is_not_a_plain_lora(base: Path, tmp_path: Path):
     refused("r=5 in adapter_config.json, 2 in adapter_model", r=5)
     file.write_text(json.dumps(said))
     with pytest.raises(ValueError, match="exists already"):
-        adapters.write(folder, make(str(base)))
+        adapters.write(folder, small_adapters(str(base)))
     weights = folder / "adapter_model.safetensors"
     tensors = load_file(weights)
     name = "base_model.model.model.layers.0.mlp_block.up_proj.lora_A.weight"

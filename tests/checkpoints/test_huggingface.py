@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face's format: shards, the copied head, config.json, and everything that can be wrong."""
+"""Hugging Face's format: shards, the copied head, and everything that can be wrong."""
 
 import dataclasses
 import json
@@ -11,30 +11,17 @@ from safetensors.numpy import load_file, save_file
 
 from checkpoints import huggingface
 from checkpoints.convert import convert
-from checkpoints.huggingface_json import config_from_json
 from checkpoints.load import load_checkpoint, open_source
 from checkpoints.source import read_params
-from tests.checkpoints.conftest import assert_same_bits, random_params, small_config
+from tests.checkpoints.conftest import assert_same_bits, change_config, random_params, small_config
 
 EMBEDDING = "model.embed_tokens.weight"
-
-
-@pytest.fixture
-def stored(tmp_path) -> Path:
-    config = small_config()
-    huggingface.write(tmp_path / "hf", random_params(config), config)
-    return tmp_path / "hf"
 
 
 def change_tensors(folder: Path, change) -> None:
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
-
-
-def change_config(folder: Path, **fields) -> None:
-    content = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(content | fields))
 
 
 def test_shards_and_their_index(tmp_path, stored):
@@ -76,26 +63,6 @@ def test_a_config_that_contradicts_the_checkpoints_own(stored):
 def test_others_may_read_what_is_written(stored):
     modes = {path.stat().st_mode & 0o777 for path in stored.iterdir() if path.is_file()}
     assert len(modes) == 1  # those of any file that this process makes
-
-
-def test_what_config_json_says(stored):
-    content = json.loads((stored / "config.json").read_text())
-    assert content["intermediate_size"] == 2 * 40
-    assert content["block_types"] == ["recurrent", "recurrent", "attention"]
-    assert content["num_key_value_heads"] == 1
-    assert content["rope_parameters"]["partial_rotary_factor"] == 0.5
-    assert content["dtype"] == "float32"
-    generation = json.loads((stored / "generation_config.json").read_text())
-    assert (generation["bos_token_id"], generation["eos_token_id"]) == (2, 1)
-
-
-def test_config_json_as_the_released_files_have_it(stored):
-    """Before transformers 5, rope_theta and partial_rotary_factor stood at the top."""
-    content = json.loads((stored / "config.json").read_text())
-    del content["rope_parameters"], content["dtype"], content["head_dim"]
-    content |= {"rope_theta": 10000.0, "partial_rotary_factor": 0.5, "torch_dtype": "float32"}
-    (stored / "config.json").write_text(json.dumps(content))
-    assert load_checkpoint(stored)[1] == small_config()
 
 
 def test_an_equal_head_is_dropped_and_another_is_an_error(stored):
@@ -192,61 +159,6 @@ def test_tensors_that_contradict_the_config(stored, change, message):
         load_checkpoint(stored)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"hidden_size": 27}, r"'model.embed_tokens.weight' .*width: 27 in the config, 24 in the"),
-        ({"intermediate_size": 100}, "mlp_width: 50 in the config, 40 in the file"),
-        ({"lru_width": 72}, "lru_width: 72 in the config, 36 in the file"),
-        ({"num_hidden_layers": 5}, "num_layers=5, the file holds 4 blocks"),
-        ({"block_types": ["recurrent", "attention"]}, "pattern makes block 1 local_attention"),
-        ({"num_attention_heads": 6, "head_dim": 4}, "num_gate_blocks: 6 in the config, 3 in the"),
-        ({"head_dim": 16}, r"num_heads \* head_dim: 48 in the config, 24 in the file"),
-        ({"num_key_value_heads": 3}, "num_key_value_heads is 3; RecurrentGemma has 1, always"),
-        ({"hidden_activation": "silu"}, "hidden_activation is 'silu'"),
-        ({"rope_parameters": {"rope_theta": 500.0}}, "rope_theta is 500.0"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),
-        ({"model_type": "gemma"}, "model_type is 'gemma'"),
-        ({"block_types": ["mamba"]}, "block type 'mamba'"),
-        ({"intermediate_size": 81}, "intermediate_size=81 is odd"),
-        ({"logits_soft_cap": -1.0}, "logits_soft_cap=-1.0"),
-    ],
-    ids=str,
-)
-def test_a_config_json_that_is_wrong(stored, fields, message):
-    change_config(stored, **fields)
-    with pytest.raises(ValueError, match=message):
-        load_checkpoint(stored)
-
-
-def test_a_config_json_that_lacks_something(stored):
-    content = json.loads((stored / "config.json").read_text())
-    del content["attention_window_size"]
-    (stored / "config.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"config\.json: lacks attention_window_size"):
-        load_checkpoint(stored)
-    (stored / "config.json").write_text('{"model_type": "recurr')
-    with pytest.raises(ValueError, match=r"config\.json: not a JSON file"):
-        load_checkpoint(stored)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"scale_embeddings": False}, r"always scales embeddings \(scale_embeddings=False\)"),
-        ({"logits_soft_cap": None}, r"always caps logits \(logits_soft_cap=None\)"),
-        ({"num_gate_blocks": 9}, "num_gate_blocks=9 must be num_heads=3"),
-        ({"head_dim": 4}, "num_heads=3 times head_dim=4 must be width=24"),
-    ],
-    ids=str,
-)
-def test_a_model_that_transformers_cannot_run_is_not_written(tmp_path, changes, message):
-    config = small_config(**changes)
-    with pytest.raises(ValueError, match=message):
-        huggingface.write(tmp_path / "hf", random_params(config), config)
-    assert not (tmp_path / "hf").exists()
-
-
 def test_float16_is_widened(stored):
     change_tensors(
         stored, lambda t: t.update({n: a.astype(np.float16) for n, a in list(t.items())})
@@ -256,13 +168,6 @@ def test_float16_is_widened(stored):
     assert model.embedder.input_embedding[...].dtype == np.float32
 
 
-def test_a_hawk_keeps_its_gate_blocks(tmp_path):
-    config = small_config(pattern=("recurrent",), num_gate_blocks=9, num_heads=3, head_dim=8)
-    huggingface.write(tmp_path / "hf", random_params(config), config)
-    loaded = config_from_json(tmp_path / "hf" / "config.json", "float32")
-    assert loaded == dataclasses.replace(config, num_heads=9)
-
-
 def test_generation_config_and_token_ids_travel(tmp_path, stored):
     (stored / "generation_config.json").write_text('{"eos_token_id": [1, 7], "temperature": 0.5}')
     change_config(stored, bos_token_id=5)
@@ -270,10 +175,3 @@ def test_generation_config_and_token_ids_travel(tmp_path, stored):
     generation = json.loads((tmp_path / "copy" / "generation_config.json").read_text())
     assert generation == {"eos_token_id": [1, 7], "temperature": 0.5}
     assert json.loads((tmp_path / "copy" / "config.json").read_text())["bos_token_id"] == 5
-
-
-@pytest.mark.parametrize("value", ["24", None, [24]], ids=repr)
-def test_a_config_json_with_another_type_is_named(stored, value):
-    change_config(stored, hidden_size=value)
-    with pytest.raises(ValueError, match=r"config\.json: "):
-        load_checkpoint(stored)

@@ -139,20 +139,6 @@ def test_effects(interpreter, short_segments, time, reverse):
         same(call(scans["gpu"], lru["gpu"]), call(scans["xla"], lru["xla"]))
 
 
-def test_segments_fill_the_multiprocessors():
-    """Only sequences of which too few run side by side are cut, into whole tiles of any kernel."""
-    for batch, time, width, count in (
-        (8, 2048, 2560, 1),
-        (64, 1024, 4096, 1),
-        (1, 131072, 2560, 13),
-        (1, 131072, 128, 32),
-        (1, 100, 128, 1),
-    ):
-        length = warpgroup.segment_length(batch, time, width)
-        assert warpgroup.segments(time, length) == count
-        assert length % warpgroup.ROWS == 0
-
-
 # Lowering needs no GPU; what Mosaic's own compiler makes of the result does.
 
 

@@ -91,6 +91,15 @@ def odd_decoder() -> HuggingFaceTokenizer:
     return HuggingFaceTokenizer(tokenizer.to_str())
 
 
+def with_tokens(tokenizer: HuggingFaceTokenizer, *tokens: str) -> HuggingFaceTokenizer:
+    """The same with more ids at its end."""
+    content = json.loads(tokenizer.content)
+    for i, token in enumerate(tokens, tokenizer.vocab_size):
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        content["added_tokens"].append({"id": i, "content": token, "special": True, **flags})
+    return HuggingFaceTokenizer(json.dumps(content))
+
+
 KINDS = {
     "bytes": ByteTokenizer,
     "sentencepiece": lambda: train_sentencepiece(TEXT * 3, 330),

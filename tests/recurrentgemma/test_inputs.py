@@ -73,19 +73,6 @@ def test_lengths_and_state():
         model(x, rg.init_state(dataclasses.replace(GRIFFIN, num_layers=1), 2))
 
 
-def test_slots():
-    state = rg.init_state(GRIFFIN, 3)
-    for slot in (3, -1):
-        with refuses(rf"slot {slot} is out of range: the state has slots 0 to 2"):
-            rg.take_slot(state, slot)
-        with refuses(rf"slot {slot} is out of range"):
-            rg.insert_slot(state, slot, rg.take_slot(state, 0))
-    with refuses("expected a batch of one of the same model"):
-        rg.insert_slot(state, 0, state)
-    with refuses("batch_size=0: expected at least 1"):
-        rg.init_state(GRIFFIN, 0)
-
-
 def test_global_attention_never_forgets_in_silence():
     config = dataclasses.replace(CONFIGS["mqa"], context_length=6)
     model = from_flat_params(config, flat_params(make("mqa")))

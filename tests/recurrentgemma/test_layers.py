@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rotary embedding: DeepMind's angles where models were trained, and exact at any distance."""
+"""Rotary embedding: DeepMind's angles where models were trained, and exact at any distance. The
+initial decay of the RG-LRU."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+import recurrentgemma as rg
+from recurrentgemma.griffin import Griffin
 from recurrentgemma.layers import ROPE_BASE, rotary
+from recurrentgemma.params import flat_params
 
 TRAINED = 8192  # tokens that RecurrentGemma was trained on at a time
 
@@ -51,3 +57,17 @@ def test_only_half_of_each_head_turns():
     np.testing.assert_array_equal(y[..., 8:], x[..., 8:])
     np.testing.assert_array_equal(y[:, 0], x[:, 0])
     assert (y[:, 1:, :, :8] != x[:, 1:, :, :8]).all()
+
+
+@pytest.mark.parametrize("a_init", ["code", "paper"])
+def test_initial_decay(a_init: str):
+    config = dataclasses.replace(rg.tiny(), num_layers=1, lru_width=4096, a_init=a_init)
+    model = Griffin(config, rngs=nnx.Rngs(0))
+    a_param = flat_params(model)["blocks.0/recurrent_block/rg_lru/a_param"]
+    a = np.exp(-np.asarray(jax.nn.softplus(a_param)))
+    drawn = a if a_init == "code" else a**8
+    assert 0.9 <= drawn.min() < 0.901
+    assert 0.998 < drawn.max() <= 0.999001
+    power = 2 if a_init == "code" else 1  # a^2 is uniform in the code, a^8 in the paper
+    middle = (0.9**power + 0.999**power) / 2
+    assert np.mean(drawn**power) == pytest.approx(middle, abs=0.003)

@@ -10,8 +10,9 @@ from flax import nnx
 
 from recurrentgemma import params
 from recurrentgemma.griffin import Griffin
+from recurrentgemma.parameters import param_shapes
 from recurrentgemma.params import canonical_names, flat_params, from_flat_params
-from tests.recurrentgemma.models import GRIFFIN, make
+from tests.recurrentgemma.models import GRIFFIN, call, make, tokens
 
 SCANNED = dataclasses.replace(GRIFFIN, num_layers=8, scan_layers=True)  # two groups and two more
 
@@ -58,3 +59,15 @@ def test_replaced_keeps_the_structure():
     assert jax.tree.structure(other) == jax.tree.structure(state)
     for path, array in params.by_path(state).items():
         np.testing.assert_array_equal(params.by_path(other)[path], array + 1)
+
+
+def test_scanned_and_unrolled_models_share_parameters():
+    model = make("griffin")
+    scanned = from_flat_params(dataclasses.replace(GRIFFIN, scan_layers=True), flat_params(model))
+    assert {k: v.shape for k, v in flat_params(scanned).items()} == param_shapes(GRIFFIN)
+    for name, value in flat_params(scanned).items():
+        np.testing.assert_array_equal(value, flat_params(model)[name])
+    logits, state = call(model, tokens(0, 2, 12))
+    scanned_logits, scanned_state = scanned(tokens(0, 2, 12))
+    np.testing.assert_allclose(scanned_logits, logits, rtol=0, atol=2e-5)
+    assert jax.tree.structure(scanned_state) == jax.tree.structure(state)

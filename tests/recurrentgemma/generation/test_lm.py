@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LanguageModel: logits and scores, what it refuses, chat, loading, and `griffin generate`."""
+"""LanguageModel: logits and scores, what it refuses, chat, loading."""
 
 import dataclasses
 import inspect
-import io
 
 import jax
 import numpy as np
@@ -11,42 +10,27 @@ import pytest
 from flax import nnx
 
 import recurrentgemma as rg
-from checkpoints import store
 from recurrentgemma.errors import UserError
-from recurrentgemma.generation.generate_cli import main
 from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.generation.sampling import Sampling
 from recurrentgemma.griffin import Griffin
-from recurrentgemma.params import flat_params, from_flat_params
+from recurrentgemma.params import from_flat_params
 from recurrentgemma.text.chat import encode_chat
 from recurrentgemma.text.tokenizer import ByteTokenizer
+from tests.recurrentgemma.generation.small_models import CONFIG
 from tests.recurrentgemma.models import CONFIGS
 from tests.recurrentgemma.test_golden import CONFIG as GOLDEN_CONFIG
 from tests.recurrentgemma.test_golden import GOLDEN, split_mlp
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-CONFIG = dataclasses.replace(
-    CONFIGS["griffin"], vocab_size=300, pattern=("recurrent", "local_attention"), num_layers=2
-)
 TEXT = "Né à Genève, 1712 🎉"
-
-
-@pytest.fixture(scope="module")
-def lm() -> LanguageModel:
-    return LanguageModel(Griffin(CONFIG, rngs=nnx.Rngs(0)), ByteTokenizer())
 
 
 @pytest.fixture(scope="module")
 def bare(lm) -> LanguageModel:
     """The same model without a tokenizer."""
     return LanguageModel(lm.model)
-
-
-@pytest.fixture
-def small_chunks(monkeypatch) -> None:
-    for module in ("lm", "walk"):
-        monkeypatch.setattr(f"recurrentgemma.generation.{module}.CHUNKS", (4, 16))
 
 
 @pytest.mark.parametrize(
@@ -232,16 +216,6 @@ def test_a_language_model_shows_what_it_is(lm, bare):
     assert "no tokenizer" in repr(bare)
 
 
-@pytest.fixture(scope="module")
-def run_dir(lm, tmp_path_factory):
-    """A run, whose layers were scanned in training."""
-    path = tmp_path_factory.mktemp("run")
-    store.write_run_config(path, dataclasses.replace(CONFIG, scan_layers=True), {})
-    store.save(path, 5, flat_params(lm.model))
-    lm.tokenizer.save(path)
-    return path
-
-
 def test_load(lm, run_dir):
     loaded = rg.load(run_dir)
     assert loaded.config == CONFIG  # unrolled
@@ -253,39 +227,3 @@ def test_load(lm, run_dir):
     assert rg.load(run_dir, dtype="bfloat16").config.dtype == "bfloat16"
     with pytest.raises(ValueError, match="no such"):
         rg.load(run_dir / "missing")
-
-
-def test_the_command_prints_the_text(lm, run_dir, capsys, monkeypatch):
-    options = ["--max-tokens", "9", "--temperature", "1", "--seed", "3"]
-    expected = lm.generate("Once", max_tokens=9, temperature=1.0, seed=3) + "\n"
-    assert main([str(run_dir), "Once", *options]) == 0
-    assert capsys.readouterr().out == expected
-    monkeypatch.setattr(
-        "recurrentgemma.generation.lm.load", lambda path, config, dtype: lm
-    )  # it is compiled
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Once")))
-    main([str(run_dir), "-", "--stop", expected[3:5], "never", *options])
-    assert capsys.readouterr().out == expected[: expected.index(expected[3:5])] + "\n"
-    main([str(run_dir), "Hi", "--chat", *options])
-    chat = lm.chat([{"role": "user", "content": "Hi"}], max_tokens=9, temperature=1.0, seed=3)
-    assert capsys.readouterr().out == chat + "\n"
-
-
-def test_the_command_refuses(run_dir, capsys, monkeypatch):
-    with pytest.raises(SystemExit):
-        main([str(run_dir), "Once", "--top-p", "7"])
-    assert "top_p is 7.0: expected a number over 0" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="no such"):
-        main([str(run_dir / "missing"), "Once"])
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff")))
-    with pytest.raises(ValueError, match="not UTF-8"):
-        main([str(run_dir), "-"])
-    with pytest.raises(SystemExit):
-        main([str(run_dir), "Once", "--temprature", "1"])
-    assert "--temperature" in capsys.readouterr().err
-
-
-def test_help_shows_examples(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    assert "griffin generate runs/demo" in capsys.readouterr().out

@@ -1,7 +1,5 @@
 """Tokenizers: round trips, ids, files told apart by content, training."""
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,9 +11,8 @@ from recurrentgemma.text.tokenizer import (
     check_vocabulary,
     find_tokenizer,
     load_tokenizer,
-    save_tokenizer,
-    train_sentencepiece,
 )
+from tests.recurrentgemma.conftest import with_tokens
 
 TEXT = "To be, or not to be: that is the question.\n\n  été 東京 🎉 <b>2024</b>\t\0\r\n"
 
@@ -87,68 +84,11 @@ def test_what_is_no_tokenizer_is_an_error(tmp_path):
         load_tokenizer(tmp_path)
 
 
-def test_a_tokenizer_config_names_the_roles(lossless, tmp_path):
-    tokenizer = lossless["byte_level"]
-    tokenizer.save(tmp_path)
-    config = tmp_path / "tokenizer_config.json"
-    roles = {"bos_token": {"content": "<unk>"}, "eos_token": "<pad>", "pad_token": None}
-    config.write_text(json.dumps(roles | {"chat_template": "kept"}))
-    other = load_tokenizer(tmp_path)
-    assert (other.bos_id, other.eos_id, other.pad_id) == (3, 0, None)
-    other.save(tmp_path)
-    assert json.loads(config.read_text())["chat_template"] == "kept"
-    config.write_text(json.dumps({"bos_token": "<nowhere>"}))
-    with pytest.raises(ValueError, match="<nowhere>"):
-        load_tokenizer(tmp_path)
-
-
 def test_a_tokenizer_may_not_have_more_ids_than_the_model():
     check_vocabulary(ByteTokenizer(), 261)
     check_vocabulary(ByteTokenizer(), 512)
     with pytest.raises(ValueError, match="261 ids"):
         check_vocabulary(ByteTokenizer(), 260)
-
-
-def test_training_is_deterministic_and_follows_gemma():
-    texts = [TEXT * 20, "", "The slings and arrows of outrageous fortune. " * 500]
-    first, second = train_sentencepiece(texts, 400), train_sentencepiece(iter(texts), 400)
-    assert first.model == second.model
-    assert first.vocab_size == 400
-    assert (first.pad_id, first.eos_id, first.bos_id) == (0, 1, 2)
-    assert first.control_tokens == {"<start_of_turn>": 4, "<end_of_turn>": 5}
-    assert len(first.encode("outrageous fortune", bos=False)) < 9  # learned from the long text
-    assert first.encode("1601", bos=False) == [first.encode(d, bos=False)[0] for d in "1601"]
-
-
-def test_training_takes_text_of_any_shape():
-    """Nothing is left out: not a long line, not one with a tab, not the newlines."""
-    tokenizer = train_sentencepiece(["zebra\tquagga\n\n" * 2000], 300)
-    for word in ("zebra", "quagga", "\n\n"):
-        assert len(tokenizer.encode(word, bos=False)) == 1
-    tokenizer = train_sentencepiece(["zebra" * 4000], 275)
-    assert len(tokenizer.encode("zebra" * 8, bos=False)) < 8
-
-
-@pytest.mark.parametrize(
-    ("texts", "size", "message"),
-    [([], 400, "hardly any"), (["", ""], 400, "hardly any"), (["abc"], 100, "100")],
-)
-def test_training_that_cannot_work(texts, size, message):
-    with pytest.raises(ValueError, match=message):
-        train_sentencepiece(texts, size)
-
-
-def test_a_small_text_gives_a_smaller_vocabulary():
-    assert 262 < train_sentencepiece(["hello world"], 8000).vocab_size < 300
-
-
-def with_tokens(tokenizer: HuggingFaceTokenizer, *tokens: str) -> HuggingFaceTokenizer:
-    """The same with more ids at its end."""
-    content = json.loads(tokenizer.content)
-    for i, token in enumerate(tokens, tokenizer.vocab_size):
-        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-        content["added_tokens"].append({"id": i, "content": token, "special": True, **flags})
-    return HuggingFaceTokenizer(json.dumps(content))
 
 
 @pytest.fixture(scope="module")
@@ -191,25 +131,3 @@ def test_two_tokenizers_that_disagree_are_refused(same_model, lossless, tmp_path
         find_tokenizer(tmp_path)
     tokenizer = find_tokenizer(tmp_path, model.vocab_size)  # where only one fits, that is it
     assert isinstance(tokenizer, SentencePieceTokenizer)
-
-
-def test_a_mask_that_transformers_added_is_left_out(lossless, tmp_path):
-    tokenizer = lossless["byte_fallback"]
-    size = tokenizer.vocab_size
-    with_tokens(tokenizer, "<mask>").save(tmp_path)
-    config = tmp_path / "tokenizer_config.json"
-    roles = json.loads(config.read_text())
-    alone = find_tokenizer(tmp_path, size)
-    assert alone is not None
-    assert alone.vocab_size == size + 1, "nothing says that it is a mask"
-    config.write_text(json.dumps(roles | {"mask_token": {"content": "<mask>"}}))
-    (tmp_path / "special_tokens_map.json").write_text('{"mask_token": "<mask>"}')
-    fitted = find_tokenizer(tmp_path, size)
-    assert fitted is not None
-    check_vocabulary(fitted, size)
-    assert fitted.encode("a <mask>") == tokenizer.encode("a <mask>")
-    assert load_tokenizer(tmp_path, size + 1).vocab_size == size + 1
-    (tmp_path / "again").mkdir()
-    save_tokenizer(fitted, tmp_path / "again")
-    assert load_tokenizer(tmp_path / "again").vocab_size == size
-    assert not (tmp_path / "again" / "special_tokens_map.json").exists()

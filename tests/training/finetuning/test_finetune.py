@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -21,65 +22,15 @@ from recurrentgemma.adapters import attach
 from recurrentgemma.generation.lm import load
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params
-from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from recurrentgemma.presets import recurrentgemma_2b, recurrentgemma_9b
+from tests.training.finetuning.capitals import QUESTIONS, arguments, run
 from training.configs import TrainConfig
 from training.data.batches import Batches
+from training.finetuning.finetune import chat_specs, memory
 from training.finetuning.finetune_arguments import FinetuneArguments, LoraArguments
 from training.finetuning.finetune_plan import plan
-from training.launch import Launch
-from training.loop import train
-from training.observe.metrics import read_metrics
+from training.finetuning.lora import LoraConfig, adapt, split
 from training.run import open_start as start_of
-from training.run_folder import METRICS
-
-QUESTIONS = {"Capital of France?": "Paris", "Capital of Italy?": "Rome"}
-
-
-def write_base(folder: Path, small: TrainConfig) -> Path:
-    """A checkpoint of random parameters in Hugging Face's format, with a tokenizer."""
-    config = dataclasses.replace(small.model, logits_soft_cap=30.0, scale_embeddings=True)
-    model = Griffin(config, rngs=nnx.Rngs(0))
-    store.write(folder / "ours", dict(flat_params(model)), config)
-    ByteTokenizer().save(folder / "ours")
-    convert(folder / "ours", folder / "hf", "huggingface")
-    return folder / "hf"
-
-
-def write_data(path: Path) -> Path:
-    lines = [{"prompt": q, "response": a} for q, a in QUESTIONS.items()]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, small: TrainConfig) -> Path:
-    return write_base(tmp_path_factory.mktemp("base"), small)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data") / "tune.jsonl")
-
-
-def arguments(base: Path, data: Path, run_dir: Path, **changes) -> FinetuneArguments:
-    given = {
-        "checkpoint": base,
-        "data": (str(data),),
-        "run_dir": run_dir,
-        "batch_size": 8,
-        "sequence_length": 32,
-        "dtype": "float32",
-        "remat": "none",
-        "epochs": 200.0,
-        "learning_rate": 1e-2,
-    }
-    return FinetuneArguments(**given | changes)
-
-
-def run(planned) -> float:
-    """On one device, where it compiles soonest; test_lora_mesh.py has the mesh. The last loss."""
-    assert train(planned.config, planned.run_dir, Launch(devices=1, tensorboard=False))
-    return read_metrics(planned.run_dir / METRICS)[-1]["loss"]
 
 
 def answers(path: Path) -> dict[str, str]:
@@ -104,28 +55,6 @@ def test_full(base: Path, data: Path, tmp_path: Path, capsys):
     assert "is trained" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"another config .*learning_rate: 0\.01 -> 0\.02"):
         run(plan(arguments(base, data, tmp_path / "run", learning_rate=2e-2, **changes)))
-
-
-def test_epochs_are_passes_but_for_a_run_that_counted_tokens(
-    base: Path, data: Path, tmp_path: Path
-):
-    """Of four passes over two examples each of the 8 rows has one, longer than 32 tokens."""
-    asked = arguments(base, data, tmp_path / "run", epochs=4.0)
-    planned = plan(asked)
-    assert planned.config.data.epochs == 4.0
-    assert planned.config.steps == 2
-    assert f"the longest, {data}:" in planned.summary
-    saved = planned.config.to_json()
-    del saved["data"]["epochs"]  # as it was written before there was such an option
-    store.write_run_config(tmp_path / "run", planned.config.model, saved)
-    older = plan(dataclasses.replace(asked, epochs=200.0)).config
-    assert older.data.epochs == 0
-    pairs = sum(len(f"user\n{q}\nmodel\n{a}") + 4 for q, a in QUESTIONS.items())
-    assert older.steps == -(-200 * pairs // (8 * 32))  # epochs times tokens, as it was
-    store.write_run_config(tmp_path / "run", planned.config.model, planned.config.to_json())
-    assert plan(asked).config == planned.config
-    with pytest.raises(ValueError, match=r"epochs=0\.0: expected a number above 0"):
-        plan(dataclasses.replace(asked, epochs=0.0))
 
 
 def low_rank(base: Path, data: Path, run_dir: Path) -> FinetuneArguments:
@@ -221,3 +150,39 @@ def test_stopped_in_a_conversation_it_goes_on_bit_for_bit(
     whole = store.restore(by_lora).params
     for name, value in store.restore(tmp_path / "run").params.items():
         np.testing.assert_array_equal(value, whole[name])
+
+
+def test_specs(data: Path):
+    assert chat_specs((str(data),)) == (f"chat:{data}",)
+    assert chat_specs((str(data), "chat:*.jsonl"), prompt="q", template="none") == (
+        f"chat:{data}?prompt=q&template=none",
+        "chat:*.jsonl?prompt=q&template=none",
+    )
+    assert chat_specs((f"chat:{data}?prompt=a",)) == (f"chat:{data}?prompt=a",)
+
+
+def test_memory_is_what_is_held(small: TrainConfig):
+    def size(*trees: object) -> int:
+        leaves = jax.tree.leaves(trees)
+        return sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
+
+    lora = LoraConfig(rank=4)
+    stored = dataclasses.replace(small.model, param_dtype="bfloat16")
+    base = nnx.eval_shape(lambda: Griffin(stored, rngs=nnx.Rngs(0)))
+    _, params, frozen = split(adapt(base, lora, seed=0))
+    found = memory(stored, lora)
+    assert found["parameters"] == size(params, frozen)
+    assert found["gradients"] == size(params)
+    assert found["bytes"] == size(frozen) + 4 * size(params)
+    whole = nnx.eval_shape(lambda: Griffin(small.model, rngs=nnx.Rngs(0)))
+    assert memory(small.model, None)["bytes"] == 4 * size(nnx.state(whole))
+
+
+def test_the_numbers_of_the_documentation():
+    """docs/finetuning.md"""
+    gib = {}
+    for name, preset in (("2b", recurrentgemma_2b()), ("9b", recurrentgemma_9b())):
+        stored = dataclasses.replace(preset, param_dtype="bfloat16")
+        for lora in (None, LoraConfig(rank=16)):
+            gib[name, lora is not None] = round(memory(stored, lora)["bytes"] / 2**30, 1)
+    assert gib == {("2b", False): 40.0, ("2b", True): 5.3, ("9b", False): 127.9, ("9b", True): 16.7}

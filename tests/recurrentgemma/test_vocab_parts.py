@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loss by parts of the vocabulary, over a mesh, against the loss by parts of the tokens."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from recurrentgemma import losses, parallel, vocab_parts
+from recurrentgemma.sharded import on_mesh
+from recurrentgemma.sharding import MeshConfig, make_mesh
+from tests.kernels.compare import draw
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+TOKENS, WIDTH, VOCAB = 16, 8, 24
+
+
+def test_the_loss_and_its_gradients_are_those_of_one_device():
+    """Each device holds 12 rows of the vocabulary and 4 of the width; 48 logits at a time make
+    three parts of its 8 tokens' logits, or more."""
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    x_MD, embedding_VD = draw(0, TOKENS, WIDTH), draw(1, VOCAB, WIDTH)
+    targets_M = jax.random.randint(jax.random.key(2), (TOKENS,), 0, VOCAB)
+    weights_M = jnp.linspace(0, 1, TOKENS)
+    soft_cap, z_loss = 3.0, 0.1
+
+    def run(x_MD, part_VP, targets_M, weights_M):
+        def loss(x_MD, part_VP, weights_M):
+            x_MD = parallel.replicate(x_MD, "tensor")
+            given = (x_MD, part_VP, targets_M, weights_M, soft_cap, z_loss, 48)
+            value, nll_M, log_z_M = vocab_parts.weighted_loss(*given)
+            return value, (nll_M, log_z_M)
+
+        gradients, aux = jax.grad(loss, (0, 1, 2), has_aux=True)(x_MD, part_VP, weights_M)
+        return gradients, aux
+
+    tokens, part = P(("data", "fsdp")), P("tensor", ("fsdp", "sequence"))
+    specs = (tokens, part, tokens, tokens)
+    outs = ((tokens, part, tokens), (tokens, tokens))
+    got = jax.jit(on_mesh(mesh, run, specs, outs))(x_MD, embedding_VD, targets_M, weights_M)
+
+    def whole(x_MD, embedding_VD, weights_M):
+        given = (x_MD, embedding_VD, targets_M, weights_M, soft_cap, z_loss)
+        value, nll_M, log_z_M = losses._weighted_loss(*given)
+        return value, (nll_M, log_z_M)
+
+    want = jax.grad(whole, (0, 1, 2), has_aux=True)(x_MD, embedding_VD, weights_M)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-5), got, want)
+
+
+@pytest.mark.parametrize(
+    ("elements", "count"),
+    [(10**6, 1), (TOKENS * VOCAB, 1), (TOKENS * VOCAB - 1, 2), (TOKENS * 5, 6), (1, VOCAB)],
+)
+def test_the_fewest_equal_parts_that_are_small_enough(elements, count):
+    parts_NVP = vocab_parts._parts(draw(0, VOCAB, WIDTH), TOKENS, elements)
+    assert parts_NVP.shape == (count, VOCAB // count, WIDTH)
