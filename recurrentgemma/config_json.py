@@ -6,7 +6,6 @@ the code did before there was the option, what `before` says. What it has and th
 know is refused: it is misspelt, or another version's.
 """
 
-import difflib
 import functools
 import json
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from recurrentgemma.errors import UserError
+from recurrentgemma.errors import UserError, did_you_mean
 
 Config = TypeVar("Config")
 
@@ -53,12 +52,10 @@ def from_json(
     known = list(_paths(to_json(config)))
     for name in _paths(values):
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise UserError(
-                f"unknown {kind.__name__} field {name!r}{hint}: it is misspelt, or written by "
-                f"another version of griffin-lm than this one, whose fields are: "
-                + ", ".join(known)
+                f"unknown {kind.__name__} field {name!r}{did_you_mean(name, known)}: it is "
+                "misspelt, or written by another version of griffin-lm than this one, whose "
+                f"fields are: {', '.join(known)}"
             )
     return config
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The errors that are a user's to mend."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """What was given cannot be: the message has the value, what was expected and what to do.
@@ -14,6 +17,12 @@ class UserError(ValueError):
     def __init__(self, message: str, *, field: str | None = None):
         super().__init__(message)
         self.field = field
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """ " (did you mean 'NAME'?)", with the nearest of the names; nothing where none is near."""
+    near = difflib.get_close_matches(name, list(names), 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

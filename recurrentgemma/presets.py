@@ -7,11 +7,10 @@ RecurrentGemma paper, table 1, and its code for what the paper leaves out (soft 
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 
 from recurrentgemma.config import BlockType, GriffinConfig
-from recurrentgemma.errors import UserError
+from recurrentgemma.errors import UserError, did_you_mean
 
 GRIFFIN: tuple[BlockType, ...] = ("recurrent", "recurrent", "local_attention")
 HAWK: tuple[BlockType, ...] = ("recurrent",)
@@ -171,7 +170,6 @@ def preset(name: str) -> GriffinConfig:
       ValueError: no preset has this name; the message lists them.
     """
     if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, 1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = did_you_mean(name, PRESETS)
         raise UserError(f"unknown preset {name!r}{hint}; the presets are: {', '.join(PRESETS)}")
     return PRESETS[name]()

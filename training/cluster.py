@@ -130,8 +130,7 @@ def start(given: ClusterConfig) -> Cluster:
     """Join the other processes; to be called before anything else asks JAX for its devices.
 
     Raises:
-      UserError: see detect.
-      RuntimeError: the others cannot be reached.
+      UserError: see detect; and the others cannot be reached, or do not reach this one.
     """
     cluster = detect(given, os.environ)
     if cluster.kind == "one process":
@@ -143,8 +142,22 @@ def start(given: ClusterConfig) -> Cluster:
             "num_processes": cluster.processes,
             "process_id": cluster.process,
         }
-    jax.distributed.initialize(**arguments)
+    try:
+        jax.distributed.initialize(**arguments)
+    except jax.errors.JaxRuntimeError as error:  # of the connection; a wrong call is another error
+        raise UserError(_unreachable(cluster, str(error).strip().splitlines()[0])) from error
     return cluster
+
+
+def _unreachable(cluster: Cluster, why: str) -> str:
+    if cluster.coordinator is None:
+        return f"the other processes that {cluster.kind} started cannot be reached: {why}"
+    port = cluster.coordinator.rpartition(":")[2]
+    return (
+        f"process {cluster.process} of {cluster.processes} cannot join the others at "
+        f"{cluster.coordinator}: {why}. All of them must start within minutes of each other with "
+        f"the same coordinator, the address of process 0, where port {port} is free and reachable"
+    )
 
 
 def is_first() -> bool:

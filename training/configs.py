@@ -3,7 +3,6 @@
 to expect."""
 
 import dataclasses
-import difflib
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ import tyro
 
 from recurrentgemma import config_json
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.errors import UserError
+from recurrentgemma.errors import UserError, did_you_mean
 from recurrentgemma.presets import PRESETS, tiny
 from recurrentgemma.sharding import nearest_divisor
 from training.data.config import DataConfig
@@ -238,8 +237,7 @@ def run_named(name: str) -> TrainConfig:
         return RUNS[name]()
     if name in PRESETS:
         return TrainConfig(model=dataclasses.replace(PRESETS[name](), remat="auto"))
-    close = difflib.get_close_matches(name, [*RUNS, *PRESETS], 1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    hint = did_you_mean(name, [*RUNS, *PRESETS])
     raise UserError(
         f"unknown preset {name!r}{hint}; the named runs are {', '.join(RUNS)}; "
         f"the model presets are {', '.join(PRESETS)}"

@@ -8,14 +8,13 @@ there on: `LanguageModel`, the engine, the server and the command line all take 
 """
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar
 
-from recurrentgemma.errors import UserError
+from recurrentgemma.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable)
@@ -107,11 +106,9 @@ def takes_sampling_options(method: Method) -> Method:
     def checked(*arguments: Any, **options: Any) -> Any:
         for name in options:
             if name not in names:
-                near = difflib.get_close_matches(name, names, 1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
                 raise TypeError(
-                    f"{method.__qualname__}() has no option {name!r}: {hint}"
-                    f"It takes {', '.join(names[1:])}"
+                    f"{method.__qualname__}() has no option {name!r}"
+                    f"{did_you_mean(name, names)}: it takes {', '.join(names[1:])}"
                 )
         return method(*arguments, **options)
 

@@ -168,5 +168,13 @@ def test_it_refuses():
         local_attention(q[0], k, k, window=4, positions_BT=where)
     with pytest.raises(ValueError, match="k is int32; expected floating"):
         local_attention(q, k.astype(jnp.int32), k, window=4, positions_BT=where)
+    for options in (
+        {"axis": "sequence"},  # whatever the implementation, and outside of a mesh too
+        {"ring_k_BWK": ring, "ring_v_BWK": ring, "start_position_B": jnp.zeros(1, jnp.int32)},
+    ):
+        for implementation in (None, "xla", "gpu"):
+            options["implementation"] = implementation
+            with pytest.raises(ValueError, match=r"one_document says .* or an axis that tokens"):
+                local_attention(q, k, k, window=4, positions_BT=where, one_document=True, **options)
     with pytest.raises(ValueError, match="implementation 'flash' is unknown"):
         local_attention(q, k, k, window=4, positions_BT=where, implementation="flash")

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from recurrentgemma.errors import UserError, is_out_of_memory
+from recurrentgemma.errors import UserError, did_you_mean, is_out_of_memory
 
 
 def test_an_error_names_its_field():
@@ -13,6 +13,11 @@ def test_an_error_names_its_field():
     assert UserError("of no field").field is None
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.field) == (str(error), error.field)
+
+
+def test_the_nearest_name():
+    assert did_you_mean("temprature", ["seed", "temperature"]) == " (did you mean 'temperature'?)"
+    assert did_you_mean("quux", ["seed", "temperature"]) == ""
 
 
 @pytest.mark.parametrize(

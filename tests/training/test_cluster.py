@@ -2,13 +2,18 @@
 """Which processes make up a program, from the environment that each way to start one gives."""
 
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import jax
 import pytest
 import yaml
 
+from recurrentgemma.errors import UserError
 from recurrentgemma.sharding import MeshConfig
-from training.cluster import Cluster, ClusterConfig, detect
+from training.cluster import Cluster, ClusterConfig, detect, start
 from training.train_cli import parse
 
 BY_HAND = {
@@ -81,7 +86,50 @@ def test_what_is_refused(given, environ, message):
         detect(given, environ)
 
 
-DOCS = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+def failing(monkeypatch, error: Exception) -> None:
+    def initialize(**arguments):
+        raise error
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+
+
+def test_others_that_cannot_be_reached(monkeypatch):
+    late = jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Deadline Exceeded\nRPC: /tensorflow")
+    failing(monkeypatch, late)
+    given = ClusterConfig(coordinator="host0:1234", processes=4, process=2)
+    with pytest.raises(
+        UserError,
+        match=r"^process 2 of 4 cannot join the others at host0:1234: DEADLINE_EXCEEDED: Deadline "
+        r"Exceeded. All of them .* where port 1234 is free and reachable$",
+    ):
+        start(given)
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="that SLURM started cannot be reached: DEADLINE"):
+        start(ClusterConfig())
+    failing(monkeypatch, RuntimeError("initialize() must be called before any JAX calls"))
+    with pytest.raises(RuntimeError, match="must be called before"):  # ours: no user's to mend
+        start(given)
+
+
+def test_a_port_that_is_taken_is_one_line():
+    """Of the command, with JAX's own error."""
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("::", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "griffin_lm", "train", "--preset", "tiny_bytes"]
+        command += ["--cluster.coordinator", f"127.0.0.1:{port}"]
+        command += ["--cluster.processes", "2", "--cluster.process", "0"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.rstrip().splitlines()[-1]
+    assert last.startswith(f"error: process 0 of 2 cannot join the others at 127.0.0.1:{port}: ")
+
+
+ROOT = Path(__file__).parents[2]
+DOCS = (ROOT / "docs" / "training.md").read_text()
 
 
 def test_the_documented_jobset_starts_a_run():

@@ -14,6 +14,7 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.parameters import param_shapes
 from recurrentgemma.params import from_flat_params
+from tests.recurrentgemma.models import call
 from training.configs import TrainConfig
 from training.data.batches import Batch, Batches
 from training.optim import OptimConfig, make_optimizer
@@ -72,7 +73,7 @@ def test_golden_step(small: TrainConfig):
         "sum_of_squares": sum(float(jnp.sum(jnp.square(leaf))) for leaf in leaves),
     }
     batch = golden_batch()
-    logits_BTV, _ = fixed_params(small.model)(batch.tokens_BT, positions=batch.positions_BT)
+    logits_BTV, _ = call(fixed_params(small.model), batch.tokens_BT, positions=batch.positions_BT)
     log_z_BT = jax.nn.logsumexp(logits_BTV, -1)
     log_z = np.average(log_z_BT, weights=batch.weights_BT)
     assert float(metrics["log_z"]) == pytest.approx(log_z, rel=1e-5)

@@ -191,11 +191,11 @@ def test_chat_is_generation_from_the_format(lm):
 def test_a_misspelt_option_names_the_method_and_the_nearest(lm, method):
     call = getattr(lm, method)
     message = (
-        rf"LanguageModel.{method}\(\) has no option 'temprature': did you mean 'temperature'\?"
+        rf"LanguageModel.{method}\(\) has no option 'temprature' \(did you mean 'temperature'\?\)"
     )
     with pytest.raises(TypeError, match=message):
         call("a", temprature=0.5)
-    with pytest.raises(TypeError, match=r"has no option 'quux': It takes .*max_tokens.*seed"):
+    with pytest.raises(TypeError, match=r"has no option 'quux': it takes .*max_tokens.*seed"):
         call("a", quux=1)
 
 

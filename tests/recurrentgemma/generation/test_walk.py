@@ -3,6 +3,8 @@
 mesh; and it holds one chunk at a time."""
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +28,7 @@ from recurrentgemma.generation.walk import (
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import token_log_probs
 from recurrentgemma.sharding import MeshConfig, make_mesh
+from tests.recurrentgemma.generation.small_models import lm_of
 from tests.recurrentgemma.models import CONFIGS, call
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -215,3 +218,16 @@ def test_chunks_hold_the_tokens_and_little_else(lengths, sizes):
             assert not tokens_T[length:].any()
     assert again == [row.tolist() for row in rows]
     assert walk.state == sum(lengths)
+
+
+DOCS = Path(__file__).parents[3] / "docs" / "generation.md"
+
+
+def test_the_documented_walk():
+    [code] = re.findall(r"```python\n([^`]*ChunkProgram\([^`]*)```", DOCS.read_text("utf-8"))
+    lm = lm_of("griffin", vocab_size=700)
+    names: dict[str, Any] = {"lm": lm}
+    exec(code, names)
+    expected = [-lm.score(row).sum(dtype=np.float64) for row in names["rows"]]
+    np.testing.assert_allclose(names["nats"], expected, rtol=1e-5)
+    assert names["walk"].state.position_B.tolist() == [len(row) - 1 for row in names["rows"]]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from serving.engine.prompt_reader import PromptReader
+from tests.recurrentgemma.models import call
 
 TOKENS = np.random.default_rng(0).integers(0, 256, 100).astype(np.int32)
 
@@ -21,7 +22,7 @@ def read(engine, tokens_T, state=None, *, scored=False) -> PromptReader:
 
 def logits(engine, state) -> np.ndarray:
     """What the model says after `state` and token 65."""
-    return np.asarray(engine.lm.model(np.array([[65]]), state)[0])
+    return np.asarray(call(engine.lm.model, np.array([[65]]), state)[0])
 
 
 @pytest.mark.parametrize("scored", [False, True])

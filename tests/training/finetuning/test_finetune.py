@@ -23,6 +23,7 @@ from recurrentgemma.generation.lm import load
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params
 from recurrentgemma.presets import recurrentgemma_2b, recurrentgemma_9b
+from tests.recurrentgemma.models import call
 from tests.training.finetuning.capitals import QUESTIONS, arguments, run
 from training.configs import TrainConfig
 from training.data.batches import Batches
@@ -98,7 +99,7 @@ def test_lora_and_its_merged_export(base: Path, by_lora: Path, tmp_path: Path, c
     flat = jax.tree.map(jnp.asarray, adapters.read(run_dir / "adapter").flat())
     trained = attach(load_checkpoint(base)[0], flat, scale=16 / 8)
     tokens = np.arange(24)[None] * 5 % 200
-    np.testing.assert_allclose(opened(tokens)[0], trained(tokens)[0], atol=5e-5)
+    np.testing.assert_allclose(call(opened, tokens)[0], call(trained, tokens)[0], atol=5e-5)
     assert adapters.read(run_dir / "adapter").base == str(base.resolve())
     assert answers(tmp_path / "hf") == QUESTIONS
 
