@@ -16,7 +16,10 @@ each.
 
 import dataclasses
 import os
+import re
 import signal
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
@@ -27,6 +30,7 @@ from jax.experimental import multihost_utils
 from recurrentgemma.errors import UserError
 
 Kind = Literal["by hand", "Kubernetes", "SLURM", "TPU pod", "one process"]
+CONNECT_SECONDS = 300  # that a process waits for process 0
 HEARTBEAT_SECONDS = 100  # without a sign of life for so long, a process counts as dead
 
 
@@ -81,7 +85,8 @@ def detect(given: ClusterConfig, environ: Mapping[str, str]) -> Cluster:
             )
         assert processes is not None
         assert process is not None
-        if ":" not in coordinator:
+        address = re.fullmatch(r".+:(\d+)", coordinator)
+        if address is None or int(address[1]) > 65535:
             raise UserError(f"cluster.coordinator={coordinator!r}: expected HOST:PORT")
         if not 0 <= process < processes:
             raise UserError(
@@ -130,7 +135,7 @@ def start(given: ClusterConfig) -> Cluster:
     """Join the other processes; to be called before anything else asks JAX for its devices.
 
     Raises:
-      UserError: see detect; and the others cannot be reached, or do not reach this one.
+      UserError: see detect; or process 0 of a cluster by hand cannot listen or be reached.
     """
     cluster = detect(given, os.environ)
     if cluster.kind == "one process":
@@ -142,22 +147,37 @@ def start(given: ClusterConfig) -> Cluster:
             "num_processes": cluster.processes,
             "process_id": cluster.process,
         }
-    try:
-        jax.distributed.initialize(**arguments)
-    except jax.errors.JaxRuntimeError as error:  # of the connection; a wrong call is another error
-        raise UserError(_unreachable(cluster, str(error).strip().splitlines()[0])) from error
+        _look_first(cluster.coordinator, cluster.process)
+    jax.distributed.initialize(**arguments)
     return cluster
 
 
-def _unreachable(cluster: Cluster, why: str) -> str:
-    if cluster.coordinator is None:
-        return f"the other processes that {cluster.kind} started cannot be reached: {why}"
-    port = cluster.coordinator.rpartition(":")[2]
-    return (
-        f"process {cluster.process} of {cluster.processes} cannot join the others at "
-        f"{cluster.coordinator}: {why}. All of them must start within minutes of each other with "
-        f"the same coordinator, the address of process 0, where port {port} is free and reachable"
-    )
+def _look_first(coordinator: str, process: int | None) -> None:
+    """Raises UserError where process 0 cannot listen, or another cannot reach it. JAX would end in
+    a stack trace of C++."""
+    host, _, port = coordinator.rpartition(":")
+    if process == 0:
+        try:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:
+            raise UserError(
+                f"cluster.coordinator={coordinator!r}: process 0 cannot listen on port {port} "
+                f"({error.strerror}); give all processes another one"
+            ) from error
+        return
+    deadline = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                raise UserError(
+                    f"cluster.coordinator={coordinator!r}: process {process} cannot reach it "
+                    f"({error.strerror or error}); it is the address of process 0, which must "
+                    f"start at most {CONNECT_SECONDS} seconds after the others"
+                ) from error
+        time.sleep(1)
 
 
 def is_first() -> bool:

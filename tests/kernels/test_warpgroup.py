@@ -42,9 +42,9 @@ def test_rows_that_shared_memory_has_room_for():
     narrow, wide = (jax.ShapeDtypeStruct((1, 64, 128), dtype) for dtype in ("bfloat16", "float32"))
     for reads, writes in (([narrow], 1), ([wide] * 3, 1), ([wide] * 6, 4)):
         rows = warpgroup.tile_rows(reads, writes)
-        assert rows in (warpgroup.GROUP, warpgroup.ROWS)
+        assert warpgroup.GROUP <= rows <= warpgroup.ROWS
         itemsize = jnp.dtype(reads[0].dtype).itemsize
         stages = warpgroup.STAGES * len(reads) + warpgroup.OUT_STAGES * writes
         held = rows * stages * warpgroup.CHANNELS * itemsize
-        assert held <= warpgroup.SHARED
+        assert held <= warpgroup.SHARED or rows == warpgroup.GROUP  # the fewest
         assert rows == warpgroup.ROWS or 2 * held > warpgroup.SHARED
