@@ -28,7 +28,7 @@ def test_the_base_that_the_adapters_name(base: Path, tmp_path: Path, capsys, nam
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     paths = {"BASE": str(base), "ELSEWHERE": str(elsewhere)}
-    made = small_adapters(paths.get(named, named))
+    made = small_adapters(paths.get(str(named), str(named)))
     adapters.write(tmp_path / "peft", made)
     assert main([str(base), str(tmp_path / "peft"), str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out

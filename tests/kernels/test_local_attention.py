@@ -3,6 +3,7 @@
 
 import contextlib
 import functools
+from typing import Any
 from unittest import mock
 
 import jax
@@ -168,6 +169,7 @@ def test_it_refuses():
         local_attention(q[0], k, k, window=4, positions_BT=where)
     with pytest.raises(ValueError, match="k is int32; expected floating"):
         local_attention(q, k.astype(jnp.int32), k, window=4, positions_BT=where)
+    options: dict[str, Any]
     for options in (
         {"axis": "sequence"},  # whatever the implementation, and outside of a mesh too
         {"ring_k_BWK": ring, "ring_v_BWK": ring, "start_position_B": jnp.zeros(1, jnp.int32)},

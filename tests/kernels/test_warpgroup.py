@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the GPU kernels cut their work, and what enters each part."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -39,7 +38,7 @@ def test_a_state_through_segments(reverse):
 
 
 def test_rows_that_shared_memory_has_room_for():
-    narrow, wide = (jax.ShapeDtypeStruct((1, 64, 128), dtype) for dtype in ("bfloat16", "float32"))
+    narrow, wide = (jnp.zeros((1, 64, 128), dtype) for dtype in ("bfloat16", "float32"))
     for reads, writes in (([narrow], 1), ([wide] * 3, 1), ([wide] * 6, 4)):
         rows = warpgroup.tile_rows(reads, writes)
         assert warpgroup.GROUP <= rows <= warpgroup.ROWS
