@@ -24,10 +24,10 @@ from safetensors.numpy import load_file, save_file
 
 from checkpoints.files import new_file
 from checkpoints.names import ROWS, fill_block, split_block
+from checkpoints.open_checkpoint import Damaged, OpenCheckpoint, StoredTensor, read_params
 from checkpoints.peft_json import CONFIG as CONFIG
 from checkpoints.peft_json import lora_json, read_lora
 from checkpoints.shapes import resolve_config
-from checkpoints.source import Damaged, Source, Spec, read_params
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.parameters import param_shapes
@@ -127,7 +127,7 @@ def read(folder: str | Path) -> Adapters:
     return adapters
 
 
-def of_run(source: Source, train: Mapping[str, Any]) -> Adapters:
+def of_run(checkpoint: OpenCheckpoint, train: Mapping[str, Any]) -> Adapters:
     """The adapters that a run's step holds; `train` is what config.json says of its training.
 
     Raises:
@@ -136,19 +136,21 @@ def of_run(source: Source, train: Mapping[str, Any]) -> Adapters:
     lora, base = train.get("lora"), train.get("init_from")
     if not isinstance(lora, Mapping) or not base:
         raise UserError(
-            f"{source.path}: holds adapters, and its config.json does not say of what base: "
+            f"{checkpoint.path}: holds adapters, and its config.json does not say of what base: "
             f'expected "init_from" and "lora" under "train"'
         )
-    flat = dict(source.read(np.dtype(np.float32)))
-    return from_flat(source.path, flat, alpha=float(lora["alpha"]), base=str(base))
+    flat = dict(checkpoint.read(np.dtype(np.float32)))
+    return from_flat(checkpoint.path, flat, alpha=float(lora["alpha"]), base=str(base))
 
 
-def are_adapters(source: Source) -> bool:
+def are_adapters(checkpoint: OpenCheckpoint) -> bool:
     """Whether a checkpoint of ours holds adapters instead of a model's parameters."""
-    return any("_lora_" in name for name in source.specs)
+    return any("_lora_" in name for name in checkpoint.tensors)
 
 
-def merged(base: Source, adapters: Adapters, config: GriffinConfig | None = None) -> Source:
+def merged(
+    base: OpenCheckpoint, adapters: Adapters, config: GriffinConfig | None = None
+) -> OpenCheckpoint:
     """The base with the adapters added, as a checkpoint by canonical name.
 
     config is for a base that does not say what it is.
@@ -175,9 +177,9 @@ def merged(base: Source, adapters: Adapters, config: GriffinConfig | None = None
                 array = array + scale * (pair[0] @ pair[1]).T
             yield name, array.astype(dtype, copy=False)
 
-    specs = {name: Spec(shape, base.stored_dtype) for name, shape in shapes.items()}
+    tensors = {name: StoredTensor(shape, base.stored_dtype) for name, shape in shapes.items()}
     folders = (adapters.path, *base.folders)  # where its tokenizer may lie
-    return Source(adapters.path, "griffin", specs, read, config, folders=folders)
+    return OpenCheckpoint(adapters.path, "griffin", tensors, read, config, folders=folders)
 
 
 def _refuse_pickle(folder: Path) -> None:

@@ -69,7 +69,7 @@ def random_checkpoint(path: Path, preset_name: str) -> int:
     """Write our own format with random bfloat16 bits (finite, of either sign); its bytes."""
     from checkpoints import store
     from checkpoints.model_json import config_named
-    from checkpoints.source import DTYPES
+    from checkpoints.open_checkpoint import DTYPES
     from recurrentgemma.parameters import param_shapes
 
     config = config_named(preset_name)

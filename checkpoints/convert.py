@@ -24,11 +24,11 @@ from checkpoints import (
 )
 from checkpoints.adapters import merged
 from checkpoints.huggingface_json import TOKEN_IDS, require_huggingface
-from checkpoints.load import open_adapters, open_source, tokenizer_of
+from checkpoints.load import open_adapters, open_checkpoint, tokenizer_of
 from checkpoints.model_json import read_json, require_deepmind
 from checkpoints.names import FORMATS, Format
+from checkpoints.open_checkpoint import OpenCheckpoint, read_params
 from checkpoints.shapes import resolve_config
-from checkpoints.source import Source, read_params
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import (
@@ -44,7 +44,7 @@ from recurrentgemma.text.tokenizer_files import BESIDE, GENERATION
 class Report:
     """What a conversion did."""
 
-    format: Format  # of the source
+    format: Format  # of the checkpoint read
     parameters: int
     dtype: str
     bytes: int  # of the destination, on disk
@@ -83,18 +83,18 @@ def convert(
     is_file = to == "deepmind-torch" and dst.suffix == ".pt"
     if not is_file:
         destination.require_free(dst)
-    source = open_source(src)
+    checkpoint = open_checkpoint(src)
     if adapters is not None:
         pairs, trained_on = open_adapters(adapters)
-        source = merged(source, pairs, config or trained_on)
-    config = resolve_config(source, config, dtype)
+        checkpoint = merged(checkpoint, pairs, config or trained_on)
+    config = resolve_config(checkpoint, config, dtype)
     if to.startswith("deepmind"):
         require_deepmind(config)
     if to == "huggingface":
         require_huggingface(config)
     if to == "deepmind-torch":
         deepmind_torch.require_torch()
-    tokenizer, _ = tokenizer_of(source, config.vocab_size)
+    tokenizer, _ = tokenizer_of(checkpoint, config.vocab_size)
     if tokenizer is not None:
         check_vocabulary(tokenizer, config.vocab_size)
     files = _tokenizer_files(tokenizer, to)
@@ -104,7 +104,7 @@ def convert(
     else:
         written = destination.new_directory(dst)
     with written as folder:
-        params = dict(read_params(source, config.param_dtype))
+        params = dict(read_params(checkpoint, config.param_dtype))
         count = sum(math.prod(array.shape) for array in params.values())
         match to:
             case "griffin":
@@ -117,13 +117,13 @@ def convert(
                 deepmind_torch.write(folder / name, params, config)
             case "huggingface":
                 huggingface.write(folder, params, config)
-                _set_token_ids(folder, source, tokenizer)
+                _set_token_ids(folder, checkpoint, tokenizer)
         for name, content in files.items():
             (folder / name).write_bytes(content)
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     seconds = time.perf_counter() - started
     names = tuple(name for name in files if name != GENERATION)
-    return Report(source.format, count, config.param_dtype, size, seconds, names)
+    return Report(checkpoint.format, count, config.param_dtype, size, seconds, names)
 
 
 def _tokenizer_files(tokenizer: Tokenizer | None, to: Format) -> dict[str, bytes]:
@@ -138,13 +138,13 @@ def _tokenizer_files(tokenizer: Tokenizer | None, to: Format) -> dict[str, bytes
         return {file.name: file.read_bytes() for file in sorted(Path(scratch).iterdir())}
 
 
-def _set_token_ids(folder: Path, source: Source, tokenizer: Tokenizer | None) -> None:
-    """Carry begin, end and padding ids into transformers' config.json: from the source's if it is
-    Hugging Face's too, else from the tokenizer, else Gemma's stay. Without a tokenizer the source's
-    generation_config.json is copied; with one it is among the tokenizer's files."""
+def _set_token_ids(folder: Path, checkpoint: OpenCheckpoint, tokenizer: Tokenizer | None) -> None:
+    """Carry begin, end and padding ids into transformers' config.json: from the checkpoint's if it
+    is Hugging Face's too, else from the tokenizer, else Gemma's stay. Without a tokenizer the
+    checkpoint's generation_config.json is copied; with one it is among the tokenizer's files."""
     ids: dict[str, object] = {}
-    origin = source.folders[0]
-    if source.format == "huggingface" and (origin / "config.json").is_file():
+    origin = checkpoint.folders[0]
+    if checkpoint.format == "huggingface" and (origin / "config.json").is_file():
         stated = read_json(origin / "config.json")
         ids = {name: stated[name] for name in TOKEN_IDS if name in stated}
         if (origin / GENERATION).is_file():

@@ -32,7 +32,7 @@ class ConvertArguments:
     dtype: Literal["float32", "bfloat16"] | None = None
     """The dtype to write; by default the one stored."""
     config: str | None = None
-    """A preset, or one of our config.json files, for a source that does not say what it is."""
+    """A preset, or one of our config.json files, for a checkpoint that does not say what it is."""
     kaggle: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """For deepmind-flax: without the `params` level, as the files on Kaggle are."""
 

@@ -14,29 +14,29 @@ import numpy as np
 
 from checkpoints import orbax_tree
 from checkpoints.model_json import read_model_json, require_deepmind, write_model_json
-from checkpoints.source import Source, write_names
+from checkpoints.open_checkpoint import OpenCheckpoint, write_names
 from recurrentgemma.config import GriffinConfig
 
 WRAPPER = "params/"
 
 
-def open_source(path: Path) -> Source:
+def open_checkpoint(path: Path) -> OpenCheckpoint:
     """The checkpoint in an Orbax directory.
 
     Raises:
       ValueError: the directory is incomplete or damaged.
     """
-    specs = orbax_tree.read_specs(path)
-    prefix = WRAPPER if all(name.startswith(WRAPPER) for name in specs) else ""
+    tensors = orbax_tree.stored_tensors(path)
+    prefix = WRAPPER if all(name.startswith(WRAPPER) for name in tensors) else ""
 
     def read(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-        for name, array in orbax_tree.read_arrays(path, specs, dtype):
+        for name, array in orbax_tree.read_arrays(path, tensors, dtype):
             yield name.removeprefix(prefix), array
 
-    return Source(
+    return OpenCheckpoint(
         path,
         "deepmind-flax",
-        {name.removeprefix(prefix): spec for name, spec in specs.items()},
+        {name.removeprefix(prefix): tensor for name, tensor in tensors.items()},
         read,
         read_model_json(path / "config.json"),
         folders=(path, path.parent),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from checkpoints.model_json import read_model_json, require_deepmind, write_model_json
-from checkpoints.source import DTYPES, Source, Spec, write_names
+from checkpoints.open_checkpoint import DTYPES, OpenCheckpoint, StoredTensor, write_names
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import MissingExtra, UserError
 
@@ -24,7 +24,7 @@ TORCH = "torch==2.13.0"  # what the tests run; any 2.x should do
 MAPPED_BYTES = 256 << 20
 
 
-def open_source(path: Path) -> Source:
+def open_checkpoint(path: Path) -> OpenCheckpoint:
     """The state dict in a `.pt` file, or in the only one of a directory.
 
     Raises:
@@ -33,11 +33,13 @@ def open_source(path: Path) -> Source:
     """
     file = path if path.is_file() else only_pt(path)
     state = _load(file)
-    specs = {name: Spec(tuple(t.shape), str(t.dtype).split(".")[1]) for name, t in state.items()}
+    tensors = {
+        name: StoredTensor(tuple(t.shape), str(t.dtype).split(".")[1]) for name, t in state.items()
+    }
     del state
 
     def read(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-        largest_first = sorted(specs, key=lambda name: -math.prod(specs[name].shape))
+        largest_first = sorted(tensors, key=lambda name: -math.prod(tensors[name].shape))
         state, copied = _load(file), 0
         for name in largest_first:
             if copied > MAPPED_BYTES:
@@ -49,7 +51,7 @@ def open_source(path: Path) -> Source:
             del array
 
     config = read_model_json(file.with_suffix(".json"))
-    return Source(path, "deepmind-torch", specs, read, config, folders=(file.parent,))
+    return OpenCheckpoint(path, "deepmind-torch", tensors, read, config, folders=(file.parent,))
 
 
 def only_pt(directory: Path) -> Path:

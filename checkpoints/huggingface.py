@@ -20,8 +20,8 @@ from safetensors.numpy import save_file
 from checkpoints.huggingface_json import config_from_json, config_to_json, require_huggingface
 from checkpoints.model_json import read_json
 from checkpoints.names import ROWS
+from checkpoints.open_checkpoint import DTYPES, OpenCheckpoint, StoredTensor, write_names
 from checkpoints.shapes import file_shapes
-from checkpoints.source import DTYPES, Source, Spec, write_names
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.parameters import param_shapes
@@ -36,7 +36,7 @@ MAPPED_BYTES = 256 << 20
 DTYPE_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 
 
-def open_source(path: Path) -> Source:
+def open_checkpoint(path: Path) -> OpenCheckpoint:
     """The checkpoint in a directory (one file, or shards with an index) or in one safetensors file.
 
     Raises:
@@ -45,22 +45,22 @@ def open_source(path: Path) -> Source:
         when the tensors are read).
     """
     directory = path if path.is_dir() else path.parent
-    specs: dict[str, Spec] = {}
+    tensors: dict[str, StoredTensor] = {}
     files: dict[str, Path] = {}
     for file, expected in _files(path).items():
-        stored = _file_specs(file)
+        stored = _tensors_in(file)
         for name in expected - stored.keys():
             raise UserError(f"{directory / INDEX}: says that {name!r} is in {file.name}; it is not")
-        specs |= stored
+        tensors |= stored
         files |= dict.fromkeys(stored, file)
-    head = specs.pop(HEAD, None)
-    if head is not None and head != specs.get(EMBEDDING, head):
-        raise UserError(f"{path}: {UNTIED} ({head.shape} and {specs[EMBEDDING].shape})")
+    head = tensors.pop(HEAD, None)
+    if head is not None and head != tensors.get(EMBEDDING, head):
+        raise UserError(f"{path}: {UNTIED} ({head.shape} and {tensors[EMBEDDING].shape})")
 
     def read(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
         if head is not None:
             _require_tied(path, files, head)
-        largest_first = sorted(specs, key=lambda name: -math.prod(specs[name].shape))
+        largest_first = sorted(tensors, key=lambda name: -math.prod(tensors[name].shape))
         handle, opened, copied = None, None, 0
         for name in largest_first:
             if opened != files[name] or copied > MAPPED_BYTES:
@@ -71,11 +71,11 @@ def open_source(path: Path) -> Source:
             yield name, array
             del array
 
-    source = Source(path, "huggingface", specs, read, folders=(directory,))
+    checkpoint = OpenCheckpoint(path, "huggingface", tensors, read, folders=(directory,))
     if not (directory / "config.json").is_file():
-        return source
-    config = config_from_json(directory / "config.json", source.stored_dtype)
-    return Source(path, "huggingface", specs, read, config, folders=(directory,))
+        return checkpoint
+    config = config_from_json(directory / "config.json", checkpoint.stored_dtype)
+    return OpenCheckpoint(path, "huggingface", tensors, read, config, folders=(directory,))
 
 
 def write(
@@ -144,12 +144,14 @@ def _files(path: Path) -> dict[Path, set[str]]:
     return {candidates[0]: set()}
 
 
-def _file_specs(file: Path) -> dict[str, Spec]:
+def _tensors_in(file: Path) -> dict[str, StoredTensor]:
     try:
         with safe_open(file, framework="np") as handle:
             slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
             return {
-                name: Spec(tuple(s.get_shape()), DTYPE_NAMES.get(s.get_dtype(), str(s.get_dtype())))
+                name: StoredTensor(
+                    tuple(s.get_shape()), DTYPE_NAMES.get(s.get_dtype(), str(s.get_dtype()))
+                )
                 for name, s in slices.items()
             }
     except SafetensorError as error:
@@ -158,7 +160,7 @@ def _file_specs(file: Path) -> dict[str, Spec]:
         ) from error
 
 
-def _require_tied(path: Path, files: dict[str, Path], head: Spec) -> None:
+def _require_tied(path: Path, files: dict[str, Path], head: StoredTensor) -> None:
     """Compare lm_head with the embedding, some rows at a time."""
     rows, columns = head.shape
     step = max(1, MAPPED_BYTES // (4 * columns))

@@ -98,11 +98,11 @@ def _config(name: str, named: str | None) -> GriffinConfig:
             return preset(name)
         except UserError as error:
             raise UserError(f"{name!r} is not a path either; {error}") from None
-    from checkpoints.load import open_source  # here: Orbax takes a second to import
+    from checkpoints.load import open_checkpoint  # here: Orbax takes a second to import
     from checkpoints.shapes import resolve_config
 
     given = None if named is None else config_named(named)
-    return resolve_config(open_source(name), given, None)
+    return resolve_config(open_checkpoint(name), given, None)
 
 
 def _print_presets(facts: dict[str, dict[str, Any]]) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 
 from checkpoints import adapters, deepmind_flax, deepmind_torch, huggingface, orbax_tree, store
+from checkpoints.open_checkpoint import OpenCheckpoint, read_params
 from checkpoints.shapes import resolve_config
-from checkpoints.source import Source, read_params
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.griffin import Griffin
@@ -29,41 +29,44 @@ def load_checkpoint(
 ) -> tuple[Griffin, GriffinConfig, Tokenizer | None]:
     """The model, its config and its tokenizer (None where there is none), from any format.
 
-    config must agree with what the checkpoint says of itself, but for the fields shapes.FREE;
-    DeepMind's formats need it unless their shapes match a preset. dtype ("float32" or "bfloat16")
-    sets both of the config's dtypes; by default parameters stay as they are stored.
+    config must agree with what the checkpoint says of itself, but for the fields of
+    shapes.MAY_DIFFER; DeepMind's formats need it unless their shapes match a preset. dtype
+    ("float32" or "bfloat16") sets both of the config's dtypes; by default parameters stay as they
+    are stored.
 
     Raises:
       ValueError: not a checkpoint, damaged, or its tensors contradict the config.
       ImportError: a .pt file, and torch is not installed.
     """
-    source = open_source(path)
-    config = resolve_config(source, config, dtype)
+    checkpoint = open_checkpoint(path)
+    config = resolve_config(checkpoint, config, dtype)
     params = {
-        name: jax.device_put(array) for name, array in read_params(source, config.param_dtype)
+        name: jax.device_put(array) for name, array in read_params(checkpoint, config.param_dtype)
     }
-    return from_flat_params(config, params), config, tokenizer_of(source, config.vocab_size)[0]
+    return from_flat_params(config, params), config, tokenizer_of(checkpoint, config.vocab_size)[0]
 
 
-def tokenizer_of(source: Source, vocab_size: int) -> tuple[Tokenizer | None, Path | None]:
+def tokenizer_of(
+    checkpoint: OpenCheckpoint, vocab_size: int
+) -> tuple[Tokenizer | None, Path | None]:
     """The tokenizer that lies with a checkpoint of so many embeddings, and its directory.
 
     Raises:
       ValueError: it is broken, two contradict each other, or it may be another checkpoint's.
     """
-    for folder in source.folders:
+    for folder in checkpoint.folders:
         tokenizer = find_tokenizer(folder, vocab_size)
         if tokenizer is None:
             continue
-        if source.format == "deepmind-torch" and tokenizer.vocab_size != vocab_size:
-            _refuse_anothers(source, folder, tokenizer, vocab_size)
-        for other in source.folders:  # a base's generation_config.json counts with its adapters
+        if checkpoint.format == "deepmind-torch" and tokenizer.vocab_size != vocab_size:
+            _refuse_anothers(checkpoint, folder, tokenizer, vocab_size)
+        for other in checkpoint.folders:  # a base's generation_config.json counts with its adapters
             add_stops_of(tokenizer, other)
         return tokenizer, folder
     return None, None
 
 
-def open_source(path: str | Path) -> Source:
+def open_checkpoint(path: str | Path) -> OpenCheckpoint:
     """Open a checkpoint of any format.
 
     Raises:
@@ -78,9 +81,9 @@ def open_source(path: str | Path) -> Source:
     with path.open("rb") as file:
         start = file.read(9)
     if path.suffix == ".safetensors" or (len(start) == 9 and start[8:] == b"{"):
-        return huggingface.open_source(path)
+        return huggingface.open_checkpoint(path)
     if path.suffix == ".pt" or _is_torch_archive(path):
-        return deepmind_torch.open_source(path)
+        return deepmind_torch.open_checkpoint(path)
     raise UserError(f"{path}: not a checkpoint; {EXPECTED}")
 
 
@@ -95,21 +98,23 @@ def open_adapters(path: str | Path) -> tuple[adapters.Adapters, GriffinConfig | 
     if (path / adapters.CONFIG).is_file():
         return adapters.read(path), None
     if path.is_dir() and store.is_ours(path):
-        source = store.open_source(path)
-        if adapters.are_adapters(source):
-            _, train = store.read_run_config(source.folders[0])
-            return adapters.of_run(source, train), source.config
+        checkpoint = store.open_checkpoint(path)
+        if adapters.are_adapters(checkpoint):
+            _, train = store.read_run_config(checkpoint.folders[0])
+            return adapters.of_run(checkpoint, train), checkpoint.config
     raise UserError(
         f"{path}: holds no adapters; expected a directory with {adapters.CONFIG}, or a run of "
         f"`griffin finetune` with --lora"
     )
 
 
-def _refuse_anothers(source: Source, folder: Path, tokenizer: Tokenizer, vocab_size: int) -> None:
+def _refuse_anothers(
+    checkpoint: OpenCheckpoint, folder: Path, tokenizer: Tokenizer, vocab_size: int
+) -> None:
     names = sorted(file.name for file in folder.glob("*.pt"))
     if len(names) > 1:
         raise UserError(
-            f"{source.path}: {folder} holds one tokenizer, of {tokenizer.vocab_size} ids, and "
+            f"{checkpoint.path}: {folder} holds one tokenizer, of {tokenizer.vocab_size} ids, and "
             f"several models ({', '.join(names)}); this one has {vocab_size} embeddings: put it in "
             f"a directory of its own, with its tokenizer"
         )
@@ -122,8 +127,8 @@ def _is_torch_archive(path: Path) -> bool:
         return any(name.split("/")[-1] == "data.pkl" for name in archive.namelist())
 
 
-def _open_directory(path: Path) -> Source:
-    ours = store.open_source(path) if store.is_ours(path) else None
+def _open_directory(path: Path) -> OpenCheckpoint:
+    ours = store.open_checkpoint(path) if store.is_ours(path) else None
     if ours is not None and not adapters.are_adapters(ours):
         return ours
     if ours is not None or (path / adapters.CONFIG).is_file():
@@ -133,15 +138,15 @@ def _open_directory(path: Path) -> Source:
                 f"{path}: the base of its adapters, {pairs.base!r}, is not here; say where it is: "
                 f"`griffin merge BASE {path} OUT`"
             )
-        return adapters.merged(open_source(pairs.base), pairs, config)
+        return adapters.merged(open_checkpoint(pairs.base), pairs, config)
     if orbax_tree.is_tree(path):
-        return deepmind_flax.open_source(path)
+        return deepmind_flax.open_checkpoint(path)
     if any(path.glob("*.safetensors")) or (path / huggingface.INDEX).is_file():
-        return huggingface.open_source(path)
+        return huggingface.open_checkpoint(path)
     if any(path.glob("*.pt")):
-        return deepmind_torch.open_source(path)
+        return deepmind_torch.open_checkpoint(path)
     inside = [child for child in sorted(path.iterdir()) if orbax_tree.is_tree(child)]
     if len(inside) == 1:  # as Kaggle packs it: the tree in a folder, the tokenizer beside it
-        return deepmind_flax.open_source(inside[0])
+        return deepmind_flax.open_checkpoint(inside[0])
     names = sorted(child.name for child in path.iterdir())[:8]
     raise UserError(f"{path}: holds no checkpoint ({', '.join(names) or 'empty'}); {EXPECTED}")

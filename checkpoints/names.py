@@ -25,7 +25,9 @@ SHAPES = {row.name: row.axes for row in TABLE}
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ParameterNames:
+    """A row of the table: one parameter's name in every format."""
+
     canonical: str
     flax: str
     huggingface: str
@@ -76,18 +78,20 @@ LAYOUTS: dict[str, dict[Format, Layout]] = {  # kind -> format -> layout; AS_IS 
 }
 
 
-def _block(prefix: str, hf_prefix: str, *rows: tuple[str, str, str, str]) -> tuple[Row, ...]:
+def _block(
+    prefix: str, hf_prefix: str, *rows: tuple[str, str, str, str]
+) -> tuple[ParameterNames, ...]:
     """Rows of one sub-block: canonical, Flax, Hugging Face, kind; "=" is the canonical."""
     block, layer = "blocks.{i}/" + prefix, "model.layers.{i}." + hf_prefix
     return tuple(
-        Row(block + us, block + (us if dm == "=" else dm), layer + hf, kind)
+        ParameterNames(block + us, block + (us if dm == "=" else dm), layer + hf, kind)
         for us, dm, hf, kind in rows
     )
 
 
 # Row order is the order of the parts where several rows share a tensor: the GeLU branch is part 0.
-ROWS: tuple[Row, ...] = (
-    Row(
+ROWS: tuple[ParameterNames, ...] = (
+    ParameterNames(
         "embedder/input_embedding",
         "embedder/input_embedding",
         "model.embed_tokens.weight",
@@ -130,7 +134,7 @@ ROWS: tuple[Row, ...] = (
         ("ffw_down/weight", "ffw_down/kernel", "down_proj.weight", "linear"),
         ("ffw_down/bias", "=", "down_proj.bias", "as is"),
     ),
-    Row("final_norm/scale", "final_norm/scale", "model.final_norm.weight"),
+    ParameterNames("final_norm/scale", "final_norm/scale", "model.final_norm.weight"),
 )
 
 _INDEX = re.compile(r"\b(blocks|layers)\.(\d+)\b")
@@ -149,20 +153,20 @@ def fill_block(template: str, block: int | None) -> str:
     return template.replace("{i}", str(block))
 
 
-def rows_by_name(fmt: Format) -> dict[str, tuple[Row, ...]]:
+def rows_by_name(fmt: Format) -> dict[str, tuple[ParameterNames, ...]]:
     """Name template in a format -> the rows that share that tensor, in the order of its parts."""
-    table: dict[str, tuple[Row, ...]] = {}
+    table: dict[str, tuple[ParameterNames, ...]] = {}
     for row in ROWS:
         table[row.name(fmt)] = (*table.get(row.name(fmt), ()), row)
     return table
 
 
-def layout(row: Row, fmt: Format) -> Layout:
+def layout(row: ParameterNames, fmt: Format) -> Layout:
     """How a row's array lies in a format."""
     return LAYOUTS[row.kind].get(fmt, AS_IS)
 
 
-def file_axes(rows: tuple[Row, ...], fmt: Format) -> tuple[Any, ...]:
+def file_axes(rows: tuple[ParameterNames, ...], fmt: Format) -> tuple[Any, ...]:
     """Axis letters of a tensor as it lies in a file; a number where no field sets the size."""
-    first, *rest = layout(rows[0], fmt).shape(rows[0].axes)
-    return (first * len(rows) if isinstance(first, int) else first, *rest)
+    first, *others = layout(rows[0], fmt).shape(rows[0].axes)
+    return (first * len(rows) if isinstance(first, int) else first, *others)

@@ -27,9 +27,9 @@ from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from checkpoints import checksums, files
+from checkpoints.open_checkpoint import Damaged, StoredTensor
 from checkpoints.plain_path import plain
 from checkpoints.processes import all_or_none
-from checkpoints.source import Damaged, Spec
 from recurrentgemma.errors import UserError
 
 READ_AHEAD = 1 << 30  # bytes of arrays that are read at a time
@@ -44,7 +44,7 @@ def is_tree(path: Path) -> bool:
     return any(files.is_file(path / name) for name in (METADATA, AGGREGATE, OCDBT))
 
 
-def read_specs(path: Path) -> dict[str, Spec]:
+def stored_tensors(path: Path) -> dict[str, StoredTensor]:
     """Shape and dtype of every array, by name.
 
     Raises:
@@ -52,27 +52,27 @@ def read_specs(path: Path) -> dict[str, Spec]:
       OSError: a file cannot be opened or read, whatever is in it.
     """
     keys, driver = _contents(path)
-    specs = {}
+    tensors = {}
     for name, key in keys.items():
         array = _open(path, key, driver)
-        specs[name] = Spec(tuple(array.shape), array.dtype.name)
-    return specs
+        tensors[name] = StoredTensor(tuple(array.shape), array.dtype.name)
+    return tensors
 
 
 def read_arrays(
     path: Path,
-    specs: Mapping[str, Spec],
+    tensors: Mapping[str, StoredTensor],
     dtype: np.dtype | None,
     sums: Mapping[str, int] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The arrays of `specs` in dtype (None: as stored), the largest first.
+    """The arrays of `tensors` in dtype (None: as stored), the largest first.
 
     Raises:
       Damaged: an array is not whole, or has not the checksum in `sums`; the message names it.
       OSError: a file cannot be opened or read.
     """
     keys, driver = _contents(path)
-    for name in sorted(specs, key=lambda name: -math.prod(specs[name].shape)):
+    for name in sorted(tensors, key=lambda name: -math.prod(tensors[name].shape)):
         array = _open(path, keys[name], driver)
         with _errors_of(path, repr(name)):
             cast = array if sums or dtype is None else ts.cast(array, dtype)
@@ -172,24 +172,24 @@ def _check_like(
     path: Path, wanted: Mapping[str, Any], sums: Mapping[str, int] | None, rounding: bool
 ) -> dict[str, str]:
     """The dtype stored of each array, if they can be read as the ones wanted."""
-    specs = read_specs(path)
-    if sums is not None and (lost := sums.keys() ^ specs.keys()):
+    tensors = stored_tensors(path)
+    if sums is not None and (lost := sums.keys() ^ tensors.keys()):
         raise damaged(path, "not in its list of tensors", repr(min(lost)))
-    for name in sorted(wanted.keys() | specs.keys()):
-        shape = specs[name].shape if name in specs else "none: it is missing"
+    for name in sorted(wanted.keys() | tensors.keys()):
+        shape = tensors[name].shape if name in tensors else "none: it is missing"
         expected = tuple(wanted[name].shape) if name in wanted else "none: it is unknown"
         if shape != expected:
             raise UserError(
                 f"{path}: {name!r} has shape {shape}, expected {expected}; the checkpoint is "
                 "another model's, or another optimizer's"
             )
-        dtype, kept = np.dtype(wanted[name].dtype), specs[name].dtype
+        dtype, kept = np.dtype(wanted[name].dtype), tensors[name].dtype
         if not rounding and not _holds(dtype, np.dtype(kept)):
             raise UserError(
                 f"{path}: {name!r} is stored in {kept} and {dtype.name} does not hold all of its "
                 f"values; ask for {kept}: an optimizer that was rounded does not go on as it was"
             )
-    return {name: spec.dtype for name, spec in specs.items()}
+    return {name: tensor.dtype for name, tensor in tensors.items()}
 
 
 def _holds(dtype: np.dtype, kept: np.dtype) -> bool:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from checkpoints.source import Damaged
+from checkpoints.open_checkpoint import Damaged
 
 Result = TypeVar("Result")
 TIMEOUT = 3600  # seconds in which all must have written their part

@@ -20,7 +20,7 @@ from checkpoints.names import (
     rows_by_name,
     split_block,
 )
-from checkpoints.source import Source, as_dtype
+from checkpoints.open_checkpoint import OpenCheckpoint, as_dtype
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.parameters import param_shapes
@@ -28,17 +28,17 @@ from recurrentgemma.presets import PRESETS
 
 READABLE = ("float32", "bfloat16", "float16")
 UNKNOWABLE = ("attention_window", "logits_soft_cap", "scale_embeddings")
-FREE = ("context_length", "a_init", "dtype", "param_dtype", "scan_layers", "remat")
+MAY_DIFFER = ("context_length", "a_init", "dtype", "param_dtype", "scan_layers", "remat")
 
 
 def resolve_config(
-    source: Source, config: GriffinConfig | None, dtype: str | None
+    checkpoint: OpenCheckpoint, config: GriffinConfig | None, dtype: str | None
 ) -> GriffinConfig:
-    """The config a source is to be read with, checked against its tensors.
+    """The config to read a checkpoint with, checked against its tensors.
 
     The caller's config may differ from the checkpoint's own in what does not change the logits
-    (FREE); without either a preset's is taken. `dtype` sets
-    both of the config's dtypes; without it they are the config's, or with a preset the stored one.
+    (MAY_DIFFER); without either a preset's is taken. `dtype` sets both of the config's dtypes;
+    without it they are the config's, or with a preset the stored one.
 
     Raises:
       ValueError: nothing tells the fields in UNKNOWABLE, or the config contradicts a tensor or the
@@ -50,48 +50,48 @@ def resolve_config(
         raise UserError(
             f"config is {config!r}: expected a GriffinConfig, such as recurrentgemma.tiny()"
         )
-    if config is not None and source.config is not None:
-        _check_agrees(source, config)
-    stored = source.stored_dtype
-    chosen = config or source.config
+    if config is not None and checkpoint.config is not None:
+        _check_agrees(checkpoint, config)
+    stored = checkpoint.stored_dtype
+    chosen = config or checkpoint.config
     if chosen is None:
-        chosen, dtype = _matching_preset(source), dtype or stored
-    check(source, chosen)
+        chosen, dtype = _matching_preset(checkpoint), dtype or stored
+    check(checkpoint, chosen)
     if dtype is None:
         return chosen
     return dataclasses.replace(chosen, dtype=dtype, param_dtype=dtype)  # type: ignore[arg-type]
 
 
-def _check_agrees(source: Source, config: GriffinConfig) -> None:
-    assert source.config is not None
+def _check_agrees(checkpoint: OpenCheckpoint, config: GriffinConfig) -> None:
+    assert checkpoint.config is not None
     for field in dataclasses.fields(GriffinConfig):
-        given, stored = getattr(config, field.name), getattr(source.config, field.name)
-        if given != stored and field.name not in FREE:
+        given, stored = getattr(config, field.name), getattr(checkpoint.config, field.name)
+        if given != stored and field.name not in MAY_DIFFER:
             raise UserError(
-                f"{source.path}: its own config says {field.name}={stored!r}, the config passed "
-                f"{given!r}: pass none, or correct the checkpoint's if it is wrong"
+                f"{checkpoint.path}: its own config says {field.name}={stored!r}, the config "
+                f"passed {given!r}: pass none, or correct the checkpoint's if it is wrong"
             )
 
 
-def check(source: Source, config: GriffinConfig) -> None:
-    """Compare every tensor of a source with what a config expects.
+def check(checkpoint: OpenCheckpoint, config: GriffinConfig) -> None:
+    """Compare every tensor of a checkpoint with what a config expects.
 
     Raises:
       ValueError: a tensor is missing, extra, misshapen or of a dtype that float32 does not hold;
         it is named as the file names it, with the shapes and the config field.
     """
-    expected = file_shapes(config, source.format)
-    absent = [name for name in expected if name not in source.specs]
-    extra = [name for name in source.specs if name not in expected]
+    expected = file_shapes(config, checkpoint.format)
+    absent = [name for name in expected if name not in checkpoint.tensors]
+    extra = [name for name in checkpoint.tensors if name not in expected]
     if absent or extra:
-        raise UserError(f"{source.path}: " + _names_message(source, config, absent, extra))
+        raise UserError(f"{checkpoint.path}: " + _names_message(checkpoint, config, absent, extra))
     for name, shape in expected.items():
-        if source.specs[name].shape != shape:
-            raise UserError(f"{source.path}: " + _shape_message(source, name, shape))
-    for name, spec in source.specs.items():
-        if spec.dtype not in READABLE:
+        if checkpoint.tensors[name].shape != shape:
+            raise UserError(f"{checkpoint.path}: " + _shape_message(checkpoint, name, shape))
+    for name, tensor in checkpoint.tensors.items():
+        if tensor.dtype not in READABLE:
             raise UserError(
-                f"{source.path}: tensor {name!r} is stored as {spec.dtype}; expected one of "
+                f"{checkpoint.path}: tensor {name!r} is stored as {tensor.dtype}; expected one of "
                 f"{', '.join(READABLE)}: convert it with the tool that wrote it"
             )
 
@@ -104,14 +104,14 @@ def file_shapes(config: GriffinConfig, fmt: Any) -> dict[str, tuple[int, ...]]:
         template, block = split_block(canonical)
         row = rows[template]
         name = fill_block(row.name(fmt), block)
-        first, *rest = layout(row, fmt).shape(shape)
+        first, *others = layout(row, fmt).shape(shape)
         if name in shapes:  # a further part of a shared tensor
             first += shapes[name][0]
-        shapes[name] = (first, *rest)
+        shapes[name] = (first, *others)
     return shapes
 
 
-def known_fields(source: Source) -> dict[str, Any]:
+def known_fields(checkpoint: OpenCheckpoint) -> dict[str, Any]:
     """The config fields that the shapes tell; block_types says only "recurrent" or "attention".
 
     Where tensors disagree the most frequent size counts, so that `check` names the odd one out.
@@ -121,18 +121,18 @@ def known_fields(source: Source) -> dict[str, Any]:
     """
     votes: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
     kinds: dict[int, str] = {}
-    table = rows_by_name(source.format)
-    for name, spec in source.specs.items():
+    table = rows_by_name(checkpoint.format)
+    for name, tensor in checkpoint.tensors.items():
         template, block = split_block(name)
         if template not in table:
-            raise UserError(f"{source.path}: unexpected tensor {name!r}: {_hint(source)}")
-        axes = file_axes(table[template], source.format)
-        if len(axes) != len(spec.shape):
+            raise UserError(f"{checkpoint.path}: unexpected tensor {name!r}: {_hint(checkpoint)}")
+        axes = file_axes(table[template], checkpoint.format)
+        if len(axes) != len(tensor.shape):
             raise UserError(
-                f"{source.path}: tensor {name!r} has shape {spec.shape}; expected "
+                f"{checkpoint.path}: tensor {name!r} has shape {tensor.shape}; expected "
                 f"{len(axes)} axes ({_words(axes)})"
             )
-        for axis, size in zip(axes, spec.shape, strict=True):
+        for axis, size in zip(axes, tensor.shape, strict=True):
             votes[str(axis)][size] += 1
         canonical = table[template][0].canonical
         if block is not None and "_block/" in canonical and "mlp_block" not in canonical:
@@ -141,8 +141,8 @@ def known_fields(source: Source) -> dict[str, Any]:
     for axis in "VDF":
         if axis not in sizes:
             row = next(row for row in ROWS if axis in row.axes)
-            name = fill_block(row.name(source.format), 0)
-            raise UserError(f"{source.path}: tensor {name!r} is missing: {_hint(source)}")
+            name = fill_block(row.name(checkpoint.format), 0)
+            raise UserError(f"{checkpoint.path}: tensor {name!r} is missing: {_hint(checkpoint)}")
     known: dict[str, Any] = {
         FIELDS[axis]: sizes[axis] for axis in ("V", "D", "E", "F", "N", "K") if axis in sizes
     }
@@ -152,28 +152,28 @@ def known_fields(source: Source) -> dict[str, Any]:
     return known | {"block_types": tuple(kinds.get(i, "unknown") for i in range(depth))}
 
 
-def _matching_preset(source: Source) -> GriffinConfig:
+def _matching_preset(checkpoint: OpenCheckpoint) -> GriffinConfig:
     """The preset with these shapes. Vocabulary and gate blocks are the file's: the paper does not
     state the one, and DeepMind's code ties the other to the heads (32 for its 7B, not 16)."""
-    known = known_fields(source)
+    known = known_fields(checkpoint)
     from_file = {name: known[name] for name in ("vocab_size", "num_gate_blocks") if name in known}
     for function in PRESETS.values():
         preset = function()
         kinds = tuple(kind.replace("local_", "") for kind in preset.block_types)
-        rest = (name for name in known if name not in (*from_file, "block_types"))
-        if kinds == known["block_types"] and all(getattr(preset, n) == known[n] for n in rest):
+        others = (name for name in known if name not in (*from_file, "block_types"))
+        if kinds == known["block_types"] and all(getattr(preset, n) == known[n] for n in others):
             return dataclasses.replace(preset, **from_file)
     sizes = {name: value for name, value in known.items() if name != "block_types"}
     raise UserError(
-        f"{source.path}: this format says nothing of {', '.join(UNKNOWABLE)}, and no preset has "
-        f"these shapes ({', '.join(f'{k}={v}' for k, v in sizes.items())}, "
+        f"{checkpoint.path}: this format says nothing of {', '.join(UNKNOWABLE)}, and no preset "
+        f"has these shapes ({', '.join(f'{k}={v}' for k, v in sizes.items())}, "
         f"{len(known['block_types'])} layers); pass config=GriffinConfig(...) "
         "(on the command line --config, a preset or a config.json of ours)"
     )
 
 
 def _names_message(
-    source: Source, config: GriffinConfig, absent: Sequence[str], extra: Sequence[str]
+    checkpoint: OpenCheckpoint, config: GriffinConfig, absent: Sequence[str], extra: Sequence[str]
 ) -> str:
     parts = []
     for what, names in (("missing", absent), ("unexpected", extra)):
@@ -181,7 +181,7 @@ def _names_message(
             shown = ", ".join(repr(name) for name in names[:3])
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             parts.append(f"{what} tensor{'s' if len(names) > 1 else ''} {shown}{more}")
-    blocks = {split_block(name)[1] for name in source.specs} - {None}
+    blocks = {split_block(name)[1] for name in checkpoint.tensors} - {None}
     clash = _block_clash(config, absent, extra)
     if len(blocks) != config.num_layers:
         why = f"the config says num_layers={config.num_layers}, the file holds {len(blocks)} blocks"
@@ -191,7 +191,7 @@ def _names_message(
             "holds the other kind there"
         )
     else:
-        why = _hint(source)
+        why = _hint(checkpoint)
     return "; ".join(parts) + ": " + why
 
 
@@ -201,11 +201,11 @@ def _block_clash(config: GriffinConfig, absent: Sequence[str], extra: Sequence[s
     return min((b for b in both if b is not None and b < config.num_layers), default=None)
 
 
-def _shape_message(source: Source, name: str, expected: tuple[int, ...]) -> str:
+def _shape_message(checkpoint: OpenCheckpoint, name: str, expected: tuple[int, ...]) -> str:
     template, _ = split_block(name)
-    rows = rows_by_name(source.format)[template]
-    axes = file_axes(rows, source.format)
-    got = source.specs[name].shape
+    rows = rows_by_name(checkpoint.format)[template]
+    axes = file_axes(rows, checkpoint.format)
+    got = checkpoint.tensors[name].shape
     message = f"tensor {name!r} has shape {got}, the config expects {expected}"
     if len(got) != len(expected):
         return f"{message}, which is ({_words(axes)})"
@@ -227,5 +227,5 @@ def _words(axes: Sequence[Any]) -> str:
     return ", ".join(map(_word, axes))
 
 
-def _hint(source: Source) -> str:
-    return f"the file is incomplete, or not a {source.format} checkpoint of a Griffin"
+def _hint(checkpoint: OpenCheckpoint) -> str:
+    return f"the file is incomplete, or not a {checkpoint.format} checkpoint of a Griffin"

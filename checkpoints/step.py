@@ -28,7 +28,7 @@ from orbax.checkpoint.future import CommitFutureAwaitingContractedSignals
 
 from checkpoints import checksums, files, orbax_tree, processes
 from checkpoints.model_json import read_json
-from checkpoints.source import Damaged
+from checkpoints.open_checkpoint import Damaged
 from recurrentgemma.errors import UserError
 
 PARAMS, OPT_STATE, DATA_STATE = "params", "opt_state", "data_state"
@@ -211,10 +211,10 @@ def read_back(folder: Path, *, part: int = 0, parts: int = 1) -> None:
     sums = read_checksums(folder)
     assert sums is not None, "what is written now has checksums"
     for item, of_arrays in sums.arrays.items():
-        specs = orbax_tree.read_specs(folder / item)
-        if lost := of_arrays.keys() ^ specs.keys():
+        tensors = orbax_tree.stored_tensors(folder / item)
+        if lost := of_arrays.keys() ^ tensors.keys():
             raise orbax_tree.damaged(folder / item, "not in its list of tensors", repr(min(lost)))
-        own = {name: specs[name] for name in sorted(specs)[part::parts]}
+        own = {name: tensors[name] for name in sorted(tensors)[part::parts]}
         for _ in orbax_tree.read_arrays(folder / item, own, None, of_arrays):
             pass
 
@@ -235,8 +235,8 @@ def read(
         like = params_like
         if like is None:
             like = {
-                name: jax.ShapeDtypeStruct(spec.shape, np.dtype(spec.dtype))
-                for name, spec in orbax_tree.read_specs(folder / PARAMS).items()
+                name: jax.ShapeDtypeStruct(tensor.shape, np.dtype(tensor.dtype))
+                for name, tensor in orbax_tree.stored_tensors(folder / PARAMS).items()
             }
         if opt_state_like is not None and not files.is_dir(folder / OPT_STATE):
             raise UserError(f"{folder}: holds no optimizer state, training cannot go on from it")

@@ -22,8 +22,8 @@ import numpy as np
 from checkpoints import checksums, files, orbax_tree, processes
 from checkpoints import step as step_files
 from checkpoints.model_json import read_json, read_model_json, write_model_json
-from checkpoints.shapes import FREE
-from checkpoints.source import Damaged, Source
+from checkpoints.open_checkpoint import Damaged, OpenCheckpoint
+from checkpoints.shapes import MAY_DIFFER
 from checkpoints.step import PARAMS
 from checkpoints.step import Restored as Restored
 from checkpoints.writer import RUN_CONFIG as CONFIG
@@ -143,7 +143,7 @@ def newest_whole(run_dir: Path) -> Path | None:
     return None
 
 
-def open_source(path: Path) -> Source:
+def open_checkpoint(path: Path) -> OpenCheckpoint:
     """A run (its newest step that looks whole), one step of a run, or a bare checkpoint.
 
     Raises:
@@ -161,13 +161,13 @@ def open_source(path: Path) -> Source:
     elif not files.is_dir(path / PARAMS):
         raise UserError(f"{path}: holds a config.json, but neither {STEPS}/ nor {PARAMS}/")
     sums = step_files.read_checksums(folder)
-    specs = orbax_tree.read_specs(folder / PARAMS)
+    tensors = orbax_tree.stored_tensors(folder / PARAMS)
 
     def read(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-        return orbax_tree.read_arrays(folder / PARAMS, specs, dtype, sums and sums.arrays[PARAMS])
+        return orbax_tree.read_arrays(folder / PARAMS, tensors, dtype, sums and sums.arrays[PARAMS])
 
     config = _config(path, folder)
-    return Source(path, "griffin", specs, read, config, folders=(_home(path),))
+    return OpenCheckpoint(path, "griffin", tensors, read, config, folders=(_home(path),))
 
 
 def write(path: Path, params: dict[str, Any], config: GriffinConfig) -> None:
@@ -190,7 +190,7 @@ def _config(path: Path, folder: Path) -> GriffinConfig:
     run = read_model_json(path / CONFIG)
     for field in dataclasses.fields(GriffinConfig) if run else ():
         stated, kept = getattr(run, field.name), getattr(own, field.name)
-        if stated != kept and field.name not in FREE:
+        if stated != kept and field.name not in MAY_DIFFER:
             raise UserError(
                 f"{path / CONFIG}: {field.name}={stated!r}, and step {folder.name} was trained "
                 f"with {kept!r}; correct it, or load {folder}"

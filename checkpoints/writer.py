@@ -26,8 +26,8 @@ import orbax.checkpoint as ocp
 from checkpoints import checksums, files, processes
 from checkpoints import step as step_files
 from checkpoints.model_json import read_json
+from checkpoints.open_checkpoint import Damaged
 from checkpoints.plain_path import plain
-from checkpoints.source import Damaged
 from checkpoints.step import Restored
 from recurrentgemma.errors import UserError
 
@@ -263,11 +263,11 @@ class Checkpoints:
         while names[-1].exists():
             names.append(folder.with_name(f"{step}{DAMAGED}.{len(names)}"))
         self._on_first(lambda: folder.rename(names[-1]))
-        rest = max(self._steps, default=None)
+        newest = max(self._steps, default=None)
         if processes.is_first():
             self._report(
                 f"step {step} is damaged, and kept as {names[-1]} ({why}); "
-                + ("no other is left" if rest is None else f"step {rest} is the newest now")
+                + ("no other is left" if newest is None else f"step {newest} is the newest now")
             )
 
     def _check_space(self, step: int, needed: int) -> None:
@@ -323,9 +323,9 @@ class Checkpoints:
         """What the user is told: a step was not saved, why, what is left, what to do."""
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         text = text.replace(str(plain(self._folder)), str(self._folder))
-        rest = [kept for kept in self.steps() if kept != step]
-        left = f"step {rest[-1]} is still there" if rest else "none was saved before"
-        remedy = "the same command goes on from there" if rest else "start again"
+        others = [kept for kept in self.steps() if kept != step]
+        left = f"step {others[-1]} is still there" if others else "none was saved before"
+        remedy = "the same command goes on from there" if others else "start again"
         where = f"{self._folder / str(step)} was not saved"
         if full := NO_SPACE.search(text):
             process = OTHER.match(text)

@@ -126,11 +126,11 @@ class Griffin(nnx.Module):
 
         if count:
             self.groups = nnx.List([stacked(t, rngs) for t in types[:period]])
-        rest = [ResidualBlock(config, block_type=t, rngs=rngs) for t in types[count * period :]]
+        blocks = [ResidualBlock(config, block_type=t, rngs=rngs) for t in types[count * period :]]
         if config.scan_layers:
-            self.tail = nnx.List(rest)
+            self.tail = nnx.List(blocks)
         else:
-            self.blocks = nnx.List(rest)
+            self.blocks = nnx.List(blocks)
         self.final_norm = RMSNorm(config.width, dtype=jnp.dtype(config.param_dtype))
 
 

@@ -88,11 +88,11 @@ class MeshConfig:
         if given == devices and not free:
             return self
         axis = max((name for name in sizes if name not in free), key=lambda name: sizes[name])
-        rest = given // sizes[axis]
-        near = nearest_divisor(devices // rest, sizes[axis]) if devices % rest == 0 else None
+        others = given // sizes[axis]
+        near = nearest_divisor(devices // others, sizes[axis]) if devices % others == 0 else None
         hint = f"; {axis}={near} would fit" if near and free else ""
         if not free and near:
-            hint = f"; {axis}={devices // rest} would fit"
+            hint = f"; {axis}={devices // others} would fit"
         raise UserError(
             f"mesh {self.describe()} takes {'a multiple of ' if free else ''}{given} devices and "
             f"there are {devices}{hint}"
@@ -217,14 +217,14 @@ def check_model(config: GriffinConfig, mesh: Mapping[str, int]) -> None:
     if "recurrent" not in config.block_types:
         del sizes["gate_blocks"], sizes["gate_inputs"]
     for axes in ("tensor", PARAMETER_AXES):
-        each = (axes,) if isinstance(axes, str) else axes
-        wanted = math.prod(mesh[axis] for axis in each)
-        label = " x ".join(f"{axis}={mesh[axis]}" for axis in each if mesh[axis] > 1)
+        divided = (axes,) if isinstance(axes, str) else axes
+        wanted = math.prod(mesh[axis] for axis in divided)
+        label = " x ".join(f"{axis}={mesh[axis]}" for axis in divided if mesh[axis] > 1)
         here = {name: n for name, n in sizes.items() if MESH_AXES[name] == axes}
         for name, n in here.items():
             if n % wanted:
                 near = nearest_divisor(math.gcd(*here.values(), math.prod(mesh.values())), wanted)
-                of = each[0] if " x " not in label else "their product"
+                of = divided[0] if " x " not in label else "their product"
                 raise UserError(
                     f"mesh axis {label} does not divide the model's {names[name]}={n}; "
                     f"the nearest that divides it and the devices is {of}={near}"

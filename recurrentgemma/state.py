@@ -104,9 +104,9 @@ def check_state(state: State, config: GriffinConfig) -> None:
         )
     for i, (layer, wanted) in enumerate(zip(given, expected, strict=True)):
         if layer != wanted:
-            held, needed = (" and ".join(map(str, shapes)) for shapes in (layer, wanted))
+            got, needed = (" and ".join(map(str, shapes)) for shapes in (layer, wanted))
             raise UserError(
-                f"state: layer {i} ({config.block_types[i]}) holds arrays of shape {held}, and "
+                f"state: layer {i} ({config.block_types[i]}) holds arrays of shape {got}, and "
                 f"this model's {needed}: it is another model's, or its config has changed"
             )
 

@@ -65,8 +65,8 @@ def test_the_flags_are_frozen(command: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("NO_COLOR", "1")
     lines = FLAGS.read_text("utf-8").splitlines()
     frozen = [line for line in lines if line.startswith(f"{command} ")]
-    found = [f"{command} {argument}" for argument in arguments_of(command)]
-    assert found == frozen, "flags.txt should say:\n" + "\n".join(found)
+    arguments = [f"{command} {argument}" for argument in arguments_of(command)]
+    assert arguments == frozen, "flags.txt should say:\n" + "\n".join(arguments)
 
 
 def test_help_lists_every_verb_in_one_line_and_does_not_wait_for_jax():

@@ -49,31 +49,31 @@ def layer(module: str) -> str | None:
 
 def imports(tree: ast.Module) -> list[tuple[str, int, bool]]:
     """(module, line, inside a function) of each import; `from a import b` yields a and a.b."""
-    found = []
+    modules = []
 
     def walk(node: ast.AST, inside: bool) -> None:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.Import):
-                found.extend((alias.name, child.lineno, inside) for alias in child.names)
+                modules.extend((alias.name, child.lineno, inside) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
                 assert child.module is not None, f"relative import in line {child.lineno}"
                 assert child.level == 0, f"relative import in line {child.lineno}"
-                found.append((child.module, child.lineno, inside))
-                found.extend(
+                modules.append((child.module, child.lineno, inside))
+                modules.extend(
                     (f"{child.module}.{a.name}", child.lineno, inside) for a in child.names
                 )
             function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
             walk(child, inside or function)
 
     walk(tree, False)
-    return found
+    return modules
 
 
 def offences(path: str, source: str) -> list[str]:
     """What in this file goes against the direction, one line each."""
     here = layer(path.removesuffix(".py").replace("/", "."))
     assert here is not None, path
-    found = []
+    lines = []
     for module, line, inside in imports(ast.parse(source)):
         top, there = module.split(".")[0], layer(module)
         if inside and there in UPWARD_IN_FUNCTIONS.get(path, ()):
@@ -85,8 +85,8 @@ def offences(path: str, source: str) -> list[str]:
         else:
             wrong = here == "recurrentgemma" and top in OPTIMIZER | HTTP
         if wrong:
-            found.append(f"{path}:{line}: {here} may not import {module}")
-    return found
+            lines.append(f"{path}:{line}: {here} may not import {module}")
+    return lines
 
 
 FILES = sorted(
@@ -164,12 +164,12 @@ def circles(files: dict[str, str]) -> list[list[str]]:
         return seen
 
     below = {module: reached(module) for module in files}
-    found = {
+    cycles = {
         tuple(sorted(m for m in below[module] if module in below[m]))
         for module in files
         if module in below[module]
     }
-    return [list(names) for names in sorted(found)]
+    return [list(names) for names in sorted(cycles)]
 
 
 def test_no_circle_of_imports():

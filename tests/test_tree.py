@@ -40,8 +40,8 @@ def name(path: Path) -> str:
 
 
 def test_the_walk_finds_the_sources():
-    found = {name(path) for path in SOURCES}
-    assert {"griffin_lm.py", "recurrentgemma/griffin.py", "kernels/__init__.py"} <= found
+    names = {name(path) for path in SOURCES}
+    assert {"griffin_lm.py", "recurrentgemma/griffin.py", "kernels/__init__.py"} <= names
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)

@@ -131,12 +131,12 @@ class TrainConfig:
             )
         if self.lora is not None and not self.init_from:
             raise UserError("lora without init_from: adapters need a checkpoint to be added to")
-        held = self.model.context_length
-        if "global_attention" in self.model.block_types and self.sequence_length > held:
+        context_length = self.model.context_length
+        if "global_attention" in self.model.block_types and self.sequence_length > context_length:
             raise UserError(
                 f"sequence_length={self.sequence_length} is longer than "
-                f"model.context_length={held}, the most that a global_attention block holds; "
-                "choose a shorter sequence or raise it"
+                f"model.context_length={context_length}, the most that a global_attention block "
+                "holds; choose a shorter sequence or raise it"
             )
 
     def with_absolute_paths(self) -> "TrainConfig":

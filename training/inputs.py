@@ -83,7 +83,7 @@ def open_inputs(config: TrainConfig, run_dir: Path) -> Inputs:
     inputs = _open(config, run_dir)
     if inputs.is_scored:
         starts = inputs.held_out_starts
-        if not any(held.bytes and held.document.learned_targets for held in starts):
+        if not any(start.bytes and start.document.learned_targets for start in starts):
             what = ", ".join(config.data.eval_sources) or "the held-out text"
             raise UserError(
                 f"{what}: there is no text to score in the first {config.eval_tokens} tokens of "
@@ -97,13 +97,13 @@ def _open(config: TrainConfig, run_dir: Path) -> Inputs:
         tokenizer = run_tokenizer(run_dir, config, ())
         mixture = open_mixture(config.data, tokenizer, vocab_size=config.model.vocab_size)
         return Inputs(tokenizer, mixture, None, config)
-    learned, held = open_texts(config.text)
+    learned, tails = open_texts(config.text)
     texts = [learned[number] for number in range(len(learned))]
     tokenizer = run_tokenizer(run_dir, config, texts)
     documents = [document_ids(tokenizer, text) for text in texts]
     text_bytes = sum(len(text.encode()) for text in texts)
     mixture = Mixture((InMemory(documents, text_bytes=text_bytes),), (1.0,))
-    return Inputs(tokenizer, mixture, held, config)
+    return Inputs(tokenizer, mixture, tails, config)
 
 
 class Feed:

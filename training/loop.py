@@ -295,8 +295,8 @@ def held_out_bits_per_byte(
     if not inputs.is_scored:
         return None
     held_out = inputs.held_out() if whole else inputs.held_out_starts
-    text_bytes = sum(held.bytes for held in held_out)
-    documents = [held.document for held in held_out]
+    text_bytes = sum(one.bytes for one in held_out)
+    documents = [one.document for one in held_out]
     if inputs.config.eval_cut or "global_attention" in model.config.block_types:
         length = inputs.config.sequence_length
         documents = [

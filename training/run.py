@@ -24,9 +24,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from checkpoints import adapters, processes, store
-from checkpoints.load import open_adapters, open_source
+from checkpoints.load import open_adapters, open_checkpoint
+from checkpoints.open_checkpoint import Damaged, OpenCheckpoint, read_params
 from checkpoints.shapes import resolve_config
-from checkpoints.source import Damaged, Source, read_params
 from checkpoints.step import DATA_STATE, read_content
 from recurrentgemma import sharding
 from recurrentgemma.config import GriffinConfig
@@ -117,7 +117,7 @@ def run_tokenizer(run_dir: Path, config: TrainConfig, texts: Sequence[str]) -> T
 
     vocab_size = config.model.vocab_size
 
-    def made() -> Tokenizer:
+    def new_tokenizer() -> Tokenizer:
         if config.tokenizer == "sentencepiece":
             return train_sentencepiece(texts, config.model.vocab_size)
         return load_named_tokenizer(config.tokenizer, vocab_size)
@@ -125,7 +125,7 @@ def run_tokenizer(run_dir: Path, config: TrainConfig, texts: Sequence[str]) -> T
     with tempfile.TemporaryDirectory() as scratch:
 
         def files() -> str:  # the first process's, for all
-            tokenizer = find_tokenizer(run_dir, vocab_size) or made()
+            tokenizer = find_tokenizer(run_dir, vocab_size) or new_tokenizer()
             if tokenizer.vocab_size > config.model.vocab_size:
                 raise UserError(
                     f"model.vocab_size={config.model.vocab_size} is too small for the tokenizer "
@@ -133,36 +133,36 @@ def run_tokenizer(run_dir: Path, config: TrainConfig, texts: Sequence[str]) -> T
                     "that"
                 )
             save_tokenizer(tokenizer, scratch)
-            found = {file.name: file.read_bytes() for file in Path(scratch).iterdir()}
-            return json.dumps({n: base64.b64encode(raw).decode() for n, raw in found.items()})
+            contents = {file.name: file.read_bytes() for file in Path(scratch).iterdir()}
+            return json.dumps({n: base64.b64encode(raw).decode() for n, raw in contents.items()})
 
         for name, raw in json.loads(processes.broadcast_text(files)).items():
             (Path(scratch) / name).write_bytes(base64.b64decode(raw))
-        found = find_tokenizer(scratch, vocab_size)
-    assert found is not None
-    return found
+        tokenizer = find_tokenizer(scratch, vocab_size)
+    assert tokenizer is not None
+    return tokenizer
 
 
-def open_start(config: TrainConfig) -> tuple[Source, GriffinConfig]:
+def open_start(config: TrainConfig) -> tuple[OpenCheckpoint, GriffinConfig]:
     """The checkpoint config.init_from, and the config to read it with.
 
     Raises UserError: there is no such checkpoint, or it is of another model.
     """
-    source = open_source(config.init_from)
-    return source, resolve_config(source, config.model, None)
+    checkpoint = open_checkpoint(config.init_from)
+    return checkpoint, resolve_config(checkpoint, config.model, None)
 
 
 def initial_params(config: TrainConfig, like: Any, mesh: Mesh | None) -> Any:
     """The parameters of the checkpoint config.init_from, structured like the nnx.State `like` and
     placed on the mesh; each tensor goes there as it is read. Raises UserError as open_start."""
-    source, model = open_start(config)
+    checkpoint, model = open_start(config)
 
     def put(name: str, array: np.ndarray) -> jax.Array:
         if mesh is None:
             return jax.device_put(array)
         return place(mesh, sharding.param_spec(name, array.ndim), array)[0]
 
-    params = {name: put(name, array) for name, array in read_params(source, model.param_dtype)}
+    params = {name: put(name, array) for name, array in read_params(checkpoint, model.param_dtype)}
     return per_layer.stacked(params, like, config.model, mesh)
 
 
@@ -272,7 +272,7 @@ def is_intact(run_dir: Path, step: int) -> bool:
 
     def answer() -> str:
         try:
-            for _ in store.open_source(run_dir / store.STEPS / str(step)).read(
+            for _ in store.open_checkpoint(run_dir / store.STEPS / str(step)).read(
                 np.dtype(np.float32)
             ):
                 pass

@@ -124,13 +124,13 @@ def make_train_step(
         run = gradients
         if mesh is not None:
             specs = sharding.specs(params)
-            held = carried and sharding.state_specs(merge(params, frozen).config)
+            state_specs = carried and sharding.state_specs(merge(params, frozen).config)
             scalars = {"nll": P(), "tokens": P(), "log_z": P()}
             run = on_mesh(
                 mesh,
                 gradients,
-                (specs, sharding.specs(frozen), sharding.BATCH, held),
-                ((P(), (scalars, held)), specs),
+                (specs, sharding.specs(frozen), sharding.BATCH, state_specs),
+                ((P(), (scalars, state_specs)), specs),
             )
         (loss, (metrics, new_carried)), grads = run(params, frozen, batch, carried)
         grad_norm = optax.tree.norm(grads)

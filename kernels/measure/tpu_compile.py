@@ -112,15 +112,15 @@ def line_of(topology: str, **axes: int) -> Mesh:
 
 def array_bytes(text: str) -> int:
     """Bytes of the arrays in an HLO type, with what tiling pads."""
-    total = 0
+    size = 0
     for dtype, shape, order, rows, lanes in ARRAY.findall(text):
         sizes = [int(n) for n in shape.split(",") if n]
         if rows and len(sizes) >= 2:
             minor, second = (int(n) for n in order.split(",")[:2])
             sizes[minor] = -(-sizes[minor] // int(lanes)) * int(lanes)
             sizes[second] = -(-sizes[second] // int(rows)) * int(rows)
-        total += math.prod(sizes) * BITS.get(dtype, 32) // 8
-    return total
+        size += math.prod(sizes) * BITS.get(dtype, 32) // 8
+    return size
 
 
 def _kernels(text: str):
@@ -135,12 +135,12 @@ def _kernels(text: str):
         assert scoped
         operands = 0
         for operand in dict.fromkeys(re.findall(r"%[\w.\-]+", call[2])):
-            made = re.search(rf"^\s*(?:ROOT )?{re.escape(operand)} = (\(.*?\)|\S+) ", text, re.M)
-            operands += array_bytes(made[1]) if made else 0
+            result = re.search(rf"^\s*(?:ROOT )?{re.escape(operand)} = (\(.*?\)|\S+) ", text, re.M)
+            operands += array_bytes(result[1]) if result else 0
         yield Kernel(name[1], int(scoped[1]), array_bytes(call[1]) + operands)
 
 
 def _collectives(text: str):
     kinds = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
-    for found in re.finditer(rf" = (\(.*?\)|\S+) ({kinds})(?:-start)?\(", text):
-        yield found[2], array_bytes(found[1])
+    for match in re.finditer(rf" = (\(.*?\)|\S+) ({kinds})(?:-start)?\(", text):
+        yield match[2], array_bytes(match[1])

@@ -55,12 +55,12 @@ def load(
     Its layers are unrolled, which generates faster, however they were trained. Raises ValueError
     for a path that is no checkpoint and for one that its config contradicts.
     """
-    from checkpoints.load import load_checkpoint, open_source
+    from checkpoints.load import load_checkpoint, open_checkpoint
     from checkpoints.model_json import config_named
     from checkpoints.shapes import resolve_config
 
     config = config_named(config) if isinstance(config, str) else config
-    config = resolve_config(open_source(path), config, dtype)
+    config = resolve_config(open_checkpoint(path), config, dtype)
     config = dataclasses.replace(config, scan_layers=False)
     model, _, tokenizer = load_checkpoint(path, config)
     return LanguageModel(model, tokenizer)

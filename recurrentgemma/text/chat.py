@@ -119,9 +119,9 @@ def _parts(
         add(before)
         if before == _ANSWER:
             parts.append(("", True))
-        first, *rest = _cut_control_tokens(content, control_tokens)
+        first, *texts = _cut_control_tokens(content, control_tokens)
         add(first)
-        parts.extend((text, False) for text in rest)
+        parts.extend((text, False) for text in texts)
         add(after)
     return parts
 

@@ -83,26 +83,26 @@ class StopScanner:
     def __init__(self, stop: Sequence[str] = ()):
         if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
             raise UserError(f"stop is {stop!r}: expected a sequence of strings, none of them empty")
-        self.found = False
+        self.stopped = False
         self.scans = bool(stop)
         self._stop = tuple(stop)
         self._held = ""
 
     def push(self, text: str) -> str:
         """Take `text` and return what is certain to stand before any stop string."""
-        if self.found:
+        if self.stopped:
             return ""
         self._held += text
         starts = [(self._held.find(s) + len(s), -len(s)) for s in self._stop if s in self._held]
         if starts:
             end, negative_length = min(starts)
-            self.found = True
+            self.stopped = True
             return self._take(end + negative_length)
         return self._take(len(self._held) - max(map(self._overlap, self._stop), default=0))
 
     def finish(self) -> str:
         """The text held back that turned out not to be a stop string."""
-        return "" if self.found else self._take(len(self._held))
+        return "" if self.stopped else self._take(len(self._held))
 
     def _take(self, size: int) -> str:
         piece, self._held = self._held[:size], self._held[size:]
@@ -132,7 +132,7 @@ class TextStream:
     @property
     def stopped(self) -> bool:
         """Whether a stop string has ended the text."""
-        return self._scanner.found
+        return self._scanner.stopped
 
     def push(self, ids: Sequence[int]) -> str:
         """Take `ids` and return the text that they make certain."""

@@ -72,7 +72,7 @@ class Transcript:
 
     def _scan(self, text: str) -> str:
         text = self._scanner.push(text)
-        self.stopped = self._scanner.found
+        self.stopped = self._scanner.stopped
         return text
 
     def _release(self, text: str, *, everything: bool) -> list[TokenScore]:

@@ -15,7 +15,7 @@ import pytest
 from checkpoints import deepmind_flax, huggingface, store
 from checkpoints.adapters import Adapters
 from checkpoints.model_json import read_model_json
-from checkpoints.source import Source, Spec, read_params
+from checkpoints.open_checkpoint import OpenCheckpoint, StoredTensor, read_params
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.parameters import param_shapes
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
@@ -126,9 +126,9 @@ def golden() -> tuple[GriffinConfig, dict[str, np.ndarray]]:
 def canonical(file: Path) -> dict[str, np.ndarray]:
     """An npz of arrays under DeepMind's Flax names, by canonical name."""
     stored = dict(np.load(file))
-    specs = {name: Spec(array.shape, array.dtype.name) for name, array in stored.items()}
+    tensors = {name: StoredTensor(array.shape, array.dtype.name) for name, array in stored.items()}
 
     def read(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
         yield from stored.items()
 
-    return dict(read_params(Source(file, "deepmind-flax", specs, read), "float32"))
+    return dict(read_params(OpenCheckpoint(file, "deepmind-flax", tensors, read), "float32"))

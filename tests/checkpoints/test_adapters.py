@@ -12,7 +12,7 @@ from checkpoints import adapters, store
 from checkpoints.adapters import Adapters
 from checkpoints.convert import convert
 from checkpoints.load import load_checkpoint, open_adapters
-from checkpoints.source import Damaged
+from checkpoints.open_checkpoint import Damaged
 from recurrentgemma.params import flat_params
 from tests.checkpoints.conftest import random_params, small_adapters, small_config
 

@@ -16,7 +16,7 @@ import pytest
 
 from checkpoints import store
 from checkpoints.load import load_checkpoint
-from checkpoints.source import Damaged
+from checkpoints.open_checkpoint import Damaged
 from recurrentgemma.params import flat_params
 from tests.checkpoints.conftest import random_params, small_config
 

@@ -8,8 +8,8 @@ import pytest
 from flax import serialization
 
 from checkpoints import deepmind_flax, orbax_tree
-from checkpoints.load import load_checkpoint, open_source
-from checkpoints.source import read_params, write_names
+from checkpoints.load import load_checkpoint, open_checkpoint
+from checkpoints.open_checkpoint import read_params, write_names
 from tests.checkpoints.conftest import assert_same_bits, random_params, small_config
 
 CONFIG = small_config()
@@ -24,9 +24,9 @@ def test_with_and_without_the_params_level(tmp_path, wrapper):
     blocks = tree["params"] if wrapper else tree
     assert set(blocks) == {"embedder", "final_norm", *(f"blocks.{i}" for i in range(4))}
     assert blocks["blocks.0"]["mlp_block"]["ffw_up"]["b"].shape == (2, 1, 1, 40)
-    source = open_source(tmp_path / "dm")
-    assert source.config == CONFIG
-    assert_same_bits(dict(read_params(source, "float32")), params)
+    checkpoint = open_checkpoint(tmp_path / "dm")
+    assert checkpoint.config == CONFIG
+    assert_same_bits(dict(read_params(checkpoint, "float32")), params)
 
 
 @pytest.mark.parametrize("ocdbt", [True, False])
@@ -44,14 +44,14 @@ def test_orbax_before_its_metadata_file(tmp_path, ocdbt, dtype):
     shutil.rmtree(path / "array_metadatas", ignore_errors=True)
     leaves = {name: "PLACEHOLDER://" + name.replace("/", ".") for name in arrays}
     (path / "checkpoint").write_bytes(serialization.msgpack_serialize(orbax_tree.nested(leaves)))
-    source = open_source(path)
-    assert source.format == "deepmind-flax"
-    assert_same_bits(dict(read_params(source, dtype)), params)
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.format == "deepmind-flax"
+    assert_same_bits(dict(read_params(checkpoint, dtype)), params)
 
 
 def test_kaggles_folder(tmp_path, bare):
     """The tree in a folder, the tokenizer beside it."""
-    assert open_source(bare.parent).specs == open_source(bare).specs
+    assert open_checkpoint(bare.parent).tensors == open_checkpoint(bare).tensors
 
 
 def test_a_damaged_orbax_directory_is_named(bare):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoints.load import load_checkpoint, open_source
-from checkpoints.source import read_params, write_names
+from checkpoints.load import load_checkpoint, open_checkpoint
+from checkpoints.open_checkpoint import read_params, write_names
 from tests.checkpoints.conftest import assert_same_bits, random_params, small_config
 
 CONFIG = small_config()
@@ -74,11 +74,11 @@ def test_a_pt_file_with_transposed_strides(tmp_path):
         for name, array in write_names(dict(params), "deepmind-torch")
     }
     torch.save(state, tmp_path / "m.pt")
-    assert_same_bits(dict(read_params(open_source(tmp_path / "m.pt"), "float32")), params)
+    assert_same_bits(dict(read_params(open_checkpoint(tmp_path / "m.pt"), "float32")), params)
 
 
 def test_two_pt_files_in_a_directory(tmp_path):
     for name in ("a.pt", "b.pt"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(ValueError, match=r"expected one \.pt file, found \['a\.pt', 'b\.pt'\]"):
-        open_source(tmp_path)
+        open_checkpoint(tmp_path)

@@ -14,7 +14,7 @@ from flax import nnx
 
 from checkpoints import store
 from checkpoints.convert import convert
-from checkpoints.load import load_checkpoint, open_source
+from checkpoints.load import load_checkpoint, open_checkpoint
 from checkpoints.names import FORMATS
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss
@@ -96,8 +96,8 @@ def assert_golden_gradients(model: Griffin, inputs: dict[str, np.ndarray]) -> No
 def test_open_source_reads_nothing_yet(golden, tmp_path):
     config, params = golden
     store.write(tmp_path / "ours", dict(params), config)
-    source = open_source(tmp_path / "ours")
-    assert source.config == config
-    assert {name: spec.shape for name, spec in source.specs.items()} == {
+    checkpoint = open_checkpoint(tmp_path / "ours")
+    assert checkpoint.config == config
+    assert {name: spec.shape for name, spec in checkpoint.tensors.items()} == {
         name: array.shape for name, array in params.items()
     }

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from checkpoints import huggingface
 from checkpoints.convert import convert
-from checkpoints.load import load_checkpoint, open_source
-from checkpoints.source import read_params
+from checkpoints.load import load_checkpoint, open_checkpoint
+from checkpoints.open_checkpoint import read_params
 from tests.checkpoints.conftest import assert_same_bits, change_config, random_params, small_config
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -32,9 +32,9 @@ def test_shards_and_their_index(tmp_path, stored):
     assert len(files) > 3
     assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
     assert set(index["weight_map"].values()) == set(files)
-    one, many = open_source(stored), open_source(tmp_path / "shards")
+    one, many = open_checkpoint(stored), open_checkpoint(tmp_path / "shards")
     assert index["metadata"]["total_size"] == sum(
-        4 * int(np.prod(spec.shape)) for spec in one.specs.values()
+        4 * int(np.prod(spec.shape)) for spec in one.tensors.values()
     )
     assert_same_bits(dict(read_params(many, "float32")), dict(read_params(one, "float32")))
 
@@ -68,7 +68,7 @@ def test_others_may_read_what_is_written(stored):
 def test_an_equal_head_is_dropped_and_another_is_an_error(stored):
     change_tensors(stored, lambda t: t.update({"lm_head.weight": t[EMBEDDING].copy()}))
     expected = random_params(small_config())
-    assert_same_bits(dict(read_params(open_source(stored), "float32")), expected)
+    assert_same_bits(dict(read_params(open_checkpoint(stored), "float32")), expected)
 
     def untie(tensors):
         tensors["lm_head.weight"][-1, -1] += 1
@@ -78,7 +78,7 @@ def test_an_equal_head_is_dropped_and_another_is_an_error(stored):
         load_checkpoint(stored)
     change_tensors(stored, lambda t: t.update({"lm_head.weight": t[EMBEDDING][:-1].copy()}))
     with pytest.raises(ValueError, match=r"'lm_head.weight' differs .*\(49, 24\)"):
-        open_source(stored)
+        open_checkpoint(stored)
 
 
 def test_a_large_head_is_compared_to_the_end(stored, monkeypatch):
@@ -105,17 +105,17 @@ def test_shards_that_disagree_with_their_index(tmp_path):
     wrong = {**good["weight_map"], "model.layers.99.x": file}
     index.write_text(json.dumps({"weight_map": wrong}))
     with pytest.raises(ValueError, match=rf"'model.layers.99.x' is in {file}; it is not"):
-        open_source(folder)
+        open_checkpoint(folder)
     index.write_text(json.dumps(good))
     (folder / file).unlink()
     with pytest.raises(ValueError, match=rf"{file}: missing"):
-        open_source(folder)
+        open_checkpoint(folder)
     index.write_text(index.read_text()[:50])
     with pytest.raises(ValueError, match=r"index\.json: not a JSON file"):
-        open_source(folder)
+        open_checkpoint(folder)
     index.write_text("{}")
     with pytest.raises(ValueError, match="weight_map"):
-        open_source(folder)
+        open_checkpoint(folder)
     assert name == EMBEDDING
 
 

@@ -11,7 +11,7 @@ import recurrentgemma as rg
 from checkpoints import adapters, store
 from checkpoints.convert import convert
 from checkpoints.load import load_checkpoint, tokenizer_of
-from checkpoints.source import Source
+from checkpoints.open_checkpoint import OpenCheckpoint
 from griffin_lm import main as griffin
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import ByteTokenizer
@@ -69,15 +69,15 @@ def test_a_config_by_name(deepminds):
 
 def test_the_tokenizer_of_another_pt_file_is_not_taken(tmp_path: Path):
     ByteTokenizer().save(tmp_path)
-    source = Source(
+    checkpoint = OpenCheckpoint(
         tmp_path / "b.pt", "deepmind-torch", {}, lambda _: iter(()), folders=(tmp_path,)
     )
     (tmp_path / "b.pt").touch()
-    assert isinstance(tokenizer_of(source, 300)[0], ByteTokenizer)  # an embedding may be padded
+    assert isinstance(tokenizer_of(checkpoint, 300)[0], ByteTokenizer)  # an embedding may be padded
     (tmp_path / "a.pt").touch()
-    assert isinstance(tokenizer_of(source, 261)[0], ByteTokenizer)
+    assert isinstance(tokenizer_of(checkpoint, 261)[0], ByteTokenizer)
     with pytest.raises(ValueError, match=r"one tokenizer, of 261 ids, .* \(a\.pt, b\.pt\); this"):
-        tokenizer_of(source, 300)
+        tokenizer_of(checkpoint, 300)
 
 
 def test_where_a_base_ends_answers_counts_with_its_adapters(tmp_path: Path):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from checkpoints.names import FORMATS, ROWS, fill_block, rows_by_name, split_block
+from checkpoints.open_checkpoint import write_names
 from checkpoints.shapes import file_shapes
-from checkpoints.source import write_names
 from recurrentgemma.parameters import param_shapes
 from tests.checkpoints.conftest import random_params, small_config
 

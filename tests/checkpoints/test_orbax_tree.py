@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from checkpoints import checksums, orbax_tree
-from checkpoints.source import Damaged
+from checkpoints.open_checkpoint import Damaged
 
 ARRAYS = {"a/b.0/w": np.arange(6.0).reshape(2, 3), "a/b.0/v": np.ones(2), "c": np.zeros(1)}
 
@@ -37,12 +37,12 @@ def test_written_and_read(tmp_path: Path):
     orbax_tree.write_tree(tmp_path / "tree", dict(ARRAYS))
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
     assert orbax_tree.is_tree(tmp_path / "tree")
-    specs = orbax_tree.read_specs(tmp_path / "tree")
-    assert {name: spec.shape for name, spec in specs.items()} == {
+    tensors = orbax_tree.stored_tensors(tmp_path / "tree")
+    assert {name: spec.shape for name, spec in tensors.items()} == {
         name: array.shape for name, array in ARRAYS.items()
     }
-    stored = dict(orbax_tree.read_arrays(tmp_path / "tree", specs, None))
-    rounded = dict(orbax_tree.read_arrays(tmp_path / "tree", specs, np.dtype(jnp.bfloat16)))
+    stored = dict(orbax_tree.read_arrays(tmp_path / "tree", tensors, None))
+    rounded = dict(orbax_tree.read_arrays(tmp_path / "tree", tensors, np.dtype(jnp.bfloat16)))
     like = orbax_tree.read_like(tmp_path / "tree", {n: jnp.asarray(x) for n, x in ARRAYS.items()})
     assert list(like) == sorted(ARRAYS)
     for name, array in ARRAYS.items():
@@ -58,12 +58,12 @@ def test_errors(tmp_path: Path):
     with pytest.raises(Damaged, match="tree: this Orbax checkpoint is incomplete or damaged: 'x'"):
         orbax_tree._open(tree, "x", {"driver": "zarr"})
     with pytest.raises(Damaged, match="its list of tensors cannot be read"):
-        orbax_tree.read_specs(tmp_path / "nothing")
+        orbax_tree.stored_tensors(tmp_path / "nothing")
     assert not orbax_tree.is_tree(tmp_path / "nothing")
     metadata = tree / "_METADATA"
     metadata.unlink()
     os.symlink(metadata, metadata)
-    for read in (orbax_tree.read_specs, orbax_tree.is_tree):
+    for read in (orbax_tree.stored_tensors, orbax_tree.is_tree):
         with pytest.raises(OSError, match="Too many levels of symbolic links") as raised:
             read(tree)
         assert raised.value.errno == errno.ELOOP

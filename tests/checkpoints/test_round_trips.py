@@ -9,9 +9,9 @@ import pytest
 
 from checkpoints import store
 from checkpoints.convert import convert
-from checkpoints.load import load_checkpoint, open_source
+from checkpoints.load import load_checkpoint, open_checkpoint
 from checkpoints.names import FORMATS
-from checkpoints.source import read_params
+from checkpoints.open_checkpoint import read_params
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params
 from tests.checkpoints.conftest import assert_same_bits, random_params, small_config
@@ -38,14 +38,14 @@ def test_round_trip(there, back, name, tmp_path):
     convert(tmp_path / "a", tmp_path / "b", there)
     report = convert(tmp_path / "b", tmp_path / "c", back)
     convert(tmp_path / "c", tmp_path / "d", "griffin")
-    source = open_source(tmp_path / "d")
+    checkpoint = open_checkpoint(tmp_path / "d")
     assert report.format == there
     assert report.parameters == sum(array.size for array in params.values())
-    assert source.config is not None
-    assert source.config.block_types == config.block_types
-    assert source.config.dtype == config.dtype
-    assert source.config.attention_window == config.attention_window
-    assert_same_bits(dict(read_params(source, config.param_dtype)), params)
+    assert checkpoint.config is not None
+    assert checkpoint.config.block_types == config.block_types
+    assert checkpoint.config.dtype == config.dtype
+    assert checkpoint.config.attention_window == config.attention_window
+    assert_same_bits(dict(read_params(checkpoint, config.param_dtype)), params)
 
 
 @pytest.mark.parametrize("to", FORMATS)

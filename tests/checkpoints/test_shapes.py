@@ -11,16 +11,16 @@ from checkpoints import orbax_tree
 from checkpoints.load import load_checkpoint
 from checkpoints.names import Format
 from checkpoints.shapes import file_shapes, resolve_config
-from checkpoints.source import Source, Spec, write_names
+from checkpoints.open_checkpoint import OpenCheckpoint, StoredTensor, write_names
 from recurrentgemma.presets import PRESETS, griffin_7b, recurrentgemma_2b, recurrentgemma_9b
 from tests.checkpoints.conftest import random_params, small_config
 
 CONFIG = small_config()
 
 
-def shapes_only(config, fmt: Format = "deepmind-flax", dtype="bfloat16") -> Source:
-    specs = {name: Spec(shape, dtype) for name, shape in file_shapes(config, fmt).items()}
-    return Source(Path("there"), fmt, specs, lambda dtype: iter(()))
+def shapes_only(config, fmt: Format = "deepmind-flax", dtype="bfloat16") -> OpenCheckpoint:
+    tensors = {name: StoredTensor(shape, dtype) for name, shape in file_shapes(config, fmt).items()}
+    return OpenCheckpoint(Path("there"), fmt, tensors, lambda dtype: iter(()))
 
 
 @pytest.mark.parametrize("fmt", ["deepmind-flax", "deepmind-torch", "huggingface"])
@@ -49,14 +49,14 @@ def test_a_larger_vocabulary_is_still_the_preset():
 
 
 def test_one_misshapen_tensor_does_not_hide_the_preset():
-    source = shapes_only(recurrentgemma_9b())
+    checkpoint = shapes_only(recurrentgemma_9b())
     name = "blocks.7/recurrent_block/linear_out/kernel"
-    specs = {**source.specs, name: Spec((4096, 4095), "bfloat16")}
+    tensors = {**checkpoint.tensors, name: StoredTensor((4096, 4095), "bfloat16")}
     with pytest.raises(ValueError, match=rf"'{name}' has shape \(4096, 4095\), .*width: 4096"):
-        resolve_config(dataclasses.replace(source, specs=specs), None, None)
-    specs.pop(name)
+        resolve_config(dataclasses.replace(checkpoint, tensors=tensors), None, None)
+    tensors.pop(name)
     with pytest.raises(ValueError, match=f"missing tensor '{name}'"):
-        resolve_config(dataclasses.replace(source, specs=specs), None, None)
+        resolve_config(dataclasses.replace(checkpoint, tensors=tensors), None, None)
 
 
 def test_other_shapes_need_a_config(bare):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from checkpoints import orbax_tree, step, store
-from checkpoints.source import Damaged
+from checkpoints.open_checkpoint import Damaged
 from tests.checkpoints.conftest import small_config
 
 
@@ -31,9 +31,9 @@ def test_several_processes_share_the_reading(tmp_path: Path, monkeypatch: pytest
 
     for part in (0, 1):
 
-        def noted(path, specs, dtype, sums, part=part):
-            read[part] += specs
-            return read_arrays(path, specs, dtype, sums)
+        def noted(path, tensors, dtype, sums, part=part):
+            read[part] += tensors
+            return read_arrays(path, tensors, dtype, sums)
 
         with monkeypatch.context() as patch:
             patch.setattr(orbax_tree, "read_arrays", noted)

@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from checkpoints import store
-from checkpoints.load import load_checkpoint, open_source
+from checkpoints.load import load_checkpoint, open_checkpoint
 from recurrentgemma.params import flat_params
 from tests.checkpoints.conftest import assert_same_bits, random_params, small_config
 
@@ -100,7 +100,7 @@ def test_a_run_one_of_its_steps_and_a_bare_checkpoint_load(tmp_path, params):
     run = tmp_path / "run"
     store.write_run_config(run, CONFIG, {})
     with pytest.raises(ValueError, match="neither checkpoints/ nor params/"):
-        open_source(run)
+        open_checkpoint(run)
     older = {name: array + 1 for name, array in params.items()}
     store.save(run, 1, older)
     store.save(run, 2, params)
@@ -114,10 +114,10 @@ def test_a_run_one_of_its_steps_and_a_bare_checkpoint_load(tmp_path, params):
         assert_same_bits(flat_params(model), expected)
     (run / "config.json").write_text('{"model": {"width": 24')
     with pytest.raises(ValueError, match=r"config\.json: not a JSON file"):
-        open_source(run)
+        open_checkpoint(run)
     (run / "config.json").write_text(json.dumps({"model": CONFIG.to_json() | {"colour": 1}}))
     with pytest.raises(ValueError, match=r"config\.json: unknown GriffinConfig field 'colour'"):
-        open_source(run)
+        open_checkpoint(run)
 
 
 def test_a_step_is_a_checkpoint_wherever_it_lies(run, tmp_path, params):
@@ -132,7 +132,7 @@ def test_a_step_is_a_checkpoint_wherever_it_lies(run, tmp_path, params):
     other = dataclasses.replace(CONFIG, attention_window=8, remat="block")
     store.write_run_config(run, other, {})
     with pytest.raises(ValueError, match="attention_window=8, and step 2 was trained with 16"):
-        open_source(run)
+        open_checkpoint(run)
     assert load_checkpoint(run / "checkpoints" / "2")[1] == CONFIG
 
 
@@ -147,7 +147,7 @@ def test_an_old_step_loads(run, params, tx):
     assert found.data_state == {"next": 3}
     (run / "config.json").unlink()
     with pytest.raises(ValueError, match=r"config\.json: missing"):
-        open_source(run)
+        open_checkpoint(run)
 
 
 def test_an_unfinished_step_does_not_count(run, params):

@@ -36,7 +36,7 @@ from checkpoints import huggingface, store
 from checkpoints.convert import convert
 from checkpoints.load import load_checkpoint
 from checkpoints.model_json import read_model_json
-from checkpoints.source import Source, Spec, read_params
+from checkpoints.open_checkpoint import OpenCheckpoint, StoredTensor, read_params
 from recurrentgemma.parameters import param_shapes
 
 out = pathlib.Path(sys.argv[1])
@@ -49,9 +49,10 @@ configs = {
 for name, config in configs.items():
     if name == "golden":
         stored = dict(np.load("tests/golden/params.npz"))
-        specs = {n: Spec(a.shape, a.dtype.name) for n, a in stored.items()}
-        source = Source(out, "deepmind-flax", specs, lambda dtype: iter(stored.items()))
-        params = dict(read_params(source, "float32"))
+        tensors = {n: StoredTensor(a.shape, a.dtype.name) for n, a in stored.items()}
+        read = lambda dtype: iter(stored.items())
+        checkpoint = OpenCheckpoint(out, "deepmind-flax", tensors, read)
+        params = dict(read_params(checkpoint, "float32"))
     else:
         generator = np.random.default_rng(1)
         params = {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A check of the state contract for one plan: which documents, packed and cut in which way.
+"""A check of the state contract for one way of feeding: which documents, packed and cut how.
 
-The truth for each document is the document alone in one call. The plan packs documents into the
+The truth for each document is the document alone in one call. A feeding packs documents into the
 rows of a batch and feeds the rows in chunks of any size, each padded on the right to a bucket, with
 rows that wait, slots that move, states that are saved, restored and rolled back in between.
 """
@@ -37,7 +37,7 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Feeding:
     """Documents (lengths) of each row, and the calls that feed them."""
 
     rows: tuple[tuple[int, ...], ...]
@@ -45,11 +45,11 @@ class Plan:
     seed: int = 0
 
 
-def check(model: Griffin, plan: Plan) -> None:
+def check(model: Griffin, feeding: Feeding) -> None:
     """Raises AssertionError where logits or the final state differ from the document's alone."""
-    rng = np.random.default_rng(plan.seed)
+    rng = np.random.default_rng(feeding.seed)
     vocab = model.config.vocab_size
-    documents = [[rng.integers(0, vocab, n).astype(np.int32) for n in row] for row in plan.rows]
+    documents = [[rng.integers(0, vocab, n).astype(np.int32) for n in row] for row in feeding.rows]
     truths = [[alone(model, document) for document in row] for row in documents]
     tokens = [np.concatenate(row) for row in documents]
     positions = [np.concatenate([np.arange(len(d)) for d in row]) for row in documents]
@@ -58,8 +58,8 @@ def check(model: Griffin, plan: Plan) -> None:
 
     state: State | None = None
     done = [0] * ROWS
-    slots = list(range(ROWS))  # slots[r]: where row r of the plan lies in the batch
-    for step in plan.steps:
+    slots = list(range(ROWS))  # slots[r]: where row r of the feeding lies in the batch
+    for step in feeding.steps:
         if state is not None:
             state, slots = disturb(model, state, slots, step.before)
         chunk = np.zeros((ROWS, step.bucket), np.int32)

@@ -17,7 +17,7 @@ from tests.recurrentgemma.contract import (
     FIRST_BUCKETS,
     LONGEST,
     ROWS,
-    Plan,
+    Feeding,
     Step,
     check,
     same_state,
@@ -28,7 +28,7 @@ KINDS = ("hawk", "mqa", "short")
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> Plan:
+def feedings(draw: st.DrawFn) -> Feeding:
     document = st.one_of(st.just(1), st.integers(2, 6), st.integers(7, LONGEST))
     rows = tuple(tuple(draw(st.lists(document, min_size=1, max_size=4))) for _ in range(ROWS))
     steps = []
@@ -42,7 +42,7 @@ def plans(draw: st.DrawFn) -> Plan:
         before = draw(st.sampled_from(("nothing", "nothing", "rollback", "move", "save")))
         steps.append(Step(bucket, lengths, before))
         done = [min(done[r] + lengths[r], sum(rows[r])) for r in range(ROWS)]
-    return Plan(rows, tuple(steps), seed=draw(st.integers(0, 9)))
+    return Feeding(rows, tuple(steps), seed=draw(st.integers(0, 9)))
 
 
 @pytest.fixture
@@ -70,14 +70,14 @@ def quickly_but_for_griffin(kind: str, dtype: str):
     max_examples=20,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-@given(plan=plans())
-def test_any_run_equals_the_document_alone(quickly_but_for_griffin, kind, dtype, plan: Plan):
-    check(make(kind, dtype), plan)
+@given(feeding=feedings())
+def test_any_run_equals_the_document_alone(quickly_but_for_griffin, kind, dtype, feeding: Feeding):
+    check(make(kind, dtype), feeding)
 
 
 # Plans that show each way to break the contract: packed documents down to one token, chunks that
 # cut them anywhere, several windows.
-SHARP = Plan(
+SHARP = Feeding(
     rows=((1, 2, LONGEST, 1, 1, 3), (LONGEST,), (2, 1, 30)),
     steps=(
         Step(3, (2, 3, 3)),

@@ -75,13 +75,13 @@ def test_what_the_evaluation_harness_asks(client, lm):
         temperature=0,
         seed=1234,
     )
-    found = answer.choices[0].logprobs
+    logprobs = answer.choices[0].logprobs
     scores = lm.score([*context, *continuation])
     start = len(context)
-    assert found.tokens[start:-1] == ["t", "h", "e"]
-    assert found.token_logprobs[0] is None
-    assert found.token_logprobs[start:-1] == pytest.approx(scores[start - 1 :], abs=1e-5)
-    for tops, score in zip(found.top_logprobs[start:-1], scores[start - 1 :], strict=True):
+    assert logprobs.tokens[start:-1] == ["t", "h", "e"]
+    assert logprobs.token_logprobs[0] is None
+    assert logprobs.token_logprobs[start:-1] == pytest.approx(scores[start - 1 :], abs=1e-5)
+    for tops, score in zip(logprobs.top_logprobs[start:-1], scores[start - 1 :], strict=True):
         assert max(tops.values()) >= score - 1e-5
     assert len(answer.choices[1].logprobs.tokens) == 3
 

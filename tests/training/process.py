@@ -35,10 +35,10 @@ def make_train_step(*args, **options):
     def step(train_state, batch):
         number = int(train_state.step) + 1
         time.sleep(pause)
-        found = compiled(train_state, batch)
+        program = compiled(train_state, batch)
         if number == die_at:
             os.kill(os.getpid(), signal.SIGKILL)  # the step was dispatched, and is not over
-        return found
+        return program
 
     return step
 

@@ -30,7 +30,7 @@ SLURM = {
 
 
 @pytest.mark.parametrize(
-    ("environ", "found"),
+    ("environ", "cluster"),
     [
         ({}, Cluster("one process")),
         (BY_HAND, Cluster("by hand", "host0:1234", 4, 2)),
@@ -51,8 +51,8 @@ SLURM = {
         (SLURM | BY_HAND, Cluster("by hand", "host0:1234", 4, 2)),
     ],
 )
-def test_what_the_environment_says(environ, found):
-    assert detect(ClusterConfig(), environ) == found
+def test_what_the_environment_says(environ, cluster):
+    assert detect(ClusterConfig(), environ) == cluster
 
 
 def test_what_is_given_comes_first():
@@ -143,8 +143,8 @@ def test_the_documented_jobset_starts_a_run():
     environ = {entry["name"]: entry["value"] for entry in container["env"]}
     last = {**environ, "JOB_COMPLETION_INDEX": str(job["completions"] - 1)}
     first_pod = f"{jobset['metadata']['name']}-{workers['name']}-0-0"
-    found = detect(ClusterConfig(), last)
-    assert found == Cluster("Kubernetes", f"{first_pod}.{jobset['metadata']['name']}:8476", 4, 3)
+    cluster = detect(ClusterConfig(), last)
+    assert cluster == Cluster("Kubernetes", f"{first_pod}.{jobset['metadata']['name']}:8476", 4, 3)
     devices = job["completions"] * container["resources"]["limits"]["nvidia.com/gpu"]
     griffin, verb, *argv = container["command"]
     assert (griffin, verb) == ("griffin", "train")

@@ -16,13 +16,13 @@ from training.inputs import Feed, open_inputs
 
 def test_text_is_learned_from_but_for_its_tail(small: TrainConfig, song: Path, tmp_path: Path):
     inputs = open_inputs(small, tmp_path)
-    [held] = inputs.held_out()
+    [tail] = inputs.held_out()
     [part] = inputs.mixture.parts
     learned, text = inputs.tokenizer.decode(part.read(0).ids.tolist()), song.read_text()
-    assert learned + inputs.tokenizer.decode(held.document.ids.tolist()) == text
-    assert held.bytes == len(text) - len(learned) == pytest.approx(len(text) / 10, rel=0.1)
+    assert learned + inputs.tokenizer.decode(tail.document.ids.tolist()) == text
+    assert tail.bytes == len(text) - len(learned) == pytest.approx(len(text) / 10, rel=0.1)
     [start] = inputs.held_out_starts
-    assert start.document.ids.tolist() == held.document.ids[: small.eval_tokens].tolist()
+    assert start.document.ids.tolist() == tail.document.ids[: small.eval_tokens].tolist()
     assert start.bytes == small.eval_tokens - 1  # BOS has no bytes
     assert inputs.describe() == (
         f"1 documents, {len(learned) + 1:,} tokens, "

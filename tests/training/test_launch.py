@@ -49,8 +49,8 @@ def test_the_rows_of_one_process(config, mine, rows, monkeypatch):
     devices = mesh.devices.flat[mine]
 
     def addressable(self, shape):
-        found = self.devices_indices_map(shape)
-        return {device: index for device, index in found.items() if device in set(devices)}
+        indices = self.devices_indices_map(shape)
+        return {device: index for device, index in indices.items() if device in set(devices)}
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax.NamedSharding, "addressable_devices_indices_map", addressable)

@@ -44,11 +44,11 @@ def sourced(small: TrainConfig, song, tmp_path_factory) -> TrainConfig:
 
 
 def records(run_dir) -> list[dict]:
-    found = read_metrics(run_dir / run_folder.METRICS)
-    for record in found:
+    lines = read_metrics(run_dir / run_folder.METRICS)
+    for record in lines:
         for name in TIMINGS:
             del record[name]
-    return found
+    return lines
 
 
 def assert_same(one, other) -> None:
@@ -66,17 +66,17 @@ def test_documents_that_go_on_and_a_run_that_goes_on(sourced, tmp_path, monkeypa
     real = Batches.__next__
 
     def stopped(batches):
-        if len(made) == 6:
+        if len(carried) == 6:
             raise KeyboardInterrupt
-        made.append(real(batches))
-        return made[-1]
+        carried.append(real(batches))
+        return carried[-1]
 
-    made = []
+    carried = []
     with monkeypatch.context() as patch:
         patch.setattr(Batches, "__next__", stopped)
         with pytest.raises(KeyboardInterrupt):
             loop.train(sourced, tmp_path / "stopped", ONE)
-    assert any((batch.positions_BT[:, 0] > 0).any() for batch in made)
+    assert any((batch.positions_BT[:, 0] > 0).any() for batch in carried)
     assert store.latest_step(tmp_path / "stopped") == 4
     assert loop.train(sourced, tmp_path / "stopped", ONE)
     assert_same(tmp_path / "stopped", tmp_path / "whole")

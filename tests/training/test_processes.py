@@ -59,7 +59,7 @@ class Program:
                 process.kill()
                 process.wait()
 
-    def said(self) -> list[str]:
+    def output(self) -> list[str]:
         return [output.read_text() for output in self._outputs]
 
 
@@ -71,7 +71,7 @@ def ended(
     for _ in range(4):
         program = Program(run_dir, compiled, processes, die_at=die_at)
         statuses = program.wait()
-        if not any("Connect timeout" in text for text in program.said()):
+        if not any("Connect timeout" in text for text in program.output()):
             break
     return program, statuses
 
@@ -79,9 +79,9 @@ def ended(
 def whole_program(run_dir: Path, compiled: Path, processes: int = 2) -> list[str]:
     """Train to the end; what each process said."""
     program, statuses = ended(run_dir, compiled, processes)
-    assert statuses == [0] * processes, program.said()
-    assert all(text.splitlines()[-1] == "finished" for text in program.said())
-    return program.said()
+    assert statuses == [0] * processes, program.output()
+    assert all(text.splitlines()[-1] == "finished" for text in program.output())
+    return program.output()
 
 
 def begin(small: TrainConfig, run_dir: Path) -> Path:
@@ -103,16 +103,16 @@ def left_by(run_dir: Path) -> tuple[list[dict], dict[str, np.ndarray]]:
 def whole(small, compiled, tmp_path_factory):
     """What two processes leave that nothing interrupts."""
     run_dir = begin(small, tmp_path_factory.mktemp("two") / "whole")
-    said = whole_program(run_dir, compiled)
-    assert "8 devices, data=2 x fsdp=2 x sequence=2, in 2 processes" in said[0]
-    assert said[1].count("\n") - said[1].count("[Gloo]") == 1  # only the first one speaks
+    output = whole_program(run_dir, compiled)
+    assert "8 devices, data=2 x fsdp=2 x sequence=2, in 2 processes" in output[0]
+    assert output[1].count("\n") - output[1].count("[Gloo]") == 1  # only the first one speaks
     return left_by(run_dir)
 
 
-def assert_same(found, whole):
-    assert found[0] == whole[0]
+def assert_same(got, whole):
+    assert got[0] == whole[0]
     for name, array in whole[1].items():
-        np.testing.assert_array_equal(found[1][name], array, err_msg=name)
+        np.testing.assert_array_equal(got[1][name], array, err_msg=name)
 
 
 def test_one_of_two_is_killed_and_both_start_again(small, compiled, tmp_path, whole):
@@ -121,7 +121,7 @@ def test_one_of_two_is_killed_and_both_start_again(small, compiled, tmp_path, wh
     run_dir = begin(small, tmp_path / "killed")
     program, statuses = ended(run_dir, compiled, die_at=7)
     other, killed = statuses  # the other does not wait for the dead one for ever
-    assert killed == -signal.SIGKILL, program.said()
+    assert killed == -signal.SIGKILL, program.output()
     assert other not in (0, -signal.SIGKILL)
     assert store.latest_step(run_dir) == 4
     whole_program(run_dir, compiled)
@@ -137,11 +137,11 @@ def test_a_signal_to_one_stops_both_and_one_process_goes_on(small, compiled, tmp
         assert time.monotonic() < deadline
         time.sleep(0.05)
     program.processes[1].send_signal(signal.SIGTERM)
-    assert program.wait() == [0, 0], program.said()
+    assert program.wait() == [0, 0], program.output()
     step = store.latest_step(run_dir)
     assert step is not None
     assert step < 12
-    assert f"stopped at step {step}; the same command goes on from there" in program.said()[0]
+    assert f"stopped at step {step}; the same command goes on from there" in program.output()[0]
     whole_program(run_dir, compiled, 1)
     for record, expected in zip(left_by(run_dir)[0], whole[0], strict=True):
         assert record["loss"] == pytest.approx(expected["loss"], rel=1e-4)

@@ -101,7 +101,7 @@ def batches() -> Batches:
 
 def by_layer(train_state: TrainState, config: GriffinConfig) -> dict[str, np.ndarray]:
     """Every value, by where it stands in the state and canonical name."""
-    found = {}
+    slices_by_place = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(
         jax.tree.map(np.asarray, train_state), is_leaf=per_layer._is_state
     ):
@@ -109,8 +109,8 @@ def by_layer(train_state: TrainState, config: GriffinConfig) -> dict[str, np.nda
         slices = {"": leaf}
         if per_layer._is_state(leaf):
             slices = params.unstack(config, params.by_path(leaf))
-        found |= {f"{where} {name}": value for name, value in slices.items()}
-    return found
+        slices_by_place |= {f"{where} {name}": value for name, value in slices.items()}
+    return slices_by_place
 
 
 @pytest.mark.parametrize(
@@ -139,16 +139,16 @@ def test_from_any_mesh_to_any(
     config, mesh, data = config_of(small, scanned=scanned_here), mesh_named(here), batches()
     shapes = shapes_of(config, tx)
     with run.open_checkpoints(tmp_path / "run", small) as checkpoints:
-        found = run.restore(checkpoints, data, config=config, fresh=shapes, mesh=mesh)
-    assert found is not None
-    assert jax.tree.structure(found) == jax.tree.structure(shapes)
+        restored = run.restore(checkpoints, data, config=config, fresh=shapes, mesh=mesh)
+    assert restored is not None
+    assert jax.tree.structure(restored) == jax.tree.structure(shapes)
     leaves = zip(
-        *(jax.tree.leaves(tree) for tree in (found, shapes, where_of(shapes, mesh))), strict=True
+        *(jax.tree.leaves(tree) for tree in (restored, shapes, where_of(shapes, mesh))), strict=True
     )
     for leaf, shape, where in leaves:
         assert (leaf.shape, leaf.dtype) == (shape.shape, shape.dtype)
         assert leaf.sharding.is_equivalent_to(where, leaf.ndim)
-    got = by_layer(found, config)
+    got = by_layer(restored, config)
     assert got.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(got[name], array, err_msg=name)

@@ -99,6 +99,6 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path):
 def test_differences_name_every_field_by_its_path():
     saved = {"seed": 0, "model": {"width": 8, "pattern": ["a"]}, "old": 1}
     asked = {"seed": 0, "model": {"width": 9, "pattern": ["a"]}, "new": 2}
-    found = {"model.width": "8 -> 9", "new": "None -> 2", "old": "1 -> None"}
-    assert differences(saved, asked) == found
+    changes = {"model.width": "8 -> 9", "new": "None -> 2", "old": "1 -> None"}
+    assert differences(saved, asked) == changes
     assert differences(saved, saved) == {}

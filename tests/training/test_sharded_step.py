@@ -37,14 +37,14 @@ MESHES = {
 def batches(steps: int) -> list[Batch]:
     """Rows of documents over all cuts; the last row ends in padding."""
     rng = np.random.default_rng(0)
-    found = []
+    batches = []
     for step in range(steps):
         positions = positions_of(step)
         positions[-1, 40:] = -1
         tokens, targets = rng.integers(0, CONFIG.vocab_size, (2, BATCH, TIME), np.int32)
         weights = (positions >= 0).astype(np.float32)
-        found.append(Batch(*map(jnp.asarray, (tokens, targets, weights, positions))))
-    return found
+        batches.append(Batch(*map(jnp.asarray, (tokens, targets, weights, positions))))
+    return batches
 
 
 ADAMW = OptimConfig(learning_rate=1e-2, warmup_steps=2)
@@ -180,19 +180,19 @@ def collectives(mesh_config: MeshConfig) -> list[tuple[str, str]]:
 def test_the_recurrence_gathers_nothing_over_tensor():
     """Over tensor alone nothing is gathered. Activations are summed twice a block in each
     direction, as in Megatron (Griffin paper, section 4.1), and once for embedding and head each."""
-    found = collectives(MESHES["tensor"])
-    kinds = {kind for kind, _ in found}
+    exchanged = collectives(MESHES["tensor"])
+    kinds = {kind for kind, _ in exchanged}
     assert "all-gather" not in kinds
     assert "all-to-all" not in kinds
     activation = f"f32[{BATCH // 2},{TIME},{CONFIG.width}]"
-    whole = sum(result.count(activation) for kind, result in found if kind == "all-reduce")
+    whole = sum(result.count(activation) for kind, result in exchanged if kind == "all-reduce")
     assert whole == 2 * 2 * CONFIG.num_layers + 1  # and the head's, whose shape is [B T, D]
 
 
 def test_over_fsdp_each_weight_is_gathered_and_its_gradient_scattered():
-    found = collectives(MESHES["fsdp"])
-    gathered = [result for kind, result in found if kind == "all-gather"]
-    scattered = [result for kind, result in found if kind == "reduce-scatter"]
+    exchanged = collectives(MESHES["fsdp"])
+    gathered = [result for kind, result in exchanged if kind == "all-gather"]
+    scattered = [result for kind, result in exchanged if kind == "reduce-scatter"]
     shapes = {f"[{CONFIG.mlp_width},{CONFIG.width}]", f"[{CONFIG.vocab_size},{CONFIG.width}]"}
     assert all(any(shape in result for result in gathered) for shape in shapes)
     assert scattered

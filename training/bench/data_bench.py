@@ -112,11 +112,11 @@ def rates(
         threads=threads,
     )
     next(batches)
-    start, processor, made = time.perf_counter(), time.process_time(), 0
+    start, processor, batch_count = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < SECONDS:
         next(batches)
-        made += 1
-    tokens = made * BATCH * TOKENS
+        batch_count += 1
+    tokens = batch_count * BATCH * TOKENS
     return (
         tokens / (time.perf_counter() - start),
         tokens / (time.process_time() - processor),
@@ -210,9 +210,11 @@ def main() -> None:
         tokenizer.save(folder)
         specs = write_sources(documents, folder)
         start = time.perf_counter()
-        made = tokenise([specs["jsonl"]], scratch, folder / "tokens", workers=arguments.threads)
+        metadata = tokenise([specs["jsonl"]], scratch, folder / "tokens", workers=arguments.threads)
         seconds = time.perf_counter() - start
-        print(f"tokenised ahead: {made['tokens'] / seconds:,.0f} tokens/s, {seconds:.1f} s in all")
+        print(
+            f"tokenised ahead: {metadata['tokens'] / seconds:,.0f} tokens/s, {seconds:.1f} s in all"
+        )
         specs["token shards"] = f"arrayrecord:{folder}/tokens"
         print("| source | cut, tokens/s | per CPU second | carry, tokens/s | per CPU second |")
         print("|---|---|---|---|---|")

@@ -100,7 +100,7 @@ def tokenize(arguments: TokenizeArguments) -> None:
         bar.update(task, total=done.all_documents, completed=done.documents, shown=shown)
 
     with bar:
-        made = tokenise(
+        metadata = tokenise(
             arguments.sources,
             arguments.tokenizer,
             arguments.out,
@@ -109,9 +109,9 @@ def tokenize(arguments: TokenizeArguments) -> None:
             progress=show,
         )
     print(
-        f"{arguments.out}: {made['documents']:,} documents, {made['tokens']:,} tokens of "
-        f"{made['bytes'] / max(made['tokens'], 1):.2f} bytes, {len(made['shards'])} shards of "
-        f"{made['dtype']}, {sum(s['file_bytes'] for s in made['shards']):,} bytes"
+        f"{arguments.out}: {metadata['documents']:,} documents, {metadata['tokens']:,} tokens of "
+        f"{metadata['bytes'] / max(metadata['tokens'], 1):.2f} bytes, {len(metadata['shards'])} "
+        f"shards of {metadata['dtype']}, {sum(s['file_bytes'] for s in metadata['shards']):,} bytes"
     )
 
 

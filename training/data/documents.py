@@ -137,8 +137,8 @@ class Mixture:
         """Of the mixture; None where a source does not know it."""
         known = [part.bytes_per_token() for part in self.parts]
         shares = zip(known, self.weights, strict=True)
-        total = sum(self.weights)
-        return None if None in known else sum(b * w for b, w in shares if b is not None) / total
+        whole = sum(self.weights)
+        return None if None in known else sum(b * w for b, w in shares if b is not None) / whole
 
 
 def check_weights(weights: Sequence[float], count: int) -> None:

@@ -79,8 +79,8 @@ class BlockShuffle:
         first = window * self._blocks_per_window
         blocks = self._epoch(epoch)[0][first : first + self._blocks_per_window]
         bounds = zip(self._starts[blocks].tolist(), self._sizes[blocks].tolist(), strict=True)
-        held = np.concatenate([np.arange(start, start + size) for start, size in bounds])
-        return self._random(epoch, window).permutation(held)
+        documents = np.concatenate([np.arange(start, start + size) for start, size in bounds])
+        return self._random(epoch, window).permutation(documents)
 
     def _random(self, *key: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=key))

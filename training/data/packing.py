@@ -107,11 +107,11 @@ def pack(
 
     Documents of fewer than two ids have no target and are left out.
     """
-    held = InMemory(documents)
+    in_memory = InMemory(documents)
     chosen = np.arange(len(documents)) if order is None else np.asarray(order, np.int64)
-    rows = count_rows(held.lengths[chosen], row_length)
-    laid = _EndToEnd.of(held.lengths, chosen)
-    return stack(laid.row(held, row, row_length) for row in range(rows))
+    rows = count_rows(in_memory.lengths[chosen], row_length)
+    laid = _EndToEnd.of(in_memory.lengths, chosen)
+    return stack(laid.row(in_memory, row, row_length) for row in range(rows))
 
 
 def count_rows(lengths: np.ndarray, row_length: int) -> int:

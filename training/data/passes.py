@@ -50,9 +50,9 @@ class Deal:
         documents: list[list[int]] = [[] for _ in range(batch_size)]
         fewest = [(0, row) for row in range(batch_size)]  # pairs of each row, as a heap
         for document, pairs in zip(order.tolist(), (lengths[order] - 1).tolist(), strict=True):
-            held, row = fewest[0]
+            least, row = fewest[0]
             documents[row].append(document)
-            heapq.heapreplace(fewest, (held + pairs, row))
+            heapq.heapreplace(fewest, (least + pairs, row))
         self.row_length = row_length
         self.documents = [np.array(row, np.int64) for row in documents]
         # starts[row][i] is the row's first pair of its document i, and starts[row][-1] all of them

@@ -30,9 +30,9 @@ class Checkpointed(Protocol[Item_co]):
 class Prefetched(Generic[Item]):
     """The same iterator, at most `depth` items ahead. Used by one thread."""
 
-    def __init__(self, source: Checkpointed[Item], depth: int) -> None:
-        self._source, self._depth = source, depth
-        self._state = source.get_state()
+    def __init__(self, iterator: Checkpointed[Item], depth: int) -> None:
+        self._iterator, self._depth = iterator, depth
+        self._state = iterator.get_state()
         self._thread: threading.Thread | None = None
 
     def __next__(self) -> Item:
@@ -41,7 +41,7 @@ class Prefetched(Generic[Item]):
             unwanted: list[bool] = []
             self._thread = threading.Thread(
                 target=_fill,
-                args=(self._source, self._queue, unwanted),
+                args=(self._iterator, self._queue, unwanted),
                 name="prefetch",
                 daemon=True,
             )
@@ -61,8 +61,8 @@ class Prefetched(Generic[Item]):
 
     def set_state(self, state: dict[str, Any]) -> None:
         self.close()
-        self._source.set_state(state)
-        self._state = self._source.get_state()
+        self._iterator.set_state(state)
+        self._state = self._iterator.get_state()
 
     def close(self) -> None:
         """End the thread; what it made ahead is lost, until `set_state`."""
@@ -75,17 +75,17 @@ class Prefetched(Generic[Item]):
             self._thread = None
 
 
-def _fill(source: Checkpointed[Any], out: queue.Queue, unwanted: list[bool]) -> None:
+def _fill(iterator: Checkpointed[Any], out: queue.Queue, unwanted: list[bool]) -> None:
     while not unwanted:
         try:
-            made = next(source), source.get_state()  # type: ignore[call-overload]
+            entry = next(iterator), iterator.get_state()  # type: ignore[call-overload]
         except BaseException as error:  # whoever waits for the item gets it
-            made = error, None
+            entry = error, None
         while not unwanted:
             try:
-                out.put(made, timeout=LOOK_UP)
+                out.put(entry, timeout=LOOK_UP)
                 break
             except queue.Full:
                 continue
-        if isinstance(made[0], BaseException):
+        if isinstance(entry[0], BaseException):
             return

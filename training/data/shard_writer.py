@@ -83,7 +83,7 @@ def tokenise(
     sources = [open_text_source(spec) for spec in specs]
     if not sources:
         raise UserError("there is nothing to tokenise: name at least one source")
-    held = load_named_tokenizer(tokenizer)
+    loaded = load_named_tokenizer(tokenizer)
     documents = sum(map(len, sources))
     if shards == 0:
         shards = -(-sum(source.size for source in sources) // SHARD_BYTES)
@@ -93,11 +93,11 @@ def tokenise(
     if workers < 0:
         raise UserError(f"{workers} workers: expected 1 or more, or 0 for one a core")
     workers = workers or os.cpu_count() or 1
-    manifest = _manifest(sources, held, shards)
+    manifest = _manifest(sources, loaded, shards)
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory):
         finished = _begin(directory, manifest)
-        held.save(directory)
+        loaded.save(directory)
         _write_missing(directory, sources, manifest, workers, progress)
         return _finish(directory, manifest, finished)
 
@@ -177,7 +177,7 @@ def _sha256(path: Path) -> str:
 
 def _comparable(manifest: dict[str, Any]) -> dict[str, Any]:
     """Without how the sources were written: their place may change, their documents may not."""
-    contents = [(each["documents"], each["fingerprint"]) for each in manifest["sources"]]
+    contents = [(source["documents"], source["fingerprint"]) for source in manifest["sources"]]
     return {**manifest, "sources": contents}
 
 
@@ -345,14 +345,14 @@ def _finish(
         finished = {**manifest, **totals, "shards": shards}
         _write_json(directory / METADATA, finished)
     for name, shard in zip(names, finished["shards"], strict=True):
-        made = directory / f"{name}.json"
-        if made.exists() and _read_json(made) != shard:
+        entry = directory / f"{name}.json"
+        if entry.exists() and _read_json(entry) != shard:
             (directory / name).unlink()
             raise UserError(
                 f"{directory / name} was made again and is not what it was: its source has "
                 f"changed since; tokenise into another --out"
             )
-        for leftover in (made, directory / f"{name}.npy"):
+        for leftover in (entry, directory / f"{name}.npy"):
             leftover.unlink(missing_ok=True)
     (directory / UNFINISHED).unlink(missing_ok=True)
     TokenShards(directory)  # every shard is there, and whole

@@ -37,7 +37,7 @@ from training.data.packing import PackedRows, make_row, stack
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _Settings:
     """What all streams have in common."""
 
     mixture: Mixture
@@ -58,12 +58,12 @@ class _Layout:
 class _Stream:
     """One row of every batch. Used by one thread at a time."""
 
-    def __init__(self, number: int, layout: _Layout) -> None:
-        self._number, self._layout = number, layout
-        sources = len(layout.orders)
-        key = np.random.SeedSequence(layout.seed, spawn_key=(sources, number))
+    def __init__(self, number: int, settings: _Settings) -> None:
+        self._number, self._settings = number, settings
+        sources = len(settings.orders)
+        key = np.random.SeedSequence(settings.seed, spawn_key=(sources, number))
         uniform = key.generate_state(sources, np.uint32) / 2.0**32
-        lengths = [part.typical_length for part in layout.mixture.parts]
+        lengths = [part.typical_length for part in settings.mixture.parts]
         self._phases = (uniform * lengths).tolist()
         self._source, self._offset = -1, 0
         self._drawn, self._tokens = [0] * sources, [0] * sources
@@ -80,22 +80,22 @@ class _Stream:
             self._document = self._read(self._source, self._drawn[self._source] - 1)
 
     def next_row(self) -> tuple[PackedRows, list[int]]:
-        pieces, room = [], self._layout.row_length
+        pieces, room = [], self._settings.row_length
         while room:
             if self._offset + 1 >= len(self._document.ids):
                 self._next_document()
             piece = self._document.cut(self._offset, self._offset + room + 1)
             # In a row of its own a piece begins anew; only a carried state knows what was before.
-            pieces.append((piece, self._offset if self._layout.carry else 0))
+            pieces.append((piece, self._offset if self._settings.carry else 0))
             self._offset += len(piece.ids) - 1
             room -= len(piece.ids) - 1
-        return make_row(pieces, self._layout.row_length), self.state()
+        return make_row(pieces, self._settings.row_length), self.state()
 
     def _next_document(self) -> None:
-        weights = self._layout.mixture.weights
+        weights = self._settings.mixture.weights
         due = [(t + p) / w for t, p, w in zip(self._tokens, self._phases, weights, strict=True)]
         source = due.index(min(due))
-        for _ in range(100 + 20 * len(self._layout.mixture.parts[source])):
+        for _ in range(100 + 20 * len(self._settings.mixture.parts[source])):
             document = self._read(source, self._drawn[source])
             self._drawn[source] += 1
             if len(document.ids) > 1:
@@ -108,8 +108,8 @@ class _Stream:
         )
 
     def _read(self, source: int, ordinal: int) -> Document:
-        document = self._layout.orders[source](self._number + ordinal * self._layout.batch_size)
-        begun = self._layout.begun(source, self._number) if ordinal == 0 else 0
+        document = self._settings.orders[source](self._number + ordinal * self._settings.batch_size)
+        begun = self._settings.begun(source, self._number) if ordinal == 0 else 0
         return document.cut(int(begun * (len(document.ids) - 1)), None) if begun else document
 
 
@@ -129,14 +129,14 @@ class StreamBatches:
         threads: int,
     ) -> None:
         orders = tuple(endless_order(part, seed, n) for n, part in enumerate(mixture.parts))
-        self._layout = _Layout(mixture, orders, batch_size, row_length, seed, carry)
+        self._settings = _Settings(mixture, orders, batch_size, row_length, seed, carry)
         self._own = rows
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenise")
-        self._start(0, [_Stream(number, self._layout).state() for number in rows])
+        self._start(0, [_Stream(number, self._settings).state() for number in rows])
 
     def _start(self, batches: int, states: Sequence[Sequence[int]]) -> None:
         self._batches, self._states = batches, [list(state) for state in states]
-        self._streams = [_Stream(number, self._layout) for number in self._own]
+        self._streams = [_Stream(number, self._settings) for number in self._own]
         self._ahead: list[Future[tuple[PackedRows, list[int]]]] | None = None
 
     def __next__(self) -> PackedRows:
@@ -167,7 +167,7 @@ class StreamBatches:
 
     def set_state(self, state: dict[str, Any]) -> None:
         start, stop = state["rows"]
-        own, fields = self._own, 3 + 2 * len(self._layout.orders)
+        own, fields = self._own, 3 + 2 * len(self._settings.orders)
         if any(len(stream) != fields for stream in state["streams"]):
             raise UserError(
                 f"the saved data state does not hold {fields} numbers for each row: another "
@@ -184,16 +184,16 @@ class StreamBatches:
     def epochs(self, state: dict[str, Any]) -> tuple[float, ...]:
         """How often each source has been gone through, going by the streams in `state`."""
         start, stop = state["rows"]
-        parts = self._layout.mixture.parts
+        parts = self._settings.mixture.parts
         read = np.zeros(len(parts))  # documents; of a stream's first and last perhaps a part
         for number, stream in enumerate(state["streams"], start):
             source, offset, pairs, *counts = stream
             for part, drawn in enumerate(counts[: len(parts)]):
-                begun = self._layout.begun(part, number) if drawn else 0.0
+                begun = self._settings.begun(part, number) if drawn else 0.0
                 read[part] += drawn - begun
                 if part == source:
                     read[part] -= (1 - offset / pairs) * (1 - begun if drawn == 1 else 1)
-        in_batch = read * (self._layout.batch_size / (stop - start))
+        in_batch = read * (self._settings.batch_size / (stop - start))
         return tuple((in_batch / [len(part) for part in parts]).tolist())
 
 

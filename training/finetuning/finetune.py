@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from checkpoints.load import open_source, tokenizer_of
+from checkpoints.load import open_checkpoint, tokenizer_of
 from checkpoints.model_json import config_named
 from checkpoints.shapes import resolve_config
 from checkpoints.store import STEPS, newest_whole
@@ -61,24 +61,24 @@ def read_base(
     Raises:
       UserError: there is no checkpoint, it contradicts its config, or there is no tokenizer.
     """
-    source = open_source(path)
+    checkpoint = open_checkpoint(path)
     named = None if config is None else config_named(config)
-    found = resolve_config(source, named, None)
+    stored = resolve_config(checkpoint, named, None)
     if tokenizer:
-        tokens, where = load_tokenizer(tokenizer, found.vocab_size), tokenizer
+        tokens, where = load_tokenizer(tokenizer, stored.vocab_size), tokenizer
     else:
-        tokens, home = tokenizer_of(source, found.vocab_size)
+        tokens, home = tokenizer_of(checkpoint, stored.vocab_size)
         if tokens is None:
             raise UserError(
                 f"{path}: no tokenizer lies beside this checkpoint; put it there, or name it with "
                 f"--tokenizer"
             )
         where = str(home)
-    check_vocabulary(tokens, found.vocab_size)
+    check_vocabulary(tokens, stored.vocab_size)
     trained = dataclasses.replace(
-        found,
+        stored,
         dtype=dtype,
-        param_dtype="float32" if full else source.stored_dtype,
+        param_dtype="float32" if full else checkpoint.stored_dtype,
         remat=remat,
         scan_layers=scan_layers,
     )
@@ -97,20 +97,20 @@ def chat_specs(
     """
     options = {"prompt": prompt, "response": response}
     options |= {} if template == "gemma" else {"template": template}
-    text = "&".join(f"{name}={value}" for name, value in options.items() if value)
+    text = "&".join(f"{option}={value}" for option, value in options.items() if value)
     specs = []
-    for each in data:
-        if not Path(each).exists() and ":" in each:
-            spec = parse_spec(each)
+    for name in data:
+        if not Path(name).exists() and ":" in name:
+            spec = parse_spec(name)
             if spec.kind != "chat":
                 raise UserError(
-                    f"{each!r}: fine-tuning reads prompts with responses, chat:GLOB; to go on "
+                    f"{name!r}: fine-tuning reads prompts with responses, chat:GLOB; to go on "
                     f"training on plain text use `griffin train`"
                 )
             if text and spec.options:
-                raise UserError(f"{each!r} has options of its own: say {text} there or nowhere")
-            each = each.removeprefix("chat:")
-        specs.append(f"chat:{each}" + (f"?{text}" if text else ""))
+                raise UserError(f"{name!r} has options of its own: say {text} there or nowhere")
+            name = name.removeprefix("chat:")
+        specs.append(f"chat:{name}" + (f"?{text}" if text else ""))
     return tuple(specs)
 
 
@@ -130,11 +130,15 @@ def memory(config: GriffinConfig, lora: LoraConfig | None) -> dict[str, int]:
     adapters, in float32, have gradients and moments.
     """
     parameters = sum(math.prod(shape) for shape in param_shapes(config).values())
-    trained, held = parameters, 4 * parameters
+    trained, size = parameters, 4 * parameters
     if lora is not None:
         layers = adapted_layers(config, lora).values()
         trained = sum(lora.rank * (outputs + inputs) for outputs, inputs in layers)
-        held = parameters * (4 if config.param_dtype == "float32" else 2) + 4 * trained
-    found = {"trained": trained, "parameters": held, "gradients": 4 * trained}
-    found["optimizer"] = 8 * trained
-    return found | {"bytes": held + 12 * trained}
+        size = parameters * (4 if config.param_dtype == "float32" else 2) + 4 * trained
+    return {
+        "trained": trained,
+        "parameters": size,
+        "gradients": 4 * trained,
+        "optimizer": 8 * trained,
+        "bytes": size + 12 * trained,
+    }

@@ -25,19 +25,19 @@ def main(argv: list[str]) -> int:
     arguments = tyro.cli(
         FinetuneArguments, prog="griffin finetune", description=EXAMPLES, args=argv
     )
-    from training.finetuning.finetune_plan import plan  # here: both take seconds to import
+    from training.finetuning.prepare import prepare  # here: both take seconds to import
     from training.loop import train
 
     cluster.start(arguments.launch.cluster)
-    planned = plan(arguments)
+    prepared = prepare(arguments)
     if cluster.is_first():
-        print(planned.summary)
-    if not train(planned.config, planned.run_dir, arguments.launch):
+        print(prepared.summary)
+    if not train(prepared.config, prepared.run_dir, arguments.launch):
         return arguments.launch.stopped_status
     if cluster.is_first():
         chat = " --chat" if arguments.template == "gemma" else ""
         print(
-            f"{planned.run_dir} is a checkpoint like any other: griffin generate {planned.run_dir} "
-            f"PROMPT{chat}; griffin convert {planned.run_dir} DST --to huggingface"
+            f"{prepared.run_dir} is a checkpoint like any other: griffin generate "
+            f"{prepared.run_dir} PROMPT{chat}; griffin convert {prepared.run_dir} DST --to huggingface"
         )
     return 0

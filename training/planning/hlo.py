@@ -14,25 +14,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recurrentgemma.errors import UserError
-
 BITS = {"pred": 8, "s8": 8, "u8": 8, "bf16": 16, "f16": 16, "s64": 64, "u64": 64, "f64": 64}
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^{}]*)\})?")
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-FREE = {  # move nothing, or are counted where their work is
+NO_TRAFFIC = {  # move nothing, or are counted where their work is
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional"),
     *("after-all", "partition-id", "replica-id", "iota", "opt-barrier", "call"),
 }
 
 
 class Instruction(NamedTuple):
-    """One line: `name = type op(operands), rest`."""
+    """One line: `name = type op(args), attributes`."""
 
     name: str
     type: str
     op: str
     args: str
-    rest: str
+    attributes: str
 
     @property
     def operands(self) -> list[str]:
@@ -66,25 +64,23 @@ def parse(text: str) -> Module:
             entry = head[2] if head[1] else entry
         elif line == "}":
             current = None
-        elif current is not None and (found := _instruction(line)):
-            current[found.name] = found
+        elif current is not None and (instruction := _instruction(line)):
+            current[instruction.name] = instruction
     return Module(entry, computations)
 
 
 def _instruction(line: str) -> Instruction | None:
-    found = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
-    if not found:
+    head = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
+    if not head:
         return None
-    rest = line[found.end() :]
-    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.find(" ")
-    type_, rest = rest[:end], rest[end:].lstrip()
-    opened = rest.find("(")
+    body = line[head.end() :]
+    end = _closing(body, 0) + 1 if body.startswith("(") else body.find(" ")
+    type_, call = body[:end], body[end:].lstrip()
+    opened = call.find("(")
     if opened < 0:
         return None
-    closed = _closing(rest, opened)
-    return Instruction(
-        found[1], type_, rest[:opened], rest[opened + 1 : closed], rest[closed + 1 :]
-    )
+    closed = _closing(call, opened)
+    return Instruction(head[1], type_, call[:opened], call[opened + 1 : closed], call[closed + 1 :])
 
 
 def _closing(text: str, start: int) -> int:
@@ -118,11 +114,13 @@ def all_bytes(type_: str) -> int:
 
 def called(instruction: Instruction, *names: str) -> list[str]:
     """The computations that an instruction names under these attributes."""
-    found = []
+    computations = []
     for name in names:
-        for one, many in re.findall(rf"{name}=(?:%([\w.\-]+)|\{{([^}}]*)\}})", instruction.rest):
-            found += [one] if one else re.findall(r"%([\w.\-]+)", many)
-    return found
+        for one, many in re.findall(
+            rf"{name}=(?:%([\w.\-]+)|\{{([^}}]*)\}})", instruction.attributes
+        ):
+            computations += [one] if one else re.findall(r"%([\w.\-]+)", many)
+    return computations
 
 
 def trip_count(module: Module, loop: Instruction) -> int:
@@ -132,7 +130,7 @@ def trip_count(module: Module, loop: Instruction) -> int:
     Raises:
       ValueError: neither is there.
     """
-    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(known[1])
     bounds = [
         int(instruction.args)
@@ -141,17 +139,17 @@ def trip_count(module: Module, loop: Instruction) -> int:
         if instruction.op == "constant" and instruction.type.startswith("s32[]")
     ]
     if len(bounds) != 1:
-        raise UserError(f"loop {loop.name}: cannot tell how often it runs")
+        raise ValueError(f"loop {loop.name}: cannot tell how often it runs")
     return bounds[0]
 
 
 def runs(module: Module) -> dict[str, int]:
     """How often each computation runs, those excepted that are part of an instruction."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     branches = ("to_apply", "branch_computations", "true_computation", "false_computation")
 
     def visit(name: str, times: int) -> None:
-        found[name] = found.get(name, 0) + times
+        counts[name] = counts.get(name, 0) + times
         for instruction in module.computations[name].values():
             if instruction.op == "while":
                 for body in called(instruction, "body"):
@@ -161,35 +159,35 @@ def runs(module: Module) -> dict[str, int]:
                     visit(branch, times)
 
     visit(module.entry, 1)
-    return found
+    return counts
 
 
 def collectives(module: Module) -> list[Collective]:
     """Every collective of the program."""
-    found: dict[str, Collective] = {}
+    by_key: dict[str, Collective] = {}
 
     def look(name: str, times: int, scatters: bool) -> None:
         for instruction in module.computations[name].values():
             op = instruction.op.removesuffix("-start")
             if op in COLLECTIVES:
-                chain = re.search(r'chain_id="(\d+)"', instruction.rest)
+                chain = re.search(r'chain_id="(\d+)"', instruction.attributes)
                 key = f"chain {chain[1]}" if chain else f"{name} {instruction.name}"
-                if key not in found:
-                    found[key] = _collective(module, name, instruction, times, scatters)
+                if key not in by_key:
+                    by_key[key] = _collective(module, name, instruction, times, scatters)
             elif instruction.op in ("fusion", "async-start"):
                 for inner in called(instruction, "calls"):
                     look(inner, times, scatters or "all-reduce-scatter" in inner)
 
     for name, times in runs(module).items():
         look(name, times, False)
-    return list(found.values())
+    return list(by_key.values())
 
 
 def _collective(
     module: Module, name: str, instruction: Instruction, times: int, scatters: bool
 ) -> Collective:
     kind = instruction.op.removesuffix("-start")
-    group = _group(instruction.rest)
+    group = _group(instruction.attributes)
     here = module.computations[name]
     given = sum(
         all_bytes(here[operand].type) for operand in instruction.operands if operand in here
@@ -207,23 +205,23 @@ def _collective(
     return Collective(kind, times, group, sent)
 
 
-def _group(rest: str) -> tuple[int, ...]:
+def _group(attributes: str) -> tuple[int, ...]:
     """The devices of the first group: `{{0,1},{2,3}}`, `[2,4]<=[4,2]T(1,0)`, pairs, or
     `mesh['a'=2,'b'=4] {'b'}`, which may have `, device_ids=([4,2]T(1,0))` within."""
-    if listed := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", rest):
+    if listed := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", attributes):
         return tuple(_numbers(listed[1]))
     order = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
-    if tiled := re.search(rf"replica_groups=\[(\d+),(\d+)\]<={order}", rest):
+    if tiled := re.search(rf"replica_groups=\[(\d+),(\d+)\]<={order}", attributes):
         devices = _ordered(tiled[3], tiled[4])
         return tuple(devices.reshape(int(tiled[1]), int(tiled[2]))[0].tolist())
     ids = rf"(?:, device_ids=\({order}\))?"
-    if named := re.search(rf"replica_groups=mesh\[([^\]]*)\]{ids} ?\{{([^}}]*)\}}", rest):
+    if named := re.search(rf"replica_groups=mesh\[([^\]]*)\]{ids} ?\{{([^}}]*)\}}", attributes):
         sizes = {axis: int(n) for axis, n in re.findall(r"'(\w+)'=(\d+)", named[1])}
         devices = _ordered(named[2] or str(math.prod(sizes.values())), named[3])
         used = re.findall(r"'(\w+)'", named[4])
         first = tuple(slice(None) if axis in used else 0 for axis in sizes)
         return tuple(devices.reshape(list(sizes.values()))[first].reshape(-1).tolist())
-    raise UserError(f"a collective without its devices: {rest[:200]}")
+    raise ValueError(f"a collective without its devices: {attributes[:200]}")
 
 
 def _numbers(text: str) -> list[int]:
@@ -239,16 +237,16 @@ def _ordered(shape: str, transposed: str | None) -> np.ndarray:
 def hbm_traffic(module: Module) -> float:
     """Bytes that the program reads from HBM and writes to it: operands and results of every
     instruction, of slices what they take."""
-    total = 0.0
+    moved = 0.0
     for name, times in runs(module).items():
         here = module.computations[name]
-        total += times * sum(_moved(module, here, instruction) for instruction in here.values())
-    return total
+        moved += times * sum(_moved(module, here, instruction) for instruction in here.values())
+    return moved
 
 
 def _moved(module: Module, here: dict[str, Instruction], instruction: Instruction) -> int:
     op = instruction.op
-    if op in FREE or op.endswith("-done"):
+    if op in NO_TRAFFIC or op.endswith("-done"):
         return 0
     if op == "slice-start":
         return _started_slice(instruction.type)
@@ -276,8 +274,9 @@ def _moved(module: Module, here: dict[str, Instruction], instruction: Instructio
 def _started_slice(type_: str) -> int:
     """Bytes that an asynchronous slice moves. Its type is ((operand), slice, context): the slice is
     read where the operand lies and written where it says itself."""
-    operand, rest = type_[1 : _closing(type_, 1) + 1], type_[_closing(type_, 1) + 1 :]
-    size, written = next(arrays(rest))
+    end = _closing(type_, 1) + 1
+    operand = type_[1:end]
+    size, written = next(arrays(type_[end:]))
     return size * (any(hbm for _, hbm in arrays(operand)) + written)
 
 

@@ -63,7 +63,7 @@ def chip_of(topology: str) -> Chip:
     return CHIPS[name]
 
 
-def plan(
+def plan_step(
     config: GriffinConfig,
     topology: str,
     *,
@@ -92,8 +92,8 @@ def plan(
     kept = (rows, sequence // laid.shape["sequence"])
     flops = training_flops(config, batch, sequence, laid.shape)
     sent = floors.exchange_floor(state.params, laid.shape, config.dtype)
-    planned = assess(topology, laid, lowered, held, flops, batch * sequence, kept, sent)
-    return {"batch": batch, "sequence": sequence, "remat": config.remat, **planned}
+    plan = assess(topology, laid, lowered, held, flops, batch * sequence, kept, sent)
+    return {"batch": batch, "sequence": sequence, "remat": config.remat, **plan}
 
 
 def lay(topology: str, mesh: MeshConfig) -> Mesh:
@@ -137,12 +137,12 @@ def assess(
     """
     chip = chip_of(topology)
     compiled = compile_step(lowered)
-    total, memory = _memory(held, compiled, kept)
-    planned: dict[str, Any] = {
+    needed, memory = _memory(held, compiled, kept)
+    plan: dict[str, Any] = {
         "topology": topology,
         "mesh": dict(mesh.shape),
-        "fits": total <= chip.hbm,
-        "bytes_per_device": {**memory, "total": total, "limit": chip.hbm},
+        "fits": needed <= chip.hbm,
+        "bytes_per_device": {**memory, "total": needed, "limit": chip.hbm},
         "flops": flops,
         "collectives": {},
         "seconds": {},
@@ -152,29 +152,29 @@ def assess(
         "hfu_bound": None,
     }
     if compiled.memory is None:
-        return planned
+        return plan
     module = hlo.parse(compiled.text)
-    planned["collectives"] = _collectives(module, mesh, chip)
+    plan["collectives"] = _collectives(module, mesh, chip)
     traffic = hlo.hbm_traffic(module)
     counted, repeated = products.flops(module)
     floors.check_products(counted, repeated, flops)
     if repeated:
         excess = max(0.0, counted - flops["products"])
-        planned["flops"] = flops = {**flops, "per_device": flops["per_device"] + excess}
+        plan["flops"] = flops = {**flops, "per_device": flops["per_device"] + excess}
     floors.check_floor("HBM traffic", traffic, sum(held.values()))
-    floors.check_floor("bytes sent", floors.sent_over_parameters(planned["collectives"]), sent)
-    planned["seconds"] = {
+    floors.check_floor("bytes sent", floors.sent_over_parameters(plan["collectives"]), sent)
+    plan["seconds"] = {
         "arithmetic": flops["per_device"] / chip.flops,
         "memory": traffic / chip.bandwidth,
-        "interconnect": sum(kind["seconds"] for kind in planned["collectives"].values()),
+        "interconnect": sum(kind["seconds"] for kind in plan["collectives"].values()),
     }
-    if planned["fits"]:
-        bound = max(planned["seconds"].values())
-        planned["step_seconds"] = bound
-        planned["tokens_per_second"] = tokens / bound
-        planned["mfu_bound"] = flops["model"] / (bound * chip.flops * mesh.size)
-        planned["hfu_bound"] = flops["per_device"] / (bound * chip.flops)
-    return planned
+    if plan["fits"]:
+        bound = max(plan["seconds"].values())
+        plan["step_seconds"] = bound
+        plan["tokens_per_second"] = tokens / bound
+        plan["mfu_bound"] = flops["model"] / (bound * chip.flops * mesh.size)
+        plan["hfu_bound"] = flops["per_device"] / (bound * chip.flops)
+    return plan
 
 
 def topology_size(topology: str) -> int:
@@ -243,8 +243,8 @@ def out_of_memory(message: str) -> float | None:
         r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm",
         r"\(([\d.]+)([KMGT]?)\) exceeds",
     ):
-        if planned := re.search(pattern, message):
-            return float(planned[1]) * units[planned[2]]
+        if size := re.search(pattern, message):
+            return float(size[1]) * units[size[2]]
     return None
 
 
@@ -259,10 +259,10 @@ def _memory(
     activations = 0.0
     if kept is not None:
         activations = kept_activations(hlo.parse(compiled.text), *kept) or None
-    total, program = program_bytes(memory), memory.generated_code_size_in_bytes
-    temporaries = total - program - (activations or 0.0) - sum(held.values())
+    needed, program = program_bytes(memory), memory.generated_code_size_in_bytes
+    temporaries = needed - program - (activations or 0.0) - sum(held.values())
     sizes = {"activations": activations, "temporaries": temporaries, "program": float(program)}
-    return float(total), {**held, **sizes}
+    return float(needed), {**held, **sizes}
 
 
 def program_bytes(memory: Any) -> int:
@@ -304,7 +304,7 @@ def _collectives(module: hlo.Module, mesh: Mesh, chip: Chip) -> dict[str, dict[s
     chips = np.asarray([device.coords for device in mesh.devices.flat])
     extents = chips.max(0) + 1
     names = np.stack(np.unravel_index(np.arange(mesh.devices.size), mesh.devices.shape), 1)
-    planned: dict[str, dict[str, float]] = {}
+    exchanges: dict[str, dict[str, float]] = {}
     for collective in hlo.collectives(module):
         group = list(collective.group)
         varies = (names[group] != names[group[0]]).any(0)
@@ -315,10 +315,10 @@ def _collectives(module: hlo.Module, mesh: Mesh, chip: Chip) -> dict[str, dict[s
             if spread > 1:
                 rings = spread == extents[dimension] and spread % chip.ring == 0
                 wires += 2.0 if rings else 1.0
-        entry = planned.setdefault(
+        entry = exchanges.setdefault(
             f"{collective.kind} over {axes}", {"times": 0, "bytes": 0.0, "seconds": 0.0}
         )
         entry["times"] += collective.times
         entry["bytes"] += collective.times * collective.sent
         entry["seconds"] += collective.times * collective.sent / (max(wires, 1.0) * chip.link)
-    return planned
+    return exchanges

@@ -62,10 +62,10 @@ def main(argv: list[str]) -> int:
     console = Console(stderr=True)
     with console.status("starting") as status:
         tried = []
-        for planned in plans(config, arguments, status.update):
-            tried.append(planned)
+        for plan in plans(config, arguments, status.update):
+            tried.append(plan)
             if arguments.search:
-                console.print(line(planned), highlight=False)
+                console.print(line(plan), highlight=False)
     best = choose(tried)
     if arguments.json:
         print(json.dumps({**best, "tried": tried} if arguments.search else best))
@@ -96,9 +96,9 @@ def plans(config: GriffinConfig, arguments: PlanArguments, report: Any) -> Itera
     from training.planning.plan import topology_size
     from training.planning.search import (
         Candidate,
+        cached_plan,
         candidate_meshes,
         candidates,
-        kept_plan,
         search,
     )
 
@@ -125,7 +125,7 @@ def plans(config: GriffinConfig, arguments: PlanArguments, report: Any) -> Itera
 
     def compile_one(candidate: Candidate) -> dict:
         report(f"{progress}{candidate.mesh.describe()}, remat {candidate.config.remat}")
-        return kept_plan(folder, candidate, arguments.topology, **shape)
+        return cached_plan(folder, candidate, arguments.topology, **shape)
 
     def left(text: str) -> None:
         nonlocal progress
@@ -137,54 +137,54 @@ def plans(config: GriffinConfig, arguments: PlanArguments, report: Any) -> Itera
 
 def choose(tried: list[dict]) -> dict:
     """The fastest that fits; if none does, the smallest."""
-    fitting = [planned for planned in tried if planned["fits"]]
+    fitting = [plan for plan in tried if plan["fits"]]
     if fitting:
-        return min(fitting, key=lambda planned: planned["step_seconds"])
-    return min(tried, key=lambda planned: planned["bytes_per_device"]["total"])
+        return min(fitting, key=lambda plan: plan["step_seconds"])
+    return min(tried, key=lambda plan: plan["bytes_per_device"]["total"])
 
 
-def axes(planned: dict) -> str:
-    return " x ".join(f"{axis}={n}" for axis, n in planned["mesh"].items() if n > 1) or "one device"
+def axes(plan: dict) -> str:
+    return " x ".join(f"{axis}={n}" for axis, n in plan["mesh"].items() if n > 1) or "one device"
 
 
-def line(planned: dict) -> str:
+def line(plan: dict) -> str:
     """One plan on one line."""
-    memory = planned["bytes_per_device"]
+    memory = plan["bytes_per_device"]
     size = f"{memory['total'] / 2**30:.1f} of {memory['limit'] / 2**30:.1f} GiB"
-    if not planned["fits"]:
-        return f"{axes(planned)}, remat {planned['remat']}: {size}: does not fit"
-    speed = f"{planned['step_seconds']:.3f} s a step, MFU at most {100 * planned['mfu_bound']:.0f}%"
-    return f"{axes(planned)}, remat {planned['remat']}: {size}; {speed}"
+    if not plan["fits"]:
+        return f"{axes(plan)}, remat {plan['remat']}: {size}: does not fit"
+    speed = f"{plan['step_seconds']:.3f} s a step, MFU at most {100 * plan['mfu_bound']:.0f}%"
+    return f"{axes(plan)}, remat {plan['remat']}: {size}; {speed}"
 
 
-def table(name: str, planned: dict) -> Table:
+def table(name: str, plan: dict) -> Table:
     """One plan as a table."""
-    shown = Table(title=f"{name} on {planned['topology']}", show_header=False, title_justify="left")
-    memory = planned["bytes_per_device"]
+    shown = Table(title=f"{name} on {plan['topology']}", show_header=False, title_justify="left")
+    memory = plan["bytes_per_device"]
 
     def add(what: str, value: str) -> None:
         shown.add_row(what, value)
 
-    add("fits", "yes" if planned["fits"] else "no")
-    add("mesh", axes(planned))
-    if planned["remat"]:
-        add("remat", planned["remat"])
-        add("batch", f"{planned['batch']:,} x {planned['sequence']:,} tokens")
+    add("fits", "yes" if plan["fits"] else "no")
+    add("mesh", axes(plan))
+    if plan["remat"]:
+        add("remat", plan["remat"])
+        add("batch", f"{plan['batch']:,} x {plan['sequence']:,} tokens")
     else:
-        add("slots", f"{planned['slots']:,}")
+        add("slots", f"{plan['slots']:,}")
     for kind, size in memory.items():
-        unknown = "among the temporaries" if planned["fits"] else "not known: it does not fit"
+        unknown = "among the temporaries" if plan["fits"] else "not known: it does not fit"
         known = unknown if size is None else f"{size / 2**30:,.2f} GiB"
         add({"total": "memory of a device", "limit": "it has"}.get(kind, f"  {kind}"), known)
-    add("FLOPs of the model", f"{planned['flops']['model']:.3e}")
-    add("FLOPs of a device", f"{planned['flops']['per_device']:.3e}")
-    for kind, moved in planned["collectives"].items():
+    add("FLOPs of the model", f"{plan['flops']['model']:.3e}")
+    add("FLOPs of a device", f"{plan['flops']['per_device']:.3e}")
+    for kind, moved in plan["collectives"].items():
         add(f"  {kind}", f"{moved['times']:,} times, {moved['bytes'] / 1e9:,.3f} GB sent")
-    for kind, seconds in planned["seconds"].items():
+    for kind, seconds in plan["seconds"].items():
         add(f"  {kind} alone", f"{seconds:.4f} s")
-    if planned["step_seconds"] is not None:
-        add("a step takes at least", f"{planned['step_seconds']:.4f} s")
-        add("tokens/s at most", f"{planned['tokens_per_second']:,.0f}")
-        add("MFU at most", f"{100 * planned['mfu_bound']:.1f}%")
-        add("  with what is recomputed", f"{100 * planned['hfu_bound']:.1f}%")
+    if plan["step_seconds"] is not None:
+        add("a step takes at least", f"{plan['step_seconds']:.4f} s")
+        add("tokens/s at most", f"{plan['tokens_per_second']:,.0f}")
+        add("MFU at most", f"{100 * plan['mfu_bound']:.1f}%")
+        add("  with what is recomputed", f"{100 * plan['hfu_bound']:.1f}%")
     return shown

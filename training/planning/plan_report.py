@@ -22,7 +22,7 @@ from recurrentgemma.sharding import MeshConfig
 from training.data.plays import cache_directory
 from training.planning.plan import topology_size
 from training.planning.plan_cli import choose
-from training.planning.search import candidate_meshes, candidates, kept_plan, search
+from training.planning.search import cached_plan, candidate_meshes, candidates, search
 
 MODELS = ("recurrentgemma_2b", "recurrentgemma_9b", "griffin_14b")
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:2x2x4", "v5p:4x8x8", "v6e:4x4", "v6e:16x16")
@@ -47,23 +47,23 @@ def jobs() -> list[tuple[str, str, int, int, MeshConfig]]:
     return wanted
 
 
-def row(model: str, planned: dict[str, Any]) -> str:
-    memory = planned["bytes_per_device"]
-    mesh = " x ".join(f"{axis}={n}" for axis, n in planned["mesh"].items() if n > 1)
-    sent = sum(kind["bytes"] for kind in planned["collectives"].values())
-    cells = [model, planned["topology"], f"{planned['batch']} x {planned['sequence']:,}", mesh]
-    cells += [planned["remat"]]
-    cells += ["yes" if planned["fits"] else "no"]
+def row(model: str, plan: dict[str, Any]) -> str:
+    memory = plan["bytes_per_device"]
+    mesh = " x ".join(f"{axis}={n}" for axis, n in plan["mesh"].items() if n > 1)
+    sent = sum(kind["bytes"] for kind in plan["collectives"].values())
+    cells = [model, plan["topology"], f"{plan['batch']} x {plan['sequence']:,}", mesh]
+    cells += [plan["remat"]]
+    cells += ["yes" if plan["fits"] else "no"]
     cells += [f"{memory[kind] / 2**30:.1f}" for kind in ("parameters", "optimizer")]
     cells += [
         f"{memory[k] / 2**30:.1f}" if memory[k] else "" for k in ("activations", "temporaries")
     ]
     cells += [f"{memory['total'] / 2**30:.1f} / {memory['limit'] / 2**30:.1f}"]
-    cells += [f"{planned['flops']['model'] / 1e15:,.1f}", f"{sent / 1e9:.1f}" if sent else ""]
-    seconds = [f"{s:.2f}" for s in planned["seconds"].values()]
+    cells += [f"{plan['flops']['model'] / 1e15:,.1f}", f"{sent / 1e9:.1f}" if sent else ""]
+    seconds = [f"{s:.2f}" for s in plan["seconds"].values()]
     cells += [" / ".join(seconds)]
-    bound = planned["mfu_bound"]
-    cells += [f"{planned['step_seconds']:.2f}", f"{100 * bound:.1f}%"] if bound else ["", ""]
+    bound = plan["mfu_bound"]
+    cells += [f"{plan['step_seconds']:.2f}", f"{100 * bound:.1f}%"] if bound else ["", ""]
     return f"| {' | '.join(cells)} |"
 
 
@@ -82,7 +82,7 @@ def best(model: str, topology: str, batch: int, time: int, mesh: MeshConfig) -> 
 
     def compile_one(candidate):
         print(model, topology, batch, candidate.config.remat, file=sys.stderr, flush=True)
-        return kept_plan(cache_directory() / "plans", candidate, topology, **shape)
+        return cached_plan(cache_directory() / "plans", candidate, topology, **shape)
 
     return choose(list(search(waiting, topology, compile_one)))
 
@@ -95,7 +95,7 @@ def main() -> None:
     out = arguments.out
     done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     known = {(d["model"], d["topology"], d["batch"], d["sequence"]): d for d in done}
-    planned = []
+    plans = []
     waiting = [
         job for job in jobs() if not arguments.only or f"{job[0]}:{job[1]}" in arguments.only
     ]
@@ -106,14 +106,14 @@ def main() -> None:
             known[key] = {"model": model, **best(model, topology, batch, time, mesh)}
             with out.open("a") as file:
                 file.write(json.dumps(known[key]) + "\n")
-        planned.append(known[key])
+        plans.append(known[key])
         chips = topology_size(topology)
         if not known[key]["fits"] and batch == chips:  # half a row a chip, then
             half = MeshConfig(data=1, fsdp=chips // 2, sequence=2)
             waiting.insert(0, (model, topology, chips // 2, time, half))
     print(f"| {HEAD} |\n|{'---|' * (HEAD.count('|') + 1)}")
-    for one in planned:
-        print(row(one["model"], one))
+    for plan in plans:
+        print(row(plan["model"], plan))
 
 
 if __name__ == "__main__":

@@ -45,10 +45,10 @@ def products(module: hlo.Module) -> list[Product]:
 def flops(module: hlo.Module) -> tuple[float, float]:
     """FLOPs of all matrix products of the program, and of those of them that the compiler may have
     added: it computes some again where a program would not fit otherwise."""
-    made = products(module)
+    every = products(module)
     return (
-        sum(product.times * product.flops for product in made),
-        sum(product.times * product.flops for product in made if product.repeated),
+        sum(product.times * product.flops for product in every),
+        sum(product.times * product.flops for product in every if product.repeated),
     )
 
 
@@ -64,14 +64,14 @@ def _flops(here: dict[str, hlo.Instruction], instruction: hlo.Instruction) -> fl
     out = shape_of(instruction.type)
     lhs, rhs = (shape_of(here[name].type) for name in instruction.operands[:2])
     if instruction.op == "dot":
-        summed = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
+        summed = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
         if summed is None:
-            raise ValueError(f"a product without what it sums over: {instruction.rest[:200]}")
+            raise ValueError(f"a product without what it sums over: {instruction.attributes[:200]}")
         return 2.0 * math.prod(out) * math.prod(lhs[int(d)] for d in summed[1].split(",") if d)
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
     if labels is None:
-        raise ValueError(f"a convolution without dim_labels: {instruction.rest[:200]}")
-    if groups := re.search(r"batch_group_count=(\d+)", instruction.rest):
+        raise ValueError(f"a convolution without dim_labels: {instruction.attributes[:200]}")
+    if groups := re.search(r"batch_group_count=(\d+)", instruction.attributes):
         raise ValueError(f"a convolution in {groups[1]} groups of the batch")
     pairs = 2.0 * rhs[labels[2].index("i")]
     for kind in "bf":
@@ -80,20 +80,20 @@ def _flops(here: dict[str, hlo.Instruction], instruction: hlo.Instruction) -> fl
         extents = [
             sizes[labels[n].index(dimension)] for n, sizes in enumerate((lhs, rhs, out), start=1)
         ]
-        pairs *= _taps(instruction.rest, int(dimension), *extents)
+        pairs *= _taps(instruction.attributes, int(dimension), *extents)
     return pairs
 
 
-def _taps(rest: str, dimension: int, lhs: int, rhs: int, out: int) -> int:
+def _taps(attributes: str, dimension: int, lhs: int, rhs: int, out: int) -> int:
     """Pairs of an output and a tap, in one spatial dimension, that read an input and no padding."""
 
     def window(name: str, default: str) -> str:
-        given = re.search(rf"window=\{{[^}}]*?\b{name}=([\w\-]+)", rest)
+        given = re.search(rf"window=\{{[^}}]*?\b{name}=([\w\-]+)", attributes)
         return given[1].split("x")[dimension] if given else default
 
     low = int(window("pad", "0_0").split("_")[0])
-    stride, apart = int(window("stride", "1")), int(window("rhs_dilate", "1"))
+    stride, dilation = int(window("stride", "1")), int(window("rhs_dilate", "1"))
     between = int(window("lhs_dilate", "1"))
-    where = np.arange(out)[:, None] * stride + np.arange(rhs)[None] * apart - low
+    where = np.arange(out)[:, None] * stride + np.arange(rhs)[None] * dilation - low
     real = (where >= 0) & (where % between == 0) & (where // between < lhs)
     return int(real.sum())

@@ -26,7 +26,7 @@ from recurrentgemma.remat import POLICIES
 from recurrentgemma.sharding import MeshConfig
 from training.planning import floors
 from training.planning.costs import kept_bytes, step_bytes, training_flops
-from training.planning.plan import abstract_state, chip_of, held_bytes, lay, plan
+from training.planning.plan import abstract_state, chip_of, held_bytes, lay, plan_step
 
 PADDING = 1.1  # of what is kept: tiles, and copies on the way
 BESIDES = 0.7  # of what one policy took beyond its bound, that others of its mesh take too
@@ -50,7 +50,7 @@ def candidates(
     """Every policy (or the one that config.remat names, if it is not `auto`) on every mesh."""
     chip = chip_of(topology)
     policies = POLICIES if config.remat == "auto" else (config.remat,)
-    made = []
+    bounded = []
     for mesh in meshes:
         laid = lay(topology, mesh)
         sharding.check_model(config, laid.shape)
@@ -71,8 +71,8 @@ def candidates(
             )
             likely = held + step_bytes(chosen, tokens, laid.shape, "tpu") + PADDING * kept
             named = kept if remat != "none" else 0.7 * kept  # fusions keep less than JAX does
-            made.append(Candidate(chosen, mesh, held + named, likely, seconds))
-    return made
+            bounded.append(Candidate(chosen, mesh, held + named, likely, seconds))
+    return bounded
 
 
 def search(
@@ -110,7 +110,7 @@ def search(
         yield compile_one(smallest)  # which says by how much it does not fit
 
 
-def kept_plan(
+def cached_plan(
     folder: Path, candidate: Candidate, topology: str, *, batch: int, sequence: int
 ) -> dict[str, Any]:
     """The plan of a candidate, from the folder if it has been made before by this code, this JAX
@@ -127,12 +127,14 @@ def kept_plan(
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
-    made = plan(candidate.config, topology, batch=batch, sequence=sequence, mesh=candidate.mesh)
+    plan = plan_step(
+        candidate.config, topology, batch=batch, sequence=sequence, mesh=candidate.mesh
+    )
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(made), encoding="utf-8")
+    partial.write_text(json.dumps(plan), encoding="utf-8")
     partial.replace(path)
-    return made
+    return plan
 
 
 def versions() -> dict[str, str]:
@@ -162,11 +164,11 @@ def candidate_meshes(
     """
     divisors = [d for d in range(1, devices + 1) if devices % d == 0]
     meshes = []
-    for tensor, over_time, fsdp in itertools.product(divisors, repeat=3):
-        data, rest = divmod(devices, tensor * over_time * fsdp)
-        if rest or not data:
+    for tensor, sequence_parts, fsdp in itertools.product(divisors, repeat=3):
+        data, remainder = divmod(devices, tensor * sequence_parts * fsdp)
+        if remainder or not data:
             continue
-        mesh = MeshConfig(data=data, fsdp=fsdp, sequence=over_time, tensor=tensor)
+        mesh = MeshConfig(data=data, fsdp=fsdp, sequence=sequence_parts, tensor=tensor)
         try:
             sharding.check_model(config, dataclasses.asdict(mesh))
             sharding.check_batch(batch, sequence, dataclasses.asdict(mesh))

@@ -52,8 +52,8 @@ def plan_serving(
     held = {"parameters": held_bytes(params), "state": held_bytes(state)}
     flops = slots * flops_per_token(config)["forward"]
     counts = {"model": flops, "per_device": flops / laid.size}
-    planned = assess(topology, laid, lowered, held, counts, slots, None)
-    return {"slots": slots, "remat": None, **planned}
+    plan = assess(topology, laid, lowered, held, counts, slots, None)
+    return {"slots": slots, "remat": None, **plan}
 
 
 def _lower(config: GriffinConfig, mesh: Mesh, slots: int):

@@ -30,7 +30,9 @@ class OnTheFly(InMemory):
 
 
 def on_the_fly(*lengths: list[int], weights: tuple[float, ...] = (1.0,)) -> Mixture:
-    return Mixture(tuple(OnTheFly(documents_of(each)) for each in lengths), weights)
+    return Mixture(
+        tuple(OnTheFly(documents_of(source_lengths)) for source_lengths in lengths), weights
+    )
 
 
 def take(batches: Batches, count: int) -> PackedRows:

@@ -93,9 +93,9 @@ def test_hosts_make_together_what_one_makes_alone(kind, data):
             for host in hosts:
                 host.restore(state)
         count = data.draw(st.integers(1, 7))
-        together = [take(host, count) for host in hosts]
+        by_host = [take(host, count) for host in hosts]
         joined = PackedRows(
-            *(np.concatenate(field, axis=1) for field in zip(*together, strict=True))
+            *(np.concatenate(field, axis=1) for field in zip(*by_host, strict=True))
         )
         assert_equal(joined, take(alone, count))
         states = [host.state() for host in data.draw(st.permutations(hosts))]
@@ -176,7 +176,7 @@ def test_a_part_of_the_state_is_not_enough():
     rows = [make("rows"), make("rows")]
     next(rows[0])
     with pytest.raises(ValueError, match=r"data states differ: .*'next_row': 8"):
-        merge_states([each.state() for each in rows])
+        merge_states([batches.state() for batches in rows])
 
 
 def test_rows_of_another_batch_are_refused():

@@ -53,10 +53,10 @@ def without_turns() -> HuggingFaceTokenizer:
     vocabulary = {"<s>": 0, "</s>": 1} | {
         c: i + 2 for i, c in enumerate(pre_tokenizers.ByteLevel.alphabet())
     }
-    made = tokenizers.Tokenizer(models.BPE(vocabulary, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    return HuggingFaceTokenizer(made.to_str(), {"bos_token": "<s>", "eos_token": "</s>"})
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return HuggingFaceTokenizer(tokenizer.to_str(), {"bos_token": "<s>", "eos_token": "</s>"})
 
 
 def write(path: Path, *lines: object) -> str:
@@ -95,14 +95,14 @@ def test_a_prompt_and_its_response(tmp_path: Path):
 
 
 def test_every_answer_of_a_conversation(tmp_path: Path):
-    found = documents(write(tmp_path / "a.jsonl", *LINES))
-    assert learned(found.read(2)) == ["Hi<end_of_turn>", "See you<end_of_turn>"]
-    plain = found.read(2).ids.tolist()
+    chats = documents(write(tmp_path / "a.jsonl", *LINES))
+    assert learned(chats.read(2)) == ["Hi<end_of_turn>", "See you<end_of_turn>"]
+    plain = chats.read(2).ids.tolist()
     before = encode_chat(BYTES, TALK[:4])  # what the model is given when it is asked
     assert plain == [*before, *b"See you", END]
     assert plain.count(END) == 4  # two of each side: the user's own words forge none
-    assert found.read(3).ids.tolist() == plain  # what follows the last answer is not read
-    part, start = found.read(2, 60, 90), found.read(2, 0, 90)
+    assert chats.read(3).ids.tolist() == plain  # what follows the last answer is not read
+    part, start = chats.read(2, 60, 90), chats.read(2, 0, 90)
     np.testing.assert_array_equal(part.ids, start.ids[60:])
     np.testing.assert_array_equal(mask(part), mask(start)[60:])
     assert set(mask(part).tolist()) == {False, True}
@@ -141,13 +141,13 @@ def test_training_sees_the_ids_of_inference(tmp_path: Path, kind: str, template:
     answers = [" Paris", "Paris", "\n\nParis"]
     prompt = PROMPTS.get(template, "Who?")
     spec = write(tmp_path / "a.jsonl", *({"prompt": prompt, "response": a} for a in answers))
-    made = documents(spec + ("" if template == "gemma" else "?template=none"), tokenizer)
+    chats = documents(spec + ("" if template == "gemma" else "?template=none"), tokenizer)
     asked, end = tokenizer.encode(prompt), tokenizer.eos_id
     if template == "gemma":
         asked = encode_chat(tokenizer, [{"role": "user", "content": prompt}])
         prompt, end = "model\n", tokenizer.control_tokens["<end_of_turn>"]
     for number, answer in enumerate(answers):
-        document = made.read(number)
+        document = chats.read(number)
         assert document.ids[: len(asked)].tolist() == asked
         assert mask(document).tolist() == [i >= len(asked) for i in range(len(document.ids))]
         *answered, last = document.ids[len(asked) :].tolist()
@@ -194,28 +194,32 @@ def test_rows_of_known_lengths_weigh_the_same():
     assert rows.tokens_RT[0, :6].tolist() in ([5, 6, 7, 8, 1, 2], [1, 2, 5, 6, 7, 8])
     assert sorted(rows.weights_RT[0, :6].tolist()) == [0, 0, 1, 1, 1, 1]
     assert rows.weights_RT.sum() == 4
-    held = InMemory([masked], text_bytes=6)
-    assert held.bytes_per_token() == 3.0
-    assert held.fingerprint != InMemory([masked.ids]).fingerprint
+    in_memory = InMemory([masked], text_bytes=6)
+    assert in_memory.bytes_per_token() == 3.0
+    assert in_memory.fingerprint != InMemory([masked.ids]).fingerprint
 
 
 def test_bytes_per_token_is_of_the_answers(tmp_path: Path):
-    found = documents(write(tmp_path / "a.jsonl", *LINES[:2]))
-    assert found.bytes_per_token() == pytest.approx(9 / 11)  # Paris, Rome; and two ends of turns
-    assert found.lengths is None
-    assert len(found) == 2
+    chats = documents(write(tmp_path / "a.jsonl", *LINES[:2]))
+    assert chats.bytes_per_token() == pytest.approx(9 / 11)  # Paris, Rome; and two ends of turns
+    assert chats.lengths is None
+    assert len(chats) == 2
 
 
 def test_what_there_is_is_counted(tmp_path: Path):
-    found = count_examples([documents(write(tmp_path / "a.jsonl", *LINES[:2]))])
+    examples = count_examples([documents(write(tmp_path / "a.jsonl", *LINES[:2]))])
     first, second = (len(documents(f"chat:{tmp_path}/a.jsonl").read(n).ids) - 1 for n in (0, 1))
-    assert found.lengths.tolist() == [first + 1, second + 1]
-    assert (found.tokens, found.learned.tolist(), found.longest) == (first + second, [6, 5], first)
-    assert "2 are longer than a row of 28 tokens, 1 of them before" in found.describe(28)
-    assert "longer" not in found.describe(99)
-    assert f"the longest, {tmp_path}/a.jsonl:1, has {first}" in found.describe(99)
+    assert examples.lengths.tolist() == [first + 1, second + 1]
+    assert (examples.tokens, examples.learned.tolist(), examples.longest) == (
+        first + second,
+        [6, 5],
+        first,
+    )
+    assert "2 are longer than a row of 28 tokens, 1 of them before" in examples.describe(28)
+    assert "longer" not in examples.describe(99)
+    assert f"the longest, {tmp_path}/a.jsonl:1, has {first}" in examples.describe(99)
     both = count_examples([documents(f"chat:{tmp_path}/a.jsonl")] * 2)
-    assert both.lengths.tolist() == [*found.lengths] * 2
+    assert both.lengths.tolist() == [*examples.lengths] * 2
 
 
 def test_the_loss_is_the_mean_over_answers(small: TrainConfig, tmp_path: Path):
@@ -249,16 +253,16 @@ def test_the_loss_is_the_mean_over_answers(small: TrainConfig, tmp_path: Path):
 
 def test_held_out_conversations_are_scored_by_their_answers(small: TrainConfig, tmp_path: Path):
     config = DataConfig(eval_sources=(write(tmp_path / "a.jsonl", *LINES[:3]),))
-    found = list(held_out(config, BYTES, vocab_size=261))
-    assert [d.bytes for d in found] == [5, 4, 9]
-    assert [BYTES.decode(d.ids[mask(d)].tolist()) for d in (held.document for held in found)] == [
+    scored = list(held_out(config, BYTES, vocab_size=261))
+    assert [d.bytes for d in scored] == [5, 4, 9]
+    assert [BYTES.decode(d.ids[mask(d)].tolist()) for d in (one.document for one in scored)] == [
         "Paris",
         "Rome",
         "HiSee you",
     ]
     model = Griffin(small.model, rngs=nnx.Rngs(0))
-    documents = [held.document for held in found]
-    score = score_documents(model, documents, sum(held.bytes for held in found))
+    documents = [one.document for one in scored]
+    score = score_documents(model, documents, sum(one.bytes for one in scored))
     assert (score.tokens, score.bytes) == (18, 18)
     nats = 0.0
     for document in documents:
@@ -270,9 +274,9 @@ def test_held_out_conversations_are_scored_by_their_answers(small: TrainConfig, 
 
 
 def test_looked_at_from_the_shell(tmp_path: Path):
-    found = describe(write(tmp_path / "a.jsonl", *LINES[:2]), "bytes")
-    assert (found["documents"], found["learned_tokens"]) == (2, 11)
-    assert found["example"] == "user: Capital of France?\n\nassistant: Paris"
+    facts = describe(write(tmp_path / "a.jsonl", *LINES[:2]), "bytes")
+    assert (facts["documents"], facts["learned_tokens"]) == (2, 11)
+    assert facts["example"] == "user: Capital of France?\n\nassistant: Paris"
 
 
 @pytest.mark.parametrize(
@@ -293,10 +297,10 @@ def test_talks_that_teach_nothing(tmp_path: Path, line: object, message: str):
 )
 def test_plain_text_is_of_one_prompt_and_one_response(tmp_path: Path, roles: tuple[str, ...]):
     line = {"messages": [{"role": role, "content": "something"} for role in roles]}
-    found = documents(write(tmp_path / "a.jsonl", line) + "?template=none")
+    chats = documents(write(tmp_path / "a.jsonl", line) + "?template=none")
     message = rf"a.jsonl:1: messages of {', '.join(roles)}: template=none knows one prompt and one"
     with pytest.raises(ValueError, match=message):
-        found.read(0)
+        chats.read(0)
 
 
 def test_sources_that_cannot_be(tmp_path: Path):

@@ -99,24 +99,24 @@ def test_shards_and_text_give_the_same_streams(folder: Path) -> None:
 def test_held_out_documents_come_with_the_bytes_that_they_spell(folder: Path) -> None:
     tokenizer = ByteTokenizer()
     config = DataConfig(eval_sources=(f"text:{folder}/text/0*", f"arrayrecord:{folder}/tokens"))
-    found = list(held_out(config, tokenizer, vocab_size=261))
-    assert [held.name.removeprefix(str(folder)) for held in found] == [
+    documents = list(held_out(config, tokenizer, vocab_size=261))
+    assert [scored.name.removeprefix(str(folder)) for scored in documents] == [
         *(f"/text/0{number}.txt" for number in range(10)),
         *(f"arrayrecord:{folder}/tokens, document {number}" for number in range(29)),
     ]
-    for held, text in zip(found, [*TEXTS[:10], *TEXTS], strict=True):
-        assert held.document.ids.tolist() == tokenizer.encode(text)  # BOS, and no EOS to predict
-        assert held.document.learned is None
-        assert held.bytes == len(text.encode())
+    for scored, text in zip(documents, [*TEXTS[:10], *TEXTS], strict=True):
+        assert scored.document.ids.tolist() == tokenizer.encode(text)  # BOS, and no EOS to predict
+        assert scored.document.learned is None
+        assert scored.bytes == len(text.encode())
 
 
 def test_the_first_ids_of_held_out_documents_come_with_their_own_bytes(folder: Path) -> None:
     config = DataConfig(eval_sources=(f"jsonl:{folder}/a.jsonl",))
     pieces = train_sentencepiece(TEXTS, 290)
-    for held, text in zip(held_out(config, pieces, vocab_size=290, limit=20), TEXTS, strict=True):
+    for start, text in zip(held_out(config, pieces, vocab_size=290, limit=20), TEXTS, strict=True):
         ids = pieces.encode(text)[:20]
-        assert held.document.ids.tolist() == ids
-        assert held.bytes == len(pieces.decode(ids))
+        assert start.document.ids.tolist() == ids
+        assert start.bytes == len(pieces.decode(ids))
 
 
 def test_a_tokenizer_or_model_that_does_not_fit_is_refused(folder: Path) -> None:
@@ -147,7 +147,9 @@ def test_a_fingerprint_is_of_what_decides_the_ids(tmp_path: Path) -> None:
     pieces.save(tmp_path)
     again = load_tokenizer(tmp_path)
     assert isinstance(again, SentencePieceTokenizer)
-    prints = [tokenizer_fingerprint(each) for each in (pieces, again, fewer, ByteTokenizer())]
+    prints = [
+        tokenizer_fingerprint(tokenizer) for tokenizer in (pieces, again, fewer, ByteTokenizer())
+    ]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
 

@@ -20,8 +20,8 @@ def test_the_command_tokenises_and_tells(tmp_path: Path, capsys: pytest.CaptureF
     main(["info", str(out)])
     assert "documents        5\ntokens           280\n" in capsys.readouterr().out
     main(["info", f"text:{tmp_path}/*.txt", "--tokenizer", "bytes", "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert found == {
+    facts = json.loads(capsys.readouterr().out)
+    assert facts == {
         "documents": 5,
         "bytes_on_disk": 270,
         "sampled": 5,

@@ -29,7 +29,7 @@ from training.configs import TrainConfig
 from training.data.batches import Batches
 from training.finetuning.finetune import chat_specs, memory
 from training.finetuning.finetune_arguments import FinetuneArguments, LoraArguments
-from training.finetuning.finetune_plan import plan
+from training.finetuning.prepare import plan
 from training.finetuning.lora import LoraConfig, adapt, split
 from training.run import open_start as start_of
 

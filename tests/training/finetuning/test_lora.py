@@ -15,7 +15,7 @@ from flax import nnx
 
 from checkpoints.adapters import from_flat
 from checkpoints.adapters import merged as add_adapters
-from checkpoints.source import Source, Spec, read_params
+from checkpoints.open_checkpoint import OpenCheckpoint, StoredTensor, read_params
 from recurrentgemma.adapters import flat_adapters
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
@@ -61,10 +61,12 @@ def moved(model: Griffin) -> Griffin:
 def merged(base: Griffin, adapted: Griffin) -> dict[str, jax.Array]:
     """The base's parameters with the adapters added, as `griffin merge` adds them."""
     flat = jax.tree.map(np.asarray, flat_params(base))
-    specs = {name: Spec(array.shape, array.dtype.name) for name, array in flat.items()}
-    source = Source(Path("base"), "griffin", specs, lambda dtype: iter(flat.items()), base.config)
+    tensors = {name: StoredTensor(array.shape, array.dtype.name) for name, array in flat.items()}
+    checkpoint = OpenCheckpoint(
+        Path("base"), "griffin", tensors, lambda dtype: iter(flat.items()), base.config
+    )
     pairs = from_flat(Path("adapter"), flat_adapters(adapted), alpha=LORA.alpha, base="base")
-    params = read_params(add_adapters(source, pairs), base.config.param_dtype)
+    params = read_params(add_adapters(checkpoint, pairs), base.config.param_dtype)
     return {name: jnp.asarray(array) for name, array in params}
 
 
@@ -95,8 +97,8 @@ def test_qwix_by_itself_does_not_see_all_our_products():
     provider = qwix.LoraProvider(module_path=".*", rank=4, alpha=8.0)
     base = Griffin(form("float32"), rngs=nnx.Rngs(0))
     adapted = qwix.apply_lora_to_model(base, provider, TOKENS, rngs=nnx.Rngs(0))
-    made = nnx.to_flat_state(nnx.state(adapted, nnx.LoRAParam))
-    assert len(made) < 2 * LINEAR
+    adapters = nnx.to_flat_state(nnx.state(adapted, nnx.LoRAParam))
+    assert len(adapters) < 2 * LINEAR
 
 
 def test_decoding_goes_on_from_a_state():

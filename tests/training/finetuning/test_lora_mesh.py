@@ -28,13 +28,13 @@ from training.step import init_train_state, make_train_step
 def batches(steps: int) -> list[Batch]:
     """Rows of documents over all cuts; of some targets the weight is 0."""
     rng = np.random.default_rng(0)
-    found = []
+    batches = []
     for step in range(steps):
         positions = positions_of(step)
         tokens, targets = rng.integers(0, CONFIG.vocab_size, (2, BATCH, TIME), np.int32)
         weights = (positions % 5 > 1).astype(np.float32)
-        found.append(Batch(*map(jnp.asarray, (tokens, targets, weights, positions))))
-    return found
+        batches.append(Batch(*map(jnp.asarray, (tokens, targets, weights, positions))))
+    return batches
 
 
 def losses(config: GriffinConfig, sizes: MeshConfig | None, steps: int):
@@ -49,12 +49,12 @@ def losses(config: GriffinConfig, sizes: MeshConfig | None, steps: int):
     tx = make_optimizer(OptimConfig(learning_rate=1e-2, warmup_steps=2), steps=20)
     state = init_train_state(params, tx, mesh)
     step = make_train_step(graphdef, tx, mesh=mesh)
-    found = []
+    curve = []
     for batch in batches(steps):
         batch = Batch(*place(mesh, sharding.BATCH, *batch)) if mesh else batch
         state, metrics = step(state, batch, frozen)
-        found.append([float(metrics["loss"]), float(metrics["grad_norm"])])
-    return np.asarray(found)
+        curve.append([float(metrics["loss"]), float(metrics["grad_norm"])])
+    return np.asarray(curve)
 
 
 MESHES = {

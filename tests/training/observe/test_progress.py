@@ -97,8 +97,8 @@ def test_steps_that_are_not_finite_are_reported_and_end_the_run(capsys):
     with pytest.raises(Diverged, match=r"step 4: .* in 2 steps in a row.*--skip-limit"):
         train()
     assert tracker.is_closed
-    said = [line for line in capsys.readouterr().out.splitlines() if "step skipped" in line]
-    assert [line.split(":")[0] for line in said] == ["step 1", "step 3", "step 4"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "step skipped" in line]
+    assert [line.split(":")[0] for line in lines] == ["step 1", "step 3", "step 4"]
 
 
 def test_processes_but_the_first_show_nothing(capsys):

@@ -43,16 +43,16 @@ def test_loops_are_counted_as_often_as_they_run(program):
 
 def test_collectives(program):
     """Bytes sent by a ring: (n - 1)/n of the whole to gather, twice that to sum."""
-    found = {c.kind: c for c in hlo.collectives(program)}
+    by_kind = {c.kind: c for c in hlo.collectives(program)}
     whole = 4 * 8 * 16
-    assert set(found) == {"all-gather", "all-reduce", "collective-permute"}
-    assert found["all-gather"].times == 1
-    assert found["all-gather"].sent == whole * 3 / 4
-    assert len(found["all-gather"].group) == 4
-    assert found["all-reduce"].times == 3 * STEPS
-    assert found["all-reduce"].sent == 2 * whole * 1 / 2
-    assert len(found["all-reduce"].group) == 2
-    assert found["collective-permute"].sent == whole
+    assert set(by_kind) == {"all-gather", "all-reduce", "collective-permute"}
+    assert by_kind["all-gather"].times == 1
+    assert by_kind["all-gather"].sent == whole * 3 / 4
+    assert len(by_kind["all-gather"].group) == 4
+    assert by_kind["all-reduce"].times == 3 * STEPS
+    assert by_kind["all-reduce"].sent == 2 * whole * 1 / 2
+    assert len(by_kind["all-reduce"].group) == 2
+    assert by_kind["collective-permute"].sent == whole
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,12 @@ def test_memory_traffic_of_asynchronous_slices():
 
 
 def test_a_fused_sum_and_slice_is_a_reduce_scatter():
-    (found,) = hlo.collectives(hlo.parse(TEXT))
-    assert (found.kind, found.times, found.sent) == ("reduce-scatter", 1, 4 * 8 * 1024 * 3 / 4)
+    (collective,) = hlo.collectives(hlo.parse(TEXT))
+    assert (collective.kind, collective.times, collective.sent) == (
+        "reduce-scatter",
+        1,
+        4 * 8 * 1024 * 3 / 4,
+    )
 
 
 def test_a_loop_without_a_bound():

@@ -13,7 +13,7 @@ from recurrentgemma.presets import tiny
 from recurrentgemma.sharding import MeshConfig
 from training.observe.chips import GIB
 from training.planning.floors import PlanError
-from training.planning.plan import out_of_memory, plan
+from training.planning.plan import out_of_memory, plan_step
 
 needs_libtpu = pytest.mark.skipif(
     tpu_compile.library() is None, reason="libtpu, the TPU compiler, is not installed here"
@@ -28,11 +28,11 @@ SMALL = dataclasses.replace(
 def test_a_plan():
     """Parameters, moments and FLOPs are what arithmetic says, and each weight is gathered."""
     mesh = MeshConfig(data=1, fsdp=2, tensor=2)
-    found = plan(SMALL, "v5e:2x2", batch=32, sequence=1024, mesh=mesh)
-    assert KEYS | {"remat", "seconds", "tokens_per_second"} <= set(found)
-    assert json.loads(json.dumps(found)) == found
-    assert found["fits"]
-    memory = found["bytes_per_device"]
+    plan = plan_step(SMALL, "v5e:2x2", batch=32, sequence=1024, mesh=mesh)
+    assert KEYS | {"remat", "seconds", "tokens_per_second"} <= set(plan)
+    assert json.loads(json.dumps(plan)) == plan
+    assert plan["fits"]
+    memory = plan["bytes_per_device"]
     whole = 4 * parameter_count(SMALL)
     assert whole / 4 <= memory["parameters"] < 1.1 * whole / 4  # norms and biases lie whole
     assert memory["optimizer"] == pytest.approx(2 * memory["parameters"], rel=1e-3)
@@ -40,16 +40,16 @@ def test_a_plan():
     assert sum(memory[kind] for kind in kinds) == memory["total"]
     inputs = 6 * 16 * 1024 * 256 * 2  # of the blocks: B T D in bfloat16
     assert memory["activations"] == inputs
-    assert found["flops"]["model"] == 32 * 1024 * flops_per_token(SMALL, 1024)["training"]
-    assert found["flops"]["per_device"] > found["flops"]["model"] / 4  # what is recomputed
-    assert not any(kind == "all-gather over tensor" for kind in found["collectives"])
-    assert any("over tensor" in kind for kind in found["collectives"])
-    gathered = found["collectives"]["all-gather over fsdp"]["bytes"]
+    assert plan["flops"]["model"] == 32 * 1024 * flops_per_token(SMALL, 1024)["training"]
+    assert plan["flops"]["per_device"] > plan["flops"]["model"] / 4  # what is recomputed
+    assert not any(kind == "all-gather over tensor" for kind in plan["collectives"])
+    assert any("over tensor" in kind for kind in plan["collectives"])
+    gathered = plan["collectives"]["all-gather over fsdp"]["bytes"]
     weights = 2 * parameter_count(SMALL) / 2 / 2  # half of them over tensor, half of those are here
     assert weights < gathered < 3 * weights  # in the forward pass, and again in the backward one
-    assert 0 < found["mfu_bound"] < 1
-    assert found["step_seconds"] == max(found["seconds"].values())
-    assert found["hfu_bound"] > found["mfu_bound"]
+    assert 0 < plan["mfu_bound"] < 1
+    assert plan["step_seconds"] == max(plan["seconds"].values())
+    assert plan["hfu_bound"] > plan["mfu_bound"]
 
 
 @needs_libtpu
@@ -59,23 +59,23 @@ def test_a_policy_that_does_not_do_what_it_says(monkeypatch):
     monkeypatch.setitem(remat.KEPT, "dots", ())
     small = dataclasses.replace(SMALL, remat="dots", num_layers=3, num_gate_blocks=1)
     with pytest.raises(PlanError, match=r"matrix products take .* the formula says"):
-        plan(small, "v5e:2x2", batch=4, sequence=256, mesh=MeshConfig(data=4))
+        plan_step(small, "v5e:2x2", batch=4, sequence=256, mesh=MeshConfig(data=4))
 
 
 @needs_libtpu
 def test_a_plan_that_does_not_fit():
     wide = dataclasses.replace(SMALL, vocab_size=8_000_000)
-    found = plan(wide, "v5e:2x2", batch=4, sequence=256, mesh=MeshConfig(data=4))
-    assert not found["fits"]
-    assert found["bytes_per_device"]["total"] > found["bytes_per_device"]["limit"] == 15.75 * GIB
-    assert found["step_seconds"] is None
-    assert found["mfu_bound"] is None
+    plan = plan_step(wide, "v5e:2x2", batch=4, sequence=256, mesh=MeshConfig(data=4))
+    assert not plan["fits"]
+    assert plan["bytes_per_device"]["total"] > plan["bytes_per_device"]["limit"] == 15.75 * GIB
+    assert plan["step_seconds"] is None
+    assert plan["mfu_bound"] is None
 
 
 def test_what_the_compiler_says_of_memory():
-    said = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
-    said += "temporaries (298.12G) exceeds available HBM (15.75G)."
-    assert out_of_memory(said) == 298.12 * GIB
+    message = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+    message += "temporaries (298.12G) exceeds available HBM (15.75G)."
+    assert out_of_memory(message) == 298.12 * GIB
     assert out_of_memory("Ran out of memory in memory space hbm. Used 20.5G of 15.75G hbm.") == (
         20.5 * GIB
     )

@@ -56,8 +56,8 @@ def test_bad_input(argv, message):
 
 
 def test_choosing():
-    def tried(fits, seconds, total):
-        return {"fits": fits, "step_seconds": seconds, "bytes_per_device": {"total": total}}
+    def tried(fits, seconds, size):
+        return {"fits": fits, "step_seconds": seconds, "bytes_per_device": {"total": size}}
 
     slow, fast, large = tried(True, 2.0, 5), tried(True, 1.0, 9), tried(False, None, 99)
     assert plan_cli.choose([slow, large, fast]) is fast

@@ -11,7 +11,7 @@ from recurrentgemma.presets import recurrentgemma_2b, tiny
 from recurrentgemma.sharding import MeshConfig
 from training.observe.chips import CHIPS
 from training.planning import search as planning
-from training.planning.search import Candidate, candidate_meshes, candidates, kept_plan, search
+from training.planning.search import Candidate, cached_plan, candidate_meshes, candidates, search
 
 CHIP = CHIPS["v5e"]
 FIRST, SECOND = MeshConfig(data=1, fsdp=4), MeshConfig(data=2, fsdp=2)
@@ -77,10 +77,10 @@ def test_bounds():
     config = dataclasses.replace(
         recurrentgemma_2b(), dtype="bfloat16", scan_layers=True, remat="auto"
     )
-    made = candidates(
+    bounded = candidates(
         *(config, "v5e:4x4"), batch=16, sequence=8192, meshes=[MeshConfig(data=1, fsdp=16)]
     )
-    by_policy = {one.config.remat: one for one in made}
+    by_policy = {one.config.remat: one for one in bounded}
     assert by_policy["block"].memory < 7.8 * 2**30 < 1.1 * by_policy["block"].likely
     assert by_policy["mlp"].memory < 16.2 * 2**30 < 1.1 * by_policy["mlp"].likely
     assert by_policy["none"].memory > CHIP.hbm
@@ -88,23 +88,23 @@ def test_bounds():
 
 
 def test_finished_plans_are_kept(tmp_path, monkeypatch):
-    made = []
+    compiled = []
 
-    def plan(config, topology, **shape):
-        made.append((topology, shape))
+    def plan_step(config, topology, **shape):
+        compiled.append((topology, shape))
         return {"fits": True}
 
-    monkeypatch.setattr(planning, "plan", plan)
+    monkeypatch.setattr(planning, "plan_step", plan_step)
     one = candidate("block", 0.2, 1.0)
     for _ in range(2):
-        assert kept_plan(tmp_path, one, "v5e:2x2", batch=4, sequence=64) == {"fits": True}
-    assert len(made) == 1
-    kept_plan(tmp_path, one, "v5e:2x2", batch=8, sequence=64)
-    kept_plan(tmp_path, candidate("dots", 0.2, 1.0), "v5e:2x2", batch=4, sequence=64)
-    assert len(made) == 3
+        assert cached_plan(tmp_path, one, "v5e:2x2", batch=4, sequence=64) == {"fits": True}
+    assert len(compiled) == 1
+    cached_plan(tmp_path, one, "v5e:2x2", batch=8, sequence=64)
+    cached_plan(tmp_path, candidate("dots", 0.2, 1.0), "v5e:2x2", batch=4, sequence=64)
+    assert len(compiled) == 3
     monkeypatch.setattr(planning, "versions", lambda: {"code": "another"})
-    kept_plan(tmp_path, one, "v5e:2x2", batch=4, sequence=64)
-    assert len(made) == 4
+    cached_plan(tmp_path, one, "v5e:2x2", batch=4, sequence=64)
+    assert len(compiled) == 4
 
 
 def test_meshes_are_tried_from_the_least_exchange_on():

@@ -20,10 +20,10 @@ needs_libtpu = pytest.mark.skipif(
 def test_a_plan_of_serving():
     """Memory traffic is at least the parameters and the state: what a token must read."""
     config = dataclasses.replace(tiny(), vocab_size=1024, dtype="bfloat16", param_dtype="bfloat16")
-    found = plan_serving(config, "v5e:2x2", slots=8, mesh=MeshConfig(data=2, tensor=2))
-    memory = found["bytes_per_device"]
-    assert found["fits"]
+    plan = plan_serving(config, "v5e:2x2", slots=8, mesh=MeshConfig(data=2, tensor=2))
+    memory = plan["bytes_per_device"]
+    assert plan["fits"]
     assert memory["parameters"] == pytest.approx(2 * parameter_count(config) / 2, rel=0.1)
-    assert found["seconds"]["memory"] >= (memory["parameters"] + memory["state"]) / 819e9
+    assert plan["seconds"]["memory"] >= (memory["parameters"] + memory["state"]) / 819e9
     with pytest.raises(ValueError, match=r"decoding takes one token at a time"):
         plan_serving(config, "v5e:2x2", slots=4, mesh=MeshConfig(data=2, sequence=2))

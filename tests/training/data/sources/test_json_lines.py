@@ -43,22 +43,22 @@ def test_lines_are_found_wherever_chunks_end(lines: list[bytes]) -> None:
         content = b"\n".join(lines)
         file.write(content)
         file.flush()
-        found = [content[start:end] for start, end in _find_lines(file.name).T]
-    assert found == [line for line in lines if line.decode("utf-8", "replace").strip()]
+        texts = [content[start:end] for start, end in _find_lines(file.name).T]
+    assert texts == [line for line in lines if line.decode("utf-8", "replace").strip()]
 
 
 def test_lines_of_white_space_are_no_documents(tmp_path: Path) -> None:
     content = '\ufeff  \n{"text": "one"}\n   \n\t \r\n\u3000\u00a0\n \n  {"text": "two"}\n    '
     (tmp_path / "a.jsonl").write_text(content, "utf-8")
-    found = open_text_source(f"jsonl:{tmp_path}/a.jsonl")
-    assert [found[n] for n in range(len(found))] == ["one", "two"]
-    assert found.name(1).endswith(":7")
+    source = open_text_source(f"jsonl:{tmp_path}/a.jsonl")
+    assert [source[n] for n in range(len(source))] == ["one", "two"]
+    assert source.name(1).endswith(":7")
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\n{"text": "two"}\n')
-    found = open_text_source(f"jsonl:{tmp_path}/a.jsonl")
-    assert [found[n] for n in range(len(found))] == ["one", "two"]
+    source = open_text_source(f"jsonl:{tmp_path}/a.jsonl")
+    assert [source[n] for n in range(len(source))] == ["one", "two"]
 
 
 def test_compressed_lines_are_refused(tmp_path: Path) -> None:

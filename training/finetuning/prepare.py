@@ -25,13 +25,15 @@ from training.finetuning.lora import adapted_layers
 from training.optim import OptimConfig
 
 
-class Plan(NamedTuple):
+class PreparedRun(NamedTuple):
+    """A run of fine-tuning before its first step; summary: of data and size, for people."""
+
     config: TrainConfig
     run_dir: Path
     summary: str
 
 
-def plan(arguments: FinetuneArguments) -> Plan:
+def prepare(arguments: FinetuneArguments) -> PreparedRun:
     """Read everything but the tensors.
 
     Raises:
@@ -118,7 +120,7 @@ def plan(arguments: FinetuneArguments) -> Plan:
         f"parameters to train, {needed['bytes'] / 2**30:.2f} GiB "
         f"besides activations; {run_dir}"
     )
-    return Plan(config, run_dir, summary)
+    return PreparedRun(config, run_dir, summary)
 
 
 def _counts_tokens(run_dir: Path) -> bool:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A checkpoint as an open file: what it holds, and its tensors one at a time.
 
-Every format's reader gives a Source, whose names are the file's own. `read_params` turns it into
-parameters by canonical name in the dtype asked for, `write_names` does the opposite; both go
-through the table in names.py, and neither holds more than one tensor twice.
+Every format's reader gives an OpenCheckpoint, whose names are the file's own. `read_params` turns
+it into parameters by canonical name in the dtype asked for, `write_names` does the opposite; both
+go through the table in names.py, and neither holds more than one tensor twice.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ class Damaged(UserError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Spec:
+class StoredTensor:
     """What a file says of one tensor before it is read; dtype is NumPy's name of it."""
 
     shape: tuple[int, ...]
@@ -37,17 +37,17 @@ class Spec:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """An open checkpoint.
+class OpenCheckpoint:
+    """A checkpoint whose tensors can be read.
 
-    path is what the user named and stands in every message. read gives each tensor of `specs` once,
-    by its name in the file, as an array that nobody else holds, in the stored dtype or already in
+    path is what the user named and stands in every message. read gives each of `tensors` once, by
+    its name in the file, as an array that nobody else holds, in the stored dtype or already in
     the one it is given. config is what the checkpoint itself says; None if it says nothing.
     """
 
     path: Path
     format: Format
-    specs: Mapping[str, Spec]
+    tensors: Mapping[str, StoredTensor]
     read: Callable[[np.dtype], Iterator[tuple[str, np.ndarray]]]
     config: GriffinConfig | None = None
     folders: tuple[Path, ...] = ()  # where its tokenizer may lie, best first
@@ -56,7 +56,7 @@ class Source:
     def stored_dtype(self) -> Dtype:
         """The narrowest of our dtypes that holds every stored tensor exactly (shapes.check refuses
         those that neither does)."""
-        kept = {spec.dtype for spec in self.specs.values()}
+        kept = {tensor.dtype for tensor in self.tensors.values()}
         return "bfloat16" if kept == {"bfloat16"} else "float32"
 
 
@@ -71,20 +71,20 @@ def as_dtype(dtype: str) -> np.dtype:
     return DTYPES[dtype]
 
 
-def read_params(source: Source, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+def read_params(checkpoint: OpenCheckpoint, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
     """Every parameter by canonical name, as a C-contiguous array of its own in the dtype given.
 
-    The caller has checked the source against a config (shapes.check). Consume it one by one: a
+    The caller has checked the checkpoint against a config (shapes.check). Consume it one by one: a
     tensor is let go before the next is read.
     """
     target = as_dtype(dtype)
-    table = rows_by_name(source.format)
-    for name, array in source.read(target):
+    table = rows_by_name(checkpoint.format)
+    for name, array in checkpoint.read(target):
         template, block = split_block(name)
         rows = table[template]
         for part, row in enumerate(rows):
             piece = array if len(rows) == 1 else array[part : part + 1]
-            value = _own(layout(row, source.format).read(piece), array, target)
+            value = _own(layout(row, checkpoint.format).read(piece), array, target)
             yield fill_block(row.canonical, block), value
 
 

@@ -13,7 +13,7 @@ from recurrentgemma.params import flat_params
 from tests.training.finetuning.capitals import QUESTIONS, arguments, run
 from training.configs import TrainConfig
 from training.finetuning.finetune_arguments import FinetuneArguments, LoraArguments
-from training.finetuning.finetune_plan import plan
+from training.finetuning.prepare import plan
 from training.finetuning.lora import LoraConfig
 
 

@@ -4,7 +4,7 @@
 import numpy as np
 
 from checkpoints.names import ROWS, fill_block
-from checkpoints.source import write_names
+from checkpoints.open_checkpoint import write_names
 from tests.checkpoints.conftest import random_params, small_config
 
 
