@@ -256,19 +256,19 @@ class _Kernel(NamedTuple):
         def tile_of(i):
             return first + (count - 1 - i if self.reverse else i)
 
-        def copy(source, target, slot):
+        def copy(source, target, stage):
             zeros = plgpu.OOBFillMode.ZEROS
-            plgpu.copy_gmem_to_smem(source, target.at[slot], barrier.at[slot], oob_mode=zeros)
+            plgpu.copy_gmem_to_smem(source, target.at[stage], barrier.at[stage], oob_mode=zeros)
 
-        def fetch(i, slot):
+        def fetch(i, stage):
             t = tile_of(i)
             here = (b, pl.ds(t * self.rows, self.rows), channels)
             for source, target in zip(x_BTE, x_SRC, strict=True):
-                copy(source.at[here], target, slot)
-            copy(flag_BNR.at[b, t], flag_SR, slot)
+                copy(source.at[here], target, stage)
+            copy(flag_BNR.at[b, t], flag_SR, stage)
             for target in before_S1C:
                 row = pl.ds(jnp.maximum(t * self.rows - 1, 0), 1)
-                copy(x_BTE[-1].at[b, row, channels], target, slot)
+                copy(x_BTE[-1].at[b, row, channels], target, stage)
 
         for i in range(STAGES):
             pl.when(i < count)(lambda i=i: fetch(i, i))
@@ -276,16 +276,16 @@ class _Kernel(NamedTuple):
         h0_C = [ref[b, e] for ref in h0_BXC]
 
         def one_tile(i, carry):
-            slot, t = jax.lax.rem(i, STAGES), tile_of(i)
+            stage, t = jax.lax.rem(i, STAGES), tile_of(i)
             out_slot = jax.lax.rem(i, OUT_STAGES)
-            plgpu.barrier_wait(barrier.at[slot])
-            if self.written:  # the copy that last left from this slot has read it
+            plgpu.barrier_wait(barrier.at[stage])
+            if self.written:  # the copy that last left from this stage has read it
                 plgpu.wait_smem_to_gmem(OUT_STAGES - 1, wait_read_only=True)
             before_C = [
-                jnp.where(t == 0, h0, ref[slot, 0].astype(jnp.float32))
+                jnp.where(t == 0, h0, ref[stage, 0].astype(jnp.float32))
                 for h0, ref in zip(h0_C, before_S1C, strict=True)
             ]
-            tile = ([ref.at[slot] for ref in x_SRC], flag_SR.at[slot], before_C, channel_C)
+            tile = ([ref.at[stage] for ref in x_SRC], flag_SR.at[stage], before_C, channel_C)
             carry = self._tile(tile, [ref.at[out_slot] for ref in out_SRC], carry)
             plgpu.commit_smem()  # also: every thread has read its part of the tile
             for source, target in zip(out_SRC, out_BTE, strict=True):
@@ -293,7 +293,7 @@ class _Kernel(NamedTuple):
                 plgpu.copy_smem_to_gmem(source.at[out_slot], target.at[there], commit_group=False)
             if self.written:
                 plgpu.commit_smem_to_gmem_group()
-            pl.when(i + STAGES < count)(lambda: fetch(i + STAGES, slot))
+            pl.when(i + STAGES < count)(lambda: fetch(i + STAGES, stage))
             return carry
 
         # Times 1: under shard_map what a reference holds is marked as varying, no result ever is.

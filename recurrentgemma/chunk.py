@@ -4,7 +4,7 @@
 Positions count within a document: consecutive, 0 starts one, -1 marks padding. Padding may come
 before a 0 or at the end of a row; `lengths` marks it at the end. It never enters the state.
 
-A document may have any number of tokens. Masks and ring slots need its position only up to a
+A document may have any number of tokens. Masks and places in a ring need its position only up to a
 multiple of W once the window is full, so after LONGEST tokens the state's position goes back by
 one, and remembers by how much; the rotary phase needs the true distance, but modulo 2^32 only.
 """

@@ -76,7 +76,9 @@ class Griffin(nnx.Module):
         tokens_BT = jnp.asarray(tokens_BT)
         positions_BT = None if positions is None else jnp.asarray(positions)
         lengths_B = None if lengths is None else jnp.asarray(lengths)
-        if not parallel.divided(*sharding.AXES):  # sharded.py has checked what the parts are of
+        if not parallel.divided(
+            *sharding.MESH_AXIS_NAMES
+        ):  # sharded.py has checked what the parts are of
             check_inputs(config, tokens_BT, state, positions_BT, lengths_B)
         chunk = locate(state, tokens_BT.shape, positions_BT, lengths_B, config.attention_window)
         x_BTD = self.embedder.encode(tokens_BT, config)

@@ -26,7 +26,7 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.parameters import TABLE, LogicalAxes
 from recurrentgemma.state import AttentionState, RecurrentState, State
 
-AXES = ("data", "fsdp", "sequence", "tensor")
+MESH_AXIS_NAMES = ("data", "fsdp", "sequence", "tensor")
 TOKEN_AXES = ("data", "fsdp", "sequence")  # axes whose devices see different tokens
 PARAMETER_AXES = ("fsdp", "sequence")  # those of them over which a parameter is divided
 
@@ -114,7 +114,7 @@ def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = 
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = dataclasses.asdict((config or MeshConfig()).resolved(len(devices)))
-    shape = tuple(sizes[axis] for axis in AXES)
+    shape = tuple(sizes[axis] for axis in MESH_AXIS_NAMES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1:
         if sizes["data"] % slices:
@@ -128,7 +128,7 @@ def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = 
         laid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     else:
         laid = np.asarray(devices).reshape(shape)
-    return Mesh(laid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(laid, MESH_AXIS_NAMES, axis_types=(AxisType.Auto,) * len(MESH_AXIS_NAMES))
 
 
 def parameter_name(path: tuple[Any, ...]) -> str:

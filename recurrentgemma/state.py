@@ -28,7 +28,7 @@ class RecurrentState(NamedTuple):
 
 
 class AttentionState(NamedTuple):
-    """What an attention block remembers: the token at position p has slot p mod W."""
+    """What an attention block remembers: the token at position p has place p mod W."""
 
     keys_BWK: jax.Array  # rotated
     values_BWK: jax.Array

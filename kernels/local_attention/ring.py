@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ring of the last W keys or values: the token at position p of its document has slot p mod W.
+"""The ring of the last W keys or values: the token at position p of its document has place p mod W.
 
-A slot is empty, and zero, where the document has no token for it yet, so that equal histories give
+A place is empty, and zero, where the document has no token for it yet, so that equal histories give
 equal rings whatever was in them before.
 """
 
@@ -14,16 +14,16 @@ from kernels.sequence import take_tokens
 def time_order(ring_BWK: jax.Array, next_position_B: jax.Array) -> jax.Array:
     """The ring with its entries in order of time: the last one is the token just before."""
     window = ring_BWK.shape[1]
-    slot_BW = (next_position_B[:, None] + _slots(next_position_B, window)) % window
-    return jnp.take_along_axis(ring_BWK, slot_BW[..., None], 1)
+    place_BW = (next_position_B[:, None] + _places(next_position_B, window)) % window
+    return jnp.take_along_axis(ring_BWK, place_BW[..., None], 1)
 
 
-def slot_distance(next_position_B: jax.Array, window: int) -> jax.Array:
-    """How far before the token at next_position each slot's token lies: [B, W], from 1 to W."""
-    return (next_position_B[:, None] - 1 - _slots(next_position_B, window)) % window + 1
+def place_distance(next_position_B: jax.Array, window: int) -> jax.Array:
+    """How far before the token at next_position each place holds one: [B, W], from 1 to W."""
+    return (next_position_B[:, None] - 1 - _places(next_position_B, window)) % window + 1
 
 
-def _slots(like: jax.Array, window: int) -> jax.Array:
+def _places(like: jax.Array, window: int) -> jax.Array:
     return jnp.arange(window, dtype=like.dtype)[None]
 
 
@@ -54,7 +54,7 @@ def write_ring(
         past_BWK = jnp.zeros((batch, window, size), new_BTK.dtype)
     else:
         past_BWK = time_order(ring_BWK, start_position_B)
-    distance_BW = slot_distance(next_position_B, window)
+    distance_BW = place_distance(next_position_B, window)
     index_BW = window + end_B[:, None] - distance_BW
     if axis is not None:
         ring_BWK = take_tokens(new_BTK, past_BWK, index_BW, axis)
@@ -72,7 +72,7 @@ def write_one(
     real_B1: jax.Array | None,
     may_reset: bool,
 ) -> jax.Array:
-    """The ring after one more token per row, touching one slot only.
+    """The ring after one more token per row, touching one place only.
 
     may_reset: whether position 0 may appear while the ring holds another document, whose entries
     are then cleared; a ring that continues its own document never needs it.
@@ -82,26 +82,26 @@ def write_one(
     if may_reset:
         clear_B = position_B == 0
         ring_BWK = jnp.where(clear_B[:, None, None], 0, ring_BWK)
-    slot_B = jnp.maximum(position_B, 0) % window
+    place_B = jnp.maximum(position_B, 0) % window
     if real_B1 is None:
         real_B1 = jnp.ones_like(position_B1, bool)
     return jax.lax.platform_dependent(
-        *(ring_BWK, slot_B, new_B1K[:, 0].astype(ring_BWK.dtype), real_B1),
+        *(ring_BWK, place_B, new_B1K[:, 0].astype(ring_BWK.dtype), real_B1),
         cpu=_set_on_cpu,
         default=_set,
     )
 
 
-def _set(ring_BWK, slot_B, new_BK, real_B1) -> jax.Array:
+def _set(ring_BWK, place_B, new_BK, real_B1) -> jax.Array:
     row_B = jnp.arange(ring_BWK.shape[0])
-    new_BK = jnp.where(real_B1, new_BK, ring_BWK[row_B, slot_B])
-    return ring_BWK.at[row_B, slot_B].set(new_BK)
+    new_BK = jnp.where(real_B1, new_BK, ring_BWK[row_B, place_B])
+    return ring_BWK.at[row_B, place_B].set(new_BK)
 
 
-def _set_on_cpu(ring_BWK, slot_B, new_BK, real_B1) -> jax.Array:
+def _set_on_cpu(ring_BWK, place_B, new_BK, real_B1) -> jax.Array:
     """XLA's CPU compiler writes into bfloat16 by way of a float32 copy of it all, unless there is
     one row only: one pass over the ring costs half."""
     if ring_BWK.dtype != jnp.bfloat16 or ring_BWK.shape[0] == 1:
-        return _set(ring_BWK, slot_B, new_BK, real_B1)
-    here_BW = (jnp.arange(ring_BWK.shape[1])[None] == slot_B[:, None]) & real_B1
+        return _set(ring_BWK, place_B, new_BK, real_B1)
+    here_BW = (jnp.arange(ring_BWK.shape[1])[None] == place_B[:, None]) & real_B1
     return jnp.where(here_BW[..., None], new_BK[:, None], ring_BWK)

@@ -71,7 +71,7 @@ def decode(
     q_B1HK, k_B1K, v_B1K, ring_k_BWK, ring_v_BWK, positions_B1, start_position_B
 ) -> jax.Array:
     """One query per row, over the ring as it lies (no copy of it) and the query's own key."""
-    visible_BW = ring.slot_distance(start_position_B, ring_k_BWK.shape[1]) <= positions_B1
+    visible_BW = ring.place_distance(start_position_B, ring_k_BWK.shape[1]) <= positions_B1
     args = (q_B1HK[:, 0], k_B1K, v_B1K, ring_k_BWK, ring_v_BWK, visible_BW)
     if q_B1HK.dtype == jnp.float32:
         out_BHK = jax.vmap(_decode_row)(*args)

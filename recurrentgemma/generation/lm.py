@@ -41,7 +41,7 @@ Prompt = str | Sequence[int]
 Prompts = Sequence[Prompt]
 
 
-_LOGITS_HELD = 2**26  # of one chunk of `LanguageModel.logits`, all rows together; two are held
+_CHUNK_LOGITS = 2**26  # of one chunk of `LanguageModel.logits`, all rows together; two are held
 
 
 def load(
@@ -222,7 +222,7 @@ class LanguageModel:
         positions_BT = None if positions is None else np.asarray(positions)
         check_inputs(self.config, tokens_BT, None, positions_BT, None)  # type: ignore[arg-type]
         batch = len(tokens_BT)
-        sizes = [n for n in CHUNKS if batch * n * self.config.vocab_size <= _LOGITS_HELD]
+        sizes = [n for n in CHUNKS if batch * n * self.config.vocab_size <= _CHUNK_LOGITS]
         walk = self._logits.walk(
             self._params,
             list(tokens_BT),

@@ -62,13 +62,13 @@ class StreamDecoder:
         """Drop the front of the window where the rest decodes the same without it."""
         decode, window = self._tokenizer.decode, self._window
         text = decode(window)
-        held = text[len(self._sent) :]
+        unsent = text[len(self._sent) :]
         for i in range(len(window) - _KEPT, max(0, len(window) - 2 * _KEPT), -1):
             tail = decode(window[i:])
             # Something sent must stay: it holds the end of what is unsure, or of the text's space.
-            if text.endswith(tail) and len(tail) > len(held):
+            if text.endswith(tail) and len(tail) > len(unsent):
                 self._window = window[i:]
-                self._sent = tail[: len(tail) - len(held)]
+                self._sent = tail[: len(tail) - len(unsent)]
                 break
         self._limit = max(_WINDOW, 2 * len(self._window))
 

@@ -84,12 +84,12 @@ def test_a_rows_gradient_is_its_own(dtype: str):
     x_BTI = jax.random.normal(keys[0], (2, 5, 8), jnp.dtype(dtype))
     a_BIR, b_BRJ = jax.random.normal(keys[1], (2, 8, 3)), jax.random.normal(keys[2], (2, 3, 6))
 
-    def total(x, a, b):
+    def summed(x, a, b):
         return low_rank(x, a, b, name="proj_k", sums=False).astype(jnp.float32).sum()
 
-    of_both = jax.grad(total, argnums=(1, 2))(x_BTI, a_BIR, b_BRJ)
+    of_both = jax.grad(summed, argnums=(1, 2))(x_BTI, a_BIR, b_BRJ)
     for row in range(2):
-        alone = jax.grad(total, argnums=(1, 2))(x_BTI[row], a_BIR[row], b_BRJ[row])
+        alone = jax.grad(summed, argnums=(1, 2))(x_BTI[row], a_BIR[row], b_BRJ[row])
         for whole, part in zip(of_both, alone, strict=True):
             np.testing.assert_allclose(whole[row], part, rtol=1e-5 if dtype == "float32" else 2e-2)
 

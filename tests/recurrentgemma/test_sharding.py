@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def sizes_of(**sizes: int) -> dict[str, int]:
-    return {axis: sizes.get(axis, 1) for axis in sharding.AXES}
+    return {axis: sizes.get(axis, 1) for axis in sharding.MESH_AXIS_NAMES}
 
 
 def test_a_model_that_the_mesh_does_not_divide():

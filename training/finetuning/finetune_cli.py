@@ -38,6 +38,7 @@ def main(argv: list[str]) -> int:
         chat = " --chat" if arguments.template == "gemma" else ""
         print(
             f"{prepared.run_dir} is a checkpoint like any other: griffin generate "
-            f"{prepared.run_dir} PROMPT{chat}; griffin convert {prepared.run_dir} DST --to huggingface"
+            f"{prepared.run_dir} PROMPT{chat}; "
+            f"griffin convert {prepared.run_dir} DST --to huggingface"
         )
     return 0

@@ -51,7 +51,7 @@ def fitting(
     sizes = ONE_DEVICE if mesh is None else dict(mesh.shape)
     parameters, parts = parameter_count(config), len(devices) // sizes["data"]
     trained = parameters if trained is None else trained
-    held = (parameters * (2 if config.param_dtype == "bfloat16" else 4) + 12 * trained) / parts
+    resident = (parameters * (2 if config.param_dtype == "bfloat16" else 4) + 12 * trained) / parts
     tokens = rows * sequence / len(devices) * sizes["tensor"]
     limit = SHARE * memory_limit(devices)
     platform = devices[0].platform
@@ -59,7 +59,7 @@ def fitting(
     for index in reversed(range(len(POLICIES))):
         kept = tokens * kept_bytes(config, sequence, POLICIES[index], sizes["tensor"])
         step = step_bytes(config, tokens, sizes, platform)
-        if held + kept + step <= limit:
+        if resident + kept + step <= limit:
             choice = index
             break
     if platform == "tpu":

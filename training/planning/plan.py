@@ -87,12 +87,12 @@ def plan_step(
     sharding.check_batch(batch, sequence, laid.shape)
     report(f"compiling {describe(laid)}, remat {config.remat}, for {topology}")
     state, lowered = lower_step(config, laid, batch, sequence)
-    held = {"parameters": held_bytes(state.params), "optimizer": held_bytes(state.opt_state)}
+    resident = {"parameters": held_bytes(state.params), "optimizer": held_bytes(state.opt_state)}
     rows = batch // (laid.shape["data"] * laid.shape["fsdp"])
     kept = (rows, sequence // laid.shape["sequence"])
     flops = training_flops(config, batch, sequence, laid.shape)
     sent = floors.exchange_floor(state.params, laid.shape, config.dtype)
-    plan = assess(topology, laid, lowered, held, flops, batch * sequence, kept, sent)
+    plan = assess(topology, laid, lowered, resident, flops, batch * sequence, kept, sent)
     return {"batch": batch, "sequence": sequence, "remat": config.remat, **plan}
 
 
@@ -112,7 +112,7 @@ def assess(
     topology: str,
     mesh: Mesh,
     lowered: jax.stages.Lowered,
-    held: dict[str, float],
+    resident: dict[str, float],
     flops: dict[str, float],
     tokens: int,
     kept: tuple[int, int] | None,
@@ -121,7 +121,7 @@ def assess(
     """Compile a program and say what it takes.
 
     Args:
-      held: bytes that a device holds of its arguments, by kind; it reads all of them.
+      resident: bytes that a device holds of its arguments, by kind; it reads all of them.
       flops: of the model ("model"), of each device ("per_device"), and of the latter all matrix
         products outside of kernels ("products"; without them: of which few rows leave some).
       tokens: that the program advances by.
@@ -137,7 +137,7 @@ def assess(
     """
     chip = chip_of(topology)
     compiled = compile_step(lowered)
-    needed, memory = _memory(held, compiled, kept)
+    needed, memory = _memory(resident, compiled, kept)
     plan: dict[str, Any] = {
         "topology": topology,
         "mesh": dict(mesh.shape),
@@ -161,7 +161,7 @@ def assess(
     if repeated:
         excess = max(0.0, counted - flops["products"])
         plan["flops"] = flops = {**flops, "per_device": flops["per_device"] + excess}
-    floors.check_floor("HBM traffic", traffic, sum(held.values()))
+    floors.check_floor("HBM traffic", traffic, sum(resident.values()))
     floors.check_floor("bytes sent", floors.sent_over_parameters(plan["collectives"]), sent)
     plan["seconds"] = {
         "arithmetic": flops["per_device"] / chip.flops,
@@ -249,20 +249,20 @@ def out_of_memory(message: str) -> float | None:
 
 
 def _memory(
-    held: dict[str, float], compiled: Compiled, kept: tuple[int, int] | None
+    resident: dict[str, float], compiled: Compiled, kept: tuple[int, int] | None
 ) -> tuple[float, dict[str, float | None]]:
     """Bytes of HBM a device, and by kind. None: not known, because the program does not fit;
     activations of None are among the temporaries, because no loop keeps them."""
     if compiled.memory is None:
-        return compiled.needed or 0.0, {**held, **dict.fromkeys(KINDS)}
+        return compiled.needed or 0.0, {**resident, **dict.fromkeys(KINDS)}
     memory = compiled.memory
     activations = 0.0
     if kept is not None:
         activations = kept_activations(hlo.parse(compiled.text), *kept) or None
     needed, program = program_bytes(memory), memory.generated_code_size_in_bytes
-    temporaries = needed - program - (activations or 0.0) - sum(held.values())
+    temporaries = needed - program - (activations or 0.0) - sum(resident.values())
     sizes = {"activations": activations, "temporaries": temporaries, "program": float(program)}
-    return float(needed), {**held, **sizes}
+    return float(needed), {**resident, **sizes}
 
 
 def program_bytes(memory: Any) -> int:

@@ -143,7 +143,7 @@ def choose(tried: list[dict]) -> dict:
     return min(tried, key=lambda plan: plan["bytes_per_device"]["total"])
 
 
-def axes(plan: dict) -> str:
+def mesh_axes(plan: dict) -> str:
     return " x ".join(f"{axis}={n}" for axis, n in plan["mesh"].items() if n > 1) or "one device"
 
 
@@ -152,9 +152,9 @@ def line(plan: dict) -> str:
     memory = plan["bytes_per_device"]
     size = f"{memory['total'] / 2**30:.1f} of {memory['limit'] / 2**30:.1f} GiB"
     if not plan["fits"]:
-        return f"{axes(plan)}, remat {plan['remat']}: {size}: does not fit"
+        return f"{mesh_axes(plan)}, remat {plan['remat']}: {size}: does not fit"
     speed = f"{plan['step_seconds']:.3f} s a step, MFU at most {100 * plan['mfu_bound']:.0f}%"
-    return f"{axes(plan)}, remat {plan['remat']}: {size}; {speed}"
+    return f"{mesh_axes(plan)}, remat {plan['remat']}: {size}; {speed}"
 
 
 def table(name: str, plan: dict) -> Table:
@@ -166,7 +166,7 @@ def table(name: str, plan: dict) -> Table:
         shown.add_row(what, value)
 
     add("fits", "yes" if plan["fits"] else "no")
-    add("mesh", axes(plan))
+    add("mesh", mesh_axes(plan))
     if plan["remat"]:
         add("remat", plan["remat"])
         add("batch", f"{plan['batch']:,} x {plan['sequence']:,} tokens")

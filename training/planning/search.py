@@ -62,16 +62,16 @@ def candidates(
         for remat in policies:
             chosen = dataclasses.replace(config, remat=remat)
             kept = tokens * kept_bytes(chosen, sequence, remat, laid.shape["tensor"])
-            held = 2 * params + optimizer
+            resident = 2 * params + optimizer
             flops = training_flops(chosen, batch, sequence, laid.shape)["per_device"]
             seconds = max(
                 flops / chip.flops,
                 (params + optimizer + kept) / chip.bandwidth,
                 sent / (2 * len(chip.pod) * chip.link),
             )
-            likely = held + step_bytes(chosen, tokens, laid.shape, "tpu") + PADDING * kept
+            likely = resident + step_bytes(chosen, tokens, laid.shape, "tpu") + PADDING * kept
             named = kept if remat != "none" else 0.7 * kept  # fusions keep less than JAX does
-            bounded.append(Candidate(chosen, mesh, held + named, likely, seconds))
+            bounded.append(Candidate(chosen, mesh, resident + named, likely, seconds))
     return bounded
 
 

@@ -49,10 +49,10 @@ def plan_serving(
         )
     report(f"compiling {describe(laid)} for {topology}")
     params, state, lowered = _lower(config, laid, slots)
-    held = {"parameters": held_bytes(params), "state": held_bytes(state)}
+    resident = {"parameters": held_bytes(params), "state": held_bytes(state)}
     flops = slots * flops_per_token(config)["forward"]
     counts = {"model": flops, "per_device": flops / laid.size}
-    plan = assess(topology, laid, lowered, held, counts, slots, None)
+    plan = assess(topology, laid, lowered, resident, counts, slots, None)
     return {"slots": slots, "remat": None, **plan}
 
 

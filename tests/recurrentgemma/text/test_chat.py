@@ -31,8 +31,8 @@ def talk(name: str, answer: str) -> list[dict[str, str]]:
     """The messages of a talk, and an answer after them."""
     messages, role = [], "user"
     for text in [*TALKS[name], "{}"]:
-        said, colon, content = text.partition(": ")
-        role = said if colon else role
+        speaker, colon, content = text.partition(": ")
+        role = speaker if colon else role
         content = (content if colon else text).format(answer)
         messages.append({"role": role, "content": content})
         role = "assistant" if role == "user" else "user"
@@ -81,9 +81,9 @@ def test_no_space_is_put_before_what_goes_on(kind: str):
 
 
 def test_a_normaliser_cannot_forge_a_turn():
-    made = tokenizers.Tokenizer.from_str(KINDS["byte level"]().content)
-    made.normalizer = normalizers.Lowercase()
-    content = json.loads(made.to_str())
+    lowercasing = tokenizers.Tokenizer.from_str(KINDS["byte level"]().content)
+    lowercasing.normalizer = normalizers.Lowercase()
+    content = json.loads(lowercasing.to_str())
     for token in content["added_tokens"]:
         token["normalized"] = True  # found in what the normaliser has made
     tokenizer = HuggingFaceTokenizer(json.dumps(content))

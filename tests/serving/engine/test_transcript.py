@@ -68,11 +68,11 @@ def test_what_might_have_been_a_stop_string_is_given_at_the_end():
     scored=st.booleans(),
 )
 def test_blocks_change_nothing(ids, cuts, stop, scored):
-    blocks, rest = [], ids
+    blocks, later = [], ids
     for cut in cuts:
-        blocks.append(rest[:cut])
-        rest = rest[cut:]
-    blocks.append(rest)
+        blocks.append(later[:cut])
+        later = later[cut:]
+    blocks.append(later)
     transcripts = [Transcript(BYTES, (65,), stop=stop, token_by_token=scored) for _ in range(2)]
     pieces, released, taken = drain(transcripts[0], blocks)
     whole, released_at_once, taken_at_once = drain(transcripts[1], [ids])

@@ -161,9 +161,9 @@ def test_closing_ends_what_runs(url, fake_engine, engine_thread, wait_until):
         lines = answer.iter_lines()
         next(lines)
         assert engine_thread.close(timeout_s=10)
-        rest = [line for line in lines if line]
-    assert "the server is shutting down" in rest[-1]
-    assert "[DONE]" not in rest[-1]
+        events = [line for line in lines if line]
+    assert "the server is shutting down" in events[-1]
+    assert "[DONE]" not in events[-1]
 
 
 def test_the_real_client(url):
