@@ -76,8 +76,8 @@ def _likelihoods(x_MD, parts_NVP, targets_M, soft_cap) -> tuple[jax.Array, jax.A
         sum_M = sum_M * jnp.exp(top_M - new_top_M)
         sum_M += jnp.sum(jnp.exp(logits_MV - new_top_M[:, None]), 1)
         row_M, here_M = _local(targets_M, index, count, rows)
-        found_M = jnp.take_along_axis(logits_MV, row_M[:, None], 1)[:, 0]
-        return (new_top_M, sum_M, target_M + jnp.where(here_M, found_M, 0)), None
+        logit_M = jnp.take_along_axis(logits_MV, row_M[:, None], 1)[:, 0]
+        return (new_top_M, sum_M, target_M + jnp.where(here_M, logit_M, 0)), None
 
     zero_M = jnp.zeros(x_MD.shape[:1], jnp.float32)
     start = (zero_M - jnp.inf, zero_M, zero_M)

@@ -38,14 +38,17 @@ def placed(step: int) -> dict[str, jax.Array]:
 
 def resume(checkpoints: store.Checkpoints) -> int:
     """The newest step; every bit of it must be what was saved."""
-    found = checkpoints.restore(params_like=placed(0), opt_state_like=placed(0))
-    if found is None:
+    restored = checkpoints.restore(params_like=placed(0), opt_state_like=placed(0))
+    if restored is None:
         return 0
-    assert found.data_state == {"next": found.step}
-    for got, step in ((found.params, found.step), (found.opt_state, found.step + 10**6)):
+    assert restored.data_state == {"next": restored.step}
+    for got, step in (
+        (restored.params, restored.step),
+        (restored.opt_state, restored.step + 10**6),
+    ):
         for name, array in state(step).items():
-            assert np.asarray(got[name]).tobytes() == array.tobytes(), (found.step, name)
-    return found.step
+            assert np.asarray(got[name]).tobytes() == array.tobytes(), (restored.step, name)
+    return restored.step
 
 
 def save(checkpoints: store.Checkpoints, step: int) -> None:
@@ -96,7 +99,7 @@ def look(run_dir: Path, pipe: int) -> None:
         checkpoints.wait()
         assert resume(checkpoints) == step + 1
         names = {path.name for path in (run_dir / "checkpoints").iterdir()}
-        assert names == {str(each) for each in checkpoints.steps()}, names
+        assert names == {str(step) for step in checkpoints.steps()}, names
 
 
 def forked(function: Any, *arguments: Any) -> tuple[int, list[int]]:
@@ -125,9 +128,9 @@ def main(run_dir: Path, count: int) -> None:
         part = (i + 1) / count
         died, whole = forked(train, run_dir, None if i % 2 else int(part * 80), part * 0.4)
         left = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
-        status, found = forked(look, run_dir)
+        status, step = forked(look, run_dir)
         record = {"died": died, "whole": whole[-1] if whole else None, "left": left}
-        print(json.dumps(record | {"status": status, "found": found}), flush=True)
+        print(json.dumps(record | {"status": status, "restored": step}), flush=True)
 
 
 if __name__ == "__main__":

@@ -21,38 +21,38 @@ LAYER = "blocks.0/mlp_block/ffw_up"
 
 
 def test_what_peft_reads(tmp_path: Path):
-    made = small_adapters("google/recurrentgemma-2b")
-    adapters.write(tmp_path / "peft", made)
-    said = json.loads((tmp_path / "peft/adapter_config.json").read_text())
-    assert (said["peft_type"], said["task_type"]) == ("LORA", "CAUSAL_LM")
-    assert (said["r"], said["lora_alpha"], said["bias"]) == (2, 3, "none")
-    assert said["base_model_name_or_path"] == "google/recurrentgemma-2b"
-    assert "model.layers.0.temporal_block.linear_x" in said["target_modules"]
-    assert len(said["target_modules"]) == len(made.pairs)
+    lora = small_adapters("google/recurrentgemma-2b")
+    adapters.write(tmp_path / "peft", lora)
+    config_json = json.loads((tmp_path / "peft/adapter_config.json").read_text())
+    assert (config_json["peft_type"], config_json["task_type"]) == ("LORA", "CAUSAL_LM")
+    assert (config_json["r"], config_json["lora_alpha"], config_json["bias"]) == (2, 3, "none")
+    assert config_json["base_model_name_or_path"] == "google/recurrentgemma-2b"
+    assert "model.layers.0.temporal_block.linear_x" in config_json["target_modules"]
+    assert len(config_json["target_modules"]) == len(lora.pairs)
     tensors = load_file(tmp_path / "peft/adapter_model.safetensors")
-    assert len(tensors) == 2 * len(made.pairs)
-    a, b = made.pairs[LAYER]
+    assert len(tensors) == 2 * len(lora.pairs)
+    a, b = lora.pairs[LAYER]
     name = "base_model.model.model.layers.0.mlp_block.up_proj"
     np.testing.assert_array_equal(tensors[f"{name}.lora_A.weight"], a.T)
     np.testing.assert_array_equal(tensors[f"{name}.lora_B.weight"], b.T)
     again = adapters.read(tmp_path / "peft")
-    assert (again.rank, again.alpha, again.base) == (2, 3.0, made.base)
-    assert again.flat().keys() == made.flat().keys()
+    assert (again.rank, again.alpha, again.base) == (2, 3.0, lora.base)
+    assert again.flat().keys() == lora.flat().keys()
     for key, value in again.flat().items():
-        np.testing.assert_array_equal(value, made.flat()[key])
+        np.testing.assert_array_equal(value, lora.flat()[key])
 
 
 @pytest.mark.parametrize("fmt", ["griffin", "huggingface", "deepmind-flax"])
 def test_merged_into_a_base_of_any_format(base: Path, tmp_path: Path, fmt):
     convert(base, tmp_path / "other", fmt)
-    made = small_adapters(str(tmp_path / "other"))
-    adapters.write(tmp_path / "peft", made)
+    lora = small_adapters(str(tmp_path / "other"))
+    adapters.write(tmp_path / "peft", lora)
     convert(tmp_path / "other", tmp_path / "out", "huggingface", adapters=tmp_path / "peft")
     got = flat_params(load_checkpoint(tmp_path / "out")[0])
     for name, weight in random_params(CONFIG).items():
         want = weight
         if name.endswith("/weight"):
-            a, b = made.pairs[name.removesuffix("/weight")]
+            a, b = lora.pairs[name.removesuffix("/weight")]
             want = weight + 1.5 * (a.astype(np.float64) @ b).T
         np.testing.assert_allclose(got[name], want, rtol=2e-6, atol=2e-6)
     opened = flat_params(load_checkpoint(tmp_path / "peft")[0])  # it says where its base is
@@ -69,16 +69,16 @@ def test_weights_are_rounded_once(base: Path, tmp_path: Path):
 
 
 def test_a_run_that_trained_adapters_is_opened_like_any_other(base: Path, tmp_path: Path):
-    made = small_adapters(str(base))
+    lora = small_adapters(str(base))
     train = {"init_from": str(base), "lora": {"rank": 2, "alpha": 3.0, "layers": ".*"}}
     store.write_run_config(tmp_path / "run", CONFIG, train)
-    store.save(tmp_path / "run", 7, made.flat())
-    adapters.write(tmp_path / "peft", made)
+    store.save(tmp_path / "run", 7, lora.flat())
+    adapters.write(tmp_path / "peft", lora)
     got = flat_params(load_checkpoint(tmp_path / "run")[0])
     for name, value in flat_params(load_checkpoint(tmp_path / "peft")[0]).items():
         np.testing.assert_array_equal(value, got[name])
-    found, config = open_adapters(tmp_path / "run/checkpoints/7")
-    assert (found.rank, config) == (2, CONFIG)
+    read, config = open_adapters(tmp_path / "run/checkpoints/7")
+    assert (read.rank, config) == (2, CONFIG)
     base.rename(tmp_path / "moved")
     with pytest.raises(ValueError, match=r"base'?, is not here; .*`griffin merge BASE .*run OUT`"):
         load_checkpoint(tmp_path / "run")
@@ -95,8 +95,8 @@ def test_a_run_that_does_not_say_its_base(tmp_path: Path):
 
 
 def test_adapters_of_another_model(base: Path, tmp_path: Path):
-    made = small_adapters(str(base))
-    pair = made.pairs[LAYER]
+    lora = small_adapters(str(base))
+    pair = lora.pairs[LAYER]
     for layer, wrong, message in (
         ("blocks.99/mlp_block/ffw_up", pair, "'blocks.99/mlp_block/ffw_up' .* is not a layer of"),
         (LAYER, (pair[0][:5], pair[1]), r"5\] is \["),
@@ -111,10 +111,10 @@ def test_what_is_not_a_plain_lora(base: Path, tmp_path: Path):
     folder = tmp_path / "peft"
     adapters.write(folder, small_adapters(str(base)))
     file = folder / "adapter_config.json"
-    said = json.loads(file.read_text())
+    config_json = json.loads(file.read_text())
 
     def refused(message: str, **changed: object) -> None:
-        file.write_text(json.dumps(said | changed))
+        file.write_text(json.dumps(config_json | changed))
         with pytest.raises(ValueError, match=message):
             adapters.read(folder)
 
@@ -126,7 +126,7 @@ def test_what_is_not_a_plain_lora(base: Path, tmp_path: Path):
     )
     refused("expected numbers as r and lora_alpha", r=None)
     refused("r=5 in adapter_config.json, 2 in adapter_model", r=5)
-    file.write_text(json.dumps(said))
+    file.write_text(json.dumps(config_json))
     with pytest.raises(ValueError, match="exists already"):
         adapters.write(folder, small_adapters(str(base)))
     weights = folder / "adapter_model.safetensors"

@@ -33,11 +33,11 @@ def test_transformers_gets_the_tokenizers_ids(tmp_path, ours):
 def test_a_pt_name_is_a_file_any_other_a_folder(tmp_path, ours):
     pytest.importorskip("torch", reason="DeepMind's .pt files need torch")
     convert(ours, tmp_path / "a" / "m.pt", "deepmind-torch")
-    found = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert found == ["byte_tokenizer.json", "m.json", "m.pt"]
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == ["byte_tokenizer.json", "m.json", "m.pt"]
     convert(ours, tmp_path / "m", "deepmind-torch")
-    found = sorted(path.name for path in (tmp_path / "m").iterdir())
-    assert found == ["byte_tokenizer.json", "m.json", "m.pt"]
+    names = sorted(path.name for path in (tmp_path / "m").iterdir())
+    assert names == ["byte_tokenizer.json", "m.json", "m.pt"]
     for path in (tmp_path / "a" / "m.pt", tmp_path / "m", tmp_path / "m" / "m.pt"):
         _, config, tokenizer = load_checkpoint(path)
         assert config == OURS

@@ -34,16 +34,16 @@ def state(step: int) -> tuple[dict[str, jax.Array], dict[str, jax.Array], dict]:
 LIKE = state(0)[1]
 
 
-def assert_is(found: store.Restored | None, step: int) -> None:
+def assert_is(restored: store.Restored | None, step: int) -> None:
     """Every bit that was saved at that step."""
-    assert found is not None
-    assert found.step == step
+    assert restored is not None
+    assert restored.step == step
     params, opt_state, data_state = state(step)
-    for got, expected in ((found.params, params), (found.opt_state, opt_state)):
+    for got, expected in ((restored.params, params), (restored.opt_state, opt_state)):
         assert got.keys() == expected.keys()
         for name, array in expected.items():
             assert np.asarray(got[name]).tobytes() == np.asarray(array).tobytes(), name
-    assert found.data_state == data_state
+    assert restored.data_state == data_state
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +157,8 @@ def test_a_flipped_bit_anywhere_never_gives_other_values(run_dir: Path):
         before = file.read_bytes()
         flip(file, int(random.integers(len(before))), int(random.integers(8)))
         reported: list[str] = []
-        found = store.restore(run_dir, opt_state_like=LIKE, report=reported.append)
-        assert_is(found, 10 if reported else 20)
+        restored = store.restore(run_dir, opt_state_like=LIKE, report=reported.append)
+        assert_is(restored, 10 if reported else 20)
         noticed += len(reported)
         file.write_bytes(before)
     assert noticed > 2 * len(files)  # the others have a copy, or only tell of the devices
@@ -213,12 +213,12 @@ def test_a_model_of_an_older_step_is_said_to_be_one(run_dir: Path, capsys):
         checkpoints.save(30, params)
         checkpoints.save(40, {name: array + 1 for name, array in params.items()})
     cut(run_dir / "checkpoints" / "40" / "config" / "metadata", 5)
-    found = flat_params(load_checkpoint(run_dir)[0])
+    loaded = flat_params(load_checkpoint(run_dir)[0])
     for name, array in params.items():
-        np.testing.assert_array_equal(found[name], array)
-    said = capsys.readouterr()
-    assert said.err.startswith("step 40 is damaged, the one before it is used (")
-    assert said.out == ""
+        np.testing.assert_array_equal(loaded[name], array)
+    output = capsys.readouterr()
+    assert output.err.startswith("step 40 is damaged, the one before it is used (")
+    assert output.out == ""
 
 
 def test_what_another_model_wants_is_no_damage(run_dir: Path):

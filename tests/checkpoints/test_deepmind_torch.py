@@ -20,10 +20,10 @@ def test_a_pt_file_without_torch(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     imports = builtins.__import__
 
-    def without(name, *rest):
+    def without(name, *others):
         if name == "torch":
             raise ImportError(name)
-        return imports(name, *rest)
+        return imports(name, *others)
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"need PyTorch.*pip install torch==2"):

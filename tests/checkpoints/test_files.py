@@ -20,11 +20,11 @@ def test_a_file_that_is_not_finished_leaves_the_one_before(tmp_path: Path):
 
     with pytest.raises(OSError, match="no space"), new_file(path) as unfinished:
         write_half(unfinished)
-    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("file", "before")]
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "before")]
     with new_file(path) as unfinished:
         unfinished.write_text("after")
         assert path.read_text() == "before"
-    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("file", "after")]
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "after")]
 
 
 def test_a_second_program_is_refused_until_the_first_has_ended(tmp_path: Path):

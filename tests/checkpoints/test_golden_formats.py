@@ -93,7 +93,7 @@ def assert_golden_gradients(model: Griffin, inputs: dict[str, np.ndarray]) -> No
             assert error < 1e-5, f"{name} {key}: relative error {error:.1e}"
 
 
-def test_open_source_reads_nothing_yet(golden, tmp_path):
+def test_opening_reads_nothing_yet(golden, tmp_path):
     config, params = golden
     store.write(tmp_path / "ours", dict(params), config)
     checkpoint = open_checkpoint(tmp_path / "ours")

@@ -67,9 +67,9 @@ def test_killed_while_saving(tmp_path: Path, count: int):
     for record in records:
         assert record["died"] in (-9, -14), record
         assert record["status"] == 0, record
-        (found,) = record["found"]
-        assert found >= record["whole"] >= before, record
-        before = found + 1
+        (step,) = record["restored"]
+        assert step >= record["whole"] >= before, record
+        before = step + 1
     torn = [name for record in records for name in record["left"] if "tmp" in name]
     assert len(torn) > count / 3  # they do die in the middle of a save
 

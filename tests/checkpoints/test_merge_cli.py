@@ -28,8 +28,8 @@ def test_the_base_that_the_adapters_name(base: Path, tmp_path: Path, capsys, nam
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     paths = {"BASE": str(base), "ELSEWHERE": str(elsewhere)}
-    made = small_adapters(paths.get(str(named), str(named)))
-    adapters.write(tmp_path / "peft", made)
+    lora = small_adapters(paths.get(str(named), str(named)))
+    adapters.write(tmp_path / "peft", lora)
     assert main([str(base), str(tmp_path / "peft"), str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert ("has the same weights is taken on trust" in out) == trusted
@@ -38,7 +38,7 @@ def test_the_base_that_the_adapters_name(base: Path, tmp_path: Path, capsys, nam
     if named:
         return
     merged = flat_params(load_checkpoint(tmp_path / "out")[0])
-    layer, (a, b) = next(iter(made.pairs.items()))
+    layer, (a, b) = next(iter(lora.pairs.items()))
     want = random_params(small_config())[f"{layer}/weight"] + 1.5 * (a @ b).T
     np.testing.assert_allclose(merged[f"{layer}/weight"], want, rtol=1e-5, atol=1e-5)
 

@@ -81,12 +81,12 @@ def test_two_processes_and_one(tmp_path: Path):
     assert names == {"1", "2", "3", "3.damaged", "4.orbax-checkpoint-tmp"}
     assert store.all_steps(run_dir) == [1, 2, 3]
     with store.Checkpoints(run_dir) as checkpoints:
-        found = checkpoints.restore(params_like=tree["params"], opt_state_like=tree["opt_state"])
-    assert found is not None
-    assert found.step == 3
-    assert_same(found, 3)
-    for found_array, like in zip(
-        jax.tree.leaves(found.opt_state), jax.tree.leaves(tree["opt_state"]), strict=True
+        restored = checkpoints.restore(params_like=tree["params"], opt_state_like=tree["opt_state"])
+    assert restored is not None
+    assert restored.step == 3
+    assert_same(restored, 3)
+    for array, like in zip(
+        jax.tree.leaves(restored.opt_state), jax.tree.leaves(tree["opt_state"]), strict=True
     ):
-        assert found_array.sharding == like.sharding
+        assert array.sharding == like.sharding
     assert not (run_dir / "checkpoints" / "4.orbax-checkpoint-tmp").exists()

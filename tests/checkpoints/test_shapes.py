@@ -10,8 +10,8 @@ import pytest
 from checkpoints import orbax_tree
 from checkpoints.load import load_checkpoint
 from checkpoints.names import Format
-from checkpoints.shapes import file_shapes, resolve_config
 from checkpoints.open_checkpoint import OpenCheckpoint, StoredTensor, write_names
+from checkpoints.shapes import file_shapes, resolve_config
 from recurrentgemma.presets import PRESETS, griffin_7b, recurrentgemma_2b, recurrentgemma_9b
 from tests.checkpoints.conftest import random_params, small_config
 
@@ -34,9 +34,9 @@ def test_a_presets_shapes_give_the_preset(name, fmt):
 
 def test_deepminds_griffin_7b_has_32_gate_blocks_and_gets_the_papers_values():
     theirs = dataclasses.replace(griffin_7b(), num_gate_blocks=32)
-    found = resolve_config(shapes_only(theirs, dtype="float32"), None, None)
-    assert found == theirs
-    assert (found.attention_window, found.logits_soft_cap, found.scale_embeddings) == (
+    config = resolve_config(shapes_only(theirs, dtype="float32"), None, None)
+    assert config == theirs
+    assert (config.attention_window, config.logits_soft_cap, config.scale_embeddings) == (
         1024,
         None,
         False,

@@ -60,14 +60,14 @@ def test_resuming_is_exact(run, params, tx):
         params, opt_state = step(tx, params, opt_state)
     store.save(run, 3, params, opt_state=opt_state, data_state={"file": 2, "at": [5, 7]})
     like = jax.eval_shape(tx.init, params)
-    found = store.restore(run, params_like=params, opt_state_like=like)
-    assert found.step == 3
-    assert found.data_state == {"file": 2, "at": [5, 7]}
-    assert jax.tree.structure(found.opt_state) == jax.tree.structure(opt_state)
-    assert_same_bits(found.params, params)
+    restored = store.restore(run, params_like=params, opt_state_like=like)
+    assert restored.step == 3
+    assert restored.data_state == {"file": 2, "at": [5, 7]}
+    assert jax.tree.structure(restored.opt_state) == jax.tree.structure(opt_state)
+    assert_same_bits(restored.params, params)
     for _ in range(3):
         params, opt_state = step(tx, params, opt_state)
-    again, state = found.params, found.opt_state
+    again, state = restored.params, restored.opt_state
     for _ in range(3):
         again, state = step(tx, again, state)
     assert_same_bits(again, params)
@@ -142,9 +142,9 @@ def test_an_old_step_loads(run, params, tx):
     for item in ("config", "metrics", "checksums"):
         shutil.rmtree(run / "checkpoints" / "1" / item)
     assert load_checkpoint(run)[1] == CONFIG
-    found = store.restore(run, opt_state_like=tx.init(params))
-    assert_same_bits(found.params, params)
-    assert found.data_state == {"next": 3}
+    restored = store.restore(run, opt_state_like=tx.init(params))
+    assert_same_bits(restored.params, params)
+    assert restored.data_state == {"next": 3}
     (run / "config.json").unlink()
     with pytest.raises(ValueError, match=r"config\.json: missing"):
         open_checkpoint(run)
@@ -200,9 +200,9 @@ def test_restored_onto_a_mesh(run, params):
         key: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding[key])
         for key, array in params.items()
     }
-    found = store.restore(run, params_like=like)
-    assert found.params[name].sharding == sharding[name]
-    assert len(found.params[name].addressable_shards) == 8
-    assert_same_bits(found.params, params)
-    store.save(run, 2, found.params)
+    restored = store.restore(run, params_like=like)
+    assert restored.params[name].sharding == sharding[name]
+    assert len(restored.params[name].addressable_shards) == 8
+    assert_same_bits(restored.params, params)
+    store.save(run, 2, restored.params)
     assert_same_bits(store.restore(run).params, params)

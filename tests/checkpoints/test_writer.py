@@ -25,11 +25,11 @@ def params(step: int) -> dict[str, jax.Array]:
     return {"a/w": jnp.full((64, 8), float(step)), "b": jnp.arange(5.0) + step}
 
 
-def assert_is(found: store.Restored | None, step: int) -> None:
-    assert found is not None
-    assert found.step == step
+def assert_is(restored: store.Restored | None, step: int) -> None:
+    assert restored is not None
+    assert restored.step == step
     for name, array in params(step).items():
-        np.testing.assert_array_equal(found.params[name], array)
+        np.testing.assert_array_equal(restored.params[name], array)
 
 
 @pytest.fixture
@@ -67,10 +67,10 @@ def test_training_goes_on_while_it_writes(run_dir: Path, held_up: threading.Even
         held_up.set()
         checkpoints.wait()
         assert store.all_steps(run_dir) == [1]
-        found = checkpoints.restore()
-    assert_is(found, 1)
-    assert found is not None
-    assert found.data_state == {"next": 2}
+        restored = checkpoints.restore()
+    assert_is(restored, 1)
+    assert restored is not None
+    assert restored.data_state == {"next": 2}
 
 
 def test_leaving_waits(run_dir: Path, held_up: threading.Event):
@@ -268,9 +268,9 @@ def test_what_json_cannot_hold_is_refused_at_once(run_dir: Path):
         with pytest.raises(TypeError, match="not JSON serializable"):
             checkpoints.save(1, params(1), data_state={"order": np.arange(3)})
         assert checkpoints.save(1, params(1), data_state={"order": (0, 1, 2)})
-        found = checkpoints.restore()
-        assert found is not None
-        assert found.data_state == {"order": [0, 1, 2]}
+        restored = checkpoints.restore()
+        assert restored is not None
+        assert restored.data_state == {"order": [0, 1, 2]}
 
 
 @pytest.mark.parametrize(
@@ -294,11 +294,11 @@ def test_dtypes_on_restore(run_dir: Path):
         checkpoints.save(1, exact, opt_state=moments)
     half = {"w": jax.ShapeDtypeStruct((999,), jnp.bfloat16)}
     wide = {"mu": jax.ShapeDtypeStruct((99,), jnp.float32), "count": jnp.int32(0)}
-    found = store.restore(run_dir, params_like=half, opt_state_like=wide)
-    np.testing.assert_array_equal(found.params["w"], exact["w"].astype(jnp.bfloat16))
-    assert found.params["w"].dtype == jnp.bfloat16
-    np.testing.assert_array_equal(found.opt_state["mu"], moments["mu"].astype(jnp.float32))
-    assert found.opt_state["count"] == 7
+    restored = store.restore(run_dir, params_like=half, opt_state_like=wide)
+    np.testing.assert_array_equal(restored.params["w"], exact["w"].astype(jnp.bfloat16))
+    assert restored.params["w"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(restored.opt_state["mu"], moments["mu"].astype(jnp.float32))
+    assert restored.opt_state["count"] == 7
     for wrong in ("float16", "int32"):
         narrow = wide | {"mu": jax.ShapeDtypeStruct((99,), jnp.dtype(wrong))}
         with pytest.raises(ValueError, match=f"'mu' is stored in bfloat16 and {wrong} does not"):

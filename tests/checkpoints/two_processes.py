@@ -45,14 +45,16 @@ def placed(tree: Any, mesh: Any) -> Any:
     )
 
 
-def assert_same(found: Any, step: int) -> None:
+def assert_same(restored: Any, step: int) -> None:
     """Every shard that this process holds has the bits of that step."""
     import numpy as np
 
     expected = values(step)
     pairs = [
-        *((array, expected["params"][name]) for name, array in found.params.items()),
-        *zip(jax.tree.leaves(found.opt_state), jax.tree.leaves(expected["opt_state"]), strict=True),
+        *((array, expected["params"][name]) for name, array in restored.params.items()),
+        *zip(
+            jax.tree.leaves(restored.opt_state), jax.tree.leaves(expected["opt_state"]), strict=True
+        ),
     ]
     for array, whole in pairs:
         for shard in array.addressable_shards:
@@ -86,18 +88,18 @@ def main(index: int, port: str, run_dir: Path) -> None:
         )
 
     checkpoints = store.Checkpoints(run_dir, keep=3, best="loss", report=say)
-    found = checkpoints.restore(**like(mixed))
-    assert found is not None
-    assert found.step == 1  # one process wrote it
-    assert_same(found, 1)
+    restored = checkpoints.restore(**like(mixed))
+    assert restored is not None
+    assert restored.step == 1  # one process wrote it
+    assert_same(restored, 1)
     save(2)
     save(3)
     checkpoints.wait()
     for mesh in (mixed, other):
-        found = checkpoints.restore(**like(mesh))
-        assert found is not None
-        assert found.step == 3
-        assert_same(found, 3)
+        restored = checkpoints.restore(**like(mesh))
+        assert restored is not None
+        assert restored.step == 3
+        assert_same(restored, 3)
     say("saved and restored")
 
     # The part of process 1 is damaged: neither uses the step.
@@ -106,10 +108,10 @@ def main(index: int, port: str, run_dir: Path) -> None:
         largest = max(folder.iterdir(), key=lambda file: file.stat().st_size)
         largest.write_bytes(largest.read_bytes()[:10_000])
     multihost_utils.sync_global_devices("damaged")
-    found = checkpoints.restore(**like(other))
-    assert found is not None
-    assert found.step == 2
-    assert_same(found, 2)
+    restored = checkpoints.restore(**like(other))
+    assert restored is not None
+    assert restored.step == 2
+    assert_same(restored, 2)
     assert checkpoints.steps() == [1, 2]
 
     # Process 1 alone cannot read it back: neither counts the step.

@@ -47,8 +47,8 @@ def test_a_prefix_and_its_effect(reverse):
     prefix = functools.partial(tile.prefix, reverse=reverse)
     same(interpreted(prefix, x, a, h, like=[x, h]), (want, state[None]))
     effect = functools.partial(tile.effect, reverse=reverse)
-    total, added = interpreted(effect, x, a, jnp.ones_like(h), 0 * h, like=[h, h])
-    same(total * h + added, state[None])
+    product, added = interpreted(effect, x, a, jnp.ones_like(h), 0 * h, like=[h, h])
+    same(product * h + added, state[None])
 
 
 @pytest.mark.parametrize("reverse", [False, True])

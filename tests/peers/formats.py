@@ -140,11 +140,11 @@ def deepmind_flax_logits(model, theirs, tokens, logits):
     for folder in ("deepmind-flax", "kaggle"):
         restored = orbax.checkpoint.PyTreeCheckpointer().restore(model / folder)
         params = restored["params"] if folder == "deepmind-flax" else restored
-        found = recurrentgemma.GriffinConfig.from_flax_params_or_variables(
+        inferred = recurrentgemma.GriffinConfig.from_flax_params_or_variables(
             restored, embeddings_scale_by_sqrt_dim=True, attention_window_size=1, logits_soft_cap=1
         )
-        assert found.block_types == config.block_types
-        assert (found.width, found.lru_width) == (config.width, config.lru_width)
+        assert inferred.block_types == config.block_types
+        assert (inferred.width, inferred.lru_width) == (config.width, config.lru_width)
         griffin = recurrentgemma.Griffin(config, dtype=jnp.float32)
         where = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         got, _ = griffin.apply({"params": params}, jnp.asarray(tokens), where, return_cache=False)

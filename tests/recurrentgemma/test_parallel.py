@@ -46,8 +46,8 @@ def test_a_product_over_tensor_has_the_gradients_of_one_device():
     def gradients(x_MD, w_DE, v_ED):
         def loss(x_MD, w_DE, v_ED):
             w_DE, v_ED = (parallel.gather(w, None, w.dtype) for w in (w_DE, v_ED))
-            total = jnp.sum(jnp.square(product(x_MD, w_DE, v_ED)))
-            return parallel.all_reduce(total, "data")
+            squares = jnp.sum(jnp.square(product(x_MD, w_DE, v_ED)))
+            return parallel.all_reduce(squares, "data")
 
         return jax.value_and_grad(loss, (0, 1, 2))(x_MD, w_DE, v_ED)
 

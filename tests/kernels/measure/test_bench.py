@@ -60,12 +60,12 @@ def test_what_is_timed_by_default():
 
 def test_one_that_does_not_compile_does_not_stop_the_others(monkeypatch):
     def case(full, platform):
-        found = bench.linear_scan_case((2, 5, 3), "float32", platform)
+        one = bench.linear_scan_case((2, 5, 3), "float32", platform)
 
         def broken(x, a):
             raise ValueError("no such kernel\nhere")  # as a compiler says of what it cannot do
 
-        yield found._replace(functions={"broken": broken, **found.functions})
+        yield one._replace(functions={"broken": broken, **one.functions})
 
     monkeypatch.setattr(bench, "cases", case)
     monkeypatch.setattr(bench, "limits", lambda dtype, platform: (1e9, 1e9))

@@ -178,8 +178,8 @@ def test_linear_scan_sharded():
 def moves(program: tpu_compile.Program, least: int) -> list[str]:
     """Copies, transposes and conversions of arrays of that many bytes, on their own."""
     entry = program.text[program.text.index("ENTRY") :]
-    found = re.findall(r"= (\w+\[[^ ]*) (?:copy|transpose|convert)\(", entry)
-    return [array for array in found if tpu_compile.array_bytes(array) >= least]
+    arrays = re.findall(r"= (\w+\[[^ ]*) (?:copy|transpose|convert)\(", entry)
+    return [array for array in arrays if tpu_compile.array_bytes(array) >= least]
 
 
 def test_no_copy_of_a_stream_around_a_kernel():

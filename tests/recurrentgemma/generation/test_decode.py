@@ -81,8 +81,8 @@ def test_sampling_options_are_per_row(griffin):
     alone = [tokens_of(griffin, [prompt], max_tokens=20, **row)[0] for row in rows]
     assert len(set(map(tuple, alone))) == 4
     default = {"temperature": 0.0, "top_k": None, "top_p": 1.0, "seed": 0}
-    together = {name: [row.get(name, value) for row in rows] for name, value in default.items()}
-    assert tokens_of(griffin, [prompt] * 4, max_tokens=20, **together) == alone
+    columns = {name: [row.get(name, value) for row in rows] for name, value in default.items()}
+    assert tokens_of(griffin, [prompt] * 4, max_tokens=20, **columns) == alone
 
 
 def test_scanned_layers_generate_the_same(griffin):
@@ -97,8 +97,8 @@ def test_scanned_layers_generate_the_same(griffin):
 def test_bfloat16_in_a_batch_and_alone():
     half = lm_of("griffin", dtype="bfloat16", param_dtype="bfloat16")
     rows = prompts(3, 21, 4)
-    together = tokens_of(half, rows, max_tokens=10)
-    assert together == [tokens_of(half, [row], max_tokens=10)[0] for row in rows]
+    batched = tokens_of(half, rows, max_tokens=10)
+    assert batched == [tokens_of(half, [row], max_tokens=10)[0] for row in rows]
 
 
 def test_more_tokens_than_one_call_decodes(griffin):
@@ -106,24 +106,24 @@ def test_more_tokens_than_one_call_decodes(griffin):
     long = tokens_of(griffin, [prompt], max_tokens=CAPACITY + 20, **SAMPLED)[0]
     assert len(long) == CAPACITY + 20
     assert tokens_of(griffin, [prompt], max_tokens=CAPACITY, **SAMPLED)[0] == long[:CAPACITY]
-    rest = tokens_of(griffin, [prompt + long[:-20]], max_tokens=20)[0]
-    assert len(rest) == 20
+    later = tokens_of(griffin, [prompt + long[:-20]], max_tokens=20)[0]
+    assert len(later) == 20
 
 
 def compilations(call) -> int:
     """How many programs `call` makes XLA compile."""
-    found = []
+    calls = []
 
     def listen(event: str, duration_secs: float, **kwargs) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
-            found.append(kwargs)
+            calls.append(kwargs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         call()
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    return len(found)
+    return len(calls)
 
 
 def test_a_new_length_compiles_nothing_again():

@@ -89,8 +89,8 @@ def test_an_unfinished_character_ends_as_a_replacement_character():
 
 
 def test_a_prompt_that_ends_inside_a_character_is_completed():
-    first, *rest = "é!".encode()
-    assert "".join(pieces_of(ByteTokenizer(), rest, context=[65, first])) == "é!"
+    first, *others = "é!".encode()
+    assert "".join(pieces_of(ByteTokenizer(), others, context=[65, first])) == "é!"
 
 
 def test_the_work_of_a_push_does_not_grow_with_the_stream(tokenizer):
@@ -105,9 +105,9 @@ def test_the_work_of_a_push_does_not_grow_with_the_stream(tokenizer):
 def expected(text: str, stop: list[str]) -> str:
     """The shortest beginning of `text` that ends in a stop string, without the longest of those."""
     for end in range(len(text) + 1):
-        found = [s for s in stop if text[:end].endswith(s)]
-        if found:
-            return text[: end - max(map(len, found))]
+        complete = [s for s in stop if text[:end].endswith(s)]
+        if complete:
+            return text[: end - max(map(len, complete))]
     return text
 
 
@@ -123,13 +123,13 @@ def test_text_is_cut_before_the_first_stop_string(text, stop, cuts):
     for start, end in zip([0, *ends], ends, strict=False):
         out += scanner.push(text[start:end])
         certain = expected(text[:end], stop)
-        held = len(certain) - len(out)
+        unsent = len(certain) - len(out)
         assert certain.startswith(out)
-        if not scanner.found and held:  # all that is held back may be the start of a stop string
-            assert any(s.startswith(certain[-held:]) and len(s) > held for s in stop)
+        if unsent and not scanner.stopped:  # what is held back may be the start of a stop string
+            assert any(s.startswith(certain[-unsent:]) and len(s) > unsent for s in stop)
     out += scanner.finish()
     assert out == expected(text, stop)
-    assert scanner.found == any(re.search(re.escape(s), text) for s in stop)
+    assert scanner.stopped == any(re.search(re.escape(s), text) for s in stop)
 
 
 @pytest.mark.parametrize("stop", [[""], "text", [1]])

@@ -82,8 +82,8 @@ def test_every_target_of_every_source_comes_as_often(
     counts = taught(batches, sum(lengths) + 7)
     assert batches.epochs == (epochs, epochs)
     times = [set(counts[ids[1:]].tolist()) for ids in documents if len(ids) > 1]
-    assert all(len(counts) == 1 for counts in times)  # a document is learned whole
-    often = [counts.pop() for counts in times]
+    assert all(len(often_learned) == 1 for often_learned in times)  # a document is learned whole
+    often = [often_learned.pop() for often_learned in times]
     assert {int(epochs), -int(-epochs // 1)} >= set(often)
     assert sum(often) == max(round(epochs * len(often)), 1)
 

@@ -33,11 +33,11 @@ def test_batches_wait_for_whoever_wants_them_and_end_with_them():
     batches = Batches(mixture, batch_size=2, row_length=4, seed=0, threads=2, prefetch=3)
     assert not read  # nothing is read before it is asked for
     next(batches)
-    before = -1
-    while before != len(read):  # until it has made all that it makes ahead
-        before = len(read)
+    count = -1
+    while count != len(read):  # until it has made all that it makes ahead
+        count = len(read)
         time.sleep(0.3)
-    assert before <= 2 * (1 + 3 + 1 + 1)  # given, waiting, held by the thread, being made
+    assert count <= 2 * (1 + 3 + 1 + 1)  # given, waiting, held by the thread, being made
     assert {thread.name for thread in threads()} >= {"prefetch", "tokenise_0"}
     state = batches.state()
     assert state["batches"] == 1

@@ -73,8 +73,8 @@ def test_killed_and_called_again_is_the_same(
         assert time.monotonic() < deadline
         time.sleep(0.01)
     (out / ".tokens-00008-of-00009.array_record.1.tmp").write_bytes(b"half a shard")
-    made = subprocess.run([sys.executable, "-m", "griffin_lm", *argv], cwd=ROOT, check=True)
-    assert made.returncode == 0
+    done = subprocess.run([sys.executable, "-m", "griffin_lm", *argv], cwd=ROOT, check=True)
+    assert done.returncode == 0
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert files_of(out) == files_of(whole)
 
@@ -99,11 +99,12 @@ def test_stopped_at_the_very_end_and_called_again_is_the_same(
             tokenise([f"jsonl:{corpus}/a.jsonl"], str(corpus), out, **options)
     assert len(list(out.glob("*.array_record"))) == 9
     parts = {path: path.read_bytes() for path in out.glob("tokens-*.*.*")}
-    plan = (out / "plan.json").read_bytes()
+    manifest = (out / "plan.json").read_bytes()
     assert len(parts) == 18
     tokenise([f"jsonl:{corpus}/a.jsonl"], str(corpus), out, **options)
     assert files_of(out) == files_of(whole)
-    for path, content in {**parts, out / "plan.json": plan}.items():  # as if killed before cleaning
+    parts[out / "plan.json"] = manifest
+    for path, content in parts.items():  # as if killed before cleaning
         path.write_bytes(content)
     tokenise([f"jsonl:{corpus}/a.jsonl"], str(corpus), out, **options)
     assert files_of(out) == files_of(whole)
@@ -118,9 +119,9 @@ def test_a_full_disk_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     (tmp_path / "0.txt").write_text("ten green bottles")
     source = open_text_source(f"text:{tmp_path}/0.txt")
-    plan = {"dtype": "uint16", "shard_count": 1}
+    manifest = {"dtype": "uint16", "shard_count": 1}
     worker = shard_writer._Worker(
-        tmp_path, [source], [0, 1], ByteTokenizer(), plan, NoReports(), NoReports()
+        tmp_path, [source], [0, 1], ByteTokenizer(), manifest, NoReports(), NoReports()
     )
     monkeypatch.setattr(shard_writer, "_worker", worker, raising=False)
     monkeypatch.setattr(shard_writer, "ArrayRecordWriter", Full)
@@ -191,9 +192,9 @@ def test_a_shard_that_was_damaged_is_made_again(
     flipped.write_bytes(raw)
     tokenise([f"jsonl:{corpus}/a.jsonl"], str(corpus), out, **options)
     assert files_of(out) == files_of(whole)
-    said = capsys.readouterr().err
-    assert [f"{path} was damaged since" in said for path in (cut, flipped)] == [True, True]
-    assert said.count("it is made again") == 2
+    errors = capsys.readouterr().err
+    assert [f"{path} was damaged since" in errors for path in (cut, flipped)] == [True, True]
+    assert errors.count("it is made again") == 2
 
 
 def test_another_plan_in_the_same_directory_is_refused(corpus: Path, whole: Path, tmp_path: Path):

@@ -123,6 +123,6 @@ def test_a_piece_of_a_long_document_is_read_alone(long_documents: TokenShards, d
     ids = [258, *("0123456789" * 150)[:length].encode(), 257]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_shards, "RECORD", 10)
-        found = long_documents.read(number, start, stop).ids
-    assert found.dtype == np.int32
-    assert found.tolist() == ids[start:stop]
+        piece = long_documents.read(number, start, stop).ids
+    assert piece.dtype == np.int32
+    assert piece.tolist() == ids[start:stop]

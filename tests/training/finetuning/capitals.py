@@ -53,7 +53,7 @@ def arguments(base: Path, data: Path, run_dir: Path, **changes) -> FinetuneArgum
     return FinetuneArguments(**given | changes)
 
 
-def run(planned) -> float:
+def run(prepared) -> float:
     """On one device, where it compiles soonest; test_lora_mesh.py has the mesh. The last loss."""
-    assert train(planned.config, planned.run_dir, Launch(devices=1, tensorboard=False))
-    return read_metrics(planned.run_dir / METRICS)[-1]["loss"]
+    assert train(prepared.config, prepared.run_dir, Launch(devices=1, tensorboard=False))
+    return read_metrics(prepared.run_dir / METRICS)[-1]["loss"]

@@ -29,8 +29,8 @@ from training.configs import TrainConfig
 from training.data.batches import Batches
 from training.finetuning.finetune import chat_specs, memory
 from training.finetuning.finetune_arguments import FinetuneArguments, LoraArguments
-from training.finetuning.prepare import plan
 from training.finetuning.lora import LoraConfig, adapt, split
+from training.finetuning.prepare import prepare
 from training.run import open_start as start_of
 
 
@@ -45,17 +45,17 @@ def answers(path: Path) -> dict[str, str]:
 def test_full(base: Path, data: Path, tmp_path: Path, capsys):
     (tmp_path / "held_out.jsonl").write_bytes(data.read_bytes())
     changes = {"eval_data": (str(tmp_path / "held_out.jsonl"),), "save_every": 40}
-    planned = plan(arguments(base, data, tmp_path / "run", **changes))
-    assert planned.config.model.param_dtype == "float32"
-    assert run(planned) < 0.05
+    prepared = prepare(arguments(base, data, tmp_path / "run", **changes))
+    assert prepared.config.model.param_dtype == "float32"
+    assert run(prepared) < 0.05
     assert answers(tmp_path / "run") == QUESTIONS
-    said = capsys.readouterr().out
-    bits = float(said.rsplit("held-out text: ", 1)[1].split()[0])
+    output = capsys.readouterr().out
+    bits = float(output.rsplit("held-out text: ", 1)[1].split()[0])
     assert 0 < bits < 0.2
-    run(planned)  # it is trained: nothing is left to do
+    run(prepared)  # it is trained: nothing is left to do
     assert "is trained" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"another config .*learning_rate: 0\.01 -> 0\.02"):
-        run(plan(arguments(base, data, tmp_path / "run", learning_rate=2e-2, **changes)))
+        run(prepare(arguments(base, data, tmp_path / "run", learning_rate=2e-2, **changes)))
 
 
 def low_rank(base: Path, data: Path, run_dir: Path) -> FinetuneArguments:
@@ -66,7 +66,7 @@ def low_rank(base: Path, data: Path, run_dir: Path) -> FinetuneArguments:
 @pytest.fixture(scope="module")
 def by_lora(base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("lora") / "run"
-    run(plan(low_rank(base, data, run_dir)))
+    run(prepare(low_rank(base, data, run_dir)))
     return run_dir
 
 
@@ -92,8 +92,8 @@ def test_lora_and_its_merged_export(base: Path, by_lora: Path, tmp_path: Path, c
             np.testing.assert_array_equal(value, whole[name], err_msg=f"{other} {name}")
     changed = {name for name in whole if not np.array_equal(whole[name], before[name])}
     assert changed == {name for name in whole if name.endswith("/weight")}
-    said = json.loads((tmp_path / "hf/config.json").read_text())
-    assert said["model_type"] == "recurrent_gemma"
+    config_json = json.loads((tmp_path / "hf/config.json").read_text())
+    assert config_json["model_type"] == "recurrent_gemma"
 
     # And it is the model that was trained.
     flat = jax.tree.map(jnp.asarray, adapters.read(run_dir / "adapter").flat())
@@ -112,7 +112,7 @@ def test_adapters_that_were_not_written_are_and_their_base_stays(
     shutil.copytree(by_lora, run_dir)
     shutil.rmtree(run_dir / "adapter")
     again = low_rank(base, data, run_dir)
-    run(plan(again))
+    run(prepare(again))
     assert (run_dir / "adapter/adapter_config.json").read_bytes() == (
         by_lora / "adapter/adapter_config.json"
     ).read_bytes()
@@ -123,18 +123,18 @@ def test_adapters_that_were_not_written_are_and_their_base_stays(
     store.write_run_config(tmp_path / "base", config, {})
     tokenizer.save(tmp_path / "base")
     store.save(tmp_path / "base", 3, params)
-    planned = plan(low_rank(tmp_path / "base", data, tmp_path / "other"))
-    assert planned.config.init_from == str(tmp_path / "base/checkpoints/3")
+    prepared = prepare(low_rank(tmp_path / "base", data, tmp_path / "other"))
+    assert prepared.config.init_from == str(tmp_path / "base/checkpoints/3")
     store.save(tmp_path / "base", 4, params)
-    source, _ = start_of(planned.config)
-    assert source.path.name == "3"
+    checkpoint, _ = start_of(prepared.config)
+    assert checkpoint.path.name == "3"
 
 
 def test_stopped_in_a_conversation_it_goes_on_bit_for_bit(
     base: Path, data: Path, by_lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Both conversations are longer than a row, so every batch goes on from the one before."""
-    planned = plan(low_rank(base, data, tmp_path / "run"))
+    prepared = prepare(low_rank(base, data, tmp_path / "run"))
     give, given = Batches.__next__, []
 
     def stop(self: Batches):
@@ -145,9 +145,9 @@ def test_stopped_in_a_conversation_it_goes_on_bit_for_bit(
 
     monkeypatch.setattr(Batches, "__next__", stop)
     with pytest.raises(KeyboardInterrupt):
-        run(planned)
+        run(prepared)
     assert store.latest_step(tmp_path / "run") == 15
-    run(planned)
+    run(prepared)
     whole = store.restore(by_lora).params
     for name, value in store.restore(tmp_path / "run").params.items():
         np.testing.assert_array_equal(value, whole[name])
@@ -171,10 +171,10 @@ def test_memory_is_what_is_held(small: TrainConfig):
     stored = dataclasses.replace(small.model, param_dtype="bfloat16")
     base = nnx.eval_shape(lambda: Griffin(stored, rngs=nnx.Rngs(0)))
     _, params, frozen = split(adapt(base, lora, seed=0))
-    found = memory(stored, lora)
-    assert found["parameters"] == size(params, frozen)
-    assert found["gradients"] == size(params)
-    assert found["bytes"] == size(frozen) + 4 * size(params)
+    counted = memory(stored, lora)
+    assert counted["parameters"] == size(params, frozen)
+    assert counted["gradients"] == size(params)
+    assert counted["bytes"] == size(frozen) + 4 * size(params)
     whole = nnx.eval_shape(lambda: Griffin(small.model, rngs=nnx.Rngs(0)))
     assert memory(small.model, None)["bytes"] == 4 * size(nnx.state(whole))
 

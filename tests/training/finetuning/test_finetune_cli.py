@@ -13,9 +13,9 @@ def test_the_command(base: Path, data: Path, tmp_path: Path, capsys):
     command += ["--lora.rank", "4", "--epochs", "4", "--sequence-length", "32", "--scan-layers"]
     command += ["--mesh.fsdp", "4", "--mesh.data", "2", "--log-every", "1"]
     assert griffin(command) == 0, capsys.readouterr().err
-    said = capsys.readouterr().out
-    assert "2 examples, 76 tokens, of which 11 (14%) are answers" in said
-    assert "2 are longer than a row of 32 tokens, 2 of them before their first answer" in said
-    assert "2 steps of 8 x 32 tokens" in said
-    assert "8 devices, data=2 x fsdp=4, in 1 processes" in said
+    output = capsys.readouterr().out
+    assert "2 examples, 76 tokens, of which 11 (14%) are answers" in output
+    assert "2 are longer than a row of 32 tokens, 2 of them before their first answer" in output
+    assert "2 steps of 8 x 32 tokens" in output
+    assert "8 devices, data=2 x fsdp=4, in 1 processes" in output
     assert load_checkpoint(tmp_path / "run")[1].num_layers == 2

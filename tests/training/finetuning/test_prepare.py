@@ -13,20 +13,20 @@ from recurrentgemma.params import flat_params
 from tests.training.finetuning.capitals import QUESTIONS, arguments, run
 from training.configs import TrainConfig
 from training.finetuning.finetune_arguments import FinetuneArguments, LoraArguments
-from training.finetuning.prepare import plan
 from training.finetuning.lora import LoraConfig
+from training.finetuning.prepare import prepare
 
 
 def test_defaults(base: Path, data: Path, tmp_path: Path):
-    made = FinetuneArguments(checkpoint=base, data=(str(data),), sequence_length=64)
-    full = plan(dataclasses.replace(made, epochs=1000.0))
+    asked = FinetuneArguments(checkpoint=base, data=(str(data),), sequence_length=64)
+    full = prepare(dataclasses.replace(asked, epochs=1000.0))
     assert full.config.optimizer.learning_rate == 1e-5
     assert full.config.optimizer.weight_decay == 0.0
     assert full.config.optimizer.warmup_steps == round(0.03 * full.config.steps)
     assert full.run_dir == Path("runs/hf-tuned")
     assert full.config.data.long_documents == "carry"
     assert full.config.model.dtype == "bfloat16"
-    low = plan(dataclasses.replace(made, lora=LoraArguments(rank=4)))
+    low = prepare(dataclasses.replace(asked, lora=LoraArguments(rank=4)))
     assert low.config.optimizer.learning_rate == 2e-4
     assert low.config.lora == LoraConfig(rank=4, alpha=8.0)
     assert low.config.steps == 1
@@ -38,7 +38,7 @@ def test_errors(base: Path, data: Path, tmp_path: Path, small: TrainConfig):
 
     def error(message: str, **changes: object) -> None:
         with pytest.raises(ValueError, match=message):
-            plan(dataclasses.replace(good, **changes))
+            prepare(dataclasses.replace(good, **changes))
 
     error("no such file or directory", checkpoint=tmp_path / "absent")
     error("no file matches", data=(str(tmp_path / "absent.jsonl"),))
@@ -60,13 +60,13 @@ def test_errors(base: Path, data: Path, tmp_path: Path, small: TrainConfig):
     bare = tmp_path / "bare"
     store.write(bare, dict(flat_params(Griffin(small.model, rngs=nnx.Rngs(0)))), small.model)
     error("no tokenizer lies beside this checkpoint.*--tokenizer", checkpoint=bare)
-    assert plan(
+    assert prepare(
         dataclasses.replace(good, checkpoint=bare, tokenizer=str(base))
     ).config.init_from == str(bare)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/file").write_text("")
     with pytest.raises(ValueError, match="exists and is not a run"):
-        run(plan(dataclasses.replace(good, run_dir=tmp_path / "other")))
+        run(prepare(dataclasses.replace(good, run_dir=tmp_path / "other")))
 
 
 def test_epochs_are_passes_but_for_a_run_that_counted_tokens(
@@ -74,18 +74,18 @@ def test_epochs_are_passes_but_for_a_run_that_counted_tokens(
 ):
     """Of four passes over two examples each of the 8 rows has one, longer than 32 tokens."""
     asked = arguments(base, data, tmp_path / "run", epochs=4.0)
-    planned = plan(asked)
-    assert planned.config.data.epochs == 4.0
-    assert planned.config.steps == 2
-    assert f"the longest, {data}:" in planned.summary
-    saved = planned.config.to_json()
+    prepared = prepare(asked)
+    assert prepared.config.data.epochs == 4.0
+    assert prepared.config.steps == 2
+    assert f"the longest, {data}:" in prepared.summary
+    saved = prepared.config.to_json()
     del saved["data"]["epochs"]  # as it was written before there was such an option
-    store.write_run_config(tmp_path / "run", planned.config.model, saved)
-    older = plan(dataclasses.replace(asked, epochs=200.0)).config
+    store.write_run_config(tmp_path / "run", prepared.config.model, saved)
+    older = prepare(dataclasses.replace(asked, epochs=200.0)).config
     assert older.data.epochs == 0
     pairs = sum(len(f"user\n{q}\nmodel\n{a}") + 4 for q, a in QUESTIONS.items())
     assert older.steps == -(-200 * pairs // (8 * 32))  # epochs times tokens, as it was
-    store.write_run_config(tmp_path / "run", planned.config.model, planned.config.to_json())
-    assert plan(asked).config == planned.config
+    store.write_run_config(tmp_path / "run", prepared.config.model, prepared.config.to_json())
+    assert prepare(asked).config == prepared.config
     with pytest.raises(ValueError, match=r"epochs=0\.0: expected a number above 0"):
-        plan(dataclasses.replace(asked, epochs=0.0))
+        prepare(dataclasses.replace(asked, epochs=0.0))

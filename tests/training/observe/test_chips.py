@@ -7,7 +7,7 @@ from training.observe.chips import peak_flops
 
 
 def test_peaks_are_those_of_the_chip_and_not_of_its_cousin():
-    found = {
+    peaks = {
         kind: peak_flops(SimpleNamespace(device_kind=kind))
         for kind in (
             "TPU v5 lite",
@@ -17,5 +17,5 @@ def test_peaks_are_those_of_the_chip_and_not_of_its_cousin():
             "NVIDIA H100 PCIe",
         )
     }
-    assert list(found.values()) == [197e12, 459e12, 459e12, 989e12, 756e12]
+    assert list(peaks.values()) == [197e12, 459e12, 459e12, 989e12, 756e12]
     assert peak_flops(SimpleNamespace(device_kind="abacus")) is None

@@ -12,11 +12,11 @@ from training.observe.profiling import FOLDER, WARM_UP, Trace
 @pytest.fixture
 def calls(monkeypatch) -> list[str]:
     """What is asked of JAX's profiler and of the device, in order."""
-    made: list[str] = []
-    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: made.append(f"to {folder}"))
-    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: made.append("stop"))
-    monkeypatch.setattr(jax, "block_until_ready", lambda result: made.append(f"wait {result}"))
-    return made
+    calls: list[str] = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: calls.append(f"to {folder}"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
+    monkeypatch.setattr(jax, "block_until_ready", lambda result: calls.append(f"wait {result}"))
+    return calls
 
 
 def test_it_records_so_many_steps_after_the_first(calls):
