@@ -87,9 +87,9 @@ def _decode_row(q_HK, k_1K, v_1K, ring_k_WK, ring_v_WK, visible_W) -> jax.Array:
     past_HW = jnp.where(visible_W[None], past_HW, MASKED)
     top_H1 = jnp.maximum(jnp.max(past_HW, -1, keepdims=True), own_H1)
     past_HW, own_H1 = jnp.exp(past_HW - top_H1), jnp.exp(own_H1 - top_H1)
-    total_H1 = jnp.sum(past_HW, -1, keepdims=True) + own_H1
+    sum_H1 = jnp.sum(past_HW, -1, keepdims=True) + own_H1
     out_HK = dot(past_HW.astype(q_HK.dtype), ring_v_WK) + own_H1 * v_1K.astype(jnp.float32)
-    return out_HK / total_H1
+    return out_HK / sum_H1
 
 
 def _by_slice(function, args: tuple[jax.Array, ...]) -> jax.Array:
