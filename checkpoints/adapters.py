@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from checkpoints.files import new_file
+from checkpoints.hub_names import without_revision
 from checkpoints.names import ROWS, fill_block, split_block
 from checkpoints.open_checkpoint import Damaged, OpenCheckpoint, StoredTensor, read_params
 from checkpoints.peft_json import CONFIG as CONFIG
@@ -99,7 +100,8 @@ def write(folder: str | Path, adapters: Adapters) -> None:
     with new_file(folder / WEIGHTS) as unfinished:
         save_file(tensors, unfinished, metadata={"format": "pt"})
     layers = [_huggingface(layer) for layer in adapters.pairs]
-    content = lora_json(adapters.rank, adapters.alpha, adapters.base, layers)
+    base, revision = without_revision(adapters.base)
+    content = lora_json(adapters.rank, adapters.alpha, base, layers) | {"revision": revision}
     with new_file(folder / CONFIG) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -125,6 +127,11 @@ def read(folder: str | Path) -> Adapters:
     if adapters.rank != rank:
         raise Damaged(f"{folder}: r={rank} in {CONFIG}, {adapters.rank} in {WEIGHTS}")
     return adapters
+
+
+def base_of(folder: Path) -> str:
+    """What the adapters in a directory of PEFT's belong to. Raises ValueError as `read`."""
+    return read_lora(folder / CONFIG)[2]
 
 
 def of_run(checkpoint: OpenCheckpoint, train: Mapping[str, Any]) -> Adapters:

@@ -62,14 +62,14 @@ def convert(
     params_wrapper: bool = True,
     adapters: str | Path | None = None,
 ) -> Report:
-    """Write the checkpoint at src, of any format, to dst in the format `to`.
+    """Write the checkpoint at src, of any format or by name, to dst in the format `to`.
 
     dst becomes a directory, or is an empty one that is filled; for deepmind-torch a name that ends
     in .pt becomes that file. With huggingface the tokenizer and the ids that end an answer become
     those of transformers (transformers_tokenizer.py).
     params_wrapper is for deepmind-flax: whether the tree has a `params` level, as DeepMind's
     save_parameters writes it, or none, as on Kaggle. adapters: low-rank adapters that are added to
-    the weights, of PEFT's or of a run.
+    the weights, of PEFT's (a name will do) or of a run.
 
     Raises:
       ValueError: dst exists and is not empty; src is damaged or contradicts its config; the format
@@ -77,7 +77,7 @@ def convert(
       ImportError: a .pt file, and torch is not installed.
     """
     started = time.perf_counter()
-    src, dst = Path(src), Path(dst)
+    dst = Path(dst)
     if to not in FORMATS:
         raise UserError(f"to={to!r}: expected one of {', '.join(FORMATS)}")
     is_file = to == "deepmind-torch" and dst.suffix == ".pt"

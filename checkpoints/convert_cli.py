@@ -14,7 +14,7 @@ from recurrentgemma.errors import UserError
 EXAMPLES = """Convert a checkpoint, of any format, to another format. Its tokenizer travels along.
 
 examples:
-  griffin convert recurrentgemma-2b my-2b --to griffin --dtype bfloat16
+  griffin convert google/recurrentgemma-2b my-2b --to griffin --dtype bfloat16
   griffin convert runs/demo demo-hf --to huggingface
   griffin convert runs/demo demo.pt --to deepmind-torch
   griffin convert their-orbax ours --to griffin --config their-config.json
@@ -23,8 +23,8 @@ examples:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvertArguments:
-    src: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
-    """A run, or a checkpoint of any format."""
+    src: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
+    """A run, a checkpoint of any format, or a model's name on a hub."""
     dst: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """Where to write: a directory, or for deepmind-torch also a name that ends in .pt."""
     to: Format

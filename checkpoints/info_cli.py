@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args
 
 import tyro
 
+from checkpoints.hub_names import hint, read_name
 from checkpoints.model_json import config_named
 from recurrentgemma.config import Dtype, GriffinConfig
 from recurrentgemma.counts import (
@@ -27,6 +28,7 @@ examples:
   griffin info
   griffin info recurrentgemma_2b
   griffin info runs/demo
+  griffin info google/recurrentgemma-9b-it                  from the hub, without its weights
   griffin info griffin_7b --sequence-length 8192 --json
 """
 
@@ -34,7 +36,8 @@ examples:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InfoArguments:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET_OR_PATH")] = ""
-    """A preset's name, a run, or a checkpoint of any format; by default all presets."""
+    """A preset's name, a run, a checkpoint of any format, or a model's name on a hub; by default
+    all presets."""
     sequence_length: int | None = None
     """Tokens of the documents that FLOPs are averaged over; by default the windows are full."""
     config: str | None = None
@@ -93,16 +96,14 @@ def _list_presets(arguments: InfoArguments) -> int:
 def _config(name: str, named: str | None) -> GriffinConfig:
     if name in PRESETS and named is None:
         return preset(name)
-    if not Path(name).exists():
+    if read_name(name) is None and not Path(name).exists():
         try:
             return preset(name)
         except UserError as error:
-            raise UserError(f"{name!r} is not a path either; {error}") from None
-    from checkpoints.load import open_checkpoint  # here: Orbax takes a second to import
-    from checkpoints.shapes import resolve_config
+            raise UserError(f"{name!r} is not a path either{hint(name)}; {error}") from None
+    from checkpoints.load import config_of  # here: Orbax takes a second to import
 
-    given = None if named is None else config_named(named)
-    return resolve_config(open_checkpoint(name), given, None)
+    return config_of(name, None if named is None else config_named(named))
 
 
 def _print_presets(facts: dict[str, dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a path to a model: which format it is, told by content, then parameters into a Griffin.
+"""From a path or a name to a model: which format it is, told by content, then its parameters into
+a Griffin. A name is one of a hub, whose files hub.py fetches.
 
 Only one tensor exists twice at any time: each goes to the device as it is read.
 """
@@ -9,7 +10,18 @@ from pathlib import Path
 
 import jax
 
-from checkpoints import adapters, deepmind_flax, deepmind_torch, huggingface, orbax_tree, store
+from checkpoints import (
+    adapters,
+    deepmind_flax,
+    deepmind_torch,
+    hub,
+    huggingface,
+    huggingface_json,
+    orbax_tree,
+    store,
+)
+from checkpoints.hub_names import hint, read_name
+from checkpoints.model_json import read_json, read_model_json
 from checkpoints.open_checkpoint import OpenCheckpoint, read_params
 from checkpoints.shapes import resolve_config
 from recurrentgemma.config import GriffinConfig
@@ -20,14 +32,19 @@ from recurrentgemma.text.tokenizer import Tokenizer, add_stops_of, find_tokenize
 
 EXPECTED = (
     "expected a run or checkpoint of griffin's, a DeepMind Orbax directory, a DeepMind .pt file, "
-    "a Hugging Face directory or safetensors file, or adapters of PEFT's"
+    "a Hugging Face directory or safetensors file, adapters of PEFT's, or a model's name, such as "
+    "google/recurrentgemma-2b-it"
 )
 
 
 def load_checkpoint(
-    path: str | Path, config: GriffinConfig | None = None, *, dtype: str | None = None
+    path: str | Path | OpenCheckpoint,
+    config: GriffinConfig | None = None,
+    *,
+    dtype: str | None = None,
 ) -> tuple[Griffin, GriffinConfig, Tokenizer | None]:
-    """The model, its config and its tokenizer (None where there is none), from any format.
+    """The model, its config and its tokenizer (None where there is none), from any format, at a
+    path, of a name, or open already.
 
     config must agree with what the checkpoint says of itself, but for the fields of
     shapes.MAY_DIFFER; DeepMind's formats need it unless their shapes match a preset. dtype
@@ -38,7 +55,7 @@ def load_checkpoint(
       ValueError: not a checkpoint, damaged, or its tensors contradict the config.
       ImportError: a .pt file, and torch is not installed.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = path if isinstance(path, OpenCheckpoint) else open_checkpoint(path)
     config = resolve_config(checkpoint, config, dtype)
     params = {
         name: jax.device_put(array) for name, array in read_params(checkpoint, config.param_dtype)
@@ -70,14 +87,15 @@ def open_checkpoint(path: str | Path) -> OpenCheckpoint:
     """Open a checkpoint of any format.
 
     Raises:
-      ValueError: there is nothing, or nothing that is a checkpoint, or it is damaged.
+      ValueError: there is nothing, or nothing that is a checkpoint, or it is damaged; or hub.py
+        cannot fetch it.
       ImportError: a .pt file, and torch is not installed.
     """
-    path = Path(path)
+    named, path = path, hub.local_path(path)
     if path.is_dir():
         return _open_directory(path)
     if not path.exists():
-        raise UserError(f"{path}: no such file or directory; {EXPECTED}")
+        raise UserError(f"{path}: no such file or directory{hint(named)}; {EXPECTED}")
     with path.open("rb") as file:
         start = file.read(9)
     if path.suffix == ".safetensors" or (len(start) == 9 and start[8:] == b"{"):
@@ -94,7 +112,7 @@ def open_adapters(path: str | Path) -> tuple[adapters.Adapters, GriffinConfig | 
     Raises:
       ValueError: it holds no adapters, or they are damaged.
     """
-    path = Path(path)
+    named, path = path, hub.local_path(path)
     if (path / adapters.CONFIG).is_file():
         return adapters.read(path), None
     if path.is_dir() and store.is_ours(path):
@@ -102,10 +120,46 @@ def open_adapters(path: str | Path) -> tuple[adapters.Adapters, GriffinConfig | 
         if adapters.are_adapters(checkpoint):
             _, train = store.read_run_config(checkpoint.folders[0])
             return adapters.of_run(checkpoint, train), checkpoint.config
+    problem = "holds no adapters" if path.exists() else f"no such file or directory{hint(named)}"
     raise UserError(
-        f"{path}: holds no adapters; expected a directory with {adapters.CONFIG}, or a run of "
-        f"`griffin finetune` with --lora"
+        f"{path}: {problem}; expected a directory, or a repository on Hugging Face's hub, with "
+        f"{adapters.CONFIG}, or a run of `griffin finetune` with --lora"
     )
+
+
+def config_of(named: str | Path, config: GriffinConfig | None = None) -> GriffinConfig:
+    """What model a checkpoint is, checked against its tensors as load_checkpoint does; where the
+    repository of a name says it itself, its weights are not downloaded and not looked at.
+
+    Raises:
+      ValueError: as load_checkpoint.
+    """
+    name = read_name(named)
+    if name is None or name.hub != "huggingface":
+        return resolve_config(open_checkpoint(named), config, None)
+    folder = hub.local_path(named, "small")
+    if (folder / adapters.CONFIG).is_file():
+        return config_of(adapters.base_of(folder), config)
+    path = folder / "config.json"
+    if config is not None or not path.is_file():
+        return resolve_config(open_checkpoint(named), config, None)
+    content = read_json(path)
+    if "model" in content and (ours := read_model_json(path)) is not None:
+        return ours
+    dtype = content.get("dtype", content.get("torch_dtype"))
+    return huggingface_json.config_from_json(path, "bfloat16" if dtype == "bfloat16" else "float32")
+
+
+def _open_base(path: Path, base: str) -> OpenCheckpoint:
+    elsewhere = f"say where it is: `griffin merge BASE {path} OUT`"
+    if read_name(base) is None and not Path(base).exists():
+        raise UserError(f"{path}: the base of its adapters, {base!r}, is not here; {elsewhere}")
+    try:
+        return open_checkpoint(base)
+    except UserError as error:
+        if read_name(base) is None:
+            raise
+        raise UserError(f"{path}: the base of its adapters: {error}; or {elsewhere}") from error
 
 
 def _refuse_anothers(
@@ -133,12 +187,7 @@ def _open_directory(path: Path) -> OpenCheckpoint:
         return ours
     if ours is not None or (path / adapters.CONFIG).is_file():
         pairs, config = open_adapters(path)
-        if not Path(pairs.base).exists():
-            raise UserError(
-                f"{path}: the base of its adapters, {pairs.base!r}, is not here; say where it is: "
-                f"`griffin merge BASE {path} OUT`"
-            )
-        return adapters.merged(open_checkpoint(pairs.base), pairs, config)
+        return adapters.merged(_open_base(path, pairs.base), pairs, config)
     if orbax_tree.is_tree(path):
         return deepmind_flax.open_checkpoint(path)
     if any(path.glob("*.safetensors")) or (path / huggingface.INDEX).is_file():

@@ -7,28 +7,29 @@ from typing import Annotated, Literal
 
 import tyro
 
+from checkpoints.hub_names import read_name, short_title
 from checkpoints.model_json import config_named
 from checkpoints.names import Format
 
 EXAMPLES = """Add low-rank adapters (LoRA) to the weights of their base: a plain checkpoint.
 
 BASE is a checkpoint of any format; ADAPTERS is a run of `griffin finetune --lora.rank N`, or a
-directory of Hugging Face PEFT's with adapter_config.json. Where a run's base is still where it was,
-`griffin convert RUN DST` does the same.
+directory of Hugging Face PEFT's with adapter_config.json. Each may be a name on Hugging Face's hub.
+Where a run's base is still where it was, `griffin convert RUN DST` does the same.
 
 examples:
-  griffin merge recurrentgemma-2b-it runs/mine merged                        our format
-  griffin merge recurrentgemma-2b-it runs/mine merged-hf --to huggingface
-  griffin merge recurrentgemma-2b-it peft-adapter merged --dtype bfloat16
+  griffin merge google/recurrentgemma-2b-it runs/mine merged                 our format
+  griffin merge google/recurrentgemma-2b-it runs/mine merged-hf --to huggingface
+  griffin merge recurrentgemma-2b-it peft-adapter merged --dtype bfloat16    two folders
 """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MergeArguments:
-    base: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BASE")]
-    """The checkpoint that the adapters were trained on, of any format."""
-    adapters: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="ADAPTERS")]
-    """A run, or a directory of PEFT's."""
+    base: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BASE")]
+    """The checkpoint that the adapters were trained on, of any format, or its name on a hub."""
+    adapters: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ADAPTERS")]
+    """A run, or a directory of PEFT's, or the name of such a repository on Hugging Face's hub."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """A directory that does not exist or is empty; it appears whole or not at all."""
     to: Format = "griffin"
@@ -43,18 +44,20 @@ def main(argv: list[str]) -> int:
     """Merge. Raises ValueError, OSError or ImportError for what a user got wrong."""
     arguments = tyro.cli(MergeArguments, prog="griffin merge", description=EXAMPLES, args=argv)
     from checkpoints.convert import convert  # here: JAX takes a second to import
+    from checkpoints.hub import pinned
     from checkpoints.load import open_adapters
 
+    base, adapters = pinned(arguments.base), pinned(arguments.adapters)
     report = convert(
-        arguments.base,
+        base,
         arguments.out,
         arguments.to,
         config=None if arguments.config is None else config_named(arguments.config),
         dtype=arguments.dtype,
-        adapters=arguments.adapters,
+        adapters=adapters,
     )
-    trained_on = open_adapters(arguments.adapters)[0].base
-    if trained_on and not _is_named(arguments.base.resolve(), Path(trained_on)):
+    trained_on = open_adapters(adapters)[0].base
+    if trained_on and not _is_base(base, trained_on):
         print(
             f"note: {arguments.adapters} says that it was trained on {trained_on}; that "
             f"{arguments.base} has the same weights is taken on trust"
@@ -67,12 +70,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _is_named(base: Path, trained_on: Path) -> bool:
+def _is_base(base: str, trained_on: str) -> bool:
     """Whether a checkpoint is the one that adapters name: it lies there, or is the run of which
-    that is the newest step, or has the name of one that is not here (Hugging Face's names)."""
+    that is the newest step, or has the same name on a hub, or the last part of that is the name of
+    its folder."""
     from checkpoints.store import newest_whole
 
-    if not trained_on.exists():
-        return trained_on.name == base.name
-    trained_on = trained_on.resolve()
-    return base == trained_on or (base in trained_on.parents and newest_whole(base) == trained_on)
+    mine, theirs = read_name(base), read_name(trained_on)
+    if mine is not None and theirs is not None:
+        return mine.same_model(theirs) and (not theirs.is_exact or mine == theirs)
+    if not Path(trained_on).exists():
+        return short_title(base) == short_title(trained_on)
+    here, there = Path(base).resolve(), Path(trained_on).resolve()
+    return here == there or (here in there.parents and newest_whole(here) == there)

@@ -36,12 +36,13 @@ READ_AHEAD = 1 << 30  # bytes of arrays that are read at a time
 METADATA = "_METADATA"
 AGGREGATE = "checkpoint"  # Orbax of early 2024 wrote the tree's structure here, in msgpack
 OCDBT = "manifest.ocdbt"
+MARKS = (METADATA, AGGREGATE, OCDBT)  # a tree has one of these files
 OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in TensorStore's messages
 
 
 def is_tree(path: Path) -> bool:
     """Whether a directory looks like one that Orbax wrote for a single tree."""
-    return any(files.is_file(path / name) for name in (METADATA, AGGREGATE, OCDBT))
+    return any(files.is_file(path / name) for name in MARKS)
 
 
 def stored_tensors(path: Path) -> dict[str, StoredTensor]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from checkpoints.hub_names import with_revision
 from checkpoints.model_json import read_json
 from recurrentgemma.errors import UserError
 
@@ -74,7 +75,8 @@ CHANGES_BASE = {  # the start of init_lora_weights -> its name, what to do
 
 
 def read_lora(path: Path) -> tuple[int, float, str]:
-    """(rank, alpha, the base's name or path or "") of a plain LoRA's adapter_config.json.
+    """(rank, alpha, the base's name or path or "") of a plain LoRA's adapter_config.json. A name
+    has its revision, where there is one.
 
     Raises:
       ValueError: another kind of adapter, or what is not known to be one; the field is named.
@@ -91,7 +93,8 @@ def read_lora(path: Path) -> tuple[int, float, str]:
         rank, alpha = int(content["r"]), float(content["lora_alpha"])
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: expected numbers as r and lora_alpha") from None
-    return rank, alpha, content.get("base_model_name_or_path") or ""
+    base = content.get("base_model_name_or_path") or ""
+    return rank, alpha, with_revision(base, content.get("revision"))
 
 
 def not_plain(content: Mapping[str, Any]) -> list[str]:

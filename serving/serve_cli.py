@@ -14,12 +14,12 @@ import sys
 import threading
 import time
 import traceback
-from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import tyro
 import uvicorn
 
+from checkpoints.hub_names import title
 from recurrentgemma.errors import UserError, is_out_of_memory
 from serving.engine.engine import Engine
 from serving.engine.thread import EngineThread, Status
@@ -29,7 +29,7 @@ EXAMPLES = """Serve a model over OpenAI's completions API until Ctrl-C.
 
 examples:
   griffin serve runs/demo                                 at http://127.0.0.1:8000
-  griffin serve recurrentgemma-2b --port 9000 --slots 32
+  griffin serve google/recurrentgemma-2b-it --port 9000 --slots 32
   curl -N http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
       -d '{"prompt": "O Romeo, ", "max_tokens": 64, "stream": true}'
 """
@@ -39,8 +39,8 @@ _STOP_IN_S = 5.0  # what an open connection, and then the engine, may take to en
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServeArguments:
-    path: Annotated[Path, tyro.conf.Positional]
-    """A run, or a checkpoint of any format."""
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH_OR_NAME")]
+    """A run, a checkpoint of any format, or a model's name on a hub."""
     host: str = "127.0.0.1"
     """Where to listen; 0.0.0.0 lets other machines in."""
     port: int = 8000
@@ -58,7 +58,7 @@ class ServeArguments:
     config: str | None = None
     """A preset, or one of our config.json files, for a checkpoint that does not say what it is."""
     model_name: str | None = None
-    """What the API calls the model; by default the last part of the path."""
+    """What the API calls the model; by default the last part of the path, or the name."""
 
 
 def main(argv: list[str]) -> int:
@@ -75,7 +75,7 @@ def serve(arguments: ServeArguments) -> int:
         if given < least:
             name = option.replace("_", "-")
             raise UserError(f"--{name} {given}: expected {least} or more")
-    model_name = arguments.model_name or arguments.path.resolve().name
+    model_name = arguments.model_name or title(arguments.path)
     with listen(arguments.host, arguments.port) as listener:
         url = _url(arguments.host, listener.getsockname()[1])
 

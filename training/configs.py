@@ -55,10 +55,10 @@ class TrainConfig:
     """UTF-8 files to train on, one document each, of which the last tenth is held out; without
     these and data.sources: Shakespeare's plays."""
     tokenizer: str = "bytes"
-    """`bytes`, `sentencepiece` (trained on --text, with model.vocab_size pieces) or the path of a
-    tokenizer."""
+    """`bytes`, `sentencepiece` (trained on --text, with model.vocab_size pieces), the path of a
+    tokenizer, or the name of a model on a hub for its own."""
     init_from: str = ""
-    """A checkpoint in any format whose parameters to start from."""
+    """A checkpoint in any format, or a model's name on a hub, whose parameters to start from."""
     lora: Annotated[LoraConfig | None, tyro.conf.Suppress] = None
     """Train adapters beside those parameters, which stay as they are; see `griffin finetune`."""
     steps: int = 1000

@@ -18,7 +18,7 @@ from recurrentgemma.counts import flops_per_token, parameter_count
 from recurrentgemma.errors import UserError
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.sharded import init_params, start_state
-from training import cluster, run, run_folder
+from training import cluster, pins, run, run_folder
 from training.configs import TrainConfig
 from training.data.batches import Batches
 from training.finetuning import lora
@@ -45,7 +45,7 @@ def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> b
     Raises UserError: text, tokenizer, mesh or run directory do not fit (data/config.py,
     launch.py, run.py), or the run diverged (progress.py). OSError: a checkpoint was not saved.
     """
-    launch, config = launch or Launch(), config.with_absolute_paths()
+    launch, config = launch or Launch(), pins.pin(config.with_absolute_paths(), run_dir)
     say = print if is_first() else _silent
     mesh = launch.make_mesh()
     if mesh is not None:

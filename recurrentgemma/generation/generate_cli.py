@@ -3,7 +3,6 @@
 
 import dataclasses
 import sys
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -16,7 +15,7 @@ EXAMPLES = """Continue a prompt with a model, or answer it.
 examples:
   griffin generate runs/demo "O Romeo, "
   griffin generate runs/demo "O Romeo, " --temperature 0.8 --top-p 0.9 --seed 1 --max-tokens 300
-  griffin generate recurrentgemma-2b-it "Name three rivers." --chat --temperature 0.7
+  griffin generate google/recurrentgemma-2b-it "Name three rivers." --chat --temperature 0.7
   griffin generate runs/demo "ROMEO:" --stop "JULIET:" "NURSE:"
   cat scene.txt | griffin generate runs/demo -
 """
@@ -24,8 +23,8 @@ examples:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerateArguments:
-    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """A run, or a checkpoint of any format."""
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH_OR_NAME")]
+    """A run, a checkpoint of any format, or a model's name on a hub."""
     prompt: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT")]
     """The text to continue; - reads it from the standard input."""
     sampling: tyro.conf.OmitArgPrefixes[Sampling] = dataclasses.field(default_factory=Sampling)

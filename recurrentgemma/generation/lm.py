@@ -49,6 +49,10 @@ def load(
 ) -> "LanguageModel":
     """The language model at `path`: our run or checkpoint, DeepMind's or Hugging Face's formats.
 
+    A string that is no path may be a model's name: "google/recurrentgemma-2b-it" on Hugging Face's
+    hub, with @REVISION behind it if not its newest, or "kaggle:google/recurrentgemma/flax/2b-it".
+    It is downloaded once; docs/checkpoints.md says more.
+
     config: only for DeepMind's formats in a shape that is no preset's; it must agree otherwise. Its
     name or file will do: a preset's, or one of our config.json.
     dtype: "float32" or "bfloat16", for parameters and activations (default: as they are stored).
@@ -60,9 +64,9 @@ def load(
     from checkpoints.shapes import resolve_config
 
     config = config_named(config) if isinstance(config, str) else config
-    config = resolve_config(open_checkpoint(path), config, dtype)
-    config = dataclasses.replace(config, scan_layers=False)
-    model, _, tokenizer = load_checkpoint(path, config)
+    checkpoint = open_checkpoint(path)
+    config = dataclasses.replace(resolve_config(checkpoint, config, dtype), scan_layers=False)
+    model, _, tokenizer = load_checkpoint(checkpoint, config)
     return LanguageModel(model, tokenizer)
 
 

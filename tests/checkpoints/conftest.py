@@ -1,24 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small models to write and read: the golden one, and random ones that every format can hold; small
-adapters, and small checkpoints."""
+adapters, and small checkpoints; hubs to fetch them from by name."""
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import requests
 
 from checkpoints import deepmind_flax, huggingface, store
 from checkpoints.adapters import Adapters
+from checkpoints.convert import convert
 from checkpoints.model_json import read_model_json
 from checkpoints.open_checkpoint import OpenCheckpoint, StoredTensor, read_params
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.parameters import param_shapes
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from tests.checkpoints.fake_hub import FakeHub, Files, fake_hub, files_in, use_cache
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SHARED = Path(__file__).parents[3] / "shared" / "golden"  # the stored originals, on some machines
@@ -132,3 +137,57 @@ def canonical(file: Path) -> dict[str, np.ndarray]:
         yield from stored.items()
 
     return dict(read_params(OpenCheckpoint(file, "deepmind-flax", tensors, read), "float32"))
+
+
+@pytest.fixture(scope="session")
+def formats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
+    """One model in several formats, as repositories that also hold what nobody here reads."""
+    config, home = small_config(vocab_size=261), tmp_path_factory.mktemp("formats")
+    store.write(home / "griffin", random_params(config), config)
+    ByteTokenizer().save(home / "griffin")
+    for name in ("huggingface", "deepmind-flax"):
+        convert(home / "griffin", home / name, name)
+    shards = home / "shards"
+    huggingface.write(shards, random_params(config), config, shard_bytes=40_000)
+    run = home / "run"
+    store.write_run_config(run, config, {})
+    store.save(run, 5, random_params(config, 1), keep=2)
+    store.save(run, 10, random_params(config), keep=2)
+    kaggle = {f"2b-it/{p}": c for p, c in files_in(home / "deepmind-flax").items()}
+    others = {
+        "README.md": b"# A model",
+        "pytorch_model.bin": b"pickle",
+        "model.Q4.gguf": b"GGUF",
+        "checkpoint-100/model.safetensors": b"an older step",
+    }
+    found = {n: files_in(home / n) for n in ("griffin", "huggingface", "shards", "run")}
+    return {n: files | others for n, files in found.items()} | {"deepmind": kaggle}
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    monkeypatch.chdir(tmp_path)
+    with fake_hub(tmp_path / "hub") as server:
+        yield server
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No network, and a cache, which is empty."""
+    monkeypatch.chdir(tmp_path)
+    use_cache(monkeypatch, tmp_path / "hub", offline=True)
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def kagglehub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """kagglehub's one function and its errors; it is not among what the tests install."""
+    errors = SimpleNamespace(
+        requests=requests,
+        UnauthenticatedError=type("UnauthenticatedError", (Exception,), {}),
+        DataCorruptionError=type("DataCorruptionError", (Exception,), {}),
+    )
+    module = SimpleNamespace(exceptions=errors, model_download=None)
+    monkeypatch.setitem(sys.modules, "kagglehub", module)
+    monkeypatch.setitem(sys.modules, "kagglehub.exceptions", errors)
+    return module

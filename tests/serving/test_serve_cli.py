@@ -14,6 +14,7 @@ import pytest
 import griffin_lm
 from checkpoints import store
 from recurrentgemma.params import flat_params
+from tests.checkpoints.fake_hub import cache, commit_of, files_in
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -68,11 +69,12 @@ def run_dir(tmp_path_factory, language_model):
 
 
 @contextlib.contextmanager
-def griffin_serve(*arguments):
+def griffin_serve(*arguments, **environment):
     """The process, with a function that reads its output up to a line that holds some text."""
     command = [sys.executable, "-m", "griffin_lm", "serve", *map(str, arguments)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+    environment = os.environ | environment
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         lines, errors = process.stdout, process.stderr
@@ -89,12 +91,16 @@ def griffin_serve(*arguments):
             process.kill()
 
 
-def test_serving_until_interrupted(run_dir, language_model):
-    with griffin_serve(run_dir, "--port", "0", "--slots", "2") as (process, until):
+def test_serving_until_interrupted(run_dir, language_model, tmp_path):
+    """By name, out of a cache of Hugging Face's hub."""
+    cache(tmp_path, "some/little", files_in(run_dir), commit=commit_of("first"))
+    options = ["some/little@main", "--port", "0", "--slots", "2"]
+    hub = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    with griffin_serve(*options, **hub) as (process, until):
         url = re.findall(r"http://127.0.0.1:\d+", until("serving at"))[0]
         assert f"curl -N {url}/v1/completions" in until("curl")
         assert httpx.get(f"{url}/health").json() == {
-            "status": "ok", "model": "little", "slots": 2, "running": 0, "waiting": 0,
+            "status": "ok", "model": "some/little", "slots": 2, "running": 0, "waiting": 0,
         }  # fmt: skip
         asked = {"prompt": "O Romeo", "max_tokens": 8, "temperature": 1.0, "seed": 5}
         answer = httpx.post(f"{url}/v1/completions", json=asked, timeout=60).json()

@@ -26,7 +26,7 @@ INFO = """How many documents a source has, how long they are, and the beginning 
 examples:
   griffin data info 'parquet:web/*.parquet?column=content' --tokenizer tokenizer.model
   griffin data info 'tfds:ag_news_subset:train?feature=description'
-  griffin data info 'chat:tune.jsonl' --tokenizer recurrentgemma-2b-it     prompts and responses
+  griffin data info 'chat:tune.jsonl' --tokenizer google/recurrentgemma-2b-it  prompts, responses
   griffin data info tokens/web                          a folder of `griffin data tokenize`
 """
 DESCRIPTION = "Tokenise documents ahead of time, or look at them."
@@ -40,7 +40,8 @@ class TokenizeArguments:
     """`text:GLOB`, `jsonl:GLOB?field=text`, `parquet:GLOB?column=text`, `arrayrecord:GLOB` or
     `tfds:NAME/CONFIG:SPLIT`; quote them."""
     tokenizer: str
-    """`bytes`, or a tokenizer: a file, or a folder with one, such as a checkpoint."""
+    """`bytes`, or a tokenizer: a file, a folder with one, such as a checkpoint, or a model's name
+    on a hub."""
     out: Path
     """The folder to write."""
     shards: int = 0

@@ -14,6 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
+from checkpoints import hub
+from checkpoints.hub_names import hint
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from training.data import sources
@@ -159,9 +161,14 @@ def document_ids(tokenizer: Tokenizer, text: str) -> np.ndarray:
 
 
 def load_named_tokenizer(name: str, vocab_size: int | None = None) -> Tokenizer:
-    """`bytes`, or the tokenizer at a path, for a model with vocab_size embeddings if it is given.
-    Raises ValueError: there is none."""
-    return ByteTokenizer() if name == "bytes" else load_tokenizer(name, vocab_size)
+    """`bytes`, or the tokenizer at a path or of a model's name on a hub, for a model with
+    vocab_size embeddings if it is given. Raises ValueError: there is none."""
+    if name == "bytes":
+        return ByteTokenizer()
+    path = hub.local_path(name, "small")
+    if not path.exists():
+        raise UserError(f"there is no tokenizer file {path}{hint(name)}")
+    return load_tokenizer(path, vocab_size)
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from checkpoints.hub_names import read_name
 from checkpoints.load import open_checkpoint, tokenizer_of
 from checkpoints.model_json import config_named
 from checkpoints.shapes import resolve_config
@@ -20,12 +21,9 @@ from checkpoints.store import STEPS, newest_whole
 from recurrentgemma.config import Dtype, GriffinConfig, Remat
 from recurrentgemma.errors import UserError
 from recurrentgemma.parameters import param_shapes
-from recurrentgemma.text.tokenizer import (
-    Tokenizer,
-    check_vocabulary,
-    load_tokenizer,
-)
+from recurrentgemma.text.tokenizer import Tokenizer, check_vocabulary
 from training.data.chat_documents import ChatDocuments, Examples, count_examples
+from training.data.documents import load_named_tokenizer
 from training.data.sources.chat_lines import ChatLines
 from training.data.sources.spec import parse_spec
 from training.finetuning.lora import LoraConfig, adapted_layers
@@ -38,14 +36,14 @@ WARMUP = 0.03  # of the steps, where none is given
 class Base(NamedTuple):
     """A checkpoint to start from, before its tensors are read."""
 
-    path: Path
+    init_from: str  # a path or a name, as TrainConfig has them; and so is `tokenizer_from`
     config: GriffinConfig
     tokenizer: Tokenizer
-    tokenizer_path: str
+    tokenizer_from: str
 
 
 def read_base(
-    path: Path,
+    named: str,
     *,
     full: bool,
     tokenizer: str = "",
@@ -54,26 +52,27 @@ def read_base(
     remat: Remat = "auto",
     scan_layers: bool = False,
 ) -> Base:
-    """What a checkpoint of any format is, and how it is to be trained: in float32 parameters if in
-    full, else in those that are stored; `dtype` is that of activations. Of a run that adapters are
-    to be trained on it is the newest step, which stays what it is when the run goes on.
+    """What a checkpoint of any format is, at a path or of a name on a hub, and how it is to be
+    trained: in float32 parameters if in full, else in those that are stored; `dtype` is that of
+    activations. Of a run that adapters are to be trained on it is the newest step, which stays what
+    it is when the run goes on.
 
     Raises:
       UserError: there is no checkpoint, it contradicts its config, or there is no tokenizer.
     """
-    checkpoint = open_checkpoint(path)
-    named = None if config is None else config_named(config)
-    stored = resolve_config(checkpoint, named, None)
+    checkpoint = open_checkpoint(named)
+    stored = resolve_config(checkpoint, None if config is None else config_named(config), None)
+    is_name = read_name(named) is not None
     if tokenizer:
-        tokens, where = load_tokenizer(tokenizer, stored.vocab_size), tokenizer
+        tokens, where = load_named_tokenizer(tokenizer, stored.vocab_size), tokenizer
     else:
         tokens, home = tokenizer_of(checkpoint, stored.vocab_size)
         if tokens is None:
             raise UserError(
-                f"{path}: no tokenizer lies beside this checkpoint; put it there, or name it with "
+                f"{named}: no tokenizer lies beside this checkpoint; put it there, or name it with "
                 f"--tokenizer"
             )
-        where = str(home)
+        where = named if is_name else str(home)
     check_vocabulary(tokens, stored.vocab_size)
     trained = dataclasses.replace(
         stored,
@@ -82,9 +81,12 @@ def read_base(
         remat=remat,
         scan_layers=scan_layers,
     )
+    if is_name:
+        return Base(named, trained, tokens, where)
+    path = Path(named)
     if not full and (path / STEPS).is_dir():
         path = newest_whole(path) or path
-    return Base(path.resolve(), trained, tokens, where)
+    return Base(str(path.resolve()), trained, tokens, where)
 
 
 def chat_specs(

@@ -26,8 +26,8 @@ class LoraArguments:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneArguments:
-    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
-    """What to start from: a run, or a checkpoint of any format."""
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+    """What to start from: a run, a checkpoint of any format, or a model's name on a hub."""
     data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA...")]
     """Files of JSON lines, or `chat:GLOB`; quote the latter."""
     eval_data: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class FinetuneArguments:
     response: str = ""
     """The field of a line that is answered; `response` if it is not said."""
     tokenizer: str = ""
-    """A tokenizer's file or folder; by default the one beside the checkpoint."""
+    """A tokenizer's file or folder, or a name on a hub; by default the checkpoint's own."""
     epochs: float = 3.0
     """How often the data is gone through."""
     batch_size: int = 8

@@ -12,7 +12,7 @@ A line of DATA is {"prompt": ..., "response": ...} or {"messages": [{"role": ...
 Only responses are learned from. Started again, a run goes on where it stopped.
 
 examples:
-  griffin finetune recurrentgemma-2b-it tune.jsonl --lora.rank 16 --run-dir runs/mine
+  griffin finetune google/recurrentgemma-2b-it tune.jsonl --lora.rank 16 --run-dir runs/mine
   griffin finetune recurrentgemma-2b-it tune.jsonl --epochs 2        every parameter, in float32
   griffin finetune recurrentgemma-2b 'chat:*.jsonl?prompt=q&response=a' --template none
   griffin convert runs/mine mine-hf --to huggingface                 with the adapters merged

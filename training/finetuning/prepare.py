@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from checkpoints.hub_names import short_title
 from checkpoints.store import CONFIG, read_run_config
 from recurrentgemma import sharding
 from recurrentgemma.errors import UserError
+from training import pins
 from training.configs import TrainConfig
 from training.data.config import DataConfig
 from training.data.passes import Deal
@@ -47,10 +49,11 @@ def prepare(arguments: FinetuneArguments) -> PreparedRun:
         raise UserError(
             f"weight_decay={arguments.weight_decay} has no effect by LoRA: adapters do not decay"
         )
+    run_dir = arguments.run_dir or Path("runs") / f"{short_title(arguments.checkpoint)}-tuned"
     base = read_base(
-        arguments.checkpoint,
+        pins.pinned(arguments.checkpoint, run_dir, "init_from"),
         full=lora is None,
-        tokenizer=arguments.tokenizer,
+        tokenizer=pins.pinned(arguments.tokenizer, run_dir, "tokenizer"),
         config=arguments.config,
         dtype=arguments.dtype,
         remat=arguments.remat,
@@ -65,7 +68,6 @@ def prepare(arguments: FinetuneArguments) -> PreparedRun:
 
     if not 0 < arguments.epochs < math.inf:
         raise UserError(f"epochs={arguments.epochs}: expected a number above 0")
-    run_dir = arguments.run_dir or Path("runs") / f"{arguments.checkpoint.resolve().name}-tuned"
     data = DataConfig(
         sources=specs(arguments.data),
         eval_sources=specs(arguments.eval_data),
@@ -101,8 +103,8 @@ def prepare(arguments: FinetuneArguments) -> PreparedRun:
             beta2=0.999,
         ),
         data=data,
-        tokenizer=base.tokenizer_path,
-        init_from=str(base.path),
+        tokenizer=base.tokenizer_from,
+        init_from=base.init_from,
         lora=lora,
         steps=steps,
         batch_size=arguments.batch_size,

@@ -38,9 +38,9 @@ def write_data(path: Path) -> Path:
     return path
 
 
-def arguments(base: Path, data: Path, run_dir: Path, **changes) -> FinetuneArguments:
+def arguments(base: Path | str, data: Path, run_dir: Path, **changes) -> FinetuneArguments:
     given = {
-        "checkpoint": base,
+        "checkpoint": str(base),
         "data": (str(data),),
         "run_dir": run_dir,
         "batch_size": 8,

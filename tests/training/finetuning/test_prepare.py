@@ -18,7 +18,7 @@ from training.finetuning.prepare import prepare
 
 
 def test_defaults(base: Path, data: Path, tmp_path: Path):
-    asked = FinetuneArguments(checkpoint=base, data=(str(data),), sequence_length=64)
+    asked = FinetuneArguments(checkpoint=str(base), data=(str(data),), sequence_length=64)
     full = prepare(dataclasses.replace(asked, epochs=1000.0))
     assert full.config.optimizer.learning_rate == 1e-5
     assert full.config.optimizer.weight_decay == 0.0
@@ -40,7 +40,7 @@ def test_errors(base: Path, data: Path, tmp_path: Path, small: TrainConfig):
         with pytest.raises(ValueError, match=message):
             prepare(dataclasses.replace(good, **changes))
 
-    error("no such file or directory", checkpoint=tmp_path / "absent")
+    error("no such file or directory", checkpoint=str(tmp_path / "absent"))
     error("no file matches", data=(str(tmp_path / "absent.jsonl"),))
     error("no file matches", eval_data=(str(tmp_path / "absent.jsonl"),))
     (tmp_path / "half.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"prompt": "a"}\n')
@@ -59,9 +59,9 @@ def test_errors(base: Path, data: Path, tmp_path: Path, small: TrainConfig):
     error("has options of its own", data=(f"chat:{data}?prompt=a",), response="b")
     bare = tmp_path / "bare"
     store.write(bare, dict(flat_params(Griffin(small.model, rngs=nnx.Rngs(0)))), small.model)
-    error("no tokenizer lies beside this checkpoint.*--tokenizer", checkpoint=bare)
+    error("no tokenizer lies beside this checkpoint.*--tokenizer", checkpoint=str(bare))
     assert prepare(
-        dataclasses.replace(good, checkpoint=bare, tokenizer=str(base))
+        dataclasses.replace(good, checkpoint=str(bare), tokenizer=str(base))
     ).config.init_from == str(bare)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/file").write_text("")
