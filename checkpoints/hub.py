@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from checkpoints import hub_errors, hub_files
+from checkpoints import hub_errors
 from checkpoints.hub_names import Name, read_name
 from griffin_lm import __version__
 from recurrentgemma.errors import MissingExtra, UserError
@@ -52,8 +52,10 @@ def pinned(named: str) -> str:
 
 
 def _huggingface(name: Name, part: Part) -> Path:
-    import huggingface_hub
+    import huggingface_hub  # here, as few need it; and JAX, which hub_files imports, takes a second
     from huggingface_hub import constants, errors
+
+    from checkpoints import hub_files
 
     def fetch(patterns: list[str]) -> Path:
         return Path(
@@ -97,10 +99,16 @@ def _huggingface(name: Name, part: Part) -> Path:
 def _commit(name: Name) -> str:
     if name.is_exact:
         return name.revision
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import logging
 
+    logging.disable_propagation()  # or what it warns of is said twice
     api = HfApi(library_name="griffin-lm", library_version=__version__)
-    return api.resolve_revision(name.repository, revision=name.revision or None).resolved
+    return api.resolve_revision(
+        name.repository,
+        revision=name.revision or None,
+        local_files_only=constants.is_offline_mode(),
+    ).resolved
 
 
 def _matches(file: str, pattern: str) -> bool:
