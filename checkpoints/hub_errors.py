@@ -107,8 +107,8 @@ def _explain(name: Name, error: Exception) -> str:
 
 
 def _server_said(error: Exception) -> str:
-    said = getattr(error, "server_message", None)
-    return f" ({' '.join(said.split())})" if said else ""
+    reason = getattr(error, "server_message", None)
+    return f" ({' '.join(reason.split())})" if reason else ""
 
 
 @contextlib.contextmanager

@@ -51,10 +51,10 @@ def weights(files: Collection[str], folder: Path, name: str) -> list[str]:
     torch = [f for f in files if _is_root(f, ".pt")]
     if len(torch) == 1:
         return [torch[0], torch[0].removesuffix(".pt") + ".json"]
-    found = sorted(f for f in files if "/" not in f and not f.startswith("."))
+    top = sorted(f for f in files if "/" not in f and not f.startswith("."))
     remedy = next((r for end, r in OTHERS.items() for f in files if f.endswith(end)), "")
     raise UserError(
-        f"{name}: holds no weights that are read here ({', '.join(found[:8]) or 'empty'}); "
+        f"{name}: holds no weights that are read here ({', '.join(top[:8]) or 'empty'}); "
         f"expected safetensors, adapters of PEFT's, a checkpoint of griffin's or one of DeepMind's"
         + (f"; {remedy}" if remedy else "")
     )

@@ -160,8 +160,8 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
         "model.Q4.gguf": b"GGUF",
         "checkpoint-100/model.safetensors": b"an older step",
     }
-    found = {n: files_in(home / n) for n in ("griffin", "huggingface", "shards", "run")}
-    return {n: files | others for n, files in found.items()} | {"deepmind": kaggle}
+    repositories = {n: files_in(home / n) for n in ("griffin", "huggingface", "shards", "run")}
+    return {n: files | others for n, files in repositories.items()} | {"deepmind": kaggle}
 
 
 @pytest.fixture

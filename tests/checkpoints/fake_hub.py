@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.asked.append(f"{method} {unquote(path)}")
         parts = [unquote(part) for part in path.strip("/").split("/")]
         is_api = parts[:2] == ["api", "models"]
-        owner, repository, *rest = parts[2:] if is_api else parts
+        owner, repository, *tail = parts[2:] if is_api else parts
         name = f"{owner}/{repository}"
         if self.hub.bad_token and "Authorization" in self.headers:
             return self._refuse(401, "", "Invalid credentials in Authorization header")
@@ -108,16 +108,16 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(self.hub.broken[name], "", "")
         if name not in self.hub.commits:
             return self._refuse(401, "RepoNotFound", "Invalid username or password.")
-        if name in self.hub.gated and (not is_api or "tree" in rest):
+        if name in self.hub.gated and (not is_api or "tree" in tail):
             return self._refuse(403 if "Authorization" in self.headers else 401, "GatedRepo", "")
-        revision = rest[1] if rest else "main"
+        revision = tail[1] if tail else "main"
         commit = self.hub.branches[name].get(revision, revision)
         if commit not in self.hub.commits[name]:
             return self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         files = self.hub.commits[name][commit]
         if not is_api:  # NAME/resolve/REVISION/FILE
-            return self._send_file(method, commit, files.get("/".join(rest[2:])))
-        if "tree" in rest:
+            return self._send_file(method, commit, files.get("/".join(tail[2:])))
+        if "tree" in tail:
             content: object = [
                 {"type": "file", "path": path, "size": len(data), "oid": _sha1(data)}
                 for path, data in files.items()

@@ -87,8 +87,8 @@ def test_a_revision(server: FakeHub, formats: dict[str, Files]):
     old = server.put("some/model", formats["run"])
     new = server.put("some/model", formats["huggingface"])
     tried = server.put("some/model", formats["griffin"], branch="try/this")
-    for rest, commit in (("", new), (f"@{old}", old), ("@try/this", tried)):
-        assert open_checkpoint(f"some/model{rest}").path.name == commit
+    for tail, commit in (("", new), (f"@{old}", old), ("@try/this", tried)):
+        assert open_checkpoint(f"some/model{tail}").path.name == commit
     assert hub.pinned("some/model@try/this") == f"some/model@{tried}"
     assert "it has no branch, tag or commit 'v9'" in error_of("some/model@v9")
     assert "it has no branch, tag or commit" in error_of(f"some/model@{commit_of('other')}")
@@ -97,16 +97,16 @@ def test_a_revision(server: FakeHub, formats: dict[str, Files]):
 def test_a_path_that_is_mistyped_asks_nobody(server: FakeHub, tmp_path: Path, capsys):
     (tmp_path / "runs" / "demo").mkdir(parents=True)
     to = ["--to", "griffin"]
-    for verb, *rest in (["generate", "x"], ["convert", "out", *to], ["merge", "runs/demmo", "out"]):
-        assert griffin([verb, "runs/demmo", *rest]) == 2
-        said = capsys.readouterr().err
-        assert said.startswith(
+    for verb, *tail in (["generate", "x"], ["convert", "out", *to], ["merge", "runs/demmo", "out"]):
+        assert griffin([verb, "runs/demmo", *tail]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith(
             "error: runs/demmo: no such file or directory (did you mean 'demo'?)"
         )
-        assert "on Hugging Face's hub is given as hf:runs/demmo" in said
+        assert "on Hugging Face's hub is given as hf:runs/demmo" in message
     assert griffin(["info", "runs/demmo"]) == 2
-    said = capsys.readouterr().err
-    assert "'runs/demmo' is not a path either (did you mean 'demo'?)" in said
+    message = capsys.readouterr().err
+    assert "'runs/demmo' is not a path either (did you mean 'demo'?)" in message
     with pytest.raises(UserError, match="as a string, not as a Path"):
         rg.load(Path("google/recurrentgemma-2b"))
     assert server.asked == []

@@ -92,7 +92,7 @@ def test_what_begins_like_a_name(text: str, message: str):
 
 
 @pytest.mark.parametrize(
-    ("named", "said"),
+    ("named", "message"),
     [
         (
             "runs/demmo",
@@ -108,8 +108,8 @@ def test_what_begins_like_a_name(text: str, message: str):
         ("", ""),
     ],
 )  # fmt: skip
-def test_what_a_missing_path_may_have_meant(named: str | Path, said: str):
-    assert hint(named) == said
+def test_what_a_missing_path_may_have_meant(named: str | Path, message: str):
+    assert hint(named) == message
 
 
 def test_titles():
