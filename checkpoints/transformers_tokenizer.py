@@ -24,22 +24,18 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from recurrentgemma.text.chat import END_OF_TURN, START_OF_TURN
+from recurrentgemma.text.gemma_chat import GEMMA_TEMPLATE
 from recurrentgemma.text.huggingface_tokenizer import FILE, HuggingFaceTokenizer
 from recurrentgemma.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from recurrentgemma.text.tokenizer import Tokenizer, save_tokenizer
-from recurrentgemma.text.tokenizer_files import GENERATION, ROLES, SPECIAL, TEMPLATE
-
-GEMMA_TEMPLATE = (
-    "{{ bos_token }}{% set turns = namespace(system='') %}{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{% if not loop.first %}"
-    "{{ raise_exception('only the first message may have the role system') }}{% endif %}"
-    "{% set turns.system = message['content'] + '\\n\\n' %}{% else %}"
-    "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
-    "{{ '<start_of_turn>' + role + '\\n' }}"
-    "{% if role == 'user' %}{{ turns.system }}{% set turns.system = '' %}{% endif %}"
-    "{{ message['content'] + '<end_of_turn>\\n' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+from recurrentgemma.text.tokenizer_files import (
+    GENERATION,
+    LEGACY_TEMPLATE,
+    ROLES,
+    SPECIAL,
+    TEMPLATE,
 )
+
 SAMPLES = (  # what is compared before anything is written
     "",
     " ",
@@ -65,7 +61,7 @@ def write(folder: Path, tokenizer: Tokenizer) -> None:
     is_huggingface = isinstance(tokenizer, HuggingFaceTokenizer)
     base = tokenizer.config if is_huggingface else _read(tokenizer, ROLES)
     config = _config(base, tokenizer, tokens)
-    has_template = any(name in tokenizer.beside for name in (TEMPLATE, "chat_template.json"))
+    has_template = any(name in tokenizer.beside for name in (TEMPLATE, LEGACY_TEMPLATE))
     turns = {START_OF_TURN, END_OF_TURN} <= tokenizer.control_tokens.keys()
     if not has_template and "chat_template" not in config and turns:
         config["chat_template"] = GEMMA_TEMPLATE

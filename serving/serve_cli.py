@@ -25,13 +25,15 @@ from serving.engine.engine import Engine
 from serving.engine.thread import EngineThread, Status
 from serving.http.server import MAX_BODY_MIB, create_app, curl_example
 
-EXAMPLES = """Serve a model over OpenAI's completions API until Ctrl-C.
+EXAMPLES = """Serve a model over OpenAI's completions and chat API until Ctrl-C.
 
 examples:
   griffin serve runs/demo                                 at http://127.0.0.1:8000
   griffin serve google/recurrentgemma-2b-it --port 9000 --slots 32
   curl -N http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
       -d '{"prompt": "O Romeo, ", "max_tokens": 64, "stream": true}'
+  curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+      -d '{"messages": [{"role": "user", "content": "Name three rivers."}]}'
 """
 
 _STOP_IN_S = 5.0  # what an open connection, and then the engine, may take to end after Ctrl-C
@@ -57,6 +59,9 @@ class ServeArguments:
     """Of parameters and activations; by default as the checkpoint is stored."""
     config: str | None = None
     """A preset, or one of our config.json files, for a checkpoint that does not say what it is."""
+    chat_template: str | None = None
+    """How chats are written: gemma, or a file with a Jinja template; by default the checkpoint's
+    own template, else Gemma's format."""
     model_name: str | None = None
     """What the API calls the model; by default the last part of the path, or the name."""
 
@@ -81,10 +86,15 @@ def serve(arguments: ServeArguments) -> int:
 
         def build() -> Engine:
             import recurrentgemma as rg  # here: this is what takes long
+            from recurrentgemma.text.chat import use_template
 
             began = time.monotonic()
             _say(f"loading {arguments.path}")
             lm = rg.load(arguments.path, arguments.config, dtype=arguments.dtype)
+            if arguments.chat_template is not None:
+                if lm.tokenizer is None:
+                    raise UserError("--chat-template: this checkpoint has no tokenizer")
+                use_template(lm.tokenizer, arguments.chat_template)
             _say("compiling")
             engine = Engine(lm, slots=arguments.slots, max_prompt=arguments.max_prompt)
             engine.warm_up()

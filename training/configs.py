@@ -143,12 +143,13 @@ class TrainConfig:
         """The same config, whose files are the same from every working directory."""
 
         def absolute(path: str) -> str:
-            is_word = path in ("", "bytes", "sentencepiece")
+            is_word = path in ("", "bytes", "sentencepiece", "auto", "gemma")
             return path if is_word or not os.path.exists(path) else os.path.abspath(path)
 
         data = dataclasses.replace(
             self.data,
             sources=tuple(map(absolute_spec, self.data.sources)),
+            chat_template=absolute(self.data.chat_template),
             eval_sources=tuple(map(absolute_spec, self.data.eval_sources)),
         )
         return dataclasses.replace(
@@ -172,7 +173,16 @@ class TrainConfig:
         Raises UserError: a field is unknown, of another type or out of range.
         """
         values = {**fields, "model": model.to_json()}
+        data = values.get("data")
+        if isinstance(data, dict) and holds_chats(data) and "chat_template" not in data:
+            values["data"] = {**data, "chat_template": "gemma"}  # before there were others
         return config_json.from_json(TrainConfig, values, renamed=RENAMED, before=BEFORE)
+
+
+def holds_chats(data: Mapping[str, Any]) -> bool:
+    """Whether a saved DataConfig has conversations among its sources."""
+    specs = [spec for name in ("sources", "eval_sources") for spec in data.get(name, ())]
+    return any(isinstance(spec, str) and spec.startswith("chat:") for spec in specs)
 
 
 def demo(text: tuple[str, ...] = ()) -> TrainConfig:

@@ -32,6 +32,7 @@ from recurrentgemma import sharding
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.sharded import place
+from recurrentgemma.text.chat import GEMMA
 from recurrentgemma.text.tokenizer import (
     FILES,
     Tokenizer,
@@ -42,6 +43,7 @@ from recurrentgemma.text.tokenizer import (
 from training import per_layer, run_folder
 from training.configs import MAY_CHANGE_ON_RESUMING, TrainConfig
 from training.data.batches import Batches, merge_states
+from training.data.config import write_chats_by
 from training.data.documents import load_named_tokenizer
 from training.step import TrainState
 
@@ -125,7 +127,13 @@ def run_tokenizer(run_dir: Path, config: TrainConfig, texts: Sequence[str]) -> T
     with tempfile.TemporaryDirectory() as scratch:
 
         def files() -> str:  # the first process's, for all
-            tokenizer = find_tokenizer(run_dir, vocab_size) or new_tokenizer()
+            tokenizer = find_tokenizer(run_dir, vocab_size)
+            template = config.data.chat_template
+            if tokenizer is None:
+                tokenizer = new_tokenizer()
+                write_chats_by(tokenizer, template)
+            elif template == GEMMA:  # an older run's tokenizer may have a template of its own
+                write_chats_by(tokenizer, template)
             if tokenizer.vocab_size > config.model.vocab_size:
                 raise UserError(
                     f"model.vocab_size={config.model.vocab_size} is too small for the tokenizer "

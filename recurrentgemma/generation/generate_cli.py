@@ -29,7 +29,10 @@ class GenerateArguments:
     """The text to continue; - reads it from the standard input."""
     sampling: tyro.conf.OmitArgPrefixes[Sampling] = dataclasses.field(default_factory=Sampling)
     chat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """The prompt is what a user says: answer it, in Gemma's chat format."""
+    """The prompt is what a user says: answer it, in the checkpoint's chat format."""
+    chat_template: str | None = None
+    """With --chat: gemma, or a file with a Jinja template; by default the checkpoint's own, else
+    Gemma's format."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of parameters and activations; by default as the checkpoint is stored."""
     config: str | None = None
@@ -46,14 +49,17 @@ def main(argv: list[str]) -> int:
         prompt = _standard_input()
     if not prompt:
         raise UserError("the prompt is empty: pass at least one character")
-    from recurrentgemma.generation.lm import load
-    from recurrentgemma.text.chat import encode_chat  # here: JAX takes a second to import
+    if arguments.chat_template is not None and not arguments.chat:
+        raise UserError("--chat-template has no effect without --chat")
+    from recurrentgemma.generation.lm import load  # here: JAX takes a second to import
+    from recurrentgemma.text.chat import AUTO, chat_format
 
     lm = load(path, arguments.config, dtype=arguments.dtype)
     if arguments.chat:
         if lm.tokenizer is None:
             raise UserError(f"{path} has no tokenizer, so it cannot read text")
-        prompt = encode_chat(lm.tokenizer, [{"role": "user", "content": prompt}])
+        chats = chat_format(lm.tokenizer, arguments.chat_template or AUTO)
+        prompt = chats.encode([{"role": "user", "content": prompt}])
     for piece in lm.stream(prompt, sampling=arguments.sampling):
         print(piece, end="", flush=True)
     print()

@@ -8,9 +8,9 @@ B batch, T time, V vocabulary.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Unpack, overload
+from typing import Any, Unpack, overload
 
 import numpy as np
 from flax import nnx
@@ -33,7 +33,7 @@ from recurrentgemma.generation.sampling import (
 from recurrentgemma.generation.walk import CHUNKS, ChunkProgram, chunk_logits
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import token_log_probs
-from recurrentgemma.text.chat import Message, check_text, encode_chat
+from recurrentgemma.text.chat import AUTO, Message, chat_format, check_text
 from recurrentgemma.text.streaming import TextStream
 from recurrentgemma.text.tokenizer import Tokenizer, check_vocabulary
 
@@ -188,17 +188,28 @@ class LanguageModel:
         self,
         messages: str | Sequence[Message],
         *,
+        template: str | Path = AUTO,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
         sampling: PerPrompt[Sampling] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> str:
         """The model's next turn after messages ({"role": ..., "content": ...}), as `generate`.
 
-        A string is one message of the user's.
+        A string is one message of the user's. They are written by the chat template that came with
+        the checkpoint, else in Gemma's format.
+
+        template: "auto"; "gemma"; the name of one of the checkpoint's templates, the path of a file
+          with a Jinja template, or its text.
+        tools, variables: for a template that reads such.
+        Raises UserError, too, for messages that the template refuses or would leave out.
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         tokenizer = self._text_tokenizer("chat", "use lm.complete with token ids")
-        return self.generate(encode_chat(tokenizer, messages), sampling=sampling, **options)
+        chats = chat_format(tokenizer, template)
+        ids = chats.encode(messages, tools=tools, variables=variables)
+        return self.generate(ids, sampling=sampling, **options)
 
     def score(self, text_or_ids: Prompt) -> np.ndarray:
         """Log-probability in nats of each token given those before it, float32.

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from recurrentgemma.errors import UserError
-from recurrentgemma.text.chat import END_OF_TURN, START_OF_TURN
+from recurrentgemma.text.chat_encoding import END_OF_TURN, START_OF_TURN
 
 FILE = "byte_tokenizer.json"
 _CONTENT = {"tokenizer": "bytes", "pad": 256, "eos": 257, "bos": 258, "turn": [259, 260]}
@@ -24,6 +24,10 @@ class ByteTokenizer:
     stop_ids: tuple[int, ...] = (257, 260)
     beside: Mapping[str, bytes] = MappingProxyType({})
     control_tokens: Mapping[str, int] = MappingProxyType({START_OF_TURN: 259, END_OF_TURN: 260})
+    other_tokens: Mapping[str, int] = MappingProxyType({})
+    roles: Mapping[str, str] = MappingProxyType(
+        {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>"}
+    )
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         ids = [self.bos_id] if bos else []

@@ -1,181 +1,200 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gemma's chat format: messages to the text, or the tokens, of a prompt.
+"""Chats to tokens, for generation and for training: by the checkpoint's own template, or Gemma's.
 
-    <start_of_turn>user\n{text}<end_of_turn>\n<start_of_turn>model\n
+    chat_format(tokenizer).encode([{"role": "user", "content": "Hi"}])
 
-Gemma was trained without a system role: a system message is put before the text of the first user
-turn, with an empty line between. Nothing else is added or stripped.
+A tokenizer that came with a chat template writes chats by it (chat_template.py), any other that has
+Gemma's turn tokens in Gemma's format (gemma_chat.py). The same format writes them everywhere, so
+the same turns have the same tokens in training, in `LanguageModel.chat` and in the server.
 """
 
-import re
+import weakref
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from recurrentgemma.errors import UserError
-from recurrentgemma.text.continuation import encode_continuation
+from recurrentgemma.text.chat_encoding import END_OF_TURN as END_OF_TURN
+from recurrentgemma.text.chat_encoding import START_OF_TURN as START_OF_TURN
+from recurrentgemma.text.chat_messages import ANSWERS, Message
+from recurrentgemma.text.chat_messages import check_text as check_text
+from recurrentgemma.text.gemma_chat import GEMMA_TEMPLATE, GemmaChat
+from recurrentgemma.text.gemma_chat import format_chat as format_chat
+from recurrentgemma.text.tokenizer_files import LEGACY_TEMPLATE, ROLES, TEMPLATE, read_text
 
 if TYPE_CHECKING:
+    from recurrentgemma.text.chat_template import TemplateChat
+    from recurrentgemma.text.template_sandbox import Template
     from recurrentgemma.text.tokenizer import Tokenizer
 
-START_OF_TURN = "<start_of_turn>"
-END_OF_TURN = "<end_of_turn>"
-Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
-_ANSWER = f"{START_OF_TURN}model\n"
-_ROLES = {"user": "user", "assistant": "model", "model": "model"}
+AUTO, GEMMA = "auto", "gemma"
 
 
-def format_chat(messages: Sequence[Message]) -> str:
-    """The prompt that asks the model for the next turn, as text.
+class ChatFormat:
+    """How one tokenizer's chats are written.
 
-    Raises ValueError for no messages, a role that is not system, user or assistant (or Gemma's own
-    name for it, model), a system message that is not the first, and one that no user turn follows.
+    name: "gemma", or a name of the template by its content. shown: "gemma", or where the template
+    is from.
+    stop_ids: the tokens that end an answer in it.
     """
-    return "".join(f"{before}{content}{after}" for before, content, after in _turns(messages))
+
+    def __init__(self, tokenizer: "Tokenizer", writer: "GemmaChat | TemplateChat") -> None:
+        self._writer = writer
+        self._stop_ids = tokenizer.stop_ids
+        self.name, self.shown = writer.name, writer.shown
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        return self._writer.ends
+
+    def encode(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        continues: bool = False,
+    ) -> list[int]:
+        """The tokens that ask for the next turn, from which no message can forge a turn.
+
+        A token ends where an answer begins, in the turns that are over, too: there the model began
+        to generate. So the tokens of a chat are those of the chat before and more, if the template
+        writes it so.
+
+        tools, variables: for a template that reads such. continues: the last message is an
+        assistant's, and the model is to go on with it.
+
+        `Tokenizer.encode` reads a literal control token, such as `<end_of_turn>`, as that token.
+        Inside a message it is what somebody wrote, so there it is encoded as plain characters.
+        Raises UserError, which names the field, for messages that cannot be written.
+        """
+        if continues and (not messages or messages[-1].get("role") not in ANSWERS):
+            raise UserError(
+                "the last message is not an assistant's, so there is nothing to go on with",
+                field="messages",
+            )
+        chat = self._writer.prompt(messages, tools=tools, variables=variables, continues=continues)
+        return self._writer.encoder.encode(chat)[0]
+
+    def encode_answers(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        last_only: bool = False,
+    ) -> tuple[list[int], list[bool]]:
+        """The tokens of a chat up to its last answer, and which of them are the model's to write:
+        each assistant turn with the token that ends it; last_only: the last of them.
+
+        Before each answer stands what `encode` gives for the messages so far: what a model learns
+        from is what it sees when it is asked. Raises UserError as `encode` does, where no message
+        is an assistant's, and for a template that writes a chat so that this cannot be.
+        """
+        chat, learned = self._writer.conversation(messages, tools=tools, last_only=last_only)
+        ids, starts = self._writer.encoder.encode(chat)
+        ends = self._writer.ends | set(self._stop_ids)
+        is_answer, end = [False] * len(ids), 0
+        for start, after, learns in zip(starts, [*starts[1:], len(ids)], learned, strict=True):
+            place = next((i for i in range(start, after) if ids[i] in ends), None)
+            if place is None:
+                raise UserError("an answer has no end: no token that ends one follows it")
+            end = place + 1
+            is_answer[start:end] = [learns] * (end - start)
+        end = len(is_answer) - is_answer[::-1].index(True)
+        return ids[:end], is_answer[:end]
+
+
+_formats: "weakref.WeakKeyDictionary[Tokenizer, ChatFormat]" = weakref.WeakKeyDictionary()
+
+
+def chat_format(tokenizer: "Tokenizer", template: str | Path = AUTO) -> ChatFormat:
+    """How chats are written for a tokenizer.
+
+    template: "auto": its own template where it came with one, else Gemma's format; "gemma"; the
+    name of one of its own templates; a file that holds a template; or the text of one.
+    Raises UserError: there is no such template, or the tokenizer has neither one nor Gemma's turns.
+    """
+    if template == AUTO:
+        known = _formats.get(tokenizer)
+        if known is None:
+            known = _formats[tokenizer] = _automatic(tokenizer)
+        return known
+    if template == GEMMA:
+        return ChatFormat(tokenizer, GemmaChat(tokenizer))
+    given = named_template(tokenizer, template)
+    given.check()
+    return _of_templates(tokenizer, {"default": given})
+
+
+def use_template(tokenizer: "Tokenizer", template: str | Path) -> None:
+    """From now on the tokenizer writes chats by this template, as if it had come with it: it is
+    saved with it, and what ends an answer in it ends a generation. Raises UserError as chat_format
+    does."""
+    chat_format(tokenizer, template)
+    text = GEMMA_TEMPLATE
+    if template != GEMMA:
+        text = named_template(tokenizer, template).text
+    tokenizer.beside = {**tokenizer.beside, TEMPLATE: text.encode()}  # type: ignore[misc]
+    _formats.pop(tokenizer, None)
+    add_ends(tokenizer)
+
+
+def add_ends(tokenizer: "Tokenizer") -> None:
+    """What ends an answer in a tokenizer's own template ends a generation, whatever else does."""
+    if not any(name in tokenizer.beside for name in (TEMPLATE, ROLES, LEGACY_TEMPLATE)):
+        return
+    try:
+        ends = chat_format(tokenizer).stop_ids
+    except UserError:
+        return  # said when a chat is written
+    stops = dict.fromkeys((*tokenizer.stop_ids, *sorted(ends)))
+    tokenizer.stop_ids = tuple(stops)  # type: ignore[misc]
+    _formats.pop(tokenizer, None)
+
+
+def named_template(tokenizer: "Tokenizer", template: str | Path) -> "Template":
+    """One of the tokenizer's own by its name, that of a file, or a text. Raises UserError: there
+    is none."""
+    from recurrentgemma.text.chat_template_files import own_templates
+    from recurrentgemma.text.template_sandbox import Template
+
+    given = str(template)
+    if "{{" in given or "{%" in given:
+        return Template(given, "the text given as template")
+    own = own_templates(tokenizer)
+    if given in own:
+        return own[given]
+    if Path(given).is_file():
+        return Template(read_text(Path(given)), given)
+    names = ", ".join(map(repr, ("auto", "gemma", *own)))
+    raise UserError(
+        f"there is no chat template {given!r}: expected {names}, the path of a file that holds a "
+        f"Jinja template, or its text"
+    )
 
 
 def encode_chat(tokenizer: "Tokenizer", messages: Sequence[Message]) -> list[int]:
-    """The tokens of `format_chat(messages)`, from which no message can forge a turn.
-
-    A token ends where an answer begins, in the turns that are over, too: there the model began to
-    generate. So the tokens of a chat are those of the chat before and more.
-
-    `Tokenizer.encode` reads a literal control token, such as `<end_of_turn>`, as that token. Inside
-    a message it is what somebody wrote, so there it is encoded as plain characters. Raises
-    ValueError when the tokenizer has no turn tokens (the model then knows no chat format), or when
-    it makes one of other characters.
-    """
-    return _encode(tokenizer, _turns(messages))[0]
+    """The tokens that ask for the next turn of a chat: see ChatFormat.encode."""
+    return chat_format(tokenizer).encode(messages)
 
 
 def encode_answers(
     tokenizer: "Tokenizer", messages: Sequence[Message]
 ) -> tuple[list[int], list[bool]]:
-    """The tokens of a chat up to its last answer, and which of them are the model's to write: each
-    assistant turn with the `<end_of_turn>` that ends it.
-
-    Before each answer stands what `encode_chat` gives for the messages so far: what a model learns
-    from is what it sees when it is asked. Raises ValueError as encode_chat does, and where no
-    message is an assistant's.
-    """
-    turns = _turns(messages)[:-1]
-    answers = [number for number, (before, _, _) in enumerate(turns) if before == _ANSWER]
-    if not answers:
-        _require_turns(tokenizer)
-        raise UserError("none of the messages has the role 'assistant': there is no answer")
-    ids, is_answer = _encode(tokenizer, turns[: answers[-1] + 1])
-    end = len(ids) - is_answer[::-1].index(True)
-    return ids[:end], is_answer[:end]
+    """The tokens of a chat and which of them are answers: see ChatFormat.encode_answers."""
+    return chat_format(tokenizer).encode_answers(messages)
 
 
-def _encode(
-    tokenizer: "Tokenizer", turns: Sequence[tuple[str, str, str]]
-) -> tuple[list[int], list[bool]]:
-    """The tokens of turns, and which of them are an answer's, its `<end_of_turn>` included."""
-    _require_turns(tokenizer)
-    control = tokenizer.control_tokens
-    end, ids, is_answer, answering = control[END_OF_TURN], [], [], False
-    for number, (part, begins_answer) in enumerate(_parts(turns, control)):
-        if number == 0:
-            tokens = tokenizer.encode(part)
-        else:
-            before = _ANSWER if begins_answer else None
-            tokens = encode_continuation(tokenizer, part, before)
-        for turn in (START_OF_TURN, END_OF_TURN):
-            if tokens.count(control[turn]) > part.count(turn):
-                raise UserError(
-                    f"a message has characters that this tokenizer turns into {turn}, which would "
-                    f"begin or end a turn: remove them"
-                )
-            if tokens.count(control[turn]) < part.count(turn):
-                raise UserError(
-                    f"this tokenizer has a token {turn} and does not find it in a text, so it "
-                    f"cannot write Gemma's chat format: pass a plain prompt instead of messages"
-                )
-        answering |= begins_answer
-        answer = 0
-        if answering:
-            answering = end not in tokens
-            answer = len(tokens) if answering else tokens.index(end) + 1
-        ids += tokens
-        is_answer += [True] * answer + [False] * (len(tokens) - answer)
-    return ids, is_answer
+def _automatic(tokenizer: "Tokenizer") -> ChatFormat:
+    from recurrentgemma.text.chat_template_files import own_templates
+
+    own = own_templates(tokenizer) if tokenizer.beside else {}
+    if not own or ("default" in own and own["default"].text == GEMMA_TEMPLATE):
+        return ChatFormat(tokenizer, GemmaChat(tokenizer))
+    return _of_templates(tokenizer, own)
 
 
-def _parts(
-    turns: Sequence[tuple[str, str, str]], control_tokens: Mapping[str, int]
-) -> list[tuple[str, bool]]:
-    """The text of turns, cut where a token must end: (part, whether it begins with an answer).
+def _of_templates(tokenizer: "Tokenizer", templates: "Mapping[str, Template]") -> ChatFormat:
+    from recurrentgemma.text.chat_template import TemplateChat  # here: Jinja, only where it is used
 
-    That is before each answer, and inside of a control token that a message spells: cut in two, it
-    is only its characters.
-    """
-    parts = [("", False)]
-
-    def add(text: str) -> None:
-        last, begins_answer = parts.pop()
-        parts.append((last + text, begins_answer))
-
-    for before, content, after in turns:
-        add(before)
-        if before == _ANSWER:
-            parts.append(("", True))
-        first, *texts = _cut_control_tokens(content, control_tokens)
-        add(first)
-        parts.extend((text, False) for text in texts)
-        add(after)
-    return parts
-
-
-def _require_turns(tokenizer: "Tokenizer") -> None:
-    if not {START_OF_TURN, END_OF_TURN} <= tokenizer.control_tokens.keys():
-        raise UserError(
-            f"this tokenizer has no {START_OF_TURN} and {END_OF_TURN}, so its model was not "
-            "trained on Gemma's chat format: pass a plain prompt instead of messages"
-        )
-
-
-def _turns(messages: Sequence[Message]) -> list[tuple[str, str, str]]:
-    """(what stands before it, a message's text, what stands after it), in order."""
-    if not messages:
-        raise UserError("a chat needs at least one message, such as {'role': 'user', ...}")
-    turns, system = [], ""
-    for i, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise UserError(
-                f"message {i} is {message!r}: expected {{'role': 'user', 'content': 'Hi'}}"
-            )
-        role, content = message.get("role"), message.get("content")
-        if not isinstance(content, str):
-            raise UserError(f"message {i} has content {content!r}: expected a string")
-        check_text(content)
-        if role == "system":
-            if i:
-                raise UserError(f"message {i} has the role 'system': only the first one may")
-            system = content + "\n\n"
-            continue
-        if role not in _ROLES:
-            raise UserError(
-                f"message {i} has the role {role!r}: expected 'system', 'user' or 'assistant'"
-            )
-        if system and role == "user":
-            content, system = system + content, ""
-        turns.append((f"{START_OF_TURN}{_ROLES[role]}\n", content, f"{END_OF_TURN}\n"))
-    if system:
-        raise UserError("a system message needs a user turn after it: Gemma has no system role")
-    return [*turns, (_ANSWER, "", "")]
-
-
-def _cut_control_tokens(text: str, control_tokens: Mapping[str, int]) -> list[str]:
-    cuts = [f"(?<={re.escape(t[0])})(?={re.escape(t[1:])})" for t in control_tokens if len(t) > 1]
-    return re.split("|".join(cuts), text) if cuts else [text]
-
-
-def check_text(text: str) -> None:
-    """Raises ValueError: the text holds half a character, which no tokenizer can read."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"this is no text: its character {error.start} is {text[error.start]!r}, half of "
-            "a character, as bytes that are not UTF-8 become; pass valid Unicode"
-        ) from None
+    return ChatFormat(tokenizer, TemplateChat(tokenizer, templates))

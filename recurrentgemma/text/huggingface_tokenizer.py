@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 
 from recurrentgemma.errors import UserError
-from recurrentgemma.text.chat import END_OF_TURN, START_OF_TURN
+from recurrentgemma.text.chat_encoding import END_OF_TURN, START_OF_TURN
 from recurrentgemma.text.tokenizer_files import ROLES, read_json, read_text
 
 FILE = "tokenizer.json"
@@ -46,6 +46,8 @@ class HuggingFaceTokenizer:
         self.content = content
         self.config = dict(config or {})
         self.beside: Mapping[str, bytes] = {}
+        if self.config:
+            self.beside = {ROLES: json.dumps(self.config, ensure_ascii=False).encode()}
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = max(ids.values()) + 1
         self.bos_id = _role(ids, self.config, "bos_token", name)
@@ -54,6 +56,20 @@ class HuggingFaceTokenizer:
         turns = {turn: ids[turn] for turn in (START_OF_TURN, END_OF_TURN) if turn in ids}
         added = self._tokenizer.get_added_tokens_decoder().items()
         self.control_tokens = {t.content: i for i, t in added if t.special} | turns
+        self.other_tokens: Mapping[str, int] = {
+            t.content: i for i, t in added if t.content not in self.control_tokens
+        }
+        named = {role: _content(token) for role, token in self.config.items()}
+        self.roles: dict[str, str] = {
+            role: text
+            for role, text in named.items()
+            if role.endswith("_token") and isinstance(text, str) and text in ids
+        }
+        self.roles |= {
+            role: text
+            for role, i in zip(_NAMES, (self.bos_id, self.eos_id, self.pad_id), strict=True)
+            if i is not None and (text := self._tokenizer.id_to_token(i)) is not None
+        }
         stop = dict.fromkeys((self.eos_id, turns.get(END_OF_TURN)))
         self.stop_ids = tuple(i for i in stop if i is not None)
         self._silent = {self.bos_id, self.eos_id, self.pad_id}

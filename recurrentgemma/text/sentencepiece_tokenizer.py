@@ -9,7 +9,7 @@ from pathlib import Path
 import sentencepiece
 
 from recurrentgemma.errors import UserError
-from recurrentgemma.text.chat import END_OF_TURN, START_OF_TURN
+from recurrentgemma.text.chat_encoding import END_OF_TURN, START_OF_TURN
 
 FILE = "tokenizer.model"
 # The trainer leaves out a sentence of more than 4,192 bytes; a character has up to four.
@@ -41,6 +41,11 @@ class SentencePieceTokenizer:
         self.pad_id = _id_or_none(self._processor.pad_id())
         turns = {turn: self._processor.piece_to_id(turn) for turn in (START_OF_TURN, END_OF_TURN)}
         self.control_tokens = {t: i for t, i in turns.items() if i != self._processor.unk_id()}
+        self.other_tokens: Mapping[str, int] = {}
+        ids = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
+        self.roles: Mapping[str, str] = {
+            role: self._processor.id_to_piece(i) for role, i in ids.items() if i is not None
+        }
         stop = (self.eos_id, self.control_tokens.get(END_OF_TURN))
         self.stop_ids = tuple(i for i in stop if i is not None)
 

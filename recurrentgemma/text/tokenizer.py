@@ -22,6 +22,7 @@ from typing import Protocol
 from recurrentgemma.errors import UserError
 from recurrentgemma.text import byte_tokenizer, huggingface_tokenizer, sentencepiece_tokenizer
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer as ByteTokenizer
+from recurrentgemma.text.chat import add_ends
 from recurrentgemma.text.chat import encode_chat as encode_chat
 from recurrentgemma.text.chat import format_chat as format_chat
 from recurrentgemma.text.huggingface_tokenizer import HuggingFaceTokenizer as HuggingFaceTokenizer
@@ -59,8 +60,9 @@ class Tokenizer(Protocol):
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """The ids that end a generation: eos and `<end_of_turn>`, where there are such, and those
-        of a generation_config.json in the directory that it came from."""
+        """The ids that end a generation: eos and `<end_of_turn>`, where there are such; those of a
+        generation_config.json in the directory that it came from, and what ends an answer in the
+        chat template there."""
         ...
 
     @property
@@ -71,6 +73,16 @@ class Tokenizer(Protocol):
     @property
     def control_tokens(self) -> Mapping[str, int]:
         """Literal -> id of the control tokens that `encode` finds in a text."""
+        ...
+
+    @property
+    def other_tokens(self) -> Mapping[str, int]:
+        """Literal -> id of what else `encode` finds whole in a text, such as <think>."""
+        ...
+
+    @property
+    def roles(self) -> Mapping[str, str]:
+        """What transformers calls the special tokens, such as bos_token -> their literals."""
         ...
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
@@ -130,6 +142,7 @@ def find_tokenizer(directory: str | Path, vocab_size: int | None = None) -> Toke
         beside.pop(SPECIAL, None)  # names the tokens that were left out
     tokenizer.beside = beside
     tokenizer.stop_ids = tuple(dict.fromkeys((*tokenizer.stop_ids, *generation_stops(directory))))
+    add_ends(tokenizer)
     return tokenizer
 
 

@@ -13,9 +13,10 @@ from recurrentgemma.errors import UserError
 
 ROLES = "tokenizer_config.json"  # names the tokens that begin, end and fill a text
 TEMPLATE = "chat_template.jinja"
+LEGACY_TEMPLATE = "chat_template.json"  # where transformers' processors had it
 GENERATION = "generation_config.json"  # its eos_token_id ends an answer, one id or several
 SPECIAL = "special_tokens_map.json"
-BESIDE = (ROLES, SPECIAL, "added_tokens.json", TEMPLATE, "chat_template.json", GENERATION)
+BESIDE = (ROLES, SPECIAL, "added_tokens.json", TEMPLATE, LEGACY_TEMPLATE, GENERATION)
 
 
 def read_text(path: Path) -> str:

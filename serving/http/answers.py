@@ -7,11 +7,23 @@ A whole answer is its streamed chunks put together, so the two cannot differ.
 import dataclasses
 import secrets
 from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel
 
 from recurrentgemma.generation.sampling import Sampling
 from serving.engine.engine import Engine
 from serving.engine.request import Event, GenerationRequest, TokenScore
-from serving.http.protocol import Choice, CompletionRequest, Logprobs, Usage
+from serving.http.protocol import (
+    Choice,
+    Completion,
+    CompletionRequest,
+    Logprobs,
+    Usage,
+    new_completion_id,
+    now,
+)
+from serving.http.request_fields import RequestFields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +31,7 @@ class Questions:
     """What one HTTP request asks of the engine: choice `i` answers `requests[i]`, which has prompt
     `i // n`."""
 
-    body: CompletionRequest
+    body: RequestFields
     requests: tuple[GenerationRequest, ...]
     echoes: tuple[str, ...]  # the text that goes before each choice's own; "" without echo
 
@@ -31,43 +43,92 @@ def read_questions(body: CompletionRequest, engine: Engine) -> Questions:
     Raises UserError, which names the field: a text prompt or a stop string without a tokenizer, a
     token outside the vocabulary, a prompt that is too long, alone or together with its answer.
     """
-    seed = secrets.randbits(31) if body.seed is None else body.seed
-    sampling = Sampling(
-        max_tokens=body.max_tokens,
-        temperature=body.temperature,
-        top_k=max(0, body.top_k),
-        top_p=body.top_p,
-        min_p=body.min_p,
-        stop=tuple(body.stop),
-    )
-    requests, echoes = [], []
+    requests: list[GenerationRequest] = []
+    echoes = []
     for prompt in body.prompt:
         tokens_T = engine.tokens(prompt)
         echo = ""
         if body.echo:
             echo = prompt if isinstance(prompt, str) else engine.decode(tokens_T)
-        for k in range(body.n):
-            request = GenerationRequest(
-                prompt=tokens_T,
-                sampling=dataclasses.replace(sampling, seed=seed + k),
-                logprobs=body.logprobs,
-                prompt_logprobs=body.echo and body.logprobs is not None,
-            )
-            engine.check(request)
-            requests.append(request)
-            echoes.append(echo)
+        request = GenerationRequest(
+            prompt=tokens_T,
+            sampling=sampling_of(body, max_tokens=body.max_tokens),
+            logprobs=body.logprobs,
+            prompt_logprobs=body.echo and body.logprobs is not None,
+        )
+        engine.check(request)
+        if requests:  # without a seed one is drawn for all prompts
+            sampling = dataclasses.replace(request.sampling, seed=requests[0].sampling.seed)
+            request = dataclasses.replace(request, sampling=sampling)
+        requests += asked_of(request, body)
+        echoes += [echo] * body.n
     return Questions(body=body, requests=tuple(requests), echoes=tuple(echoes))
+
+
+def sampling_of(body: RequestFields, *, max_tokens: int) -> Sampling:
+    """How the first choice is drawn; without a seed one of chance."""
+    return Sampling(
+        max_tokens=max_tokens,
+        temperature=body.temperature,
+        top_k=max(0, body.top_k),
+        top_p=body.top_p,
+        min_p=body.min_p,
+        stop=tuple(body.stop),
+        seed=secrets.randbits(31) if body.seed is None else body.seed,
+    )
+
+
+def asked_of(request: GenerationRequest, body: RequestFields) -> tuple[GenerationRequest, ...]:
+    """The requests for the n choices of one prompt, of consecutive seeds."""
+    seed = request.sampling.seed
+    assert seed is not None
+    seeds = [dataclasses.replace(request.sampling, seed=seed + k) for k in range(body.n)]
+    return tuple(dataclasses.replace(request, sampling=sampling) for sampling in seeds)
+
+
+def usage_of(questions: Questions, generated: Iterable[int]) -> Usage:
+    """generated: the tokens of each choice."""
+    prompts = questions.requests[:: questions.body.n]
+    prompt_tokens = sum(len(request.prompt) for request in prompts)
+    completion_tokens = sum(generated)
+    return Usage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+    )
 
 
 class Answer:
     """Turns events into chunks, and counts. One for each HTTP request."""
 
-    def __init__(self, questions: Questions, engine: Engine):
+    def __init__(self, questions: Questions, engine: Engine, *, model: str = ""):
         self._questions = questions
         self._engine = engine
+        self._head: dict[str, Any] = {"id": new_completion_id(), "object": "text_completion"}
+        self._head |= {"created": now(), "model": model}
+        self._parts: list[list[Choice]] = [[] for _ in questions.requests]
+        assert isinstance(questions.body, CompletionRequest)
+        self._with_logprobs = questions.body.logprobs is not None
         self._begun = [False] * len(questions.requests)
         self._generated = [0] * len(questions.requests)
         self._show_ids = questions.body.return_token_ids or engine.lm.tokenizer is None
+
+    def take(self, index: int, event: Event) -> None:
+        """Keep what this event adds to choice `index`."""
+        self._parts[index].append(self.chunk(index, event))
+
+    def chunks(self, index: int, event: Event, extra: dict[str, Any]) -> list[BaseModel]:
+        """What of a stream this event makes."""
+        return [Completion(**self._head, choices=[self.chunk(index, event)], **extra)]
+
+    def last(self) -> BaseModel:
+        """The last chunk of a stream whose usage is asked for."""
+        return Completion(**self._head, choices=[], usage=self.usage())
+
+    def whole(self) -> BaseModel:
+        """The answer, once every choice has ended."""
+        choices = [join(parts) for parts in self._parts]
+        return Completion(**self._head, choices=choices, usage=self.usage())
 
     def chunk(self, index: int, event: Event) -> Choice:
         """The part of choice `index` that this event adds."""
@@ -81,21 +142,14 @@ class Answer:
                 choice.prompt_token_ids = [int(id) for id in self._questions.requests[index].prompt]
         if self._show_ids:
             choice.token_ids = list(event.token_ids)
-        if self._questions.body.logprobs is not None:
+        if self._with_logprobs:
             scores = [dataclasses.replace(s, offset=s.offset + len(echo)) for s in event.scores]
             choice.logprobs = self._logprobs([*event.prompt_scores, *scores])
         choice.finish_reason = event.finish_reason
         return choice
 
     def usage(self) -> Usage:
-        prompts = self._questions.requests[:: self._questions.body.n]
-        prompt_tokens = sum(len(request.prompt) for request in prompts)
-        completion_tokens = sum(self._generated)
-        return Usage(
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            total_tokens=prompt_tokens + completion_tokens,
-        )
+        return usage_of(self._questions, self._generated)
 
     def _logprobs(self, scores: Iterable[TokenScore]) -> Logprobs:
         name = self._engine.token_name

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP application: OpenAI's completions over one engine thread. It tokenises, waits and
-formats; nothing else.
+"""The HTTP application: OpenAI's completions and chats over one engine thread. It tokenises, waits
+and formats; nothing else.
 
 `GET /health` is 200 only when a request would be answered: 503 while the model loads or compiles,
 when the engine's thread has died and when a step hangs. A client that goes away frees its slots.
@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -23,15 +24,11 @@ from serving.engine.request import Event
 from serving.engine.thread import EngineThread, EngineUnavailable, Job, QueueFull
 from serving.http import answers
 from serving.http.body import MIB, json_schema, read_json
+from serving.http.chat_answers import ChatAnswer, read_chat
+from serving.http.chat_protocol import ChatCompletion, ChatRequest
 from serving.http.freed_memory import GiveBackMemory
-from serving.http.protocol import (
-    Choice,
-    Completion,
-    CompletionRequest,
-    RequestError,
-    new_completion_id,
-    now,
-)
+from serving.http.protocol import Completion, CompletionRequest, RequestError, now
+from serving.http.request_fields import RequestFields
 
 MAX_BODY_MIB = 16  # a million tokens as ids, or as text even where each character is escaped
 
@@ -40,6 +37,7 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{model}</
 pre {{ overflow-x: auto }}</style>
 <h1>{model}</h1><p>A Griffin language model with OpenAI's completions API.</p>
 <ul><li><code>POST /v1/completions</code> (with <code>"stream": true</code> too)</li>
+<li><code>POST /v1/chat/completions</code> (the same)</li>
 <li><a href="/v1/models"><code>GET /v1/models</code></a></li>
 <li><a href="/health"><code>GET /health</code></a></li>
 <li><a href="/docs"><code>GET /docs</code></a></li></ul>
@@ -77,31 +75,45 @@ def create_app(
         if body.model is not None and body.model != model_name:
             raise _no_such_model(body.model, model_name)
         engine = engine_thread.engine
-        capacity = engine_thread.capacity
-        if body.n * len(body.prompt) > capacity:
-            message = (
-                f"{len(body.prompt)} prompts x n={body.n} is more than the {capacity} sequences "
-                "this server holds: send fewer at once"
-            )
-            param = "n" if body.n > 1 else "prompt"
-            raise RequestError(400, message, param=param, code="invalid_value")
+        check_capacity(body, len(body.prompt), "prompt")
         questions = await run_in_threadpool(answers.read_questions, body, engine)
-        answer = answers.Answer(questions, engine)
-        events = _Events(engine_thread, questions, request)
-        head = {
-            "id": new_completion_id(),
-            "object": "text_completion",
-            "created": now(),
-            "model": model_name,
-        }
+        answer = answers.Answer(questions, engine, model=model_name)
+        return await answered(request, questions, answer)
+
+    @app.post(
+        "/v1/chat/completions",
+        response_model=ChatCompletion,
+        openapi_extra=json_schema(ChatRequest),
+    )
+    async def chat(request: Request) -> Response:
+        body = await read_json(request, ChatRequest, max_bytes=max_body_bytes)
+        if body.model is not None and body.model != model_name:
+            raise _no_such_model(body.model, model_name)
+        engine = engine_thread.engine
+        check_capacity(body, 1, "messages")
+        questions = await run_in_threadpool(read_chat, body, engine)
+        return await answered(request, questions, ChatAnswer(questions, engine, model=model_name))
+
+    def check_capacity(body: RequestFields, prompts: int, field: str) -> None:
+        capacity = engine_thread.capacity
+        if body.n * prompts > capacity:
+            message = (
+                f"{prompts} prompts x n={body.n} is more than the {capacity} sequences this server "
+                "holds: send fewer at once"
+            )
+            param = "n" if body.n > 1 else field
+            raise RequestError(400, message, param=param, code="invalid_value")
+
+    async def answered(
+        request: Request, questions: answers.Questions, answer: answers.Answer | ChatAnswer
+    ) -> Response:
+        events, body = _Events(engine_thread, questions, request), questions.body
         if body.stream:
-            chunks = _stream(events, answer, head, body)
+            chunks = _stream(events, answer, body)
             return StreamingResponse(chunks, media_type="text/event-stream", headers=_NO_CACHE)
-        parts: dict[int, list[Choice]] = {index: [] for index in range(len(questions.requests))}
         async for index, event in events:
-            parts[index].append(answer.chunk(index, event))
-        choices = [answers.join(parts[index]) for index in parts]
-        return _json(Completion(**head, choices=choices, usage=answer.usage()))
+            answer.take(index, event)
+        return _json(answer.whole())
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -175,22 +187,21 @@ def _no_such_model(name: str, served: str) -> RequestError:
     return RequestError(404, message, param="model", code="model_not_found")
 
 
-def _json(completion: Completion) -> Response:
+def _json(completion: BaseModel) -> Response:
     body = completion.model_dump_json(exclude_unset=True)
     return Response(body, media_type="application/json")
 
 
 async def _stream(
-    events: "_Events", answer: answers.Answer, head: dict[str, Any], body: CompletionRequest
+    events: "_Events", answer: answers.Answer | ChatAnswer, body: RequestFields
 ) -> AsyncIterator[str]:
     """Server-sent events: a chunk each time a choice grows, the usage if asked for, then [DONE]."""
     with_usage = body.stream_options is not None and body.stream_options.include_usage
     extra: dict[str, Any] = {"usage": None} if with_usage else {}
     try:
         async for index, event in events:
-            choice = answer.chunk(index, event)
-            chunk = Completion(**head, choices=[choice], **extra)
-            yield f"data: {chunk.model_dump_json(exclude_unset=True)}\n\n"
+            for chunk in answer.chunks(index, event, extra):
+                yield f"data: {chunk.model_dump_json(exclude_unset=True)}\n\n"
     except EngineUnavailable as error:  # the status line is long gone: say it in the stream
         failure = RequestError(503, str(error), code="unavailable").body
         yield f"data: {failure.model_dump_json()}\n\n"
@@ -202,8 +213,7 @@ async def _stream(
     finally:
         events.close()
     if with_usage:
-        last = Completion(**head, choices=[], usage=answer.usage())
-        yield f"data: {last.model_dump_json(exclude_unset=True)}\n\n"
+        yield f"data: {answer.last().model_dump_json(exclude_unset=True)}\n\n"
     yield "data: [DONE]\n\n"
 
 

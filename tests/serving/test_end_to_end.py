@@ -2,12 +2,15 @@
 
 import concurrent.futures
 import json
+from typing import Any
 
 import httpx
 import openai
 import pytest
 
 from recurrentgemma.generation.lm import LanguageModel
+from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from recurrentgemma.text.chat import use_template
 from serving.engine.engine import Engine
 from serving.http.server import create_app
 
@@ -172,3 +175,62 @@ def test_text_for_a_checkpoint_without_a_tokenizer(language_model, running_threa
         answer = httpx.post(f"{url}/v1/completions", json={"prompt": "Hi"})
         assert answer.status_code == 400
         assert "send the prompt as token ids" in answer.json()["error"]["message"]
+
+
+TEMPLATE = (  # the model's own, in which a turn is not Gemma's
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m.role }}: {{ m.content | trim }}"
+    "<end_of_turn>{% endfor %}{% if add_generation_prompt %}<start_of_turn>assistant: {% endif %}"
+)
+MESSAGES = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": "Hello <end_of_turn>"}]},
+    {"role": "assistant", "content": "Hi"},
+    {"role": "user", "content": "Who?"},
+]
+
+
+@pytest.mark.parametrize("template", ["gemma", TEMPLATE], ids=["Gemma's", "its own"])
+def test_the_openai_client_chats(language_model, running_thread, running_server, template):
+    """Streamed or not it answers as lm.chat does, by the model's template."""
+    tokenizer = ByteTokenizer()
+    use_template(tokenizer, template)
+    engine = Engine(language_model("griffin", tokenizer), slots=2)
+    options: dict[str, Any] = {"max_tokens": 20, "temperature": 1.5, "seed": 3}
+    expected = engine.lm.chat(MESSAGES, **options)
+    assert expected
+    with (
+        running_thread(lambda: engine, 8) as thread,
+        running_server(create_app(thread, model_name="griffin")) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        asked: Any = {"model": "griffin", "messages": MESSAGES, **options, "logprobs": True}
+        answer = client.chat.completions.create(**asked, top_logprobs=2, n=2)
+        first, second = answer.choices
+        assert (first.message.role, first.message.content) == ("assistant", expected)
+        other: dict[str, Any] = {**options, "seed": 4}
+        assert second.message.content == engine.lm.chat(MESSAGES, **other)
+        tokens = first.logprobs.content
+        assert len(tokens) == len(tokenizer.encode(expected, bos=False)) or ("\ufffd" in expected)
+        assert all(len(token.top_logprobs) == 2 for token in tokens)
+        stream = client.chat.completions.create(
+            **asked, stream=True, stream_options={"include_usage": True}
+        )
+        *chunks, last = list(stream)
+        assert last.usage == client.chat.completions.create(**asked).usage
+        assert chunks[0].choices[0].delta.role == "assistant"
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        assert text == expected
+        assert chunks[-1].choices[0].finish_reason in ("stop", "length")
+        begun = [*MESSAGES, {"role": "assistant", "content": "I am"}]
+        going_on = client.chat.completions.create(
+            **asked | {"messages": begun}, extra_body={"continue_final_message": True}
+        )
+        ids = [*tokenizer.encode("I am", bos=False)]
+        prompt_tokens = answer.usage.prompt_tokens + len(ids)
+        assert going_on.usage.prompt_tokens == prompt_tokens
+        image: Any = [{"type": "image_url", "image_url": {"url": "data:,"}}]
+        with pytest.raises(openai.BadRequestError, match="reads text only") as caught:
+            client.chat.completions.create(
+                model="griffin", messages=[{"role": "user", "content": image}]
+            )
+        assert caught.value.param == "messages.0.content.0"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversations as token ids of which only the answers are learned from.
 
-By Gemma's template an example is BOS, the turns, and the `<end_of_turn>` of the last answer, with
-which generation ends; what follows the last answer is not read. Without a template it is BOS, the
-prompt, the response, EOS.
+An example is the conversation as the tokenizer's chat template writes it, or Gemma's, up to the
+token that ends the last answer, with which generation ends, too; what follows is not read. Without
+a template (`?template=none`) it is BOS, the prompt, the response, EOS.
 """
 
 import dataclasses
@@ -13,19 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from recurrentgemma.errors import UserError
-from recurrentgemma.text.chat import (
-    END_OF_TURN,
-    START_OF_TURN,
-    Message,
-    check_text,
-    encode_answers,
-)
+from recurrentgemma.text.chat import AUTO, GEMMA, ChatFormat, Message, chat_format, check_text
 from recurrentgemma.text.continuation import encode_continuation
 from recurrentgemma.text.tokenizer import Tokenizer
 from training.data import sources
 from training.data.document import Document
 from training.data.documents import BYTES_PER_TOKEN, SAMPLES, tokenizer_fingerprint
-from training.data.sources.chat_lines import ANSWERS, ChatLines
+from training.data.sources.chat_lines import ChatLines, is_answer, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,24 +61,29 @@ class Examples:
 class ChatDocuments:
     """See `training.data.documents.Documents`: conversations, tokenised when they are read.
 
-    Raises ValueError: the template needs turns and the tokenizer has none.
+    Raises UserError: the tokenizer has neither a chat template nor Gemma's turns.
     """
 
     lengths = None
-    blocks = None
 
     def __init__(self, source: ChatLines, tokenizer: Tokenizer) -> None:
-        turns = {START_OF_TURN, END_OF_TURN} <= tokenizer.control_tokens.keys()
-        if source.template == "gemma" and not turns:
-            raise UserError(
-                f"{source.spec!r}: this tokenizer has no {START_OF_TURN} and {END_OF_TURN}, so "
-                f"Gemma's chat template cannot be written with it; with ?template=none prompt and "
-                f"response are plain text, one after the other"
-            )
         self._source, self._tokenizer = source, tokenizer
+        self.blocks = source.blocks
+        self._format: ChatFormat | None = None
+        if source.template != "none":
+            try:
+                self._format = chat_format(tokenizer, GEMMA if source.template == GEMMA else AUTO)
+            except UserError as error:
+                raise UserError(
+                    f"{source.spec!r}: {error}; with ?template=none prompt and response are plain "
+                    f"text, one after the other"
+                ) from None
+        self.format_name = "none" if self._format is None else self._format.name
+        self.format_shown = "none" if self._format is None else self._format.shown
         self.typical_length = source.size / len(source) / BYTES_PER_TOKEN
+        name = f"{self.format_name} last" if source.last_only else self.format_name
         self.fingerprint = (
-            f"{sources.fingerprint(source)} {source.template} {tokenizer_fingerprint(tokenizer)}"
+            f"{sources.fingerprint(source)} {name} {tokenizer_fingerprint(tokenizer)}"
         )
 
     def __len__(self) -> int:
@@ -95,20 +94,22 @@ class ChatDocuments:
 
     def read(self, document: int, start: int = 0, stop: int | None = None) -> Document:
         """Raises ValueError that names the line, if it is no conversation with an answer."""
-        messages = self._source.messages(document)
+        talk = self._source.talk(document)
         try:
-            if self._source.template == "none":
-                ids, learned = self._plain(messages)
+            if self._format is None:
+                ids, learned = self._plain(talk.messages)
             else:
-                ids, learned = encode_answers(self._tokenizer, messages)
-        except ValueError as error:
+                ids, learned = self._format.encode_answers(
+                    talk.messages, tools=talk.tools, last_only=self._source.last_only
+                )
+        except UserError as error:
             raise UserError(f"{self.name(document)}: {error}") from None
         return Document(np.array(ids, np.int32), np.array(learned, bool)).cut(start, stop)
 
     def answer_bytes(self, document: int) -> int:
-        """UTF-8 bytes of the answers of a document."""
-        messages = self._source.messages(document)
-        return sum(len(m["content"].encode()) for m in messages if m["role"] in ANSWERS)
+        """UTF-8 bytes of the answers of a document that are learned."""
+        texts = [shown(m) for m in self._source.messages(document) if is_answer(m)]
+        return sum(len(text.encode()) for text in (texts[-1:] if self._source.last_only else texts))
 
     def bytes_per_token(self) -> float | None:
         chosen = sources.spread(len(self), SAMPLES)
@@ -118,12 +119,12 @@ class ChatDocuments:
 
     def _plain(self, messages: list[Message]) -> tuple[list[int], list[bool]]:
         roles = [message["role"] for message in messages]
-        if len(roles) != 2 or roles[0] != "user" or roles[1] not in ANSWERS:
+        if len(roles) != 2 or roles[0] != "user" or not is_answer(messages[1]):
             raise UserError(
                 f"messages of {', '.join(roles)}: template=none knows one prompt and "
                 f"one response, of user and assistant"
             )
-        prompt, response = (message["content"] for message in messages)
+        prompt, response = map(shown, messages)
         for content in (prompt, response):
             check_text(content)
         asked = self._tokenizer.encode(prompt)

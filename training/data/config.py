@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from recurrentgemma.errors import UserError
+from recurrentgemma.text.chat import AUTO, GEMMA, chat_format, use_template
 from recurrentgemma.text.tokenizer import Tokenizer, check_vocabulary
 from training.data.chat_documents import ChatDocuments
 from training.data.document import Document
@@ -36,13 +37,17 @@ class DataConfig:
 
     sources: tuple[str, ...] = ()
     """Documents to learn from: `text:GLOB`, `jsonl:GLOB?field=text`, `parquet:GLOB?column=text`,
-    `arrayrecord:GLOB_OR_DIRECTORY`, `tfds:NAME/CONFIG:SPLIT`; `chat:GLOB` for prompts with
-    responses, of which only the responses are learned from."""
+    `arrayrecord:GLOB_OR_DIRECTORY`, `tfds:NAME/CONFIG:SPLIT`; `chat:GLOB` for conversations, of
+    which only the answers are learned from."""
     weights: tuple[float, ...] = ()
     """The share of the tokens that each source gives, up to a common factor; none: equal shares."""
     epochs: float = 0.0
     """How often each document is learned from, of all sources equally often; 0: sources are gone
     through again and again, as far as the steps go."""
+    chat_template: str = "auto"
+    """How `chat:` sources are written: `auto`, by the tokenizer's own chat template, else in
+    Gemma's format; `gemma`; or a file with a Jinja template. The run keeps it with its
+    tokenizer."""
     eval_sources: tuple[str, ...] = ()
     """Documents that are never learned from."""
     long_documents: Literal["cut", "carry"] = "cut"
@@ -71,6 +76,14 @@ class DataConfig:
             raise UserError(
                 f"{', '.join(sorted(both))}: to learn from and to be scored on; choose one"
             )
+
+
+def write_chats_by(tokenizer: Tokenizer, template: str) -> None:
+    """Have a tokenizer write chats as DataConfig.chat_template says, and be saved so. Raises
+    UserError: there is no such template."""
+    if template == AUTO or (template == GEMMA and chat_format(tokenizer).name == GEMMA):
+        return
+    use_template(tokenizer, template)
 
 
 class HeldOut(NamedTuple):

@@ -133,8 +133,8 @@ def describe(text: str, tokenizer: str = "") -> dict[str, Any]:
 
     Of token shards these are exact. Of text, `sampled` documents spread over the source tell the
     bytes, and with a tokenizer the tokens, of a document.
-    Conversations are all read. Raises ValueError: the source or the tokenizer cannot be opened, or
-    a document cannot be read.
+    Conversations are all read; `form` is that of their files. Raises ValueError: the source or the
+    tokenizer cannot be opened, or a document cannot be read.
     """
     from training.data.chat_documents import ChatDocuments, count_examples
     from training.data.documents import document_ids, load_named_tokenizer
@@ -167,8 +167,12 @@ def describe(text: str, tokenizer: str = "") -> dict[str, Any]:
         "sampled": len(chosen),
         "bytes_per_document": round(text_bytes / len(chosen)),
     }
+    if isinstance(source, ChatLines):
+        facts["form"] = ", ".join(source.forms())
     if tokenizer and isinstance(source, ChatLines):
-        examples = count_examples([ChatDocuments(source, load_named_tokenizer(tokenizer))])
+        documents = ChatDocuments(source, load_named_tokenizer(tokenizer))
+        examples = count_examples([documents])
+        facts["chat_format"] = documents.format_shown
         facts |= {"tokens": examples.tokens, "learned_tokens": int(examples.learned.sum())}
         facts |= {"longest_tokens": examples.longest, "longest": examples.longest_name}
     elif tokenizer:

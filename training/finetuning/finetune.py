@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from checkpoints.hub_names import read_name
 from checkpoints.load import open_checkpoint, tokenizer_of
@@ -28,7 +28,6 @@ from training.data.sources.chat_lines import ChatLines
 from training.data.sources.spec import parse_spec
 from training.finetuning.lora import LoraConfig, adapted_layers
 
-Template = Literal["gemma", "none"]
 RATES = {"full": 1e-5, "lora": 2e-4}  # learning rates where none is given
 WARMUP = 0.03  # of the steps, where none is given
 
@@ -90,15 +89,22 @@ def read_base(
 
 
 def chat_specs(
-    data: Sequence[str], *, prompt: str = "", response: str = "", template: Template = "gemma"
+    data: Sequence[str],
+    *,
+    messages: str = "",
+    prompt: str = "",
+    response: str = "",
+    answers: str = "all",
+    plain: bool = False,
 ) -> tuple[str, ...]:
-    """Sources for files of JSON lines; what is a source already stays.
+    """Sources for files of JSON lines or Parquet; what is a source already stays.
 
     Raises:
       UserError: a source of another kind than `chat:`, or options both in it and beside it.
     """
-    options = {"prompt": prompt, "response": response}
-    options |= {} if template == "gemma" else {"template": template}
+    options = {"messages": messages, "prompt": prompt, "response": response}
+    options |= {"answers": "last" if answers == "last" else ""}
+    options |= {"template": "none" if plain else ""}
     text = "&".join(f"{option}={value}" for option, value in options.items() if value)
     specs = []
     for name in data:

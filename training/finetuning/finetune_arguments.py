@@ -35,8 +35,13 @@ class FinetuneArguments:
     run_dir: Path | None = None
     """Where the run is kept; runs/NAME-tuned by default. If it holds a run, that run goes on."""
     lora: LoraArguments = dataclasses.field(default_factory=LoraArguments)
-    template: Literal["gemma", "none"] = "gemma"
-    """Gemma's chat format; or prompt and response as plain text, for tokenizers without turns."""
+    chat_template: Annotated[str, tyro.conf.arg(aliases=["--template"])] = "auto"
+    """`auto`: the checkpoint's own, else Gemma's format; `gemma`; a file with a Jinja template; or
+    `none`: prompt and response as plain text, for tokenizers without turns."""
+    answers: Literal["all", "last"] = "all"
+    """Which answers of a conversation are learned from."""
+    messages: str = ""
+    """The field of a line that holds the list of messages; by default its form is recognised."""
     prompt: str = ""
     """The field of a line that is asked; `prompt` if it is not said."""
     response: str = ""

@@ -8,8 +8,9 @@ from training.finetuning.finetune_arguments import FinetuneArguments
 
 EXAMPLES = """Fine-tune a checkpoint of any format on prompts and responses, in full or by LoRA.
 
-A line of DATA is {"prompt": ..., "response": ...} or {"messages": [{"role": ..., "content": ...}]}.
-Only responses are learned from. Started again, a run goes on where it stopped.
+A line of DATA is {"prompt": ..., "response": ...}, {"messages": [{"role": ..., "content": ...}]} or
+of another form (docs/data.md). Only answers are learned from. Started again, a run goes on where it
+stopped.
 
 examples:
   griffin finetune google/recurrentgemma-2b-it tune.jsonl --lora.rank 16 --run-dir runs/mine
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
     if not train(prepared.config, prepared.run_dir, arguments.launch):
         return arguments.launch.stopped_status
     if cluster.is_first():
-        chat = " --chat" if arguments.template == "gemma" else ""
+        chat = " --chat" if arguments.chat_template != "none" else ""
         print(
             f"{prepared.run_dir} is a checkpoint like any other: griffin generate "
             f"{prepared.run_dir} PROMPT{chat}; "

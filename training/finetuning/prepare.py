@@ -11,8 +11,8 @@ from checkpoints.store import CONFIG, read_run_config
 from recurrentgemma import sharding
 from recurrentgemma.errors import UserError
 from training import pins
-from training.configs import TrainConfig
-from training.data.config import DataConfig
+from training.configs import TrainConfig, holds_chats
+from training.data.config import DataConfig, write_chats_by
 from training.data.passes import Deal
 from training.finetuning.finetune import (
     RATES,
@@ -25,6 +25,8 @@ from training.finetuning.finetune import (
 from training.finetuning.finetune_arguments import FinetuneArguments, lora_config
 from training.finetuning.lora import adapted_layers
 from training.optim import OptimConfig
+
+PLAIN = "none"  # as a chat template: plain text
 
 
 class PreparedRun(NamedTuple):
@@ -63,14 +65,21 @@ def prepare(arguments: FinetuneArguments) -> PreparedRun:
         adapted_layers(base.config, lora)
 
     def specs(files: Sequence[str]) -> tuple[str, ...]:
-        prompt, response = arguments.prompt, arguments.response
-        return chat_specs(files, prompt=prompt, response=response, template=arguments.template)
+        return chat_specs(
+            files,
+            messages=arguments.messages,
+            prompt=arguments.prompt,
+            response=arguments.response,
+            answers=arguments.answers,
+            plain=arguments.chat_template == PLAIN,
+        )
 
     if not 0 < arguments.epochs < math.inf:
         raise UserError(f"epochs={arguments.epochs}: expected a number above 0")
     data = DataConfig(
         sources=specs(arguments.data),
         eval_sources=specs(arguments.eval_data),
+        chat_template=_chat_template(arguments.chat_template, run_dir),
         epochs=0.0 if _counts_tokens(run_dir) else arguments.epochs,
         long_documents="carry",
     )
@@ -78,6 +87,7 @@ def prepare(arguments: FinetuneArguments) -> PreparedRun:
     if mesh is not None:
         sharding.check_model(base.config, mesh.shape)
         sharding.check_batch(arguments.batch_size, arguments.sequence_length, mesh.shape)
+    write_chats_by(base.tokenizer, data.chat_template)
     examples = read_examples(data.sources, base.tokenizer)
     if data.eval_sources:
         read_examples(data.eval_sources, base.tokenizer)
@@ -123,6 +133,15 @@ def prepare(arguments: FinetuneArguments) -> PreparedRun:
         f"besides activations; {run_dir}"
     )
     return PreparedRun(config, run_dir, summary)
+
+
+def _chat_template(given: str, run_dir: Path) -> str:
+    """DataConfig.chat_template; a run that began when there was only Gemma's format keeps it."""
+    if given in ("auto", PLAIN) and (run_dir / CONFIG).is_file():
+        data = read_run_config(run_dir)[1].get("data", {})
+        if holds_chats(data) and "chat_template" not in data:
+            return "gemma"
+    return "auto" if given == PLAIN else given
 
 
 def _counts_tokens(run_dir: Path) -> bool:

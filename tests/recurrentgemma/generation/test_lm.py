@@ -187,6 +187,18 @@ def test_chat_is_generation_from_the_format(lm):
         lm.chat(["Hi"])
 
 
+def test_chat_by_another_template(lm, tmp_path):
+    text = "{{ bos_token }}{{ tools[0].a }}{{ messages[0].content }}{{ x }}"
+    (tmp_path / "my.jinja").write_text(text)
+    options = {"max_tokens": 12, "temperature": 1.0, "seed": 1}
+    written = {"tools": [{"a": "A"}], "variables": {"x": "="}}
+    expected = lm.generate("A1 + 1=", **options)
+    assert lm.chat("1 + 1", template=text, **written, **options) == expected
+    assert lm.chat("1 + 1", template=tmp_path / "my.jinja", **written, **options) == expected
+    with pytest.raises(UserError, match="tools: Gemma's chat format has none"):
+        lm.chat("1 + 1", tools=written["tools"])
+
+
 @pytest.mark.parametrize("method", ["generate", "complete", "stream", "chat"])
 def test_a_misspelt_option_names_the_method_and_the_nearest(lm, method):
     call = getattr(lm, method)

@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from recurrentgemma.text.chat import use_template
+
 
 def complete(ask, **body):
     return ask("POST", "/v1/completions", json=body)
@@ -45,8 +48,8 @@ def test_n_counts_each_prompt_once(ask):
 
 
 def test_choices_take_consecutive_seeds_and_prompts_the_same(ask, fake_engine, monkeypatch):
-    seen = []
-    monkeypatch.setattr(fake_engine, "check", seen.append)
+    seen, submit = [], fake_engine.submit
+    monkeypatch.setattr(fake_engine, "submit", lambda r: (seen.append(r), submit(r))[1])
     complete(ask, prompt=["ab", "c"], n=2, seed=7, max_tokens=1)
     assert [request.sampling.seed for request in seen] == [7, 8, 7, 8]
 
@@ -256,3 +259,73 @@ def test_an_answer_without_a_tokenizer(ask, fake_engine):
     fake_engine.lm.tokenizer = None
     choice = complete(ask, prompt=[65], max_tokens=2).json()["choices"][0]
     assert choice["token_ids"] == [65, 65]  # there is no other way to see the answer
+
+
+@pytest.fixture
+def chat(ask, fake_engine):
+    """`chat("ab", **fields)`: of a template that writes the text of the last message."""
+    tokenizer = ByteTokenizer()
+    use_template(tokenizer, "{{ messages[-1].content }}")
+    fake_engine.lm.tokenizer = tokenizer
+
+    def send(content, **fields):
+        messages = [{"role": "user", "content": content}]
+        return ask("POST", "/v1/chat/completions", json={"messages": messages} | fields)
+
+    return send
+
+
+def test_a_chat(chat):
+    answer = chat("abc", model="fake", max_tokens=5)
+    assert answer.status_code == 200
+    body = answer.json()
+    assert (body["object"], body["model"]) == ("chat.completion", "fake")
+    assert body["id"].startswith("chatcmpl-")
+    message = {"role": "assistant", "content": "abcab", "refusal": None}
+    assert body["choices"] == [
+        {"index": 0, "message": message, "logprobs": None, "finish_reason": "length"}
+    ]
+    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+    parts = [{"type": "text", "text": "ab"}, {"type": "text", "text": "c"}]
+    assert chat(parts, max_completion_tokens=5).json()["choices"] == body["choices"]
+
+
+def test_a_streamed_chat_adds_up_to_the_whole(chat):
+    asked = {"max_tokens": 4, "n": 2, "logprobs": True, "top_logprobs": 1, "seed": 1}
+    whole = chat("ab", **asked).json()
+    answer = chat("ab", **asked, stream=True, stream_options={"include_usage": True})
+    lines = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
+    assert lines.pop() == "[DONE]"
+    chunks = [json.loads(line) for line in lines]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    last = chunks.pop()
+    assert (last["choices"], last["usage"]) == ([], whole["usage"])
+    assert all(chunk["usage"] is None for chunk in chunks)
+    for choice in whole["choices"]:
+        mine = [c for chunk in chunks for c in chunk["choices"] if c["index"] == choice["index"]]
+        assert mine[0]["delta"] == {"role": "assistant", "content": ""}
+        text = "".join(c["delta"].get("content", "") for c in mine)
+        assert text == choice["message"]["content"]
+        assert [c["finish_reason"] for c in mine] == [None] * 4 + ["length"]
+        told = [t for c in mine for t in (c["logprobs"] or {"content": []})["content"]]
+        assert told == choice["logprobs"]["content"]
+
+
+def test_bad_chats_name_the_field(chat, ask, fake_engine):
+    image = [{"type": "image_url", "image_url": {"url": "data:"}}]
+    for content, fields, param, message in (
+        (image, {}, "messages.0.content.0", "part of type 'image_url'"),
+        (None, {}, "messages.0.content", "expected a string"),
+        ("a", {"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        ("a", {"tools": [{}]}, "tools", "cannot write tools"),
+        ("a", {"messages": []}, "messages", "at least one message"),
+        ("a", {"n": 5}, "n", "more than the 4 sequences"),
+        ("é", {}, "messages", "outside the vocabulary"),
+    ):
+        answer = chat(content, **fields)
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["param"] == param
+        assert message in answer.json()["error"]["message"]
+    assert chat("a", model="gpt").status_code == 404
+    use_template(fake_engine.lm.tokenizer, "{{ raise_exception('no') }}")
+    assert chat("a").json()["error"]["message"].endswith("the chat template says: no")

@@ -17,7 +17,7 @@ from eval.perplexity import score_documents
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
-from recurrentgemma.text.chat import encode_answers, encode_chat
+from recurrentgemma.text.chat import encode_answers, encode_chat, use_template
 from recurrentgemma.text.tokenizer import HuggingFaceTokenizer, Tokenizer
 from tests.recurrentgemma.models import call
 from tests.recurrentgemma.text.seams import KINDS, merges
@@ -29,6 +29,7 @@ from training.data.data_cli import describe
 from training.data.document import Document
 from training.data.documents import InMemory
 from training.data.sources import open_data_source, open_text_source
+from training.data.sources.chat_forms import pair
 from training.data.sources.chat_lines import ChatLines
 from training.data.sources.spec import parse_spec
 
@@ -42,8 +43,8 @@ TALK = [
     {"role": "assistant", "content": "See you"},
 ]
 LINES = [
-    {"prompt": "Capital of France?", "response": "Paris"},
-    {"prompt": "Of Italy?", "response": "Rome", "id": 7},
+    {"messages": pair("Capital of France?", "Paris")},
+    {"messages": pair("Of Italy?", "Rome"), "id": 7},
     {"messages": TALK},
     {"messages": [*TALK, {"role": "user", "content": "never answered"}]},
 ]
@@ -282,9 +283,16 @@ def test_looked_at_from_the_shell(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ({"messages": [{"role": "user", "content": "a"}]}, "a.jsonl:1: none of the messages has"),
-        ({"messages": []}, "a.jsonl:1: a chat needs at least one message"),
-        ({"messages": [{"role": "tool", "content": "a"}]}, "a.jsonl:1: message 0 has the role"),
+        (
+            {"messages": [{"role": "user", "content": "a"}]},
+            r"a.jsonl:1: no answer to learn from \(user\)",
+        ),
+        ({"messages": []}, r"a.jsonl:1: no answer to learn from \(no messages\)"),
+        ({"messages": [{"role": "critic", "content": "a"}]}, "a.jsonl:1: message 0 has the role"),
+        (
+            {"messages": [{"role": "tool", "content": "a"}, *TALK[1:]]},
+            "a.jsonl:1: message 0 has the role 'tool': expected 'system', 'user' or 'assistant'",
+        ),
     ],
 )
 def test_talks_that_teach_nothing(tmp_path: Path, line: object, message: str):
@@ -293,7 +301,7 @@ def test_talks_that_teach_nothing(tmp_path: Path, line: object, message: str):
 
 
 @pytest.mark.parametrize(
-    "roles", [("assistant", "user"), ("user", "user"), ("banana", "cherry"), ("user",)]
+    "roles", [("assistant", "user"), ("system", "user", "assistant"), ("assistant",)]
 )
 def test_plain_text_is_of_one_prompt_and_one_response(tmp_path: Path, roles: tuple[str, ...]):
     line = {"messages": [{"role": role, "content": "something"} for role in roles]}
@@ -307,7 +315,7 @@ def test_sources_that_cannot_be(tmp_path: Path):
     spec = write(tmp_path / "a.jsonl", *LINES)
     with pytest.raises(ValueError, match=r"no <start_of_turn> .* with \?template=none"):
         documents(spec, without_turns())
-    with pytest.raises(ValueError, match="template=llama: expected gemma or none"):
+    with pytest.raises(ValueError, match="template=llama: expected auto or gemma or none"):
         open_data_source(f"{spec}?template=llama")
     with pytest.raises(ValueError, match="cannot be tokenised ahead"):
         open_text_source(spec)
@@ -316,3 +324,46 @@ def test_sources_that_cannot_be(tmp_path: Path):
     ):
         documents(f"{spec}?template=none").read(2)
     assert documents(spec).fingerprint != documents(f"{spec}?template=none").fingerprint
+
+
+CHATML = "{% for m in messages %}<start_of_turn>{{ m.role }} {{ m.content | trim }}<end_of_turn>\n"
+CHATML += "{% endfor %}{% if add_generation_prompt %}<start_of_turn>assistant {% endif %}"
+
+
+def test_the_tokenizers_own_template(tmp_path: Path):
+    """What asks for an answer is what the model is given when it is asked; ?template=gemma is
+    Gemma's all the same, and other documents."""
+    tokenizer = ByteTokenizer()
+    use_template(tokenizer, CHATML)
+    spec = write(tmp_path / "a.jsonl", *LINES)
+    conversations = documents(spec, tokenizer)
+    document = conversations.read(2)
+    assert learned(document) == ["Hi<end_of_turn>", "See you<end_of_turn>"]
+    asked = encode_chat(tokenizer, TALK[:4])
+    assert document.ids[: len(asked)].tolist() == asked
+    gemma = documents(f"{spec}?template=gemma", tokenizer)
+    assert gemma.read(2).ids.tolist() == documents(spec).read(2).ids.tolist()
+    assert gemma.fingerprint == documents(spec).fingerprint != conversations.fingerprint
+    assert (conversations.format_name[:9], gemma.format_name) == ("template:", "gemma")
+
+
+def test_the_last_answer_only(tmp_path: Path):
+    spec = write(tmp_path / "a.jsonl", *LINES)
+    last = documents(f"{spec}?answers=last")
+    assert learned(last.read(2)) == ["See you<end_of_turn>"]
+    assert last.read(2).ids.tolist() == documents(spec).read(2).ids.tolist()
+    assert last.answer_bytes(2) == len("See you")
+    assert last.fingerprint != documents(spec).fingerprint
+    with pytest.raises(ValueError, match="answers=first: expected all or last"):
+        documents(f"{spec}?answers=first")
+
+
+def test_tools_are_written_by_the_template(tmp_path: Path):
+    line = {"messages": TALK[1:3], "tools": [{"name": "f"}]}
+    spec = write(tmp_path / "a.jsonl", line)
+    with pytest.raises(ValueError, match=r"a.jsonl:1: tools: Gemma's chat format has none"):
+        documents(spec).read(0)
+    tokenizer = ByteTokenizer()
+    use_template(tokenizer, "{{ tools | tojson }}" + CHATML)
+    text = BYTES.decode(documents(spec, tokenizer).read(0).ids.tolist())
+    assert text.startswith('[{"name": "f"}]<start_of_turn>user Hello')

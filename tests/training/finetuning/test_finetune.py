@@ -155,7 +155,7 @@ def test_stopped_in_a_conversation_it_goes_on_bit_for_bit(
 
 def test_specs(data: Path):
     assert chat_specs((str(data),)) == (f"chat:{data}",)
-    assert chat_specs((str(data), "chat:*.jsonl"), prompt="q", template="none") == (
+    assert chat_specs((str(data), "chat:*.jsonl"), prompt="q", plain=True) == (
         f"chat:{data}?prompt=q&template=none",
         "chat:*.jsonl?prompt=q&template=none",
     )

@@ -2,6 +2,8 @@
 """From the arguments of a fine-tuning to its config: what follows from them, what is refused."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,15 @@ from flax import nnx
 from checkpoints import store
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params
+from recurrentgemma.text.chat import chat_format, encode_chat
+from recurrentgemma.text.tokenizer import find_tokenizer
 from tests.training.finetuning.capitals import QUESTIONS, arguments, run
 from training.configs import TrainConfig
+from training.data.config import open_mixture
 from training.finetuning.finetune_arguments import FinetuneArguments, LoraArguments
 from training.finetuning.lora import LoraConfig
 from training.finetuning.prepare import prepare
+from training.run import begin_run, read_config, run_tokenizer
 
 
 def test_defaults(base: Path, data: Path, tmp_path: Path):
@@ -47,7 +53,8 @@ def test_errors(base: Path, data: Path, tmp_path: Path, small: TrainConfig):
     error(r"half\.jsonl:2 .*'response'", eval_data=(str(tmp_path / "half.jsonl"),))
     error("nothing to learn from: name at least one file", data=())
     error("fine-tuning reads prompts with responses", data=(f"text:{data}",))
-    error("has neither 'q' nor 'messages'", prompt="q")
+    error("has no field 'q'; it has 'prompt', 'response'", prompt="q")
+    error("there is no chat template 'absent.jinja'", chat_template="absent.jinja")
     error("epochs=0.0: expected a number above 0", epochs=0.0)
     error("--lora.alpha has no effect without adapters", lora=LoraArguments(alpha=3.0))
     error("--lora.layers has no effect without adapters", lora=LoraArguments(layers=".*_up"))
@@ -89,3 +96,52 @@ def test_epochs_are_passes_but_for_a_run_that_counted_tokens(
     assert prepare(asked).config == prepared.config
     with pytest.raises(ValueError, match=r"epochs=0\.0: expected a number above 0"):
         prepare(dataclasses.replace(asked, epochs=0.0))
+
+
+CHATML = "{% for m in messages %}<start_of_turn>{{ m.role }} {{ m.content }}<end_of_turn>\n"
+CHATML += "{% endfor %}{% if add_generation_prompt %}<start_of_turn>assistant {% endif %}"
+
+
+def test_the_run_keeps_the_template_that_it_learned_by(base: Path, data: Path, tmp_path: Path):
+    """So whoever generates with it writes chats as it has seen them, also once the file is gone."""
+    file, run_dir = tmp_path / "my.jinja", tmp_path / "run"
+    file.write_text(CHATML)
+    prepared = prepare(arguments(base, data, run_dir, chat_template=str(file), answers="last"))
+    config = prepared.config.with_absolute_paths()
+    assert config.data.chat_template == str(file)
+    assert config.data.sources == (f"chat:{data}?answers=last",)
+    tokenizer = run_tokenizer(run_dir, config, ())
+    begin_run(run_dir, config, tokenizer)
+    file.write_text("another")
+    kept = find_tokenizer(run_dir)
+    assert kept is not None
+    asked = encode_chat(kept, [{"role": "user", "content": "Hi"}])
+    assert kept.decode(asked) == "<start_of_turn>user Hi<end_of_turn>\n<start_of_turn>assistant "
+    again = run_tokenizer(run_dir, read_config(run_dir), ())
+    assert chat_format(again).name == chat_format(tokenizer).name
+
+
+def test_a_base_with_a_template_of_its_own(base: Path, data: Path, tmp_path: Path):
+    """It is the default; asked for Gemma's format, the run has that. A run from before there was a
+    choice goes on as it began."""
+    own = tmp_path / "base"
+    shutil.copytree(base, own)
+    (own / "chat_template.jinja").write_text(CHATML)
+    names = {}
+    for given in ("auto", "gemma", "none"):
+        run_dir = tmp_path / given
+        config = prepare(arguments(own, data, run_dir, chat_template=given)).config
+        tokenizer = run_tokenizer(run_dir, config, ())
+        mixture = open_mixture(config.data, tokenizer, vocab_size=config.model.vocab_size)
+        names[given] = mixture.parts[0].fingerprint.split()[1]
+        begin_run(run_dir, config, tokenizer)
+    assert names["auto"].startswith("template:")
+    assert (names["gemma"], names["none"]) == ("gemma", "none")
+    saved = json.loads((tmp_path / "auto/config.json").read_text())
+    del saved["train"]["data"]["chat_template"]
+    (tmp_path / "auto/config.json").write_text(json.dumps(saved))
+    older = prepare(arguments(own, data, tmp_path / "auto")).config
+    assert older.data.chat_template == "gemma"
+    assert older.data == read_config(tmp_path / "auto").data
+    tokenizer = run_tokenizer(tmp_path / "auto", older, ())
+    assert chat_format(tokenizer).name == "gemma"

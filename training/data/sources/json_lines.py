@@ -50,6 +50,12 @@ class JsonLines:
     def __getitem__(self, index: int) -> str:
         return self.text(self.record(index), self._field, index)
 
+    @property
+    def firsts(self) -> list[int]:
+        """The first line of each file that has any."""
+        begins = [0, *self._ends[:-1]]
+        return [first for first, end in zip(begins, self._ends, strict=True) if first < end]
+
     def record(self, index: int) -> Any:
         """The value that a line holds. Raises ValueError: it is not JSON, or no UTF-8."""
         path, start, end = self._place(index)

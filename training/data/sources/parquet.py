@@ -11,6 +11,7 @@ import os
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,13 +29,38 @@ class ParquetColumn:
     def __init__(self, spec: SourceSpec) -> None:
         self.spec = spec.text
         self._column = spec.options.get("column", "text")
+        self._rows = ParquetRows(spec, self._column)
+        self.size, self.blocks = self._rows.size, self._rows.blocks
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def name(self, index: int) -> str:
+        return self._rows.name(index)
+
+    def __getitem__(self, index: int) -> str:
+        text = self._rows.record(index)
+        if text is None:
+            raise UserError(f"{self.name(index)}: column {self._column!r} is null; drop such rows")
+        return text
+
+
+class ParquetRows:
+    """The values of one column, or whole rows, by number. Opening reads the footers only.
+
+    Raises ValueError: a file is none of Parquet's, has no such column, or no rows.
+    """
+
+    def __init__(self, spec: SourceSpec, column: str | None = None) -> None:
+        self._column = column
         self._files = find_files(spec)
         self._forget()
         self.size = sum(map(os.path.getsize, self._files))
         rows, self._groups = [], []  # of each row group: its rows; (file, group)
         for path in self._files:
             metadata = self._metadata(path)
-            self._check(path, metadata)
+            if column is not None:
+                self._check(path, metadata, column)
             for group in range(metadata.num_row_groups):
                 rows.append(metadata.row_group(group).num_rows)
                 self._groups.append((path, group))
@@ -51,12 +77,19 @@ class ParquetColumn:
         path, number = self._groups[group]
         return f"{path}, row {row} of row group {number}"
 
-    def __getitem__(self, index: int) -> str:
+    def record(self, index: int) -> Any:
+        """The value of the column, or the row as a dictionary."""
         group, row = self._place(index)
-        text = self._group(group)[row].as_py()
-        if text is None:
-            raise UserError(f"{self.name(index)}: column {self._column!r} is null; drop such rows")
-        return text
+        return self._group(group)[row].as_py()
+
+    @property
+    def firsts(self) -> list[int]:
+        """The first row of each file that has any."""
+        begins = {}
+        for (path, _), first, end in zip(self._groups, [0, *self._ends], self._ends, strict=False):
+            if first < end:
+                begins.setdefault(path, first)
+        return list(begins.values())
 
     def __getstate__(self) -> dict:
         hidden = ("_lock", "_kept", "_kept_bytes", "_metadata")
@@ -100,9 +133,12 @@ class ParquetColumn:
         path, number = self._groups[group]
         try:
             with pq.ParquetFile(path, metadata=self._metadata(path)) as file:
-                table = file.read_row_group(number, columns=[self._column], use_threads=False)
+                columns = None if self._column is None else [self._column]
+                table = file.read_row_group(number, columns=columns, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path}: row group {number} cannot be read: {error}") from None
+        if self._column is None:
+            return pa.chunked_array(table.to_struct_array())
         column = table.column(0)
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
@@ -117,17 +153,17 @@ class ParquetColumn:
                     break
                 self._kept_bytes -= self._kept.pop(oldest).result().nbytes
 
-    def _check(self, path: str, metadata: pq.FileMetaData) -> None:
+    def _check(self, path: str, metadata: pq.FileMetaData, column: str) -> None:
         schema = metadata.schema.to_arrow_schema()
-        if self._column not in schema.names:
+        if column not in schema.names:
             raise UserError(
-                f"{path} has no column {self._column!r}; it has "
+                f"{path} has no column {column!r}; it has "
                 f"{', '.join(map(repr, schema.names))}; choose one with ?column=NAME"
             )
-        kind = schema.field(self._column).type
+        kind = schema.field(column).type
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(plain) or pa.types.is_large_string(plain)):
-            raise UserError(f"{path}: column {self._column!r} is {kind}, expected string")
+            raise UserError(f"{path}: column {column!r} is {kind}, expected string")
 
 
 def _read_metadata(path: str) -> pq.FileMetaData:

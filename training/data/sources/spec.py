@@ -17,7 +17,7 @@ _SPEC = re.compile(r"(?P<kind>[a-z_]+):(?P<where>.+?)(?:\?(?P<options>\w+=[^?]*)
 KINDS = {
     "text": "text:GLOB[?part=head or tail]",
     "jsonl": "jsonl:GLOB[?field=text]",
-    "chat": "chat:GLOB[?prompt=prompt&response=response&template=none]",
+    "chat": "chat:GLOB[?messages=NAME or prompt=NAME&response=NAME][&answers=last&template=none]",
     "parquet": "parquet:GLOB[?column=text]",
     "arrayrecord": "arrayrecord:GLOB or arrayrecord:DIRECTORY of `griffin data tokenize`",
     "tfds": "tfds:NAME[/CONFIG][:VERSION][:SPLIT][?feature=text&data_dir=DIRECTORY]",
@@ -25,7 +25,7 @@ KINDS = {
 _OPTIONS = {
     "text": ("part",),
     "jsonl": ("field",),
-    "chat": ("prompt", "response", "template"),
+    "chat": ("messages", "prompt", "response", "answers", "template"),
     "parquet": ("column",),
     "tfds": ("feature", "data_dir"),
 }

@@ -19,9 +19,10 @@ def lines_of(path: Path, *lines: object, options: str = "") -> ChatLines:
 
 def test_a_line_is_a_prompt_with_its_response_or_a_conversation(tmp_path: Path):
     line = {"prompt": "Hello", "response": "Hi", "more": 1}
-    lines = lines_of(tmp_path / "a.jsonl", line, {"messages": TALK, "prompt": "?"})
-    assert [lines.messages(number) for number in range(2)] == [TALK, TALK]
-    assert lines[0] == lines[1] == "user: Hello\n\nassistant: Hi"
+    lines = lines_of(tmp_path / "a.jsonl", line, line)
+    talks = lines_of(tmp_path / "c.jsonl", {"messages": TALK, "prompt": "?"})
+    assert lines.messages(1) == talks.messages(0) == TALK
+    assert lines[0] == talks[0] == "user: Hello\n\nassistant: Hi"
     assert lines.name(1) == f"{tmp_path}/a.jsonl:2"
     named = lines_of(
         tmp_path / "b.jsonl",
@@ -34,8 +35,8 @@ def test_a_line_is_a_prompt_with_its_response_or_a_conversation(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ({"prompt": "a"}, r"a.jsonl:1 has no field 'response'; .* \?response=NAME"),
-        ({"question": "a"}, r"neither 'prompt' nor 'messages'; it has 'question'; .*\?prompt=NAME"),
+        ({"prompt": "a"}, r"a.jsonl:1 has no field 'response'; .* \?prompt=NAME"),
+        ({"body": "a"}, r"neither 'prompt' nor 'messages' .*; it has 'body'; .*\?prompt=NAME"),
         ({"prompt": "a", "response": 3}, "response is a int, expected a string"),
         ({"prompt": "a", "response": " "}, "a.jsonl:1: an answer is empty.*drop this line"),
         ({"messages": "a"}, "messages must be a list of objects"),

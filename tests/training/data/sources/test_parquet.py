@@ -42,9 +42,9 @@ def test_row_groups_are_decoded_once_and_forgotten_when_they_are_many(
 ) -> None:
     source = open_text_source(write_parquet(tmp_path))
     assert isinstance(source, parquet_module.ParquetColumn)
-    decoded = []
-    real = source._decode
-    monkeypatch.setattr(source, "_decode", lambda group: (decoded.append(group), real(group))[1])
+    rows, decoded = source._rows, []
+    real = rows._decode
+    monkeypatch.setattr(rows, "_decode", lambda group: (decoded.append(group), real(group))[1])
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(source.__getitem__, range(len(TEXTS)))) == TEXTS
     assert sorted(decoded) == list(range(7))  # 3 groups of file a, 4 of file b
@@ -52,9 +52,9 @@ def test_row_groups_are_decoded_once_and_forgotten_when_they_are_many(
     source[0]  # kept still
     for index in (4, 8, 0):
         assert source[index] == TEXTS[index]
-    assert len(source._kept) == 7  # nothing new came, so nothing was thrown out
-    source._forget()
+    assert len(rows._kept) == 7  # nothing new came, so nothing was thrown out
+    rows._forget()
     for index in (0, 4, 8, 0):
         assert source[index] == TEXTS[index]
-    assert len(source._kept) == 2
+    assert len(rows._kept) == 2
     assert decoded[7:] == [0, 1, 2, 0]

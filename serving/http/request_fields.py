@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every request for text may say, in OpenAI's words, as a pydantic model: how to sample, how
+to answer, and what is taken because it changes nothing.
+
+A field that changes the answer is honoured, or refused with a 400 that names it. `top_k` and
+`min_p` are ours, beside OpenAI's fields, and so is `return_token_ids` (the name vLLM gave it). A
+field of OpenAI's that this server does not do is accepted at the value at which it does nothing, so
+that clients which always send it still work, and so are the fields that never change an answer.
+"""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+INT32_MAX = 2**31 - 1
+MAX_LOGPROBS = 5
+MAX_STOP_STRINGS = 128
+MAX_STOP_LENGTH = 1000  # characters: each is looked for after every token
+
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class StreamOptions(BaseModel):
+    model_config = STRICT
+
+    include_usage: bool = False
+    include_obfuscation: bool = False  # taken; chunks are never padded
+
+
+class RequestFields(BaseModel):
+    """The fields that requests of every kind have."""
+
+    model_config = STRICT
+
+    # Fields of OpenAI's, and of vLLM's clients, that would change an answer and that this server
+    # does not do, with the values at which they change nothing.
+    without_effect: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "frequency_penalty": (None, 0),
+        "ignore_eos": (None, False),
+        "logit_bias": (None, {}),
+        "min_tokens": (None, 0),
+        "presence_penalty": (None, 0),
+        "repetition_penalty": (None, 1),
+        "stop_token_ids": (None, []),
+        "use_beam_search": (None, False),
+    }
+
+    model: str | None = None
+    temperature: float = Field(1.0, ge=0.0, allow_inf_nan=False)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: int = Field(0, ge=-1, le=INT32_MAX)  # 0 and -1: every token
+    min_p: float = Field(0.0, ge=0.0, le=1.0)
+    n: int = Field(1, ge=1, le=128)
+    stop: list[Annotated[str, Field(max_length=MAX_STOP_LENGTH)]] = Field(
+        default_factory=list, max_length=MAX_STOP_STRINGS
+    )
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool = False
+    # Labels for OpenAI's own bookkeeping. They change no answer, and nothing is kept of them.
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    store: bool | None = None
+    metadata: dict[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_is_done(cls, body: Any) -> Any:
+        """Refuse unknown fields by name; take null as "the default", as OpenAI does."""
+        if not isinstance(body, dict):
+            raise PydanticCustomError("invalid_value", "the body must be a JSON object")
+        for name, value in body.items():
+            if name in cls.without_effect:
+                same_as_n = name == "best_of" and _equal(value, body.get("n") or 1)
+                if not (same_as_n or any(_equal(value, v) for v in cls.without_effect[name])):
+                    raise PydanticCustomError(
+                        "unsupported_parameter",
+                        "'{param}' is not supported by this server: leave it out",
+                        {"param": name},
+                    )
+            elif name not in cls.model_fields:
+                raise PydanticCustomError(
+                    "unknown_parameter",
+                    "unknown field '{param}'; the fields are: {fields}",
+                    {"param": name, "fields": ", ".join(sorted(cls.model_fields))},
+                )
+        return {k: v for k, v in body.items() if v is not None and k not in cls.without_effect}
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _stops(cls, stop: Any) -> Any:
+        stops = [stop] if isinstance(stop, str) else stop
+        if isinstance(stops, list) and "" in stops:
+            raise invalid("a stop string is empty: it would end every answer at once")
+        return stops
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> "RequestFields":
+        if self.stream_options is not None and not self.stream:
+            raise PydanticCustomError(
+                "invalid_value",
+                "'stream_options' needs 'stream': true",
+                {"param": "stream_options"},
+            )
+        return self
+
+
+def invalid(message: str, param: str | None = None) -> PydanticCustomError:
+    """An error of a validator's; its field is the validator's own if it is not said."""
+    context = {"message": message} | ({} if param is None else {"param": param})
+    return PydanticCustomError("invalid_value", "{message}", context)
+
+
+def _equal(value: Any, other: Any) -> bool:
+    """As in JSON, where false is not 0."""
+    return isinstance(value, bool) == isinstance(other, bool) and value == other
