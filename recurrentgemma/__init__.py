@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from recurrentgemma.generation.lm import LanguageModel as LanguageModel
     from recurrentgemma.generation.lm import load as load
     from recurrentgemma.generation.sampling import Sampling as Sampling
+    from recurrentgemma.generation.session import Session as Session
     from recurrentgemma.griffin import Griffin as Griffin
     from recurrentgemma.presets import griffin_1b as griffin_1b
     from recurrentgemma.presets import griffin_3b as griffin_3b
@@ -56,6 +57,7 @@ PUBLIC = {
     "griffin": "Griffin",
     "generation.lm": "LanguageModel load",
     "generation.sampling": "Sampling",
+    "generation.session": "Session",
     "presets": (
         "griffin_100m griffin_200m griffin_400m griffin_1b griffin_3b griffin_7b griffin_14b "
         "hawk_100m hawk_200m hawk_400m hawk_1b hawk_3b hawk_7b "

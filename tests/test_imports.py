@@ -34,8 +34,11 @@ MAY_IMPORT["serving"] = {"kernels", "recurrentgemma", "checkpoints", "eval", "se
 OPTIMIZER = {"optax", "grain", "qwix"}
 HTTP = {"fastapi", "uvicorn", "starlette", "httpx", "requests", "openai", "urllib", "http"}
 ARRAYS = {"jax", "jaxlib", "numpy"}  # all that kernels may import from outside
-# Upward all the same, inside a function: `lm.load` reads checkpoints.
-UPWARD_IN_FUNCTIONS = {"recurrentgemma/generation/lm.py": {"checkpoints"}}
+# Upward all the same, inside a function: `lm.load` reads checkpoints, a session is written to disk.
+UPWARD_IN_FUNCTIONS = {
+    "recurrentgemma/generation/lm.py": {"checkpoints"},
+    "recurrentgemma/generation/session.py": {"checkpoints"},
+}
 
 
 def layer(module: str) -> str | None:

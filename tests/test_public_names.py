@@ -13,6 +13,7 @@ NAMES = {
     "GriffinConfig",
     "LanguageModel",
     "Sampling",
+    "Session",
     "init_state",
     "insert_slot",
     "load",

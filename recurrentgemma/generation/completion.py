@@ -6,13 +6,14 @@ B batch, C tokens of one call of `decode`.
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Literal
 
 import jax
 import numpy as np
 
-from recurrentgemma.generation.decode import CAPACITY, Decoded, DecodeOptions, Generator
+from recurrentgemma.generation import decode
+from recurrentgemma.generation.decode import CAPACITY, Decoded, DecodeOptions, DecodeState
 from recurrentgemma.text.streaming import TextStream
 
 BLOCK_SECONDS = 0.05  # a stream asks the device for as many tokens as take it about this long
@@ -34,23 +35,25 @@ class Completion:
 
 
 def run(
-    generator: Generator,
-    prompts: Sequence[Sequence[int]],
+    generator: decode.Generator,
+    start: Callable[[], DecodeState],
     options: DecodeOptions,
     texts: Sequence[TextStream | None],
     completions: Sequence[Completion],
     *,
     top: int | None,
     streamed: bool,
-) -> Iterator[list[str]]:
-    """Fill `completions`, and yield what each block of tokens adds to the text of each row.
+) -> Generator[list[str], None, DecodeState]:
+    """Fill `completions`, and yield what each block of tokens adds to the text of each row. Returns
+    where the rows stand in the end.
 
+    start: gives the rows where they begin, and is called for the first block.
     options: as numpy arrays.
     streamed: blocks that begin with one token and grow, instead of blocks as long as possible.
     """
     most = STOP_BLOCK if any(text is not None and text.scans for text in texts) else CAPACITY
     steps = 1 if streamed else most
-    decode_state, device_options = generator.start(prompts), jax.device_put(options)
+    decode_state, device_options = start(), jax.device_put(options)
     while True:
         start_s = time.perf_counter()
         decode_state, decoded = generator.advance(decode_state, device_options, steps, top=top)
@@ -66,7 +69,7 @@ def run(
             )
         yield pieces
         if all(completion.finish_reason for completion in completions):
-            return
+            return decode_state
 
 
 def _take(

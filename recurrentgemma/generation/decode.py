@@ -122,12 +122,32 @@ class Generator:
             donate_argnums=1,
             static_argnames="top",
         )
+        self._copy: Callable[[State], State] = jax.jit(partial(jax.tree.map, jnp.copy))
 
     def start(self, prompts: Sequence[Sequence[int]]) -> DecodeState:
         """Read prompts, each of at least one token, but for the last token of each."""
         state = self._prefill.walk(self.params, [prompt[:-1] for prompt in prompts]).read_all()
-        batch_size = len(prompts)
-        last_B = np.array([prompt[-1] for prompt in prompts], np.int32)
+        return self._decode_state(state, [prompt[-1] for prompt in prompts])
+
+    def fresh(self) -> State:
+        """The state of one sequence that has seen nothing."""
+        return self._prefill.fresh(1)
+
+    def start_after(self, state: State, token: int) -> DecodeState:
+        """One sequence, of whose tokens but for the last one `state` is; that one is kept."""
+        return self._decode_state(self._copy(state), [token])
+
+    def read(self, tokens: Sequence[int], state: State | None) -> State:
+        """The state after the tokens of one sequence, which follow `state`; that one is kept."""
+        kept = self.copy(state)
+        return self._prefill.walk(self.params, [tokens], state=kept).read_all()
+
+    def copy(self, state: State | None) -> State | None:
+        """A state to donate, where the one given is still needed."""
+        return None if state is None else self._copy(state)
+
+    def _decode_state(self, state: State, last: Sequence[int]) -> DecodeState:
+        batch_size, last_B = len(last), np.array(last, np.int32)
         return DecodeState(
             state,
             *jax.device_put((last_B, np.zeros(batch_size, np.int32), np.zeros(batch_size, bool))),

@@ -9,6 +9,7 @@ B batch, T time, V vocabulary.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -22,6 +23,7 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.generation.completion import Completion, run
 from recurrentgemma.generation.decode import DecodeOptions, Generator
 from recurrentgemma.generation.draw import sampling_arrays
+from recurrentgemma.generation.reading import Reader
 from recurrentgemma.generation.sampling import (
     PerPrompt,
     Sampling,
@@ -30,9 +32,11 @@ from recurrentgemma.generation.sampling import (
     samplings,
     takes_sampling_options,
 )
+from recurrentgemma.generation.session import Session
 from recurrentgemma.generation.walk import CHUNKS, ChunkProgram, chunk_logits
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import token_log_probs
+from recurrentgemma.state import State
 from recurrentgemma.text.chat import AUTO, Message, chat_format, check_text
 from recurrentgemma.text.streaming import TextStream
 from recurrentgemma.text.tokenizer import Tokenizer, check_vocabulary
@@ -88,6 +92,8 @@ class LanguageModel:
         self._generator = Generator(graphdef, self._params, self.config, vocab_size)
         self._score = ChunkProgram(token_log_probs, graphdef, self.config)
         self._logits = ChunkProgram(chunk_logits, graphdef, self.config)
+        self._reader = Reader(self._generator, tokenizer)
+        self._fingerprint: str | None = None  # of the weights, once somebody has asked
 
     def __repr__(self) -> str:
         tokenizer = "no tokenizer"
@@ -211,6 +217,19 @@ class LanguageModel:
         ids = chats.encode(messages, tools=tools, variables=variables)
         return self.generate(ids, sampling=sampling, **options)
 
+    def session(self, path: str | Path | None = None) -> Session:
+        """A state in hand, which reads and answers and reads nothing twice: an empty one, or the
+        one that `Session.save` wrote to `path`.
+
+        Raises ValueError for a path where there is none, or a damaged one, or one of a newer
+        version, of another model (other sizes, or other weights) or another tokenizer.
+        """
+        if path is None:
+            return Session(self)
+        from checkpoints import session_file
+
+        return Session(self, session_file.read(Path(path), self))
+
     def score(self, text_or_ids: Prompt) -> np.ndarray:
         """Log-probability in nats of each token given those before it, float32.
 
@@ -221,7 +240,11 @@ class LanguageModel:
         """
         ids = self._encode(text_or_ids)
         self._check_context(len(ids) - 1)
-        walk = self._score.walk(self._params, [ids[:-1]], targets=[ids[1:]])
+        return self._score_tokens(ids)
+
+    def _score_tokens(self, ids: Sequence[int], state: State | None = None) -> np.ndarray:
+        """Of each token but the first. `state`: of what stands before them, which this donates."""
+        walk = self._score.walk(self._params, [ids[:-1]], targets=[ids[1:]], state=state)
         parts = [logp_BT[0, : chunk.lengths_B[0]] for chunk, logp_BT in walk.results()]
         return np.concatenate([np.zeros(0, np.float32), *parts])
 
@@ -260,34 +283,18 @@ class LanguageModel:
         ids = [self._encode(prompt) for prompt in prompts]
         if not ids:
             raise UserError("there is no prompt: pass a text, token ids, or a list of such")
-        if sampling is not None and options:
-            raise UserError(f"pass sampling or {', '.join(options)}, not both")
-        if sampling is None:
-            rows = samplings(len(ids), options)
-        else:
-            rows = one_a_prompt("sampling", sampling, len(ids))
+        rows = self._samplings(len(ids), sampling, options)
         for prompt, row in zip(ids, rows, strict=True):
-            if row.max_tokens < 1:
-                raise UserError(f"max_tokens is {row.max_tokens}: expected at least 1")
             self._check_context(len(prompt) + row.max_tokens - 1)
-        if logprobs is not None and not 0 <= logprobs <= self.config.vocab_size:
-            raise UserError(f"logprobs is {logprobs!r}: expected None or a number from 0")
-        if any(row.stop for row in rows):
-            self._text_tokenizer("look for stop strings", "leave out stop=")
+        decode_options = self._decode_options(rows, logprobs)
         texts = [
             None if self.tokenizer is None else TextStream(self.tokenizer, prompt, row.stop)
             for prompt, row in zip(ids, rows, strict=True)
         ]
-        stop_ids = self.tokenizer.stop_ids if self.tokenizer else ()
-        decode_options = DecodeOptions(
-            sampling_arrays(rows),
-            np.array([stop_ids or (-1,)] * len(ids), np.int32),
-            np.array([row.max_tokens for row in rows], np.int32),
-        )
         completions = [Completion() for _ in ids]
         blocks = run(
             self._generator,
-            ids,
+            partial(self._generator.start, ids),
             decode_options,
             texts,
             completions,
@@ -296,31 +303,68 @@ class LanguageModel:
         )
         return completions, blocks
 
+    def _samplings(
+        self, count: int, sampling: PerPrompt[Sampling] | None, options: SamplingOptions
+    ) -> Sequence[Sampling]:
+        if sampling is not None and options:
+            raise UserError(f"pass sampling or {', '.join(options)}, not both")
+        if sampling is None:
+            rows = samplings(count, options)
+        else:
+            rows = one_a_prompt("sampling", sampling, count)
+        for row in rows:
+            if row.max_tokens < 1:
+                raise UserError(f"max_tokens is {row.max_tokens}: expected at least 1")
+        if any(row.stop for row in rows):
+            self._text_tokenizer("look for stop strings", "leave out stop=")
+        return rows
+
+    def _decode_options(self, rows: Sequence[Sampling], logprobs: int | None) -> DecodeOptions:
+        if logprobs is not None and not 0 <= logprobs <= self.config.vocab_size:
+            raise UserError(f"logprobs is {logprobs!r}: expected None or a number from 0")
+        stop_ids = self.tokenizer.stop_ids if self.tokenizer else ()
+        return DecodeOptions(
+            sampling_arrays(rows),
+            np.array([stop_ids or (-1,)] * len(rows), np.int32),
+            np.array([row.max_tokens for row in rows], np.int32),
+        )
+
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             tokenizer = self._text_tokenizer("read text", "pass token ids")
             check_text(prompt)
             ids = tokenizer.encode(prompt) if prompt else []
         else:
-            ids = _as_ids(prompt)
+            ids = self._ids(prompt)
         if not ids:
             raise UserError(
                 "the prompt is empty: pass at least one character or token, such as "
                 "[lm.tokenizer.bos_id] for a text from its very beginning"
             )
+        self._check_ids(ids)
+        return ids
+
+    def _ids(self, prompt: Sequence[int]) -> list[int]:
+        """Token ids as a list, which may be empty."""
+        if not isinstance(prompt, Sequence | np.ndarray):
+            raise UserError(f"a prompt is {prompt!r}: expected text or a list of token ids")
+        ids = _as_ids(prompt)
+        self._check_ids(ids)
+        return ids
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
         outside = [i for i in ids if not 0 <= i < self.config.vocab_size]
         if outside:
             raise UserError(
                 f"token {outside[0]} is outside the vocabulary of {self.config.vocab_size} "
                 f"(ids 0 to {self.config.vocab_size - 1})"
             )
-        return ids
 
     def _check_context(self, tokens: int) -> None:
         most = self.config.context_length
         if "global_attention" in self.config.block_types and tokens > most:
             raise UserError(
-                f"the prompt and max_tokens need {tokens} tokens of context, and this model's "
+                f"what is read and max_tokens need {tokens} tokens of context, and this model's "
                 f"global attention holds context_length={most}: shorten them"
             )
 

@@ -22,6 +22,7 @@ class ByteTokenizer:
     eos_id = 257
     bos_id = 258
     stop_ids: tuple[int, ...] = (257, 260)
+    joins_words = False
     beside: Mapping[str, bytes] = MappingProxyType({})
     control_tokens: Mapping[str, int] = MappingProxyType({START_OF_TURN: 259, END_OF_TURN: 260})
     other_tokens: Mapping[str, int] = MappingProxyType({})

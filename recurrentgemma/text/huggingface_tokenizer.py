@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hugging Face `tokenizer.json` files, read with the `tokenizers` library."""
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import tokenizers
 
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.chat_encoding import END_OF_TURN, START_OF_TURN
+from recurrentgemma.text.pieces import joins_words
 from recurrentgemma.text.tokenizer_files import ROLES, read_json, read_text
 
 FILE = "tokenizer.json"
@@ -121,6 +123,14 @@ class HuggingFaceTokenizer:
         # One byte that is not UTF-8 turns all of the byte tokens that it follows into U+FFFD.
         last = next((i for i in reversed(ids) if i not in self._silent), None)
         return last not in self._fallback
+
+    @property
+    def joins_words(self) -> bool:
+        return self._joins_words
+
+    @functools.cached_property
+    def _joins_words(self) -> bool:
+        return joins_words(list(self._tokenizer.get_vocab(with_added_tokens=True)))
 
     def save(self, directory: str | Path) -> None:
         directory = Path(directory)

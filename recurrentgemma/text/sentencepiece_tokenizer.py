@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """SentencePiece `.model` files: Gemma's tokenizer, and those that we train."""
 
+import functools
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ import sentencepiece
 
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.chat_encoding import END_OF_TURN, START_OF_TURN
+from recurrentgemma.text.pieces import joins_words
 
 FILE = "tokenizer.model"
 # The trainer leaves out a sentence of more than 4,192 bytes; a character has up to four.
@@ -68,6 +70,14 @@ class SentencePieceTokenizer:
 
     def settled(self, ids: Sequence[int]) -> bool:
         return True  # each byte of a byte piece that is not UTF-8 is one U+FFFD of its own
+
+    @property
+    def joins_words(self) -> bool:
+        return self._joins_words
+
+    @functools.cached_property
+    def _joins_words(self) -> bool:
+        return joins_words(self._processor.id_to_piece(list(range(self.vocab_size))))
 
     def save(self, directory: str | Path) -> None:
         (Path(directory) / FILE).write_bytes(self.model)

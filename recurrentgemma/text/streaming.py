@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens to text as they come: no half characters, and nothing of a stop string."""
 
+import copy
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -44,6 +45,11 @@ class StreamDecoder:
     def finish(self) -> str:
         """The text held back, an unfinished character as U+FFFD. The stream is over."""
         return self._emit(self._tokenizer.decode(self._window))
+
+    @property
+    def held(self) -> str:
+        """What `finish` would return."""
+        return copy.copy(self).finish()
 
     def _emit(self, text: str) -> str:
         if not text.startswith(self._sent):
@@ -100,6 +106,11 @@ class StopScanner:
             return self._take(end + negative_length)
         return self._take(len(self._held) - max(map(self._overlap, self._stop), default=0))
 
+    @property
+    def holds(self) -> bool:
+        """Whether there is text that may be the beginning of a stop string."""
+        return self._held != ""
+
     def finish(self) -> str:
         """The text held back that turned out not to be a stop string."""
         return "" if self.stopped else self._take(len(self._held))
@@ -134,6 +145,11 @@ class TextStream:
         """Whether a stop string has ended the text."""
         return self._scanner.stopped
 
+    @property
+    def holds(self) -> bool:
+        """Whether the tokens pushed so far are more than the text returned."""
+        return self.stopped or self._scanner.holds or self._decoder.held != ""
+
     def push(self, ids: Sequence[int]) -> str:
         """Take `ids` and return the text that they make certain."""
         return self._scanner.push(self._decoder.push(ids))
@@ -141,3 +157,21 @@ class TextStream:
     def finish(self) -> str:
         """The rest of the text. The stream is over."""
         return self._scanner.push(self._decoder.finish()) + self._scanner.finish()
+
+
+def tokens_within(
+    tokenizer: "Tokenizer", context: Sequence[int], tokens: Sequence[int], text: str
+) -> tuple[int, str]:
+    """How many of `tokens`, which follow `context`, make a beginning of `text`; and its rest.
+
+    `text` is a beginning of what they decode to: it may end inside of a token.
+    """
+    decoder = StreamDecoder(tokenizer, context)
+    length, count, covered = 0, 0, 0
+    for number, token in enumerate(tokens, 1):
+        length += len(decoder.push([token]))
+        if length > len(text):
+            break
+        if not decoder.held:
+            count, covered = number, length
+    return count, text[covered:]

@@ -15,6 +15,8 @@ Gemma does it; `chat.encode_chat` shields the messages of a chat from this.
 """
 
 import codecs
+import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -98,6 +100,11 @@ class Tokenizer(Protocol):
 
     def settled(self, ids: Sequence[int]) -> bool:
         """Whether more ids can only add to `decode(ids)`, but for up to three U+FFFD at its end."""
+        ...
+
+    @property
+    def joins_words(self) -> bool:
+        """Whether a token may hold the end of a word and the space after it (pieces.py)."""
         ...
 
     def save(self, directory: str | Path) -> None:
@@ -188,6 +195,21 @@ def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> None:
     for name, content in tokenizer.beside.items():
         if not (Path(directory) / name).exists():
             (Path(directory) / name).write_bytes(content)
+
+
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
+    """Tells tokenizers apart that could give a text other ids: of the files that it saves.
+
+    Of tokenizer_config.json only the ids of its roles count; the rest changes no id.
+    """
+    roles = (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+    digest = hashlib.sha256(repr(roles).encode())
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save(scratch)
+        for file in sorted(Path(scratch).iterdir()):
+            if file.name != "tokenizer_config.json":
+                digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _read(path: Path) -> _Kind:

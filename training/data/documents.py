@@ -6,10 +6,8 @@ A document is BOS, the text's ids, EOS, where the tokenizer has them. One of n i
 """
 
 import hashlib
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +16,7 @@ from checkpoints import hub
 from checkpoints.hub_names import hint
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from recurrentgemma.text.tokenizer import tokenizer_fingerprint as tokenizer_fingerprint
 from training.data import sources
 from training.data.document import Document
 
@@ -169,18 +168,3 @@ def load_named_tokenizer(name: str, vocab_size: int | None = None) -> Tokenizer:
     if not path.exists():
         raise UserError(f"there is no tokenizer file {path}{hint(name)}")
     return load_tokenizer(path, vocab_size)
-
-
-def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
-    """Tells tokenizers apart that could give a text other ids: of the files that it saves.
-
-    Of tokenizer_config.json only the ids of its roles count; the rest changes no id.
-    """
-    roles = (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
-    digest = hashlib.sha256(repr(roles).encode())
-    with tempfile.TemporaryDirectory() as scratch:
-        tokenizer.save(scratch)
-        for file in sorted(Path(scratch).iterdir()):
-            if file.name != "tokenizer_config.json":
-                digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()[:16]

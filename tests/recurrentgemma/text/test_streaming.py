@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from recurrentgemma.text.streaming import tokens_within
 from recurrentgemma.text.tokenizer import ByteTokenizer, StopScanner, StreamDecoder
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -136,3 +137,18 @@ def test_text_is_cut_before_the_first_stop_string(text, stop, cuts):
 def test_stop_strings_are_a_list_of_strings(stop):
     with pytest.raises(ValueError, match="stop"):
         StopScanner(stop)
+
+
+@given(data=st.data())
+def test_tokens_within_a_text(tokenizer, data):
+    """As many tokens as the text has whole, and their text and the rest are the text."""
+    context = tokenizer.encode("To be", bos=False)
+    ids = tokenizer.encode("; " + data.draw(TEXT), bos=False)
+    decoder = StreamDecoder(tokenizer, context)
+    whole = decoder.push(ids) + decoder.finish()
+    text = whole[: data.draw(st.integers(0, len(whole)))]
+    count, remainder = tokens_within(tokenizer, context, ids, text)
+    decoder = StreamDecoder(tokenizer, context)
+    assert decoder.push(ids[:count]) + decoder.finish() + remainder == text
+    if tokenizer.settled(ids) and text == whole and not whole.endswith("\ufffd"):
+        assert (count, remainder) == (len(ids), "")
