@@ -86,6 +86,12 @@ def require_huggingface(config: GriffinConfig) -> None:
     Raises:
       ValueError: it cannot; the message names the fields.
     """
+    if problems := huggingface_problems(config):
+        raise UserError("transformers cannot run this model: " + "; ".join(problems))
+
+
+def huggingface_problems(config: GriffinConfig) -> list[str]:
+    """What keeps transformers' RecurrentGemma from running a config."""
     problems = deepmind_problems(config)
     if not config.scale_embeddings:
         problems.append("it always scales embeddings (scale_embeddings=False)")
@@ -93,8 +99,7 @@ def require_huggingface(config: GriffinConfig) -> None:
         problems.append("it always caps logits (logits_soft_cap=None)")
     if len(config.pattern) * 100 < config.num_layers:
         problems.append("it repeats a pattern at most 100 times")
-    if problems:
-        raise UserError("transformers cannot run this model: " + "; ".join(problems))
+    return problems
 
 
 def _heads(config: GriffinConfig) -> int:

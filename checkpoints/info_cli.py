@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args
 import tyro
 
 from checkpoints.hub_names import hint, read_name
+from checkpoints.huggingface_json import huggingface_problems
 from checkpoints.model_json import config_named
 from recurrentgemma.config import Dtype, GriffinConfig
 from recurrentgemma.counts import (
@@ -65,6 +66,7 @@ def describe(config: GriffinConfig, sequence_length: int | None = None) -> dict[
             for dtype in get_args(Dtype)
         },
         "flops_per_token": flops_per_token(config, sequence_length),
+        "not_for_transformers": huggingface_problems(config),
         "config": config.to_json(),
     }
 
@@ -152,3 +154,7 @@ def _print_table(name: str, facts: dict[str, Any]) -> None:
     heads = f"{config['num_heads']} of {config['head_dim']}"
     table.add_row("query heads, window", f"{heads}, {config['attention_window']}")
     Console(width=100).print(table)
+    problems = facts["not_for_transformers"]
+    print(f"  runs in transformers: {'no' if problems else 'yes'}")
+    for problem in problems:
+        print(f"    {problem}")

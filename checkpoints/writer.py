@@ -14,7 +14,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -51,8 +51,9 @@ class Checkpoints:
             checkpoints.save(step, params, opt_state=..., data_state=..., metrics={...})
 
     It keeps the `keep` newest steps, and besides them the `keep_best` with the lowest (or highest)
-    value of the metric `best`. In a program of several processes all of them make one and call it
-    alike; each writes and reads what its devices hold, on a disk that all share.
+    value of the metric `best`, and those in `always`. In a program of several processes all of them
+    make one and call it alike; each writes and reads what its devices hold, on a disk that all
+    share.
 
     A step counts once it has been read back, every array compared with the checksum of what was
     on the devices; only then are older ones deleted. Each process reads its share of the arrays.
@@ -75,6 +76,7 @@ class Checkpoints:
         best: str | None = None,
         best_is: Literal["lowest", "highest"] = "lowest",
         keep_best: int = 1,
+        always: Collection[int] = (),
         report: Callable[[str], None] = print,
     ):
         if keep < 1:
@@ -89,7 +91,7 @@ class Checkpoints:
         if not files.is_file(config):
             raise UserError(f"{config}: missing; every checkpoint holds a copy, so write it first")
         self._config = processes.all_or_none(lambda: read_json(config))
-        self._keep, self._keep_best = keep, keep_best
+        self._keep, self._keep_best, self._always = keep, keep_best, frozenset(always)
         self.best, self._highest = best, best_is == "highest"
         self._report = report
         self._steps: dict[int, dict[str, Any]] = {}  # each with its metrics
@@ -295,7 +297,7 @@ class Checkpoints:
             raise self._failed(step, needed, error) from error
         self._read_back(step, needed)
         best = step_files.ranked(self._steps, self.best, highest=self._highest)
-        kept = {*self.steps()[-self._keep :], *best[: self._keep_best]}
+        kept = {*self.steps()[-self._keep :], *best[: self._keep_best], *self._always}
         old = sorted(self._steps.keys() - kept)
         for folder in (self._folder / str(step) for step in old if processes.is_first()):
             gone = folder.rename(folder.with_name(f"{folder.name}{DELETED}"))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Griffin, Hawk and the MQA Transformer of one size on the same tokens, in one plot.
 
-    python -m training.compare --out docs/pretraining.svg     an hour on two cores
+    python -m training.compare --out docs/pictures/pretraining.svg     an hour on two cores
 
 Three models of 3.3 million parameters read Shakespeare's plays for 1,000 steps of 4,096 tokens. A
 run that was stopped goes on. The plot needs matplotlib. What came out stands in docs/training.md.

@@ -19,6 +19,7 @@ from training.data.config import DataConfig
 from training.data.sources.spec import absolute_spec
 from training.finetuning.lora_config import LoraConfig
 from training.optim import OptimConfig
+from training.pretraining import SETTINGS, model_to_pretrain
 
 MAY_CHANGE_ON_RESUMING = (
     "grad_accumulation_steps",
@@ -56,7 +57,8 @@ class TrainConfig:
     these and data.sources: Shakespeare's plays."""
     tokenizer: str = "bytes"
     """`bytes`, `sentencepiece` (trained on --text, with model.vocab_size pieces), the path of a
-    tokenizer, or the name of a model on a hub for its own."""
+    tokenizer, or the name of a model on a hub for its own; nothing: that of the token shards, or
+    of init_from."""
     init_from: str = ""
     """A checkpoint in any format, or a model's name on a hub, whose parameters to start from."""
     lora: Annotated[LoraConfig | None, tyro.conf.Suppress] = None
@@ -238,13 +240,36 @@ def tiny_bytes() -> TrainConfig:
 RUNS: dict[str, Callable[[], TrainConfig]] = {"demo": demo, "tiny_bytes": tiny_bytes}
 
 
-def run_named(name: str) -> TrainConfig:
-    """The named run, or a run with default settings of the model preset of that name.
+def run_named(
+    name: str,
+    *,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    sequence_length: int | None = None,
+) -> TrainConfig:
+    """The named run, or the model preset of that name with the settings of pretraining.py.
+
+    steps, batch_size, sequence_length: what is asked for instead, where it decides other settings:
+    batches of another size take other steps for the same tokens, and fewer steps less warm-up. A
+    model preset lacks what to train on, and its vocabulary is still the preset's (start.py).
 
     Raises UserError: there is neither; the message lists both.
     """
     if name in RUNS:
         return RUNS[name]()
+    if name in SETTINGS:
+        settings = SETTINGS[name]
+        rows = settings.batch_size if batch_size is None else batch_size
+        length = settings.sequence_length if sequence_length is None else sequence_length
+        steps = settings.steps(rows, length) if steps is None else steps
+        return TrainConfig(
+            model=model_to_pretrain(name),
+            optimizer=settings.optimizer(steps),
+            tokenizer="",
+            steps=steps,
+            batch_size=rows,
+            sequence_length=length,
+        )
     if name in PRESETS:
         return TrainConfig(model=dataclasses.replace(PRESETS[name](), remat="auto"))
     hint = did_you_mean(name, [*RUNS, *PRESETS])

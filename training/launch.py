@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How and where a run is computed: what may differ each time that it goes on."""
+"""How and where a run is computed: what may differ each time that it goes on.
+
+runs/NAME/launch.json     how it was started last, which `griffin train --run-dir runs/NAME`
+                          does again
+"""
 
 import dataclasses
+import json
+from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from recurrentgemma import sharding
+from checkpoints import processes
+from checkpoints.files import new_file
+from checkpoints.model_json import read_json
+from recurrentgemma import config_json, sharding
 from recurrentgemma.errors import UserError
 from recurrentgemma.sharding import MeshConfig, make_mesh
 from training.cluster import ClusterConfig
@@ -55,6 +65,38 @@ class Launch:
             devices = devices[: self.devices]
         self.mesh.resolved(len(devices))
         return None if len(devices) == 1 else make_mesh(self.mesh, devices)
+
+
+FILE = "launch.json"
+KEPT = ("mesh", "devices", "tensorboard", "wandb", "stopped_status")
+"""What belongs to a run's machine. Which processes there are is found anew at each start."""
+
+
+def remember(run_dir: Path, launch: Launch) -> None:
+    """Write down, in the first process, how a run is started."""
+    fields = config_json.to_json(launch)
+    kept: dict[str, Any] = {name: fields[name] for name in KEPT}
+
+    def write() -> None:
+        if processes.is_first():
+            with new_file(run_dir / FILE) as unfinished:
+                unfinished.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+    processes.all_or_none(write)
+
+
+def remembered(run_dir: Path) -> Launch:
+    """How a run was started last; of one that does not say, as any run is.
+
+    Raises UserError: launch.json is damaged.
+    """
+    path = run_dir / FILE
+    if not path.is_file():
+        return Launch()
+    try:
+        return config_json.from_json(Launch, read_json(path))
+    except UserError as error:
+        raise UserError(f"{path}: {error}; correct it, or delete it") from None
 
 
 def own_rows(mesh: Mesh | None, batch_size: int) -> range:

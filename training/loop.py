@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from checkpoints.huggingface_json import huggingface_problems
 from checkpoints.processes import is_first
 from checkpoints.store import Checkpoints
 from eval.perplexity import score_documents
@@ -23,17 +24,20 @@ from training.configs import TrainConfig
 from training.data.batches import Batches
 from training.finetuning import lora
 from training.inputs import Feed, Inputs, open_inputs
-from training.launch import Launch, own_rows
+from training.launch import Launch, own_rows, remember
 from training.observe.metrics import MetricsLog, bits_per_byte
 from training.observe.profiling import Trace
 from training.observe.progress import TrainingProgress
 from training.observe.stopwatch import Stopwatch
 from training.observe.trackers import TensorBoard, Tracker, WeightsAndBiases, import_wandb
-from training.optim import learning_rate_schedule, make_optimizer
+from training.optim import decay_start, learning_rate_schedule, make_optimizer
 from training.planning.fit import fitting
 from training.step import TrainState, TrainStep, init_train_state, make_train_step
 
-INTERRUPTED = "stopped at step {step}; the same command goes on from there"
+INTERRUPTED = (
+    "stopped at step {step}; the same command goes on from there, as does "
+    "`griffin train --run-dir {run_dir}`"
+)
 
 
 def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> bool:
@@ -70,7 +74,10 @@ def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> b
         run.open_start(config)
     inputs = open_inputs(config, run_dir)
     run.begin_run(run_dir, config, inputs.tokenizer)
+    remember(run_dir, launch)
     say(f"{inputs.describe()}; {parameter_count(config.model):,} parameters; {run_dir}")
+    if problems := huggingface_problems(config.model):
+        say(f"this model cannot be exported to transformers: {'; '.join(problems)}")
     if mesh is not None:
         axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
         say(f"{mesh.size} devices, {axes}, in {jax.process_count()} processes")
@@ -82,7 +89,7 @@ def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> b
         built, train_state = _build(config, run_dir, launch, mesh, inputs, checkpoints)
         step = _loop(built, train_state, signals)
     if step < config.steps:
-        say(INTERRUPTED.format(step=step))
+        say(INTERRUPTED.format(step=step, run_dir=run_dir))
         return False
     run.keep_adapters(run_dir, config)
     return True
@@ -92,6 +99,7 @@ def _loop(built: "_Built", train_state: TrainState, signals: list[int]) -> int:
     """To the last step, or to the one after which a signal has come. Returns that step."""
     config, batches, progress = built.config, built.batches, built.progress
     step, stopping = int(train_state.step), False
+    before_decay = decay_start(config.optimizer, config.steps)
     with progress:
         while step < config.steps and not stopping:
             batch = built.watch.waiting(lambda: next(built.feed))
@@ -103,7 +111,8 @@ def _loop(built: "_Built", train_state: TrainState, signals: list[int]) -> int:
                 progress.say(f"step {step:,}: traced into {built.trace.folder}")
             stopping = cluster.should_stop(step, bool(signals))
             ranked, failed = built.evaluate(step, train_state)
-            if step == config.steps or stopping or failed or step % config.save_every == 0:
+            saved = step in (config.steps, before_decay) or step % config.save_every == 0
+            if saved or stopping or failed:
                 progress.flush()
                 built.save(train_state, data_state, held_out=ranked)
             if failed:

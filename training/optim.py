@@ -91,11 +91,19 @@ def learning_rate_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     return schedule
 
 
+def decay_start(config: OptimConfig, steps: int) -> int | None:
+    """The last step of a run of so many that is the same however many there are: the learning rate
+    falls after it. None for a cosine, which falls from the warm-up on."""
+    if config.schedule != "wsd":
+        return None
+    return max(config.warmup_steps, steps - max(1, round(config.decay_fraction * steps)))
+
+
 def _schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     if config.schedule == "wsd":
         peak, last = config.learning_rate, config.learning_rate * config.final_fraction
-        decay = max(1, round(config.decay_fraction * steps))
-        start = max(config.warmup_steps, steps - decay)
+        start = decay_start(config, steps)
+        assert start is not None
         return optax.join_schedules(
             [
                 optax.linear_schedule(0.0, peak, max(1, config.warmup_steps)),

@@ -40,20 +40,26 @@ from recurrentgemma.text.tokenizer import (
     save_tokenizer,
     train_sentencepiece,
 )
-from training import per_layer, run_folder
+from training import other_steps, per_layer, run_folder
 from training.configs import MAY_CHANGE_ON_RESUMING, TrainConfig
 from training.data.batches import Batches, merge_states
 from training.data.config import write_chats_by
 from training.data.documents import load_named_tokenizer
+from training.optim import decay_start
 from training.step import TrainState
 
 ADAPTERS = "adapter"  # the folder of a run where its adapters end
 HELD_OUT = "held_out_bits_per_byte"
+NO_TOKENIZER = (
+    "there is no tokenizer: give --tokenizer the path of one (a file, or a folder with one, such "
+    "as a checkpoint's), or `bytes`; token shards of `griffin data tokenize` bring their own"
+)
 
 
 def open_run(run_dir: Path, config: TrainConfig, report: Callable[[str], None] = print) -> int:
-    """Check that the run that is there has this config, up to MAY_CHANGE_ON_RESUMING: a change is
-    reported and written down. Returns its newest step, 0 if there is none or no run yet.
+    """Check that the run that is there has this config, up to MAY_CHANGE_ON_RESUMING and, where the
+    schedule allows it, its steps (other_steps.py): a change is reported and written down. Returns
+    its newest step, 0 if there is none or no run yet.
 
     Raises UserError: the directory holds something else, or a run whose config differs; it says
     where.
@@ -61,9 +67,11 @@ def open_run(run_dir: Path, config: TrainConfig, report: Callable[[str], None] =
     return run_folder.open_run(
         run_dir,
         content(config),
-        may_change=MAY_CHANGE_ON_RESUMING,
+        may_change=(*MAY_CHANGE_ON_RESUMING, "steps"),
         read=lambda path: content(read_config(path.parent)),
         unnamed="train",
+        go_on=f"griffin train --run-dir {run_dir}",
+        prepare=lambda: other_steps.prepare(run_dir, read_config(run_dir), config, report),
         report=report,
     )
 
@@ -120,6 +128,8 @@ def run_tokenizer(run_dir: Path, config: TrainConfig, texts: Sequence[str]) -> T
     vocab_size = config.model.vocab_size
 
     def new_tokenizer() -> Tokenizer:
+        if not config.tokenizer:
+            raise UserError(NO_TOKENIZER)
         if config.tokenizer == "sentencepiece":
             return train_sentencepiece(texts, config.model.vocab_size)
         return load_named_tokenizer(config.tokenizer, vocab_size)
@@ -177,10 +187,15 @@ def initial_params(config: TrainConfig, like: Any, mesh: Mesh | None) -> Any:
 def open_checkpoints(
     run_dir: Path, config: TrainConfig, report: Callable[[str], None] = print
 ) -> store.Checkpoints:
-    """The run's checkpoints to write to: the newest are kept, and the best by HELD_OUT of those
-    that were scored on the same text."""
+    """The run's checkpoints to write to: the newest are kept, the best by HELD_OUT of those that
+    were scored on the same text, and the one from which the run could be given other steps."""
+    before_decay = decay_start(config.optimizer, config.steps)
     return run_folder.open_checkpoints(
-        run_dir, keep=config.keep, best=ranking(config), report=report
+        run_dir,
+        keep=config.keep,
+        best=ranking(config),
+        always=() if before_decay is None else (before_decay,),
+        report=report,
     )
 
 

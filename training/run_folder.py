@@ -40,20 +40,24 @@ def open_run(
     may_change: Collection[str] = (),
     read: Callable[[Path], Mapping[str, Any]] = read_json,
     unnamed: str = "",
+    go_on: str = "",
+    prepare: Callable[[], None] = lambda: None,
     report: Callable[[str], None] = print,
 ) -> int:
     """Check that the run that is there has this config, up to the fields that may change: a change
     is reported and written down. Returns its newest step, 0 if there is none or no run yet.
 
     read: brings the config.json of an older version to today's fields. unnamed: the section whose
-    fields are named, here and in messages, without it.
+    fields are named, here and in messages, without it. go_on: a command that goes on with what was
+    saved, for the message. prepare: called, by one process, before a change is written down; it may
+    refuse it by a UserError.
 
     Raises UserError: the directory holds something else, or a run whose config differs; it says
     where.
     """
 
     def opened() -> str:
-        return str(_open_run(run_dir, config, may_change, read, unnamed, report))
+        return str(_open_run(run_dir, config, may_change, read, unnamed, go_on, prepare, report))
 
     return int(processes.broadcast_text(opened))
 
@@ -64,6 +68,8 @@ def _open_run(
     may_change: Collection[str],
     read: Callable[[Path], Mapping[str, Any]],
     unnamed: str,
+    go_on: str,
+    prepare: Callable[[], None],
     report: Callable[[str], None],
 ) -> int:
     path = run_dir / CONFIG
@@ -80,9 +86,11 @@ def _open_run(
     ]:
         raise UserError(
             f"{run_dir} holds a run with another config (saved -> asked): {'; '.join(refused)}. "
-            f"Ask for the saved values to go on with it, or choose another --run-dir. If files "
-            f"were moved, correct their paths in {path}"
+            f"Ask for the saved values to go on with it{go_on and f' (`{go_on}` does)'}, or choose "
+            f"another --run-dir. If files were moved, correct their paths in {path}"
         )
+    if changes:
+        prepare()
     step = store.latest_step(run_dir) or 0
     if changes:
         shown = "; ".join(f"{name}: {change}" for name, change in changes.items())
@@ -139,11 +147,14 @@ def open_checkpoints(
     keep: int,
     best: str | None = None,
     best_is: Literal["lowest", "highest"] = "lowest",
+    always: Collection[int] = (),
     report: Callable[[str], None] = print,
 ) -> store.Checkpoints:
-    """The run's checkpoints to write to: the `keep` newest are kept, and the best by the metric of
-    that name."""
-    return store.Checkpoints(run_dir, keep=keep, best=best, best_is=best_is, report=report)
+    """The run's checkpoints to write to: the `keep` newest are kept, the best by the metric of that
+    name, and the steps in `always`."""
+    return store.Checkpoints(
+        run_dir, keep=keep, best=best, best_is=best_is, always=always, report=report
+    )
 
 
 class Saved(NamedTuple):

@@ -1,25 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`griffin train`: TrainConfig on the command line, and nothing else."""
+"""`griffin train`: TrainConfig on the command line, and nothing else.
 
-import argparse
+Where the defaults of its options come from: with --preset from the run or model of that name, with
+--run-dir alone from the run that is there, with neither from tiny_bytes.
+"""
+
 import dataclasses
+import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from checkpoints import processes
+from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
-from training import cluster
+from recurrentgemma.sharding import MeshConfig
+from training import cluster, run
 from training.configs import TrainConfig, run_named
-from training.launch import Launch
+from training.launch import Launch, remembered
 from training.loop import train
+from training.pretraining import SETTINGS
+from training.run_folder import CONFIG
+from training.start import complete, require_data
 
+FIRST = "tiny_bytes"  # the run of `griffin train` alone
 EXAMPLES = """Train a model on text; a run that was stopped goes on where it stopped.
 
 examples:
   griffin train --preset tiny_bytes                       a byte-level Griffin on Shakespeare
   griffin train --preset demo --text a.txt b.txt          the demo's model on your own files
-  griffin train --preset tiny --model.num-layers 3 --steps 2000 --run-dir runs/shallow
+  griffin train --preset griffin_1b --data.sources arrayrecord:tokens/web --run-dir runs/web
+  griffin train --run-dir runs/web                        goes on with that run, whatever it was
+  griffin train --run-dir runs/web --steps 50000          and longer, if its schedule is wsd
   griffin generate runs/tiny_bytes "O Romeo, "            what it has learned
 """
 
@@ -28,22 +43,57 @@ examples:
 class TrainArguments:
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     launch: Annotated[Launch, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Launch)
-    preset: str = "tiny_bytes"
-    """A named run or a model preset: where the defaults of all other options come from."""
+    preset: str = ""
+    """A named run or a model preset: where the defaults of all other options come from. Without
+    it they come from the run in --run-dir; with neither, from tiny_bytes."""
     run_dir: Path | None = None
     """Where the run is kept; runs/PRESET by default. If it holds a run, that run goes on."""
 
 
 def parse(argv: list[str]) -> TrainArguments:
-    """The arguments, with the defaults that --preset chooses. Raises UserError if it is
-    unknown."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default=TrainArguments.preset)
-    preset = first.parse_known_args(argv)[0].preset
-    default = TrainArguments(config=run_named(preset), preset=preset)
+    """The arguments, with the defaults that --preset or --run-dir chooses. Raises UserError: there
+    is no such preset, or no run there."""
+    given = options_given(argv)
+    preset, run_dir = given.get("preset", ""), given.get("run-dir", "")
+    if preset or not run_dir:
+        preset = preset or FIRST
+        sizes = {
+            name: _number(given.get(option))
+            for name, option in (
+                ("steps", "steps"),
+                ("batch_size", "batch-size"),
+                ("sequence_length", "row-length" if "row-length" in given else "sequence-length"),
+            )
+        }
+        config = run_named(preset, **sizes)
+        launch = Launch(mesh=MeshConfig(data=1, fsdp=-1)) if preset in SETTINGS else Launch()
+    else:
+        config, launch = saved_run(Path(run_dir)), remembered(Path(run_dir))
+    default = TrainArguments(config=config, launch=launch, preset=preset)
     return tyro.cli(
         TrainArguments, prog="griffin train", description=EXAMPLES, args=argv, default=default
     )
+
+
+def options_given(argv: list[str]) -> dict[str, str]:
+    """The options on a command line by name, each with the first word after it."""
+    given = {}
+    for word, after in zip(argv, [*argv, ""][1:], strict=True):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            given[name.replace("_", "-")] = value if equals else after
+    return given
+
+
+def saved_run(run_dir: Path) -> TrainConfig:
+    """The config of the run in a folder. Raises UserError: there is none."""
+    if not (run_dir / CONFIG).is_file():
+        what = "has no config.json" if run_dir.exists() else "does not exist"
+        raise UserError(
+            f"{run_dir} {what}, so there is no run to go on with; to begin one there say which: "
+            f"`griffin train --preset NAME --run-dir {run_dir} ...`"
+        )
+    return run.read_config(run_dir)
 
 
 def check_text(argv: list[str], text: tuple[str, ...]) -> None:
@@ -52,12 +102,67 @@ def check_text(argv: list[str], text: tuple[str, ...]) -> None:
         raise UserError("--text names no file; give the path of at least one UTF-8 text file")
 
 
+def check_run_dir(run_dir: Path) -> None:
+    """Raises UserError for a URL, which would become a folder of that name here."""
+    if re.match(r"[a-z][a-z0-9+]*:/", str(run_dir)):
+        raise UserError(
+            f"--run-dir {run_dir}: a URL; a run is kept in a folder on a disk that all processes "
+            f"share (a bucket can be mounted, docs/training.md)"
+        )
+
+
 def main(argv: list[str]) -> int:
     """Train; returns the exit status. Raises UserError, OSError or ImportError for what a user got
     wrong."""
     arguments = parse(argv)
-    check_text(argv, arguments.config.text)
-    run_dir = arguments.run_dir or Path("runs") / arguments.preset
-    cluster.start(arguments.launch.cluster)
-    done = train(arguments.config, run_dir, arguments.launch)
-    return 0 if done else arguments.launch.stopped_status
+    config, launch, preset = arguments.config, arguments.launch, arguments.preset
+    check_text(argv, config.text)
+    run_dir = arguments.run_dir or Path("runs") / preset
+    check_run_dir(run_dir)
+    require_data(preset, config)
+    cluster.start(launch.cluster)
+    config = completed(config, preset, run_dir, launch, options_given(argv))
+    done = train(config, run_dir, launch)
+    return 0 if done else launch.stopped_status
+
+
+def completed(
+    config: TrainConfig, preset: str, run_dir: Path, launch: Launch, given: Mapping[str, str]
+) -> TrainConfig:
+    """The config with what follows from the data (start.complete), and from the run that is there
+    already: its steps and its warm-up, where none are given, whatever the preset's are. The first
+    process looks, for all."""
+    mesh = launch.make_mesh()
+
+    def look() -> str:
+        completed = config
+        saved = run.read_config(run_dir) if (run_dir / CONFIG).is_file() else None
+        if saved is not None:
+            completed = with_steps_of(saved, completed, given)
+        if preset in SETTINGS or not completed.tokenizer:
+            completed = complete(
+                completed,
+                tensor=1 if mesh is None else mesh.shape["tensor"],
+                vocabulary_given=preset not in SETTINGS or "model.vocab-size" in given,
+                saved=saved,
+            )
+        return json.dumps(run.content(completed))
+
+    content = json.loads(processes.broadcast_text(look))
+    return TrainConfig.from_json(GriffinConfig.from_json(content["model"]), content["train"])
+
+
+def with_steps_of(saved: TrainConfig, config: TrainConfig, given: Mapping[str, str]) -> TrainConfig:
+    """The config with the steps and the warm-up of a saved one, where none are given: they may have
+    changed since the run was begun."""
+    warmup = config.optimizer if "optimizer.warmup-steps" in given else saved.optimizer
+    return dataclasses.replace(
+        config,
+        steps=config.steps if "steps" in given else saved.steps,
+        optimizer=dataclasses.replace(config.optimizer, warmup_steps=warmup.warmup_steps),
+    )
+
+
+def _number(text: str | None) -> int | None:
+    """What an option says, if that is a number at all: tyro refuses what is none."""
+    return int(text) if text and text.isdigit() else None

@@ -38,6 +38,20 @@ def test_the_table_names_what_it_counts(capsys):
         assert word in text
 
 
+def test_whether_transformers_can_run_it(capsys):
+    assert info(capsys, "recurrentgemma_2b")["not_for_transformers"] == []
+    assert griffin_lm.main(["info", "tiny"]) == 0
+    assert "runs in transformers: yes" in capsys.readouterr().out
+    griffin, mqa = (info(capsys, name)["not_for_transformers"] for name in ("hawk_1b", "mqa_1b"))
+    assert griffin == [
+        "it always scales embeddings (scale_embeddings=False)",
+        "it always caps logits (logits_soft_cap=None)",
+    ]
+    assert mqa == ["it has no global attention (pattern)", *griffin]
+    assert griffin_lm.main(["info", "mqa_1b"]) == 0
+    assert "runs in transformers: no\n    it has no global att" in capsys.readouterr().out
+
+
 def test_alone_it_lists_the_presets(capsys):
     assert griffin_lm.main(["info"]) == 0
     text = capsys.readouterr().out

@@ -113,6 +113,16 @@ def test_the_best_are_kept_beside_the_newest(run_dir: Path):
     assert store.best_step(run_dir, "accuracy") is None
 
 
+def test_some_steps_are_always_kept(run_dir: Path):
+    with store.Checkpoints(run_dir, keep=1, always=(2, 9)) as checkpoints:
+        for step in (1, 2, 3, 4):
+            checkpoints.save(step, params(step))
+    assert store.all_steps(run_dir) == [2, 4]
+    with store.Checkpoints(run_dir, keep=1) as checkpoints:
+        checkpoints.save(5, params(5))
+    assert store.all_steps(run_dir) == [5]
+
+
 def test_the_highest_is_best(run_dir: Path):
     with store.Checkpoints(run_dir, keep=1, best="accuracy", best_is="highest") as checkpoints:
         for step, accuracy in enumerate((0.5, 0.9, 0.7, 0.6)):

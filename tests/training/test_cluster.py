@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which processes make up a program, from the environment that each way to start one gives."""
 
+import dataclasses
 import re
+import shlex
 import socket
 from pathlib import Path
 
@@ -10,10 +12,12 @@ import pytest
 import yaml
 
 from griffin_lm import main as griffin
+from recurrentgemma import sharding
 from recurrentgemma.errors import UserError
 from recurrentgemma.sharding import MeshConfig
 from training import cluster
 from training.cluster import Cluster, ClusterConfig, detect, start
+from training.start import require_data
 from training.train_cli import parse
 
 BY_HAND = {
@@ -130,13 +134,11 @@ def test_process_0_is_waited_for(joined, monkeypatch):
     assert [call["process_id"] for call in joined] == [1]
 
 
-ROOT = Path(__file__).parents[2]
-DOCS = (ROOT / "docs" / "training.md").read_text()
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_the_documented_jobset_starts_a_run():
-    [text] = re.findall(r"```yaml\n(.*?)```", DOCS, re.S)
-    jobset = yaml.safe_load(text)
+def test_the_jobset_of_the_examples_starts_a_run():
+    jobset = yaml.safe_load((EXAMPLES / "kubernetes" / "pretrain.yaml").read_text())
     [workers] = jobset["spec"]["replicatedJobs"]
     job = workers["template"]["spec"]
     [container] = job["template"]["spec"]["containers"]
@@ -148,16 +150,27 @@ def test_the_documented_jobset_starts_a_run():
     devices = job["completions"] * container["resources"]["limits"]["nvidia.com/gpu"]
     griffin, verb, *argv = container["command"]
     assert (griffin, verb) == ("griffin", "train")
-    assert parse(argv).launch.mesh.resolved(devices) == MeshConfig(data=4, fsdp=8)
+    assert_pretrains(argv, devices)
 
 
-def test_the_documented_slurm_script_starts_a_run():
-    [text] = re.findall(r"```bash\n(.*?)```", DOCS, re.S)
+def assert_pretrains(argv: list[str], devices: int) -> None:
+    """On data of one's own, over all devices."""
+    arguments = parse(argv)
+    require_data(arguments.preset, arguments.config)
+    assert arguments.launch.mesh.resolved(devices) == MeshConfig(data=4, fsdp=8)
+    sharding.check_model(arguments.config.model, dataclasses.asdict(arguments.launch.mesh))
+    assert arguments.config.data.sources == ("arrayrecord:/shared/tokens/web",)
+    assert arguments.launch.stopped_status == 75
+
+
+def test_the_slurm_script_of_the_examples_starts_a_run():
+    text = (EXAMPLES / "slurm" / "pretrain.sh").read_text()
     options = dict(re.findall(r"#SBATCH --([a-z-]+)=(\S+)", text))
     nodes, tasks = int(options["nodes"]), int(options["ntasks-per-node"])
     gpus = options["gres"].removeprefix("gpu:")
     environ = SLURM | {"SLURM_NNODES": str(nodes), "SLURM_GPUS_ON_NODE": gpus}
     environ["SLURM_NTASKS"] = str(nodes * tasks)
     assert detect(ClusterConfig(), environ) == Cluster("SLURM")
-    [command] = re.findall(r"^srun --\S+ griffin train (.*)$", text, re.M)
-    assert parse(command.split()).launch.mesh.resolved(nodes * tasks) == MeshConfig(data=4, fsdp=8)
+    joined = text.replace("\\\n", " ")
+    [command] = re.findall(r"^srun --\S+ griffin train (.*)$", joined, re.M)
+    assert_pretrains(shlex.split(command), nodes * tasks)

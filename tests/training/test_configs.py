@@ -10,13 +10,16 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.presets import PRESETS, recurrentgemma_2b
 from training.configs import RUNS, TrainConfig, run_named
 from training.data.config import DataConfig
+from training.pretraining import SETTINGS, model_to_pretrain
 
 
 @pytest.mark.parametrize("name", [*RUNS, *PRESETS])
 def test_every_name_is_a_run(name):
     config = run_named(name)
     json.dumps(config.to_json())
-    if name in PRESETS:
+    if name in SETTINGS:
+        assert config.model == model_to_pretrain(name)
+    elif name in PRESETS:
         assert config.model == dataclasses.replace(PRESETS[name](), remat="auto")
 
 

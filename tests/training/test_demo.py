@@ -10,6 +10,8 @@ import griffin_lm
 from training import demo, loop
 from training.configs import RUNS
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture
 def quick(small, tmp_path, monkeypatch):

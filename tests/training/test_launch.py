@@ -6,9 +6,11 @@ import dataclasses
 import jax
 import pytest
 
+from recurrentgemma.errors import UserError
 from recurrentgemma.sharding import MeshConfig, make_mesh
 from training import loop
-from training.launch import Launch, own_rows
+from training.cluster import ClusterConfig
+from training.launch import Launch, own_rows, remember, remembered
 
 
 def test_one_device_needs_no_mesh():
@@ -33,6 +35,18 @@ def test_what_does_not_fit_the_devices():
         Launch(mesh=MeshConfig(tensor=3)).make_mesh()
     with pytest.raises(ValueError, match=r"tensor=2 takes 2 devices and there are 1"):
         Launch(devices=1, mesh=MeshConfig(data=1, tensor=2)).make_mesh()
+
+
+def test_how_a_run_was_started_is_remembered(tmp_path):
+    """But for what belongs to one start of it."""
+    assert remembered(tmp_path) == Launch()
+    mesh, cluster = MeshConfig(data=1, fsdp=-1), ClusterConfig(process=3)
+    launch = Launch(mesh=mesh, cluster=cluster, devices=4, profile=5, stopped_status=75, wandb="w")
+    remember(tmp_path, launch)
+    assert remembered(tmp_path) == dataclasses.replace(launch, cluster=ClusterConfig(), profile=0)
+    (tmp_path / "launch.json").write_text('{"mush": 1}')
+    with pytest.raises(UserError, match=r"launch\.json: unknown Launch field 'mush'.*delete it"):
+        remembered(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ from training.launch import Launch
 from training.observe import progress
 from training.observe.metrics import TIMINGS, read_metrics
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 ONE = Launch(devices=1, tensorboard=False)
 
 
@@ -223,6 +225,8 @@ def test_the_tokenizer_is_the_runs_own(small, tmp_path):
     assert run.run_tokenizer(tmp_path / "run", gone, ()).vocab_size == 261
     with pytest.raises(ValueError, match=r"/nowhere/tokenizer\.model"):
         run.run_tokenizer(tmp_path / "other", gone, ())
+    with pytest.raises(ValueError, match="there is no tokenizer: give --tokenizer"):
+        run.run_tokenizer(tmp_path / "other", dataclasses.replace(small, tokenizer=""), ())
 
 
 def test_the_command_of_a_run_that_was_stopped_says_so(song, tmp_path, monkeypatch, capsys):
@@ -233,7 +237,8 @@ def test_the_command_of_a_run_that_was_stopped_says_so(song, tmp_path, monkeypat
         os.kill(os.getpid(), signal.SIGTERM)
         return real(batches)
 
-    command = ["train", "--text", str(song), "--run-dir", str(tmp_path / "run"), "--steps", "3"]
+    command = ["train", "--preset", "tiny_bytes", "--text", str(song), "--steps", "3"]
+    command += ["--run-dir", str(tmp_path / "run")]
     command += ["--model.num-layers", "1", "--model.no-scan-layers", "--batch-size", "2"]
     command += ["--sequence-length", "16", "--devices", "1", "--no-tensorboard"]
     command += ["--optimizer.warmup-steps", "1"]

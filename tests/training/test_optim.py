@@ -22,6 +22,8 @@ from training.optim import (
     make_optimizer,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # Every kind of parameter by the end of its canonical name, and whether it decays.
 KINDS = {
     "embedder/input_embedding": False,

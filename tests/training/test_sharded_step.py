@@ -23,6 +23,8 @@ from tests.training.small_rows import BATCH, CONFIG, TIME, positions_of
 from training.optim import OptimConfig, make_optimizer
 from training.step import init_train_state, make_train_step
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 STEPS = 20
 MESHES = {
     "data": MeshConfig(data=8),

@@ -20,6 +20,8 @@ from training.data.batches import Batch, Batches
 from training.optim import OptimConfig, make_optimizer
 from training.step import TrainState, TrainStep, init_train_state, make_train_step
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # What the golden step, and the parameters after three of them, were when this was written.
 GOLDEN = {
     "loss": 5.6987658,

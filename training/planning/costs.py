@@ -93,14 +93,15 @@ def training_flops(
     config: GriffinConfig, batch: int, sequence: int, mesh: Mapping[str, int]
 ) -> dict[str, float]:
     """FLOPs of a step. model: forward and backward, nothing twice; per_device: with what each
-    device computes again, the logits among it where the embedding is divided (vocab_parts.py);
+    device computes again, the logits among it where the embedding is divided and used by parts
+    (vocab_parts.py);
     products: the part of per_device that a program without kernels' insides shows."""
     counts = flops_per_token(config, sequence)
-    head = 2.0 * config.vocab_size * config.width
-    if not any(mesh[axis] > 1 for axis in sharding.PARAMETER_AXES):
-        head = 0.0
     products, recomputed = again(config, sequence, config.remat)
     tokens = batch * sequence / math.prod(mesh.values())
+    divided = any(mesh[axis] > 1 for axis in sharding.PARAMETER_AXES)
+    parts = tokens * config.vocab_size > CHUNK_ELEMENTS["tpu"]  # else the compiler makes them once
+    head = 2.0 * config.vocab_size * config.width if divided and parts else 0.0
     keys = 4.0 * config.width * config.head_dim  # and values, which every tensor device computes
     keys *= config.num_layers - config.block_types.count("recurrent")
     passes = 3 if config.remat not in KEPT or MIXER in KEPT[config.remat] else 4

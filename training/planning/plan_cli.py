@@ -14,13 +14,16 @@ from recurrentgemma.config import GriffinConfig, Remat
 from recurrentgemma.errors import UserError
 from recurrentgemma.presets import preset
 from recurrentgemma.sharding import MeshConfig
+from training.pretraining import SETTINGS
 
+DEFAULT_SEQUENCE = 8192
 EXAMPLES = """Compile the real training step for a TPU slice, without a TPU, and say what it takes.
 
 Needs libtpu, the TPU compiler (`make venv` installs it). A step compiles in one to five minutes;
 finished plans are kept in $GRIFFIN_CACHE/plans.
 
 examples:
+  griffin plan griffin_1b --topology v5e:4x4                as `griffin train --preset` trains it
   griffin plan recurrentgemma_2b --topology v5e:4x4 --batch 16 --sequence 8192
   griffin plan griffin_14b --topology v5p:4x4x4 --batch 64 --sequence 8192 --search
   griffin plan recurrentgemma_2b --topology v5p:4x4x4 --batch 1 --sequence 1048576
@@ -35,9 +38,11 @@ class PlanArguments:
     topology: str
     """CHIP:AxB of v5e or v6e, CHIP:AxBxC of v5p, such as v5e:16x16."""
     batch: int = 0
-    """Rows in a batch over the whole slice; needed, but with --serve."""
-    sequence: int = 8192
-    """Tokens in a row."""
+    """Rows in a batch over the whole slice; by default as many as the preset is trained with."""
+    sequence: int = 0
+    """Tokens in a row; by default as many as the preset is trained with, or 8,192."""
+    vocab_size: int = 0
+    """Embeddings; by default the preset's, which a training run takes from its tokenizer."""
     mesh: MeshConfig = dataclasses.field(default_factory=lambda: MeshConfig(data=1))
     """Devices along each axis; by default fsdp over as many as divide the batch, then sequence."""
     remat: Remat = "auto"
@@ -56,9 +61,12 @@ class PlanArguments:
 
 def main(argv: list[str]) -> int:
     """Plan and print. Exit status 1: it does not fit."""
-    arguments = tyro.cli(PlanArguments, prog="griffin plan", description=EXAMPLES, args=argv)
+    arguments = parse(argv)
     config = dataclasses.replace(preset(arguments.model), dtype="bfloat16")
+    arguments = with_settings(arguments)
     check(arguments)
+    if arguments.vocab_size:
+        config = dataclasses.replace(config, vocab_size=arguments.vocab_size)
     console = Console(stderr=True)
     with console.status("starting") as status:
         tried = []
@@ -71,7 +79,23 @@ def main(argv: list[str]) -> int:
         print(json.dumps({**best, "tried": tried} if arguments.search else best))
     else:
         Console().print(table(arguments.model, best))
+    if not best["fits"] and not arguments.serve:
+        console.print(advice(arguments), highlight=False)
     return 0 if best["fits"] else 1
+
+
+def parse(argv: list[str]) -> PlanArguments:
+    return tyro.cli(PlanArguments, prog="griffin plan", description=EXAMPLES, args=argv)
+
+
+def with_settings(arguments: PlanArguments) -> PlanArguments:
+    """With the batch and the sequence that the preset is trained with where none are given."""
+    settings = SETTINGS.get(arguments.model)
+    batch, sequence = arguments.batch, arguments.sequence or DEFAULT_SEQUENCE
+    if settings is not None and not arguments.serve:
+        sequence = arguments.sequence or settings.sequence_length
+        batch = arguments.batch or settings.batch_size * settings.sequence_length // sequence
+    return dataclasses.replace(arguments, batch=batch, sequence=sequence)
 
 
 def check(arguments: PlanArguments) -> None:
@@ -80,6 +104,8 @@ def check(arguments: PlanArguments) -> None:
     if getattr(arguments, other):
         without = "with" if arguments.serve else "without"
         raise UserError(f"--{other} {getattr(arguments, other)} means nothing {without} --serve")
+    if arguments.vocab_size < 0:
+        raise UserError(f"--vocab-size {arguments.vocab_size}: expected at least 1")
     for name in (needed, "sequence", "candidates"):
         if name == needed and getattr(arguments, name) == 0:
             what = "sequences that are decoded together" if arguments.serve else "rows in a batch"
@@ -141,6 +167,17 @@ def choose(tried: list[dict]) -> dict:
     if fitting:
         return min(fitting, key=lambda plan: plan["step_seconds"])
     return min(tried, key=lambda plan: plan["bytes_per_device"]["total"])
+
+
+def advice(arguments: PlanArguments) -> str:
+    """What to do about a training step that does not fit."""
+    text = "It does not fit: try more chips"
+    if arguments.batch % 2 == 0:
+        text += (
+            f", or half a batch, --batch {arguments.batch // 2}, which `griffin train "
+            f"--grad-accumulation-steps` takes several of for one step"
+        )
+    return text
 
 
 def mesh_axes(plan: dict) -> str:

@@ -33,6 +33,8 @@ from training.data.sources.chat_forms import pair
 from training.data.sources.chat_lines import ChatLines
 from training.data.sources.spec import parse_spec
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 BYTES = ByteTokenizer()
 BOS, EOS, START, END = 258, 257, 259, 260
 TALK = [

@@ -34,6 +34,8 @@ from training.finetuning.lora import (
 from training.optim import OptimConfig, make_optimizer
 from training.step import init_train_state, make_train_step
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 LORA = LoraConfig(rank=4, alpha=8.0)
 FORMS = {
     "float32": {},

@@ -24,6 +24,8 @@ from training.finetuning.lora import adapt, split
 from training.optim import OptimConfig, make_optimizer
 from training.step import init_train_state, make_train_step
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def batches(steps: int) -> list[Batch]:
     """Rows of documents over all cuts; of some targets the weight is 0."""

@@ -69,8 +69,10 @@ def parse_spec(text: str) -> SourceSpec:
 
 
 def absolute_spec(text: str) -> str:
-    """The same source, named from any working directory. Raises UserError as parse_spec."""
+    """The same source, named from any working directory. Raises UserError as parse_spec, and of a
+    URL."""
     spec = parse_spec(text)
+    _require_local(spec)
     options = dict(spec.options)
     where = spec.where
     if spec.kind != "tfds":
@@ -81,11 +83,20 @@ def absolute_spec(text: str) -> str:
     return f"{spec.kind}:{where}" + (f"?{pairs}" if pairs else "")
 
 
+def _require_local(spec: SourceSpec) -> None:
+    if spec.kind != "tfds" and re.match(r"[a-z][a-z0-9+]*://", spec.where):
+        raise UserError(
+            f"{spec.text!r} is a URL; files are read from disk: mount the bucket (`gcsfuse BUCKET "
+            f"/mnt/BUCKET`) or copy it, and name the files there"
+        )
+
+
 def find_files(spec: SourceSpec) -> list[str]:
     """The files that `spec.where` names, sorted by path. `**` goes through folders.
 
-    Raises ValueError: nothing matches, or it is a folder.
+    Raises ValueError: nothing matches, or it is a folder, or a URL.
     """
+    _require_local(spec)
     where = os.path.expanduser(spec.where)
     if os.path.isfile(where):
         return [where]
