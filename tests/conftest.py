@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # JAX_PLATFORMS=cuda pytest -m gpu
 
@@ -32,3 +33,16 @@ def compiled_quickly() -> Iterator[None]:
     programs as users run them by others (recurrentgemma/test_contract.py, test_golden.py)."""
     with compiling(**{QUICKLY: True}):
         yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what tests/long.txt names, which `make quick` leaves out."""
+    folder = Path(__file__).parent
+    lines = (folder / "long.txt").read_text("utf-8").splitlines()
+    named = [line.split("#")[0].strip() for line in lines]
+    kept = tuple(name[1:].strip() for name in named if name.startswith("+"))
+    long = {name for name in named if name and not name.startswith("+")}
+    for item in items:
+        file = item.path.relative_to(folder).as_posix() if item.path.is_relative_to(folder) else ""
+        if file in long and not f"{file}::{item.name}".startswith(kept or ("\0",)):
+            item.add_marker("long")

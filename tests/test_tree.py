@@ -23,6 +23,7 @@ UNTESTED = {  # source files without a test file of their name, and why
     "checkpoints/bench.py": MEASURES,
     "kernels/measure/dot_bench.py": MEASURES,
     "kernels/measure/tpu_report.py": MEASURES,
+    "recurrentgemma/generation/session_bench.py": MEASURES,
     "training/bench/compile_bench.py": MEASURES,
     "training/bench/data_bench.py": MEASURES,
     "training/bench/loop_bench.py": MEASURES,

@@ -19,6 +19,8 @@ from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from tests.recurrentgemma.models import call
 from training.data.document import Document
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 TEXTS = ["", "O", "Über", "But, soft! what light through yonder window breaks? " * 2]
 TEXT_BYTES = sum(len(text.encode()) for text in TEXTS)
 

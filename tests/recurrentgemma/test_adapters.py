@@ -16,6 +16,8 @@ from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.params import Flat, flat_params, from_flat_params
 from tests.recurrentgemma.models import GRIFFIN, call, make, tokens
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 LAYERS = [
     name.removesuffix("/weight") for name in flat_params(make("griffin")) if "/weight" in name
 ]

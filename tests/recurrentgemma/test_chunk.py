@@ -16,6 +16,8 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.state import State, init_state
 from tests.recurrentgemma.models import GRIFFIN, WINDOW, call, make, tokens
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 HISTORIES = [10**6, 10**8, 2 * 10**9, 2**31 - 5, 2**32 - 5, 9 * 10**9]
 TEXT = 5 * WINDOW
 SEEN = 2 * WINDOW  # by two layers of attention

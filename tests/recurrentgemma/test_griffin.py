@@ -15,6 +15,8 @@ from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.params import flat_params
 from tests.recurrentgemma.models import CONFIGS, WINDOW, call, make, tokens
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def influence(model: Griffin, positions: np.ndarray) -> np.ndarray:
     """[T, T]: whether the input embedding of token s (column) moves the output at t (row)."""
