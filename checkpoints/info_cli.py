@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 
 import tyro
 
-from checkpoints.hub_names import hint, read_name
+from checkpoints.hub_names import hint, near_known, read_name
 from checkpoints.huggingface_json import huggingface_problems
 from checkpoints.model_json import config_named
 from recurrentgemma.config import Dtype, GriffinConfig
@@ -102,7 +102,8 @@ def _config(name: str, named: str | None) -> GriffinConfig:
         try:
             return preset(name)
         except UserError as error:
-            raise UserError(f"{name!r} is not a path either{hint(name)}; {error}") from None
+            near = hint(name) if "/" in name else near_known(name)
+            raise UserError(f"{name!r} is not a path either{near}; {error}") from None
     from checkpoints.load import config_of  # here: Orbax takes a second to import
 
     return config_of(name, None if named is None else config_named(named))

@@ -41,7 +41,7 @@ _STOP_IN_S = 5.0  # what an open connection, and then the engine, may take to en
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServeArguments:
-    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH_OR_NAME")]
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """A run, a checkpoint of any format, or a model's name on a hub."""
     host: str = "127.0.0.1"
     """Where to listen; 0.0.0.0 lets other machines in."""

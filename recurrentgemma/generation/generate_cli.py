@@ -23,7 +23,7 @@ examples:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerateArguments:
-    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH_OR_NAME")]
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """A run, a checkpoint of any format, or a model's name on a hub."""
     prompt: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT")]
     """The text to continue; - reads it from the standard input."""
