@@ -135,18 +135,18 @@ def completed(
     mesh = launch.make_mesh()
 
     def look() -> str:
-        completed = config
+        filled = config
         saved = run.read_config(run_dir) if (run_dir / CONFIG).is_file() else None
         if saved is not None:
-            completed = with_steps_of(saved, completed, given)
-        if preset in SETTINGS or not completed.tokenizer:
-            completed = complete(
-                completed,
+            filled = with_steps_of(saved, filled, given)
+        if preset in SETTINGS or not filled.tokenizer:
+            filled = complete(
+                filled,
                 tensor=1 if mesh is None else mesh.shape["tensor"],
                 vocabulary_given=preset not in SETTINGS or "model.vocab-size" in given,
                 saved=saved,
             )
-        return json.dumps(run.content(completed))
+        return json.dumps(run.content(filled))
 
     content = json.loads(processes.broadcast_text(look))
     return TrainConfig.from_json(GriffinConfig.from_json(content["model"]), content["train"])

@@ -22,7 +22,7 @@ END = re.compile(r"\s#(?:\s|$)|\s&&\s|\s;\s|\s\|\s|\s>\s|\s{3,}(?!-)|\.\.\.")  #
 
 def commands() -> dict[str, list[str]]:
     """By where it stands: the words of each command, without `griffin`."""
-    commands_by_place: dict[str, list[str]] = {}
+    by_place: dict[str, list[str]] = {}
     for page in (*PAGES, *SCRIPTS):
         text = page.read_text("utf-8")
         for block in shell_blocks(text) if page.suffix == ".md" else [text]:
@@ -33,11 +33,11 @@ def commands() -> dict[str, list[str]]:
                 quoted = line[: match.start(1)].count('"') % 2 == 1
                 command = match[1].split('"')[0] if quoted else match[1]
                 words = shlex.split(END.split(command + " ")[0])
-                commands_by_place[f"{page.relative_to(ROOT)}: {' '.join(words)}"] = words
+                by_place[f"{page.relative_to(ROOT)}: {' '.join(words)}"] = words
     for path in sorted((ROOT / "examples").rglob("*.yaml")):
         for argv in containers(yaml.safe_load(path.read_text("utf-8"))):
-            commands_by_place[f"{path.relative_to(ROOT)}: {' '.join(argv)}"] = argv[1:]
-    return commands_by_place
+            by_place[f"{path.relative_to(ROOT)}: {' '.join(argv)}"] = argv[1:]
+    return by_place
 
 
 def shell_blocks(page: str) -> list[str]:

@@ -49,8 +49,8 @@ def with_steps(config: TrainConfig, steps: int) -> TrainConfig:
 
 
 def records(run_dir: Path) -> list[dict]:
-    lines = read_metrics(run_dir / METRICS)
-    return [{k: v for k, v in record.items() if k not in TIMINGS} for record in lines]
+    logged = read_metrics(run_dir / METRICS)
+    return [{k: v for k, v in record.items() if k not in TIMINGS} for record in logged]
 
 
 def test_the_checkpoint_before_the_decay_is_kept(wsd, finished):

@@ -48,9 +48,9 @@ def test_where_the_defaults_come_from(small: TrainConfig, tmp_path: Path):
     assert scaled.steps == round(25e9 / (64 * 1024))
     run.begin_run(tmp_path, small, ByteTokenizer())
     remember(tmp_path, ONE)
-    parsed = parse(["--run-dir", str(tmp_path), "--log-every", "7"])
-    assert parsed.config == dataclasses.replace(small, log_every=7)
-    assert parsed.launch == ONE
+    arguments = parse(["--run-dir", str(tmp_path), "--log-every", "7"])
+    assert arguments.config == dataclasses.replace(small, log_every=7)
+    assert arguments.launch == ONE
 
 
 def test_the_command_line_overrides_the_preset(monkeypatch):
