@@ -101,8 +101,8 @@ def test_what_does_not_fit_is_advised(monkeypatch, capsys):
 
     monkeypatch.setattr(plan_cli, "plans", plans)
     assert plan_cli.main(["griffin_1b", "--topology", "v5e:4x4", "--json"]) == 1
-    printed = " ".join(capsys.readouterr().err.split())
-    assert "It does not fit: try more chips, or half a batch, --batch 256, which `griffin" in printed
+    advice = " ".join(capsys.readouterr().err.split())
+    assert "It does not fit: try more chips, or half a batch, --batch 256, which `griffin" in advice
     odd = plan_cli.PlanArguments(model="tiny", topology="v5e:4x4", batch=3)
     assert plan_cli.advice(odd) == "It does not fit: try more chips"
 
