@@ -25,7 +25,7 @@ from recurrentgemma.generation.reading import CONTEXT as CONTEXT_TOKENS
 from recurrentgemma.generation.reading import START, Point, answered, require_tokens
 from recurrentgemma.generation.sampling import Sampling, SamplingOptions, takes_sampling_options
 from recurrentgemma.state import State
-from recurrentgemma.text.chat import check_text, encode_answers, encode_chat
+from recurrentgemma.text.chat import chat_format, check_text, encode_answers, encode_chat
 from recurrentgemma.text.continuation import encode_continuation
 from recurrentgemma.text.pieces import CONTEXT
 from recurrentgemma.text.streaming import TextStream, tokens_within
@@ -49,10 +49,8 @@ class Session:
         self._moves = 0
 
     def __repr__(self) -> str:
-        held = len(self._point.held.text)
-        text = f", the last {held:,} characters not yet read" if held else ""
-        size = f"{state_bytes(self.lm.config) / 1e6:,.1f} MB"
-        return f"Session({self.tokens_seen:,} tokens seen{text}; a state of {size}; {self.lm!r})"
+        size = f"a state of {state_bytes(self.lm.config):,} bytes"
+        return f"Session({self.tokens_seen:,} tokens seen; {size}; {self.lm!r})"
 
     @property
     def tokens_seen(self) -> int:
@@ -159,7 +157,8 @@ class Session:
                     "follows, so that they would have to be read again: pass all messages to "
                     "lm.chat instead"
                 )
-            ended = known[-1] in tokenizer.stop_ids  # and that token is not part of an answer
+            # The token that ends a turn is not part of an answer.
+            ended = known[-1] in chat_format(tokenizer).stop_ids
             ids = ids[len(known) - ended :]
         elif self.tokens_seen and ids[0] == tokenizer.bos_id:
             ids = ids[1:]
@@ -223,7 +222,10 @@ class Session:
             return self._point
         self.lm._text_tokenizer("read text", "pass token ids")
         check_text(text_or_ids)
-        return self._reader.add_text(self._point, text_or_ids)
+        point = self._reader.add_text(self._point, text_or_ids)
+        if "global_attention" in self.lm.config.block_types:
+            self.lm._check_context(point.count + len(self._reader.held_ids(point)))
+        return point
 
     def _look(self) -> Point:
         """Where the session stands if its text ends here, and ready; what is certain stays read."""

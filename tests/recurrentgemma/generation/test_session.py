@@ -393,6 +393,7 @@ def test_global_attention_has_an_end(mqa):
     seen = session.tokens_seen
     for call in (
         lambda: session.read([1] * 13),
+        lambda: session.read(" text" * 10),
         lambda: session.generate(max_tokens=14),
         lambda: session.generate("text" * 2, max_tokens=6),
         lambda: session.stream(max_tokens=14),
