@@ -94,7 +94,9 @@ def griffin_serve(*arguments, **environment):
 def test_serving_until_interrupted(run_dir, language_model, tmp_path):
     """By name, out of a cache of Hugging Face's hub."""
     cache(tmp_path, "some/little", files_in(run_dir), commit=commit_of("first"))
-    options = ["some/little@main", "--port", "0", "--slots", "2"]
+    template = tmp_path / "my.jinja"
+    template.write_text("{{ bos_token }}{% for m in messages %}{{ m.content }} {% endfor %}")
+    options = ["some/little@main", "--port", "0", "--slots", "2", "--chat-template", template]
     hub = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     with griffin_serve(*options, **hub) as (process, until):
         url = re.findall(r"http://127.0.0.1:\d+", until("serving at"))[0]
@@ -106,6 +108,13 @@ def test_serving_until_interrupted(run_dir, language_model, tmp_path):
         answer = httpx.post(f"{url}/v1/completions", json=asked, timeout=60).json()
         expected = language_model("hawk").generate("O Romeo", max_tokens=8, temperature=1.0, seed=5)
         assert answer["choices"][0]["text"] == expected
+        chat = {"messages": [{"role": "user", "content": "O Romeo"}]} | asked
+        del chat["prompt"]
+        answer = httpx.post(f"{url}/v1/chat/completions", json=chat, timeout=60).json()
+        expected = language_model("hawk").chat(
+            "O Romeo", template=template, max_tokens=8, temperature=1.0, seed=5
+        )
+        assert answer["choices"][0]["message"]["content"] == expected
         endless = {"prompt": "a", "max_tokens": 10**9, "stream": True, "temperature": 0}
         with httpx.stream("POST", f"{url}/v1/completions", json=endless, timeout=60) as stream:
             lines = stream.iter_lines()
@@ -116,6 +125,15 @@ def test_serving_until_interrupted(run_dir, language_model, tmp_path):
         process.send_signal(signal.SIGTERM)  # a second signal changes nothing
         assert process.wait(30) == 0
         assert process.communicate()[1] == ""
+
+
+def test_a_template_with_a_mistake_ends_the_server(run_dir, tmp_path):
+    (tmp_path / "my.jinja").write_text("a\n{% if %}")
+    command = [sys.executable, "-m", "griffin_lm", "serve", str(run_dir), "--port", "0"]
+    command += ["--chat-template", str(tmp_path / "my.jinja")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert f"error: {tmp_path}/my.jinja, line 2: the chat template has a syntax" in done.stderr
 
 
 def test_an_interrupt_while_compiling(run_dir):

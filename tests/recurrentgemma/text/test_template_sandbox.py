@@ -63,6 +63,7 @@ EXCESSES = {
     "loops in loops": "{% for i in n %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
     "text in a loop": "{% for i in range(99999) %}{{ m }}{% endfor %}",
     "text that is kept": "{% set x %}{% for i in range(99999) %}{{ m }}{% endfor %}{% endset %}",
+    "its own text": "{% set x %}{% for i in n[:2000] %}" + "a" * 640 + "{% endfor %}{% endset %}",
     "a range": "{% for i in range(10**9) %}{% endfor %}",
     "a product": "{{ 'a' * 10**9 }}",
     "a list": "{{ [1] * 10**9 }}",
