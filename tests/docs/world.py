@@ -79,6 +79,10 @@ def given(page: str) -> dict:
     names: dict = {"__name__": "__docs__", "rg": rg, "Path": Path, "nnx": nnx}
     if page == "data":
         names |= {"tokenizer": ByteTokenizer(), "model": CONFIG}
+    if page == "chats":
+        question = {"role": "user", "content": "Hi"}
+        answer = {"role": "assistant", "content": "Hello."}
+        names |= {"lm": rg.load("runs/demo"), "messages": [question, answer]}
     if page == "finetuning":
         model = Griffin(CONFIG, rngs=nnx.Rngs(0))
         tokens_BT, weights_BT = jnp.ones((2, 8), jnp.int32), jnp.ones((2, 8))
