@@ -72,7 +72,13 @@ def step_to_go_on_from(
             f"{fresh}, or choose --optimizer.schedule wsd for runs that may grow"
         )
     if asked.steps < saved.steps and newest > after:
-        least = math.ceil(newest / (1 - asked.optimizer.decay_fraction))
+        constant = 1 - asked.optimizer.decay_fraction
+        if constant == 0:
+            raise UserError(
+                f"{change}: with optimizer.decay_fraction=1 the learning rate falls from the first "
+                f"step on, so {run_dir}, at step {newest}, must keep its {saved.steps}; {fresh}"
+            )
+        least = math.ceil(newest / constant)
         while (decay_start(asked.optimizer, least) or 0) < newest:
             least += 1
         raise UserError(

@@ -165,4 +165,4 @@ def with_steps_of(saved: TrainConfig, config: TrainConfig, given: Mapping[str, s
 
 def _number(text: str | None) -> int | None:
     """What an option says, if that is a number at all: tyro refuses what is none."""
-    return int(text) if text and text.isdigit() else None
+    return int(text) if text and text.isdecimal() else None

@@ -52,13 +52,15 @@ def main(argv: list[str]) -> int:
     if arguments.chat_template is not None and not arguments.chat:
         raise UserError("--chat-template has no effect without --chat")
     from recurrentgemma.generation.lm import load  # here: JAX takes a second to import
-    from recurrentgemma.text.chat import AUTO, chat_format
+    from recurrentgemma.text.chat import chat_format, use_template
 
     lm = load(path, arguments.config, dtype=arguments.dtype)
     if arguments.chat:
         if lm.tokenizer is None:
             raise UserError(f"{path} has no tokenizer, so it cannot read text")
-        chats = chat_format(lm.tokenizer, arguments.chat_template or AUTO)
+        if arguments.chat_template is not None:
+            use_template(lm.tokenizer, arguments.chat_template)
+        chats = chat_format(lm.tokenizer)
         prompt = chats.encode([{"role": "user", "content": prompt}])
     for piece in lm.stream(prompt, sampling=arguments.sampling):
         print(piece, end="", flush=True)

@@ -8,7 +8,7 @@ B batch, T time, V vocabulary.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, overload
@@ -215,7 +215,17 @@ class LanguageModel:
         tokenizer = self._text_tokenizer("chat", "use lm.complete with token ids")
         chats = chat_format(tokenizer, template)
         ids = chats.encode(messages, tools=tools, variables=variables)
-        return self.generate(ids, sampling=sampling, **options)
+        completions, blocks = self._begin(
+            [ids],
+            None,
+            streamed=False,
+            sampling=sampling,
+            options=options,
+            stop_ids=chats.stop_ids,
+        )
+        for _ in blocks:
+            pass
+        return completions[0].text
 
     def session(self, path: str | Path | None = None) -> Session:
         """A state in hand, which reads and answers and reads nothing twice: an empty one, or the
@@ -278,6 +288,7 @@ class LanguageModel:
         streamed: bool,
         sampling: PerPrompt[Sampling] | None,
         options: SamplingOptions,
+        stop_ids: Collection[int] = (),
     ) -> tuple[list[Completion], Iterator[list[str]]]:
         """Check everything, then the completions and the iterator that fills them."""
         ids = [self._encode(prompt) for prompt in prompts]
@@ -286,7 +297,7 @@ class LanguageModel:
         rows = self._samplings(len(ids), sampling, options)
         for prompt, row in zip(ids, rows, strict=True):
             self._check_context(len(prompt) + row.max_tokens - 1)
-        decode_options = self._decode_options(rows, logprobs)
+        decode_options = self._decode_options(rows, logprobs, stop_ids)
         texts = [
             None if self.tokenizer is None else TextStream(self.tokenizer, prompt, row.stop)
             for prompt, row in zip(ids, rows, strict=True)
@@ -319,13 +330,17 @@ class LanguageModel:
             self._text_tokenizer("look for stop strings", "leave out stop=")
         return rows
 
-    def _decode_options(self, rows: Sequence[Sampling], logprobs: int | None) -> DecodeOptions:
+    def _decode_options(
+        self, rows: Sequence[Sampling], logprobs: int | None, stop_ids: Collection[int] = ()
+    ) -> DecodeOptions:
+        """stop_ids: that end an answer, beside the tokenizer's."""
         if logprobs is not None and not 0 <= logprobs <= self.config.vocab_size:
             raise UserError(f"logprobs is {logprobs!r}: expected None or a number from 0")
-        stop_ids = self.tokenizer.stop_ids if self.tokenizer else ()
+        own = self.tokenizer.stop_ids if self.tokenizer else ()
+        ends = tuple(dict.fromkeys((*own, *sorted(stop_ids))))
         return DecodeOptions(
             sampling_arrays(rows),
-            np.array([stop_ids or (-1,)] * len(rows), np.int32),
+            np.array([ends or (-1,)] * len(rows), np.int32),
             np.array([row.max_tokens for row in rows], np.int32),
         )
 

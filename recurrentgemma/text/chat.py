@@ -131,6 +131,8 @@ def use_template(tokenizer: "Tokenizer", template: str | Path) -> None:
     saved with it, and what ends an answer in it ends a generation. Raises UserError as chat_format
     does."""
     chat_format(tokenizer, template)
+    if template == AUTO:
+        return
     text = GEMMA_TEMPLATE
     if template != GEMMA:
         text = named_template(tokenizer, template).text

@@ -34,6 +34,22 @@ LONGEST = 2**20  # characters of a template
 _WIDTH = 10_000  # of text that is padded, and of numbers of columns
 _PADDING = {"center", "ljust", "rjust", "zfill", "expandtabs", "indent", "wordwrap"}
 _PADDING |= {"batch", "slice"}
+_METHODS = {
+    str: (
+        "capitalize casefold center count endswith find format format_map index isalnum isalpha "
+        "isascii isdecimal isdigit isidentifier islower isnumeric isspace istitle isupper join "
+        "ljust lower lstrip partition removeprefix removesuffix replace rfind rindex rjust "
+        "rpartition rsplit rstrip split splitlines startswith strip swapcase title upper zfill"
+    ),
+    list: "count index",
+    tuple: "count index",
+    dict: "get items keys values",
+    int: "",
+    float: "",
+    bytes: "",
+}
+"""What a template may call of plain values: nothing that makes much of little, but for what
+_check_growth knows."""
 _WIDE = re.compile(r"\d{5}|\*|\{[^}]*\{")  # in a format: a width that is large, or an argument
 
 
@@ -92,12 +108,14 @@ class Template:
         try:
             with self._mistakes():
                 for part in compiled.generate(**variables):
-                    _charge_characters(0 if rendering.characters else len(part))
                     rendering.written += len(part)
+                    if rendering.written > CHARACTERS or not rendering.characters:
+                        raise TooMuch(f"writes more than {CHARACTERS:,} characters")
                     parts.append(part)
+                text = "".join(parts)
         finally:
             _rendering.reset(token)
-        return Rendered("".join(parts), tuple(rendering.spans))
+        return Rendered(text, tuple(rendering.spans))
 
     @contextlib.contextmanager
     def _mistakes(self) -> Iterator[None]:
@@ -165,11 +183,20 @@ class _Environment(ImmutableSandboxedEnvironment):
         method = getattr(__obj, "__wrapped__", __obj)  # str.format is wrapped by the sandbox
         subject = getattr(method, "__self__", None)
         if isinstance(subject, str):
+            if method.__name__ == "join" and args:
+                args = (_counted(args[0]), *args[1:])
             _check_growth(method.__name__, subject, args, kwargs)
         return super().call(__context, __obj, *args, **kwargs)
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        for kind, names in _METHODS.items():
+            if isinstance(obj, kind):
+                return attr in names.split() and super().is_safe_attribute(obj, attr, value)
+        return super().is_safe_attribute(obj, attr, value)
+
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "+" and isinstance(left, str | list) and isinstance(right, str | list):
+        sequence = str | list | tuple
+        if operator == "+" and isinstance(left, sequence) and isinstance(right, sequence):
             _charge_characters(len(left) + len(right))
         elif operator == "*":
             for value, count in ((left, right), (right, left)):
@@ -258,8 +285,12 @@ def _environment() -> _Environment:
         finalize=_charge_text,
         cache_size=0,
     )
-    for name in ("center", "indent", "wordwrap", "batch", "slice", "format", "replace", "join"):
+    for name in (
+        *("center", "indent", "wordwrap", "batch", "slice", "format", "replace", "join", "sum"),
+    ):
         environment.filters[name] = _guarded(name, environment.filters[name])
+    for name in ("urlize", "xmlattr", "pprint"):  # which write more than they are given
+        del environment.filters[name]
     environment.filters["tojson"] = _tojson
     environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
     environment.globals |= {"dict": _Dict(), "namespace": _Namespace}
@@ -279,9 +310,11 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        subject, *others = args[1:] if takes_first else args
+        subject, *others = args[takes_first:]
+        if name == "join":
+            subject = _counted(subject)
         _check_growth(name, subject, others, kwargs)
-        return function(*args, **kwargs)
+        return function(*args[:takes_first], subject, *others, **kwargs)
 
     return guarded
 
@@ -294,6 +327,18 @@ def _check_growth(name: str, subject: Any, args: Any, kwargs: Mapping[str, Any])
         raise TooMuch(f"pads a text to more than {_WIDTH:,} characters")
     if name in ("format", "format_map") and isinstance(subject, str) and _WIDE.search(subject):
         raise TooMuch(f"formats a text with a width that may be more than {_WIDTH:,}")
+    if name in ("format", "format_map", "%") and isinstance(subject, str):
+        given = [item for value in values for item in _parts(value)]
+        longest = max((_size(item) for item in given), default=0)
+        widths = sum(map(int, re.findall(r"\d+", subject)))
+        fields = subject.count("%") + subject.count("{")
+        _charge_characters(len(subject) + widths + fields * longest)
+    if name in ("indent", "wordwrap"):
+        widest = max((v if isinstance(v, int) else len(str(v)) for v in values), default=4)
+        lines = len(str(subject)) if name == "wordwrap" else str(subject).count("\n") + 1
+        _charge_characters(len(str(subject)) + lines * widest)
+    if name == "sum" and any(isinstance(value, list | tuple) for value in values):
+        raise TooMuch("adds lists up")
     if name == "replace" and len(values) > 1:
         old, new = map(str, values[:2])
         _charge_characters(len(str(subject)) + str(subject).count(old) * len(new))
@@ -301,20 +346,48 @@ def _check_growth(name: str, subject: Any, args: Any, kwargs: Mapping[str, Any])
         separator, parts = (args[0] if args else "", subject)
         if isinstance(subject, str) and args and not isinstance(args[0], str):
             separator, parts = subject, args[0]
-        if isinstance(parts, list | tuple | str):
-            _joined(str(separator), parts)
+        _charge_characters(sum(_size(part) + len(str(separator)) for part in parts))
 
 
 def _joined(separator: str, parts: Any) -> str:
-    texts = [str(part) for part in parts]
-    _charge_characters(sum(map(len, texts)) + len(separator) * len(texts))
-    return separator.join(texts)
+    _charge_characters(sum(_size(part) + len(separator) for part in parts))
+    return separator.join(map(str, parts))
+
+
+def _counted(values: Any) -> list[Any]:
+    """What can be gone through, as a list; each costs a step."""
+    counted = []
+    for value in values:
+        _charge_steps(1)
+        counted.append(value)
+    return counted
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _size(value: Any) -> int:
+    """About how many characters a value is written in; a list in a list costs steps, so that one
+    that holds itself many times over is found."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        _charge_steps(1 + len(value))
+        return sum(_size(key) + _size(item) + 4 for key, item in value.items())
+    if isinstance(value, list | tuple | set | frozenset):
+        _charge_steps(1 + len(value))
+        return sum(_size(item) + 2 for item in value)
+    if isinstance(value, int):
+        return value.bit_length() // 3 + 2
+    return 32
 
 
 def _charge_text(value: Any) -> Any:
     """What every expression that is written out goes through."""
-    if isinstance(value, str):
-        _charge_characters(len(value))
+    _charge_characters(_size(value))
     return value
 
 
@@ -353,6 +426,7 @@ def _tojson(
     )
     parts = []
     for part in encoder.iterencode(value):
+        _charge_steps(1)
         _charge_characters(len(part))
         parts.append(part)
     return "".join(parts)

@@ -63,7 +63,8 @@ class TemplatedChat:
         values = [checked, tools, given]
         texts = [json.dumps(value, ensure_ascii=False) for value in values]
         self.marks = free_marks([*texts, template.text])
-        self.template, self._encoder, self._now = template, encoder, now
+        self.template, self._encoder = template, encoder
+        self._now = now or datetime.datetime.now()  # once: a chat is rendered several times
         self.messages = [self._shielded(m, m["role"] in ANSWERS) for m in checked]
         self._tools = self._shielded(tools, False) or None
         self._variables = {**roles, **self._shielded(given, False)}
@@ -106,5 +107,8 @@ class TemplatedChat:
         if isinstance(value, list | tuple):
             return [self._shielded(item, is_answer) for item in value]
         if isinstance(value, Mapping):
-            return {key: self._shielded(item, is_answer) for key, item in value.items()}
+            return {
+                self._shielded(key, is_answer): self._shielded(item, is_answer)
+                for key, item in value.items()
+            }
         return value

@@ -109,6 +109,9 @@ def test_where_it_goes_on(wsd):
         UserError, match=r"begun to fall at step 72, .* at step 80; .* given are 100"
     ):
         on_disk(where, saved, 90, 40, 80)
+    falls = dataclasses.replace(wsd.optimizer, decay_fraction=1.0)
+    with pytest.raises(UserError, match=r"falls from the first step on, .* keep its 100"):
+        on_disk(where, with_steps(dataclasses.replace(wsd, optimizer=falls), 100), 90, 40, 80)
     with pytest.raises(UserError, match=r"fell from step 80 on, and no .* \(its steps are 90, 100"):
         on_disk(where, saved, 200, 90, 100)
 

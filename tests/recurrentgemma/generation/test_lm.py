@@ -187,7 +187,7 @@ def test_chat_is_generation_from_the_format(lm):
         lm.chat(["Hi"])
 
 
-def test_chat_by_another_template(lm, tmp_path):
+def test_chat_by_another_template(lm, tmp_path, monkeypatch):
     text = "{{ bos_token }}{{ tools[0].a }}{{ messages[0].content }}{{ x }}"
     (tmp_path / "my.jinja").write_text(text)
     options = {"max_tokens": 12, "temperature": 1.0, "seed": 1}
@@ -195,6 +195,14 @@ def test_chat_by_another_template(lm, tmp_path):
     expected = lm.generate("A1 + 1=", **options)
     assert lm.chat("1 + 1", template=text, **written, **options) == expected
     assert lm.chat("1 + 1", template=tmp_path / "my.jinja", **written, **options) == expected
+    ends = []
+    decode_options = lm._decode_options
+    monkeypatch.setattr(lm, "_decode_options", lambda *a: ends.append(a[2]) or decode_options(*a))
+    turns = "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n"
+    turns += "{% endfor %}{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
+    lm.chat("1", template=turns, **options)
+    assert lm.tokenizer.control_tokens["<end_of_turn>"] in ends[0]  # what ends an answer there
+    assert 77 in decode_options([Sampling()], None, {77}).stop_BS
     with pytest.raises(UserError, match="tools: Gemma's chat format has none"):
         lm.chat("1 + 1", tools=written["tools"])
 

@@ -117,6 +117,8 @@ def test_a_template_put_in_its_place(tmp_path: Path):
     again = find_tokenizer(tmp_path)
     assert again is not None
     assert encode_chat(again, TURNS) == chat_format(tokenizer, CHATML).encode(TURNS)
+    use_template(again, "auto")
+    assert encode_chat(again, TURNS) == chat_format(tokenizer, CHATML).encode(TURNS)
     use_template(again, "gemma")
     assert chat_format(again).name == "gemma"
     assert encode_chat(again, TURNS) == chat_format(again, "gemma").encode(TURNS)

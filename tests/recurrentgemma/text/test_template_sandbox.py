@@ -53,6 +53,14 @@ def test_no_way_out(case: str):
         render("\n" + ESCAPES[case], messages=[])
 
 
+@pytest.mark.parametrize(
+    "text", ["(1).to_bytes(9, 'big')", "'x'.encode()", "m.translate({97: m})", "m.expandtabs(9)"]
+)
+def test_methods_that_make_much_of_little_are_not_there(text: str):
+    with pytest.raises(UserError, match=r"chat\.jinja, line 1: .* is not for templates"):
+        render("{{ " + text + " }}", m="a")
+
+
 def test_there_are_no_files():
     for text in ("{% include 'a' %}", "{% import 'a' as a %}", "{% extends 'a' %}"):
         with pytest.raises(UserError, match="no loader for this environment"):
@@ -81,6 +89,25 @@ EXCESSES = {
     "a replacement": "{{ m.replace('x', m).replace('x', m) }}",
     "a join": "{{ m.join([m] * 9999) }}",
     "JSON": "{{ ([m] * 99999) | tojson }}",
+    "a doubled tuple": "{% set ns = namespace(t=(1,)) %}{% for i in range(36) %}"
+    "{% set ns.t = ns.t + ns.t %}{% endfor %}",
+    "a list that holds itself": "{% set ns = namespace(l=[1]) %}{% for i in range(40) %}"
+    "{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l }}",
+    "the same as JSON": "{% set ns = namespace(l=[1]) %}{% for i in range(40) %}"
+    "{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l | tojson }}",
+    "a joined range": "{{ range(9000) | join(m) }}",
+    "a joined generator": "{{ m.join(range(9000) | map('string')) }}",
+    "many fields": "{{ ('%s' * 2000) % ((m,) * 2000) }}",
+    "many widths": "{{ ('%9999s' * 2000) % ((1,) * 2000) }}",
+    "many new widths": "{{ ('{0:9999}' * 2000).format('a') }}",
+    "indented lines": "{{ ('\n' * 10000) | indent(9999, true, true) }}",
+    "an indent of text": "{{ ('\n' * 10000) | indent(m, true, true) }}",
+    "wrapped words": "{{ ('a ' * 10000) | wordwrap(1, wrapstring=m) }}",
+    "a sum of lists": "{{ ([n] * 1000) | sum(start=[]) | length }}more than",
+    "a macro's own text": "{% macro f() %}"
+    + "a" * 10**5
+    + "{{ caller() }}{% endmacro %}{% for i in n %}"
+    "{% call f() %}{% endcall %}{% endfor %}",
     "macros": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "brackets": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
     "a long template": "a" * (2**20 + 1),
@@ -92,7 +119,7 @@ def test_no_more_than_its_share(case: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(template_sandbox, "STEPS", 10_000)
     monkeypatch.setattr(template_sandbox._Rendering, "__init__", _poor)
     with pytest.raises(
-        UserError, match=r"chat\.jinja.*(more than|at most|too large|without an|Range)"
+        UserError, match=r"chat\.jinja.*(more than|at most|too large|without an|Range|adds lists)"
     ):
         render(EXCESSES[case], m="x" * 1000, n=[1] * 9999)
 
