@@ -97,7 +97,10 @@ def step_to_go_on_from(
 
 def _set_aside(run_dir: Path, steps: Sequence[int]) -> Path:
     """Move these steps into a run folder of their own; killed in between, it is done again."""
-    kept = run_dir / DECAYED.format(step=max(steps))
+    kept, number = run_dir / DECAYED.format(step=max(steps)), 1
+    while any((kept / store.STEPS / str(step)).exists() for step in steps):
+        number += 1  # of a decay before this one
+        kept = run_dir / f"{DECAYED.format(step=max(steps))}-{number}"
     (kept / store.STEPS).mkdir(parents=True, exist_ok=True)
     for name in (store.CONFIG, METRICS, *FILES, *BESIDE):
         if (run_dir / name).is_file() and not (kept / name).exists():

@@ -10,6 +10,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+from checkpoints.hub_names import read_name
 from checkpoints.load import open_checkpoint, tokenizer_of
 from checkpoints.shapes import known_fields
 from recurrentgemma.errors import UserError
@@ -56,7 +57,9 @@ def complete(
         start = open_checkpoint(config.init_from)
         known = start.config.vocab_size if start.config else known_fields(start)["vocab_size"]
         if not tokenizer:
-            tokenizer = str(tokenizer_of(start, known)[1] or "")
+            file = tokenizer_of(start, known)[1]
+            by_name = read_name(config.init_from) is not None  # a name stays one, at its commit
+            tokenizer = "" if file is None else config.init_from if by_name else str(file)
             config = dataclasses.replace(config, tokenizer=tokenizer)
         if not vocabulary_given:
             config = _with_vocabulary(config, known)

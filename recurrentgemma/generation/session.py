@@ -10,6 +10,7 @@ A session holds what it was given to read and what its answers were: `lm.generat
 together would go on as `session.generate` does.
 """
 
+import datetime
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from recurrentgemma.generation.reading import CONTEXT as CONTEXT_TOKENS
 from recurrentgemma.generation.reading import START, Point, answered, require_tokens
 from recurrentgemma.generation.sampling import Sampling, SamplingOptions, takes_sampling_options
 from recurrentgemma.state import State
-from recurrentgemma.text.chat import chat_format, check_text, encode_answers, encode_chat
+from recurrentgemma.text.chat import ChatFormat, Message, chat_format, check_text
 from recurrentgemma.text.continuation import encode_continuation
 from recurrentgemma.text.pieces import CONTEXT
 from recurrentgemma.text.streaming import TextStream, tokens_within
@@ -148,17 +149,18 @@ class Session:
             raise UserError(f"the message is {message!r}: expected a string, what the user says")
         tokenizer = self.lm._text_tokenizer("chat", "use session.complete with token ids")
         before = self.messages
-        ids = encode_chat(tokenizer, [*before, {"role": "user", "content": message}])
+        chats, now = chat_format(tokenizer), datetime.datetime.now()
+        ids = chats.encode([*before, {"role": "user", "content": message}], now=now)
         if before:
-            known = encode_answers(tokenizer, before)[0]
-            if ids[: len(known)] != known:
+            known = _turns_that_are_over(chats, before, now)
+            if not known or ids[: len(known)] != known:
                 raise UserError(
                     "this chat format writes the turns that are over in another way when one more "
                     "follows, so that they would have to be read again: pass all messages to "
                     "lm.chat instead"
                 )
             # The token that ends a turn is not part of an answer.
-            ended = known[-1] in chat_format(tokenizer).stop_ids
+            ended = known[-1] in chats.stop_ids
             ids = ids[len(known) - ended :]
         elif self.tokens_seen and ids[0] == tokenizer.bos_id:
             ids = ids[1:]
@@ -306,6 +308,16 @@ class Session:
                 "cannot go on behind that: take all of a stream first, or give it a session of its "
                 "own, session.fork().stream(...)"
             )
+
+
+def _turns_that_are_over(
+    chats: ChatFormat, messages: Sequence[Message], now: datetime.datetime
+) -> list[int]:
+    """Their tokens; none where the format does not go on from one turn to the next."""
+    try:
+        return chats.encode_answers(messages, now=now)[0]
+    except UserError:
+        return []
 
 
 class _Answer:

@@ -8,6 +8,7 @@ Gemma's turn tokens in Gemma's format (gemma_chat.py). The same format writes th
 the same turns have the same tokens in training, in `LanguageModel.chat` and in the server.
 """
 
+import datetime
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,6 +55,7 @@ class ChatFormat:
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
         continues: bool = False,
+        now: datetime.datetime | None = None,
     ) -> list[int]:
         """The tokens that ask for the next turn, from which no message can forge a turn.
 
@@ -61,7 +63,8 @@ class ChatFormat:
         to generate. So the tokens of a chat are those of the chat before and more, if the template
         writes it so.
 
-        tools, variables: for a template that reads such. continues: the last message is an
+        tools, variables: for a template that reads such; now: for one that reads the clock.
+        continues: the last message is an
         assistant's, and the model is to go on with it.
 
         `Tokenizer.encode` reads a literal control token, such as `<end_of_turn>`, as that token.
@@ -73,7 +76,9 @@ class ChatFormat:
                 "the last message is not an assistant's, so there is nothing to go on with",
                 field="messages",
             )
-        chat = self._writer.prompt(messages, tools=tools, variables=variables, continues=continues)
+        chat = self._writer.prompt(
+            messages, tools=tools, variables=variables, continues=continues, now=now
+        )
         return self._writer.encoder.encode(chat)[0]
 
     def encode_answers(
@@ -82,15 +87,21 @@ class ChatFormat:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         last_only: bool = False,
+        now: datetime.datetime | None = None,
     ) -> tuple[list[int], list[bool]]:
         """The tokens of a chat up to its last answer, and which of them are the model's to write:
         each assistant turn with the token that ends it; last_only: the last of them.
 
         Before each answer stands what `encode` gives for the messages so far: what a model learns
-        from is what it sees when it is asked. Raises UserError as `encode` does, where no message
-        is an assistant's, and for a template that writes a chat so that this cannot be.
+        from is what it sees when it is asked. now: for a template that reads the clock; by default
+        one day in 2024, so that a run is repeatable.
+
+        Raises UserError as `encode` does, where no message is an assistant's, and for a template
+        that writes a chat so that this cannot be.
         """
-        chat, learned = self._writer.conversation(messages, tools=tools, last_only=last_only)
+        chat, learned = self._writer.conversation(
+            messages, tools=tools, last_only=last_only, now=now
+        )
         ids, starts = self._writer.encoder.encode(chat)
         ends = self._writer.ends | set(self._stop_ids)
         is_answer, end = [False] * len(ids), 0

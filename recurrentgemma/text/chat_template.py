@@ -75,13 +75,14 @@ class TemplateChat:
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
         continues: bool = False,
+        now: datetime.datetime | None = None,
     ) -> ChatText:
         """What asks for the next turn; `continues`: for the rest of the last one.
 
         Raises UserError, which names the field: what no template may see, what this one refuses or
         leaves out.
         """
-        chat = self._chat(messages, tools, variables)
+        chat = self._chat(messages, tools, variables, now=now)
         if continues:
             return self._continuation(chat)
         text = chat.render(asks=True)
@@ -93,6 +94,7 @@ class TemplateChat:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         last_only: bool,
+        now: datetime.datetime | None = None,
     ) -> tuple[ChatText, list[bool]]:
         """The text to learn from, and which of its answers are learned: all, those in `{%
         generation %}` blocks where the template has such, or the last only.
@@ -100,7 +102,7 @@ class TemplateChat:
         Raises UserError: there is no answer, or the conversation does not go on from what asked
         for one.
         """
-        chat = self._chat(messages, tools, now=_TRAINING_DAY)
+        chat = self._chat(messages, tools, now=now or _TRAINING_DAY)
         answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
         if not answers:
             raise UserError("none of the messages has the role 'assistant': there is no answer")

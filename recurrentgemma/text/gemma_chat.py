@@ -8,6 +8,7 @@ before the text of the first user turn, with an empty line between. Nothing else
 stripped.
 """
 
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -77,8 +78,9 @@ class GemmaChat:
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
         continues: bool = False,
+        now: datetime.datetime | None = None,
     ) -> ChatText:
-        """What asks for the next turn; `continues`: for the rest of the last one.
+        """What asks for the next turn; `continues`: for the rest of the last one. now: not read.
 
         Raises UserError as format_chat does, and for what only a chat template can write.
         """
@@ -92,8 +94,9 @@ class GemmaChat:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         last_only: bool,
+        now: datetime.datetime | None = None,
     ) -> tuple[ChatText, list[bool]]:
-        """The text to learn from, and which of its answers are learned.
+        """The text to learn from, and which of its answers are learned. now: not read.
 
         Raises UserError as format_chat does, and where no message is an assistant's.
         """

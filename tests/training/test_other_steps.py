@@ -94,6 +94,15 @@ def test_killed_in_between_it_goes_on_either_way(wsd, run_dir, monkeypatch):
     assert store.all_steps(run_dir) == [10, 12]
 
 
+def test_a_second_decay_at_the_same_step_is_kept_beside_the_first(tmp_path):
+    for _ in range(2):
+        for step in (90, 100):
+            (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+        other_steps._set_aside(tmp_path, (90, 100))
+    for name in ("decayed-100", "decayed-100-2"):
+        assert {path.name for path in (tmp_path / name / "checkpoints").iterdir()} == {"90", "100"}
+
+
 def on_disk(run_dir: Path, saved: TrainConfig, steps: int, *there: int) -> int:
     return other_steps.step_to_go_on_from(run_dir, saved, with_steps(saved, steps), there)
 

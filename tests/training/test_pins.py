@@ -18,6 +18,7 @@ from training.finetuning.finetune_arguments import LoraArguments
 from training.finetuning.prepare import prepare
 from training.launch import Launch
 from training.loop import train
+from training.start import complete
 
 NAME = "some/base"
 OLD, NEW = commit_of("old"), commit_of("new")
@@ -60,6 +61,7 @@ def test_a_run_keeps_its_commit(hub: Path, tmp_path: Path):
 def test_pretraining_from_a_name(hub: Path, tmp_path: Path, small: TrainConfig):
     model = dataclasses.replace(small.model, logits_soft_cap=30.0, scale_embeddings=True)
     config = dataclasses.replace(small, model=model, init_from=NAME, tokenizer=NAME, steps=5)
+    assert complete(dataclasses.replace(config, tokenizer="")).tokenizer == NAME
     assert train(config, tmp_path / "run", Launch(devices=1, tensorboard=False))
     saved = json.loads((tmp_path / "run" / "config.json").read_text())["train"]
     assert saved["init_from"] == saved["tokenizer"] == f"{NAME}@{OLD}"

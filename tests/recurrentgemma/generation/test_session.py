@@ -15,7 +15,7 @@ from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.generation.session import Session
 from recurrentgemma.params import flat_params, from_flat_params
 from recurrentgemma.text import pieces
-from recurrentgemma.text.chat import encode_chat
+from recurrentgemma.text.chat import chat_format, encode_chat
 from recurrentgemma.text.tokenizer import ByteTokenizer
 from tests.recurrentgemma.models import make
 from tests.recurrentgemma.text.seams import KINDS
@@ -369,6 +369,18 @@ def test_a_chat_reads_each_turn_once(lm, monkeypatch):
     assert other.tokens_seen > len("A preface.")
     with pytest.raises(UserError, match="expected a string"):
         session.chat(messages)  # type: ignore[arg-type]
+
+
+def test_a_chat_by_a_template_that_reads_the_clock(lm, monkeypatch):
+    template = "<start_of_turn>system\n{{ strftime_now('%d %b %Y') }}<end_of_turn>\n"
+    template += "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n"
+    template += "{% endfor %}{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
+    chats = chat_format(lm.tokenizer, template)
+    monkeypatch.setattr("recurrentgemma.generation.session.chat_format", lambda tokenizer: chats)
+    session = lm.session()
+    for message in ("Hi", "And?"):
+        session.chat(message, max_tokens=3)
+    assert len(session.messages) == 4
 
 
 def test_a_session_s_chat_is_lm_s(lm):
