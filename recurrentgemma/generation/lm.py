@@ -23,6 +23,7 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.generation.completion import Completion, run
 from recurrentgemma.generation.decode import DecodeOptions, Generator
 from recurrentgemma.generation.draw import sampling_arrays
+from recurrentgemma.generation.prompts import Prompt, Prompts, as_ids, as_prompts
 from recurrentgemma.generation.reading import Reader
 from recurrentgemma.generation.sampling import (
     PerPrompt,
@@ -40,10 +41,6 @@ from recurrentgemma.state import State
 from recurrentgemma.text.chat import AUTO, Message, chat_format, check_text
 from recurrentgemma.text.streaming import TextStream
 from recurrentgemma.text.tokenizer import Tokenizer, check_vocabulary
-
-Prompt = str | Sequence[int]
-Prompts = Sequence[Prompt]
-
 
 _CHUNK_LOGITS = 2**26  # of one chunk of `LanguageModel.logits`, all rows together; two are held
 
@@ -146,7 +143,7 @@ class LanguageModel:
         of a model with global attention.
         """
         self._text_tokenizer("generate text", "use lm.complete with token ids")
-        prompts, single = _as_prompts(prompt)
+        prompts, single = as_prompts(prompt)
         texts = [
             completion.text for completion in self.complete(prompts, sampling=sampling, **options)
         ]
@@ -166,12 +163,7 @@ class LanguageModel:
         logprobs: report each token's log-probability, and so many likeliest tokens beside it.
         Token ids need no tokenizer; the texts are empty without one.
         """
-        completions, blocks = self._begin(
-            prompts, logprobs, streamed=False, sampling=sampling, options=options
-        )
-        for _ in blocks:
-            pass
-        return completions
+        return self._complete(prompts, logprobs, sampling, options)
 
     @takes_sampling_options
     def stream(
@@ -183,10 +175,10 @@ class LanguageModel:
     ) -> Iterator[str]:
         """As `generate` for one prompt: its text in pieces, as soon as each is certain."""
         self._text_tokenizer("stream text", "use lm.complete with token ids")
-        prompts, single = _as_prompts(prompt)
+        prompts, single = as_prompts(prompt)
         if not single:
             raise UserError("stream takes one prompt: call it once for each, or use generate")
-        _, blocks = self._begin(prompts, None, streamed=True, sampling=sampling, options=options)
+        _, blocks = self._begin(prompts, None, True, sampling=sampling, options=options)
         return (piece for (piece,) in blocks if piece)
 
     @takes_sampling_options
@@ -215,17 +207,8 @@ class LanguageModel:
         tokenizer = self._text_tokenizer("chat", "use lm.complete with token ids")
         chats = chat_format(tokenizer, template)
         ids = chats.encode(messages, tools=tools, variables=variables)
-        completions, blocks = self._begin(
-            [ids],
-            None,
-            streamed=False,
-            sampling=sampling,
-            options=options,
-            stop_ids=chats.stop_ids,
-        )
-        for _ in blocks:
-            pass
-        return completions[0].text
+        (completion,) = self._complete([ids], None, sampling, options, chats.stop_ids)
+        return completion.text
 
     def session(self, path: str | Path | None = None) -> Session:
         """A state in hand, which reads and answers and reads nothing twice: an empty one, or the
@@ -280,12 +263,22 @@ class LanguageModel:
         parts = [logits_BTV[:, : chunk.lengths_B[0]] for chunk, logits_BTV in walk.results()]
         return np.concatenate(parts, axis=1)
 
+    def _complete(
+        self, prompts, logprobs, sampling, options, stop_ids: Collection[int] = ()
+    ) -> list[Completion]:
+        completions, blocks = self._begin(
+            prompts, logprobs, False, sampling=sampling, options=options, stop_ids=stop_ids
+        )
+        for _ in blocks:
+            pass
+        return completions
+
     def _begin(
         self,
         prompts: Prompts,
         logprobs: int | None,
-        *,
         streamed: bool,
+        *,
         sampling: PerPrompt[Sampling] | None,
         options: SamplingOptions,
         stop_ids: Collection[int] = (),
@@ -363,7 +356,7 @@ class LanguageModel:
         """Token ids as a list, which may be empty."""
         if not isinstance(prompt, Sequence | np.ndarray):
             raise UserError(f"a prompt is {prompt!r}: expected text or a list of token ids")
-        ids = _as_ids(prompt)
+        ids = as_ids(prompt)
         self._check_ids(ids)
         return ids
 
@@ -390,22 +383,3 @@ class LanguageModel:
                 f"or tokenizer.json beside its checkpoint, or {remedy}"
             )
         return self.tokenizer
-
-
-def _as_prompts(prompt: Prompt | Prompts) -> tuple[Prompts, bool]:
-    """(a list of prompts, whether it was a single one)."""
-    if not isinstance(prompt, Sequence | np.ndarray):
-        raise UserError(f"a prompt is {prompt!r}: expected text, token ids, or a list of such")
-    if isinstance(prompt, str) or not len(prompt) or isinstance(prompt[0], int | np.integer):
-        return [prompt], True  # type: ignore[list-item]
-    return prompt, False  # type: ignore[return-value]
-
-
-def _as_ids(prompt: Sequence[int]) -> list[int]:
-    try:
-        ids = np.asarray(prompt)
-    except ValueError:
-        raise UserError(f"a prompt is {prompt!r}: expected text or a list of token ids") from None
-    if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
-        raise UserError(f"a prompt is {prompt!r}: expected text or a list of token ids")
-    return ids.tolist()

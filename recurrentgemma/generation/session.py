@@ -32,7 +32,8 @@ from recurrentgemma.text.pieces import CONTEXT
 from recurrentgemma.text.streaming import TextStream, tokens_within
 
 if TYPE_CHECKING:
-    from recurrentgemma.generation.lm import LanguageModel, Prompt
+    from recurrentgemma.generation.lm import LanguageModel
+    from recurrentgemma.generation.prompts import Prompt
 
 
 class Session:

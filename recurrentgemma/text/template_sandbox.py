@@ -8,13 +8,10 @@ calls), write CHARACTERS characters and use CPU_SECONDS; whatever asks for more 
 """
 
 import contextlib
-import contextvars
 import dataclasses
 import datetime
 import functools
 import json
-import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -26,14 +23,20 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from recurrentgemma.errors import UserError
+from recurrentgemma.text.template_budget import (
+    CHARACTERS,
+    RENDERING,
+    Rendering,
+    TooMuch,
+    charge_characters,
+    charge_steps,
+    charge_text,
+    check_growth,
+    counted,
+    joined,
+)
 
-STEPS = 1_000_000
-CHARACTERS = 2**26  # of all that is written, put together or repeated
-CPU_SECONDS = 10.0
 LONGEST = 2**20  # characters of a template
-_WIDTH = 10_000  # of text that is padded, and of numbers of columns
-_PADDING = {"center", "ljust", "rjust", "zfill", "expandtabs", "indent", "wordwrap"}
-_PADDING |= {"batch", "slice"}
 _METHODS = {
     str: (
         "capitalize casefold center count endswith find format format_map index isalnum isalpha "
@@ -49,27 +52,7 @@ _METHODS = {
     bytes: "",
 }
 """What a template may call of plain values: nothing that makes much of little, but for what
-_check_growth knows."""
-_WIDE = re.compile(r"\d{5}|\*|\{[^}]*\{")  # in a format: a width that is large, or an argument
-
-
-class TooMuch(Exception):
-    """A template has used up what it may take."""
-
-
-@dataclasses.dataclass
-class _Rendering:
-    """What one rendering has left, and what it has told."""
-
-    now: datetime.datetime | None
-    steps: int = STEPS
-    characters: int = CHARACTERS
-    written: int = 0  # characters that have left the template
-    spans: list[tuple[int, int]] = dataclasses.field(default_factory=list)
-    until: float = dataclasses.field(default_factory=lambda: time.thread_time() + CPU_SECONDS)
-
-
-_rendering: contextvars.ContextVar[_Rendering] = contextvars.ContextVar("rendering")
+check_growth knows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +85,8 @@ class Template:
         """
         with self._mistakes():
             compiled = _compiled(self.text)
-        rendering = _Rendering(now)
-        token = _rendering.set(rendering)
+        rendering = Rendering(now)
+        token = RENDERING.set(rendering)
         parts = []
         try:
             with self._mistakes():
@@ -114,7 +97,7 @@ class Template:
                     parts.append(part)
                 text = "".join(parts)
         finally:
-            _rendering.reset(token)
+            RENDERING.reset(token)
         return Rendered(text, tuple(rendering.spans))
 
     @contextlib.contextmanager
@@ -172,20 +155,20 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def tick(self, cost: int) -> None:
         """A round of a loop, of `cost` steps; the call itself is one more."""
-        _charge_steps(cost)
+        charge_steps(cost)
 
     def concatenated(self, parts: list[Any]) -> str:
-        return _joined("", parts)
+        return joined("", parts)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         sizes = [len(a) for a in args if isinstance(a, list | tuple | range)]
-        _charge_steps(1 + sum(sizes))  # loop(children) goes through them
+        charge_steps(1 + sum(sizes))  # loop(children) goes through them
         method = getattr(__obj, "__wrapped__", __obj)  # str.format is wrapped by the sandbox
         subject = getattr(method, "__self__", None)
         if isinstance(subject, str):
             if method.__name__ == "join" and args:
-                args = (_counted(args[0]), *args[1:])
-            _check_growth(method.__name__, subject, args, kwargs)
+                args = (counted(args[0]), *args[1:])
+            check_growth(method.__name__, subject, args, kwargs)
         return super().call(__context, __obj, *args, **kwargs)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
@@ -197,13 +180,13 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         sequence = str | list | tuple
         if operator == "+" and isinstance(left, sequence) and isinstance(right, sequence):
-            _charge_characters(len(left) + len(right))
+            charge_characters(len(left) + len(right))
         elif operator == "*":
             for value, count in ((left, right), (right, left)):
                 if isinstance(value, str | list | tuple) and isinstance(count, int):
-                    _charge_characters(len(value) * max(count, 0))
+                    charge_characters(len(value) * max(count, 0))
         elif operator == "%" and isinstance(left, str):
-            _check_growth("format", left, (right,), {})
+            check_growth("format", left, (right,), {})
         numbers = [n for n in (left, right) if isinstance(n, int)]
         powers = operator == "**" and any(abs(n) > 1000 for n in numbers)
         if powers or any(n.bit_length() > 256 for n in numbers):
@@ -246,7 +229,7 @@ class _Generation(Extension):
         return nodes.CallBlock(call, [], [], body).set_lineno(line)
 
     def _written(self, caller: Callable[[], str]) -> str:
-        text, rendering = caller(), _rendering.get()
+        text, rendering = caller(), RENDERING.get()
         rendering.spans.append((rendering.written, rendering.written + len(text)))
         return text
 
@@ -282,7 +265,7 @@ def _environment() -> _Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[_Generation, "jinja2.ext.loopcontrols"],
-        finalize=_charge_text,
+        finalize=charge_text,
         cache_size=0,
     )
     for name in (
@@ -312,103 +295,11 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         subject, *others = args[takes_first:]
         if name == "join":
-            subject = _counted(subject)
-        _check_growth(name, subject, others, kwargs)
+            subject = counted(subject)
+        check_growth(name, subject, others, kwargs)
         return function(*args[:takes_first], subject, *others, **kwargs)
 
     return guarded
-
-
-def _check_growth(name: str, subject: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
-    """Charge a method or filter that can make a long text of a short one."""
-    values = [*args, *kwargs.values()]
-    numbers = [value for value in values if isinstance(value, int)]
-    if name in _PADDING and any(number > _WIDTH for number in numbers):
-        raise TooMuch(f"pads a text to more than {_WIDTH:,} characters")
-    if name in ("format", "format_map") and isinstance(subject, str) and _WIDE.search(subject):
-        raise TooMuch(f"formats a text with a width that may be more than {_WIDTH:,}")
-    if name in ("format", "format_map", "%") and isinstance(subject, str):
-        given = [item for value in values for item in _parts(value)]
-        longest = max((_size(item) for item in given), default=0)
-        widths = sum(map(int, re.findall(r"\d+", subject)))
-        fields = subject.count("%") + subject.count("{")
-        _charge_characters(len(subject) + widths + fields * longest)
-    if name in ("indent", "wordwrap"):
-        widest = max((v if isinstance(v, int) else len(str(v)) for v in values), default=4)
-        lines = len(str(subject)) if name == "wordwrap" else str(subject).count("\n") + 1
-        _charge_characters(len(str(subject)) + lines * widest)
-    if name == "sum" and any(isinstance(value, list | tuple) for value in values):
-        raise TooMuch("adds lists up")
-    if name == "replace" and len(values) > 1:
-        old, new = map(str, values[:2])
-        _charge_characters(len(str(subject)) + str(subject).count(old) * len(new))
-    if name == "join":
-        separator, parts = (args[0] if args else "", subject)
-        if isinstance(subject, str) and args and not isinstance(args[0], str):
-            separator, parts = subject, args[0]
-        _charge_characters(sum(_size(part) + len(str(separator)) for part in parts))
-
-
-def _joined(separator: str, parts: Any) -> str:
-    _charge_characters(sum(_size(part) + len(separator) for part in parts))
-    return separator.join(map(str, parts))
-
-
-def _counted(values: Any) -> list[Any]:
-    """What can be gone through, as a list; each costs a step."""
-    counted = []
-    for value in values:
-        _charge_steps(1)
-        counted.append(value)
-    return counted
-
-
-def _parts(value: Any) -> list[Any]:
-    if isinstance(value, Mapping):
-        return list(value.values())
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _size(value: Any) -> int:
-    """About how many characters a value is written in; a list in a list costs steps, so that one
-    that holds itself many times over is found."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        _charge_steps(1 + len(value))
-        return sum(_size(key) + _size(item) + 4 for key, item in value.items())
-    if isinstance(value, list | tuple | set | frozenset):
-        _charge_steps(1 + len(value))
-        return sum(_size(item) + 2 for item in value)
-    if isinstance(value, int):
-        return value.bit_length() // 3 + 2
-    return 32
-
-
-def _charge_text(value: Any) -> Any:
-    """What every expression that is written out goes through."""
-    _charge_characters(_size(value))
-    return value
-
-
-def _charge_steps(count: int) -> None:
-    rendering = _rendering.get(None)
-    if rendering is None:
-        return  # Jinja works out a constant
-    rendering.steps -= count
-    if rendering.steps < 0:
-        raise TooMuch(f"takes more than {STEPS:,} steps")
-    if rendering.steps % 16 < count and time.thread_time() > rendering.until:
-        raise TooMuch(f"takes more than {CPU_SECONDS:g} s")
-
-
-def _charge_characters(count: int) -> None:
-    rendering = _rendering.get(None)
-    limit = CHARACTERS if rendering is None else rendering.characters
-    if count > limit:
-        raise TooMuch(f"writes more than {CHARACTERS:,} characters")
-    if rendering is not None:
-        rendering.characters -= count
 
 
 def _tojson(
@@ -426,8 +317,8 @@ def _tojson(
     )
     parts = []
     for part in encoder.iterencode(value):
-        _charge_steps(1)
-        _charge_characters(len(part))
+        charge_steps(1)
+        charge_characters(len(part))
         parts.append(part)
     return "".join(parts)
 
@@ -437,7 +328,7 @@ def _raise_exception(message: str) -> None:
 
 
 def _strftime_now(pattern: str) -> str:
-    return (_rendering.get().now or datetime.datetime.now()).strftime(pattern)
+    return (RENDERING.get().now or datetime.datetime.now()).strftime(pattern)
 
 
 def _check_name(name: Any) -> None:
