@@ -112,6 +112,21 @@ def as_restructured_text(app, what, name, thing, options, lines: list[str]) -> N
     lines[:] = written
 
 
+AS_WRITTEN: dict[str, list[str]] = {}
+
+
+def before_napoleon(app, what, name, thing, options, lines: list[str]) -> None:
+    """Of a field's docstring napoleon takes what stands before the first colon for its type."""
+    if what in ("attribute", "data", "property"):
+        AS_WRITTEN[name] = list(lines)
+
+
+def after_napoleon(app, what, name, thing, options, lines: list[str]) -> None:
+    lines[:] = AS_WRITTEN.pop(name, lines)
+
+
 def setup(app) -> None:
     app.add_directive("griffin-commands", Commands)
+    app.connect("autodoc-process-docstring", before_napoleon, priority=400)
+    app.connect("autodoc-process-docstring", after_napoleon, priority=800)
     app.connect("autodoc-process-docstring", as_restructured_text, priority=900)

@@ -20,7 +20,7 @@ def as_prompts(prompt: Prompt | Prompts) -> tuple[Prompts, bool]:
     return prompt, False  # type: ignore[return-value]
 
 
-def as_ids(prompt: Sequence[int]) -> list[int]:
+def as_ids(prompt: Sequence[int] | np.ndarray) -> list[int]:
     """Token ids as whole numbers, from a list or an array of such."""
     try:
         ids = np.asarray(prompt)
