@@ -27,6 +27,7 @@ UNTESTED = {  # source files without a test file of their name, and why
     "training/bench/compile_bench.py": MEASURES,
     "training/bench/data_bench.py": MEASURES,
     "training/bench/loop_bench.py": MEASURES,
+    "training/bench/remat_bench.py": MEASURES,
     "training/bench/share_bench.py": MEASURES,
 }
 SUITES = {  # one suite holds every implementation of an operation to its reference
