@@ -4,11 +4,10 @@
     python tests/docs/blocks.py
 
 A fenced block says its language. `python` and `bash` are run by test_blocks.py, those of a page in
-turn, in a folder that has what world.py puts there. A comment on the lines above a block says what
-else is to be known:
+turn, in a folder that has what world.py puts there. A comment on the lines above a block says why
+it is not run:
 
     <!-- not run: it needs a TPU -->          test_commands.py still reads its commands
-    <!-- run with: --steps 2 -->              more options for the block's first griffin command
 """
 
 import argparse
@@ -20,26 +19,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs")
-RUN, SHOWN = (
-    ("python", "bash"),
-    ("text", "json", "yaml", "{toctree}", "{eval-rst}", "{griffin-commands}"),
-)
+RUN = ("python", "bash")
+SHOWN = ("text", "json", "yaml", "{toctree}", "{eval-rst}", "{griffin-commands}")
 FENCE = re.compile(
     r"(?P<marks>(?:^<!--.*?-->\n+)*)^```(?P<language>\S*)\n(?P<text>.*?)^```$", re.M | re.S
 )
-MARK = re.compile(r"<!--\s*(not run|run with):\s*(.*?)\s*-->", re.S)
+MARK = re.compile(r"<!--\s*not run:\s*(.*?)\s*-->", re.S)
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A fenced block. not_run: the reason, or ""; more: options for its first command."""
+    """A fenced block. not_run: the reason, or ""."""
 
     page: str
     line: int
     language: str
     text: str
     not_run: str = ""
-    more: str = ""
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
@@ -73,19 +69,11 @@ def blocks(page: Path, root: Path = ROOT) -> list[Block]:
     text = page.read_text("utf-8")
     listed = []
     for match in FENCE.finditer(text):
-        marks = dict(MARK.findall(match["marks"]))
         line = text.count("\n", 0, match.end("marks")) + 1
         where = page.relative_to(root).as_posix()
-        listed.append(
-            Block(
-                where,
-                line,
-                match["language"],
-                match["text"],
-                " ".join(marks.get("not run", "").split()),
-                marks.get("run with", ""),
-            )
-        )
+        reasons = " ".join(MARK.findall(match["marks"]))
+        not_run = " ".join(reasons.split())
+        listed.append(Block(where, line, match["language"], match["text"], not_run))
     return listed
 
 

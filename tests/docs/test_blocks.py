@@ -2,13 +2,14 @@
 """Every command and every Python block of the documentation is run, or says why not."""
 
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 import griffin_lm
 from tests.docs.blocks import RUN, SHOWN, Block, blocks, pages
-from tests.docs.world import copy_world, given, make_world
+from tests.docs.world import given, make_world
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -39,7 +40,7 @@ def test_what_is_not_run_says_why():
 @pytest.mark.parametrize("name", NAMES)
 def test_code_runs(name: str, world: Path, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys):
     """The blocks of a page, in turn, in one folder and one namespace."""
-    copy_world(world, tmp_path / "here")
+    shutil.copytree(world, tmp_path / "here")  # its own, which it may write into
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("GRIFFIN_CACHE", str(tmp_path / "cache"))
     namespace = given(name)
@@ -56,13 +57,11 @@ def test_code_runs(name: str, world: Path, tmp_path, monkeypatch: pytest.MonkeyP
 
 
 def run_commands(block: Block, capsys) -> None:
-    more = shlex.split(block.more)
     commands = list(block.griffin_commands())
     assert len(commands) == len(block.commands()), (
         f"{block} has commands that are not griffin's: say why it is not run"
     )
     for arguments in commands:
-        status = griffin_lm.main([*arguments, *more])
+        status = griffin_lm.main(arguments)
         printed = capsys.readouterr()
         assert status == 0, f"{block}: griffin {shlex.join(arguments)}: {status}\n{printed.err}"
-        more = []

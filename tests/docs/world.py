@@ -4,7 +4,6 @@
 import contextlib
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -98,8 +97,3 @@ def given(page: str) -> dict:
     if page == "training":
         names |= {"config": CONFIG, "tokens_BT": np.ones((2, 8), np.int32), "state": None}
     return names
-
-
-def copy_world(source: Path, target: Path) -> None:
-    """A world of its own for a page, which may write into it."""
-    shutil.copytree(source, target)
