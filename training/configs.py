@@ -61,6 +61,8 @@ class TrainConfig:
     of init_from."""
     init_from: str = ""
     """A checkpoint in any format, or a model's name on a hub, whose parameters to start from."""
+    branches: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """NAME@BRANCH, or @TAG, of those two as they were given; they themselves have its commit."""
     lora: Annotated[LoraConfig | None, tyro.conf.Suppress] = None
     """Train adapters beside those parameters, which stay as they are; see `griffin finetune`."""
     steps: int = 1000

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import adapters
+from checkpoints import adapters, store
 from checkpoints.load import load_checkpoint
 from recurrentgemma.errors import UserError
 from tests.checkpoints.fake_hub import cache, commit_of, files_in, use_cache
@@ -51,11 +51,29 @@ def test_a_run_keeps_its_commit(hub: Path, tmp_path: Path):
 
     (hub / "models--some--base" / "refs" / "main").write_text(NEW)
     assert prepare(given).config == prepared.config
-    assert prepare(dataclasses.replace(given, checkpoint=f"{NAME}@main")).config == prepared.config
     elsewhere = dataclasses.replace(given, run_dir=tmp_path / "other")
     assert prepare(elsewhere).config.init_from == f"{NAME}@{NEW}"
     with pytest.raises(ValueError, match=f"another config .*init_from: '{NAME}@{OLD}' -> "):
         run(prepare(dataclasses.replace(given, checkpoint=f"{NAME}@{NEW}")))
+
+
+def test_another_revision_is_refused(hub: Path, tmp_path: Path):
+    """But for one that is the same commit, and for the branch that the run was begun with, which
+    may have moved."""
+    data, moving = write_data(tmp_path / "tune.jsonl"), hub / "models--some--base" / "refs" / "main"
+    given = arguments(f"{NAME}@main", data, tmp_path / "run", lora=LoraArguments(rank=2))
+    prepared = prepare(given)
+    assert prepared.config.branches == (f"{NAME}@main",)
+    store.write_run_config(tmp_path / "run", prepared.config.model, prepared.config.to_json())
+    other = dataclasses.replace(given, checkpoint=f"{NAME}@next")
+    refused = f"init_from: .*run goes on from {NAME}@{OLD}, and {NAME}@next is {NAME}@{NEW}; leave"
+    with pytest.raises(UserError, match=refused):
+        prepare(other)
+    moving.write_text(NEW)
+    assert prepare(given).config == prepared.config
+    assert prepare(dataclasses.replace(given, checkpoint=NAME)).config == prepared.config
+    (moving.parent / "next").write_text(OLD)
+    assert prepare(other).config == prepared.config
 
 
 def test_pretraining_from_a_name(hub: Path, tmp_path: Path, small: TrainConfig):

@@ -115,6 +115,7 @@ def prepare(arguments: FinetuneArguments) -> PreparedRun:
         data=data,
         tokenizer=base.tokenizer_from,
         init_from=base.init_from,
+        branches=pins.branches((arguments.checkpoint, arguments.tokenizer), run_dir),
         lora=lora,
         steps=steps,
         batch_size=arguments.batch_size,
