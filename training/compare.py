@@ -13,19 +13,18 @@ from pathlib import Path
 import tyro
 
 from checkpoints.load import load_checkpoint
-from recurrentgemma.config import GriffinConfig
 from recurrentgemma.counts import parameter_count
 from recurrentgemma.griffin import Griffin
-from recurrentgemma.presets import GRIFFIN, HAWK, MQA
 from training import run_folder
 from training.configs import TrainConfig
 from training.inputs import open_inputs
 from training.launch import Launch
 from training.loop import held_out_bits_per_byte, train
+from training.named_runs import equal_model
 from training.observe.metrics import read_metrics
 from training.optim import OptimConfig
 
-MODELS = {"Griffin": (GRIFFIN, 576), "Hawk": (HAWK, 528), "MQA Transformer": (MQA, 672)}
+MODELS = {"Griffin": "griffin", "Hawk": "hawk", "MQA Transformer": "mqa"}
 COLOURS = {"Griffin": "#0b6e4f", "Hawk": "#c1666b", "MQA Transformer": "#4a6fa5"}
 WINDOW = 50  # steps that the training curves are averaged over
 
@@ -41,25 +40,8 @@ class CompareArguments:
 
 
 def config_of(name: str, text: tuple[str, ...] = ()) -> TrainConfig:
-    """One of the three runs: equal but for the kind of blocks, and for the MLP's width, which makes
-    up for their sizes. Griffin's window is half a row; the Transformer sees all of it."""
-    pattern, mlp_width = MODELS[name]
-    model = GriffinConfig(
-        vocab_size=2048,
-        width=192,
-        mlp_width=mlp_width,
-        num_layers=6,
-        pattern=pattern,
-        lru_width=256,
-        num_gate_blocks=4,
-        num_heads=3,
-        head_dim=64,
-        attention_window=256,
-        context_length=512,
-        scale_embeddings=True,
-        logits_soft_cap=30.0,
-        dtype="bfloat16",
-    )
+    """One of the three runs: Griffin's window is half a row; the Transformer sees all of it."""
+    model = equal_model(MODELS[name], window=256, context_length=512)
     return TrainConfig(
         model=model,
         optimizer=OptimConfig(learning_rate=4e-3, warmup_steps=50, final_fraction=0.05),

@@ -1,25 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TrainConfig, and the named runs: each a function, headed by its command, its time and the number
-to expect."""
+"""TrainConfig: everything that decides what a run computes."""
 
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import tyro
 
 from recurrentgemma import config_json
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.errors import UserError, did_you_mean
-from recurrentgemma.presets import PRESETS, tiny
+from recurrentgemma.errors import UserError
 from recurrentgemma.sharding import nearest_divisor
 from training.data.config import DataConfig
 from training.data.sources.spec import absolute_spec
 from training.finetuning.lora_config import LoraConfig
 from training.optim import OptimConfig
-from training.pretraining import SETTINGS, model_to_pretrain
 
 MAY_CHANGE_ON_RESUMING = (
     "grad_accumulation_steps",
@@ -56,9 +53,9 @@ class TrainConfig:
     """UTF-8 files to train on, one document each, of which the last tenth is held out; without
     these and data.sources: Shakespeare's plays."""
     tokenizer: str = "bytes"
-    """`bytes`, `sentencepiece` (trained on --text, with model.vocab_size pieces), the path of a
-    tokenizer, or the name of a model on a hub for its own; nothing: that of the token shards, or
-    of init_from."""
+    """`bytes`, `sentencepiece` (trained on the run's own text, with model.vocab_size pieces), the
+    path of a tokenizer, or the name of a model on a hub for its own; nothing: that of the token
+    shards, or of init_from."""
     init_from: str = ""
     """A checkpoint in any format, or a model's name on a hub, whose parameters to start from."""
     branches: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
@@ -128,11 +125,6 @@ class TrainConfig:
             )
         if self.data.eval_sources and not self.data.sources:
             raise UserError("data.eval_sources without data.sources: name what to train on, too")
-        if self.data.sources and self.tokenizer == "sentencepiece":
-            raise UserError(
-                "tokenizer='sentencepiece' is trained on --text; for data.sources give the path of "
-                "a tokenizer, or 'bytes'"
-            )
         if self.lora is not None and not self.init_from:
             raise UserError("lora without init_from: adapters need a checkpoint to be added to")
         context_length = self.model.context_length
@@ -187,95 +179,3 @@ def holds_chats(data: Mapping[str, Any]) -> bool:
     """Whether a saved DataConfig has conversations among its sources."""
     specs = [spec for name in ("sources", "eval_sources") for spec in data.get(name, ())]
     return any(isinstance(spec, str) and spec.startswith("chat:") for spec in specs)
-
-
-def demo(text: tuple[str, ...] = ()) -> TrainConfig:
-    """A small Griffin on Shakespeare, good enough to read.
-
-    griffin demo --no-serve     3 minutes on two cores: 2.01 held-out bits per byte
-    """
-    model = GriffinConfig(
-        vocab_size=2048,
-        width=256,
-        mlp_width=768,
-        num_layers=3,
-        lru_width=256,
-        num_gate_blocks=4,
-        num_heads=4,
-        head_dim=64,
-        attention_window=128,
-        scale_embeddings=True,
-        logits_soft_cap=30.0,
-        dtype="bfloat16",
-        remat="auto",
-    )
-    return TrainConfig(
-        model=model,
-        optimizer=OptimConfig(learning_rate=6e-3, warmup_steps=50, final_fraction=0.05),
-        text=text,
-        tokenizer="sentencepiece",
-        steps=1800,
-        batch_size=4,
-        sequence_length=256,
-    )
-
-
-def tiny_bytes() -> TrainConfig:
-    """The smallest run that learns something: a byte-level Griffin, to see that training works.
-
-    griffin train --preset tiny_bytes     1 minute on two cores
-    """
-    return TrainConfig(
-        model=dataclasses.replace(
-            tiny(),
-            vocab_size=512,
-            width=128,
-            mlp_width=384,
-            lru_width=128,
-            head_dim=32,
-            remat="auto",
-        ),
-        steps=300,
-    )
-
-
-RUNS: dict[str, Callable[[], TrainConfig]] = {"demo": demo, "tiny_bytes": tiny_bytes}
-
-
-def run_named(
-    name: str,
-    *,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    sequence_length: int | None = None,
-) -> TrainConfig:
-    """The named run, or the model preset of that name with the settings of pretraining.py.
-
-    steps, batch_size, sequence_length: what is asked for instead, where it decides other settings:
-    batches of another size take other steps for the same tokens, and fewer steps less warm-up. A
-    model preset lacks what to train on, and its vocabulary is still the preset's (start.py).
-
-    Raises UserError: there is neither; the message lists both.
-    """
-    if name in RUNS:
-        return RUNS[name]()
-    if name in SETTINGS:
-        settings = SETTINGS[name]
-        rows = settings.batch_size if batch_size is None else batch_size
-        length = settings.sequence_length if sequence_length is None else sequence_length
-        steps = settings.steps(rows, length) if steps is None else steps
-        return TrainConfig(
-            model=model_to_pretrain(name),
-            optimizer=settings.optimizer(steps),
-            tokenizer="",
-            steps=steps,
-            batch_size=rows,
-            sequence_length=length,
-        )
-    if name in PRESETS:
-        return TrainConfig(model=dataclasses.replace(PRESETS[name](), remat="auto"))
-    hint = did_you_mean(name, [*RUNS, *PRESETS])
-    raise UserError(
-        f"unknown preset {name!r}{hint}; the named runs are {', '.join(RUNS)}; "
-        f"the model presets are {', '.join(PRESETS)}"
-    )

@@ -15,10 +15,10 @@ import tyro
 import griffin_lm
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.lm import load
-from training.configs import demo
 from training.data.config import open_texts
 from training.launch import Launch
 from training.loop import train
+from training.named_runs import demo
 from training.observe.metrics import read_metrics
 from training.run_folder import METRICS
 from training.train_cli import check_text

@@ -19,7 +19,14 @@ from recurrentgemma.sharding import BATCH
 from recurrentgemma.text.tokenizer import Tokenizer
 from training.configs import TrainConfig
 from training.data.batches import Batches
-from training.data.config import HeldOut, held_out, held_out_of, open_mixture, open_texts
+from training.data.config import (
+    HeldOut,
+    held_out,
+    held_out_of,
+    open_mixture,
+    open_texts,
+    sample_texts,
+)
 from training.data.document import count_pairs
 from training.data.documents import InMemory, Mixture, document_ids
 from training.data.sources import TextSource
@@ -94,7 +101,7 @@ def open_inputs(config: TrainConfig, run_dir: Path) -> Inputs:
 
 def _open(config: TrainConfig, run_dir: Path) -> Inputs:
     if config.data.sources:
-        tokenizer = run_tokenizer(run_dir, config, ())
+        tokenizer = run_tokenizer(run_dir, config, sample_texts(config.data))
         mixture = open_mixture(config.data, tokenizer, vocab_size=config.model.vocab_size)
         return Inputs(tokenizer, mixture, None, config)
     learned, tails = open_texts(config.text)

@@ -14,7 +14,7 @@ import base64
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ def keep_adapters(run_dir: Path, config: TrainConfig) -> None:
         adapters.write(run_dir / ADAPTERS, open_adapters(run_dir)[0])
 
 
-def run_tokenizer(run_dir: Path, config: TrainConfig, texts: Sequence[str]) -> Tokenizer:
+def run_tokenizer(run_dir: Path, config: TrainConfig, texts: Iterable[str]) -> Tokenizer:
     """The run's tokenizer; before begin_run the one that config.tokenizer says. texts: what one is
     trained on.
 

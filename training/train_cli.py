@@ -19,9 +19,10 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.sharding import MeshConfig
 from training import cluster, run
-from training.configs import TrainConfig, run_named
+from training.configs import TrainConfig
 from training.launch import Launch, remembered
 from training.loop import train
+from training.named_runs import run_named
 from training.pretraining import SETTINGS
 from training.run_folder import CONFIG
 from training.start import complete, require_data

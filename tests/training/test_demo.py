@@ -8,7 +8,7 @@ import pytest
 
 import griffin_lm
 from training import demo, loop
-from training.configs import RUNS
+from training.named_runs import RUNS
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -10,7 +10,7 @@ import pytest
 from checkpoints.huggingface_json import huggingface_problems
 from recurrentgemma.counts import parameter_count
 from recurrentgemma.presets import PRESETS
-from training.configs import run_named
+from training.named_runs import run_named
 from training.pretraining import SETTINGS, SOURCES, rounded_vocabulary, rule, tables
 
 DOCS = Path(__file__).parents[2] / "docs" / "training.md"

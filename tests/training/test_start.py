@@ -16,9 +16,10 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from training import run
-from training.configs import TrainConfig, run_named
+from training.configs import TrainConfig
 from training.data.config import DataConfig
 from training.data.shard_writer import tokenise
+from training.named_runs import run_named
 from training.start import complete, require_data
 
 

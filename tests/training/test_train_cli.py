@@ -16,8 +16,9 @@ from recurrentgemma.presets import PRESETS
 from recurrentgemma.sharding import MeshConfig
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from training import loop, run, train_cli
-from training.configs import RUNS, TrainConfig
+from training.configs import TrainConfig
 from training.launch import Launch, remember
+from training.named_runs import RUNS
 from training.run_folder import METRICS
 from training.train_cli import check_run_dir, options_given, parse
 

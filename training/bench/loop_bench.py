@@ -26,8 +26,8 @@ import jax.numpy as jnp
 from kernels.measure.command import options
 from recurrentgemma.memory import keep_freed_memory
 from training import loop
-from training.configs import run_named
 from training.launch import Launch
+from training.named_runs import run_named
 from training.step import make_train_step
 
 BLOCK = 10  # steps of one kind in a row

@@ -19,7 +19,8 @@ from kernels.measure.command import options
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch
 from recurrentgemma.remat import POLICIES
-from training.configs import TrainConfig, run_named
+from training.configs import TrainConfig
+from training.named_runs import run_named
 from training.optim import make_optimizer
 from training.step import init_train_state, make_train_step
 

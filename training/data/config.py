@@ -21,11 +21,13 @@ from training.data.documents import (
     tokenizer_fingerprint,
 )
 from training.data.plays import plays
-from training.data.sources import TextSource, open_data_source
+from training.data.sources import TextSource, open_data_source, spread
 from training.data.sources.chat_lines import ChatLines
 from training.data.sources.spec import parse_spec
 from training.data.sources.text_files import heads_and_tails
 from training.data.token_shards import TokenShards
+
+SAMPLE_BYTES = 2**26  # of text that a tokenizer is trained on
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,6 +150,29 @@ def held_out_of(
             scored = document.ids if document.learned is None else document.ids[document.learned]
             text_bytes = len(tokenizer.decode(scored.tolist()).encode())
         yield HeldOut(name, document, text_bytes)
+
+
+def sample_texts(config: DataConfig) -> Iterator[str]:
+    """Text of the sources for a tokenizer to be trained on: all of it, or of each source its share
+    of SAMPLE_BYTES, in documents from its first to its last.
+
+    Raises UserError: a source has token ids or chats instead, or cannot be opened.
+    """
+    sources = []
+    for spec in config.sources:
+        source = open_data_source(spec)
+        if isinstance(source, ChatLines | TokenShards):
+            holds = "token ids" if isinstance(source, TokenShards) else "conversations"
+            raise UserError(
+                f"tokenizer='sentencepiece' is trained on text, and {spec!r} holds {holds}; give "
+                "the path of a tokenizer, or 'bytes'"
+            )
+        sources.append(source)
+    whole = sum(source.size for source in sources)
+    for source in sources:
+        share = min(1.0, SAMPLE_BYTES / max(whole, 1))
+        for number in spread(len(source), math.ceil(share * len(source))):
+            yield source[number]
 
 
 def open_texts(files: Sequence[str]) -> tuple[TextSource, TextSource]:

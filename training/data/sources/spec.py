@@ -21,6 +21,7 @@ KINDS = {
     "parquet": "parquet:GLOB[?column=text]",
     "arrayrecord": "arrayrecord:GLOB or arrayrecord:DIRECTORY of `griffin data tokenize`",
     "tfds": "tfds:NAME[/CONFIG][:VERSION][:SPLIT][?feature=text&data_dir=DIRECTORY]",
+    "npm": "npm:PACKAGE/GLOB[?field=text]",
 }
 _OPTIONS = {
     "text": ("part",),
@@ -28,6 +29,7 @@ _OPTIONS = {
     "chat": ("messages", "prompt", "response", "answers", "template"),
     "parquet": ("column",),
     "tfds": ("feature", "data_dir"),
+    "npm": ("field",),
 }
 _SUFFIXES = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _SUFFIXES |= {".parquet": "parquet", ".array_record": "arrayrecord", ".arrayrecord": "arrayrecord"}
@@ -75,6 +77,8 @@ def absolute_spec(text: str) -> str:
     _require_local(spec)
     options = dict(spec.options)
     where = spec.where
+    if spec.kind == "npm":
+        return text
     if spec.kind != "tfds":
         where = os.path.abspath(os.path.expanduser(where))
     elif "data_dir" in options and "://" not in options["data_dir"]:

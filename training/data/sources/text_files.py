@@ -2,10 +2,13 @@
 """`text:GLOB[?part=head]`: each UTF-8 file is a document, or a part of it is.
 
 `part=tail` is the last tenth of each file, cut after a line, and `part=head` all before it: one to
-be scored on, the other to learn from. `--text FILE...` is both of them.
+be scored on, the other to learn from. `--text FILE...` is both of them. A file whose name ends in
+`.gz` is read through gzip.
 """
 
+import gzip
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from training.data.sources.spec import SourceSpec, decode_utf8, find_files
 
 PARTS = {"whole": 1.0, "head": 0.9, "tail": 0.1}  # of a file
 MIN_BYTES = 1_000  # of a file that a tail is held out of
+GZIP = 2.6  # about how much shorter English text is in it
 
 
 class TextFiles:
@@ -30,7 +34,7 @@ class TextFiles:
         if self._part not in PARTS:
             raise UserError(f"{spec.text!r}: part={self._part}: expected {', '.join(PARTS)}")
         self._files = find_files(spec) if files is None else list(files)
-        size = sum(map(os.path.getsize, self._files))
+        size = sum(os.path.getsize(f) * (GZIP if f.endswith(".gz") else 1) for f in self._files)
         if size == 0:
             raise UserError(f"{spec.text!r}: every one of its {len(self)} files is empty")
         self.size = round(size * PARTS[self._part])
@@ -42,7 +46,7 @@ class TextFiles:
         return self._files[index]
 
     def __getitem__(self, index: int) -> str:
-        raw = Path(self._files[index]).read_bytes()
+        raw = read_bytes(self._files[index])
         text = decode_utf8(raw, self.name(index)).removeprefix("\ufeff").replace("\r\n", "\n")
         if self._part == "whole":
             return text
@@ -62,7 +66,7 @@ def heads_and_tails(files: Sequence[str | Path]) -> tuple[TextFiles, TextFiles]:
     for file in map(Path, names):
         if not file.is_file():
             raise UserError(f"{file}: no such text file; give the path of a UTF-8 text file")
-        raw = file.read_bytes()
+        raw = read_bytes(file)
         decode_utf8(raw, str(file))
         if len(raw) < MIN_BYTES:
             raise UserError(
@@ -74,6 +78,20 @@ def heads_and_tails(files: Sequence[str | Path]) -> tuple[TextFiles, TextFiles]:
         for part in ("head", "tail")
     )
     return head, tail
+
+
+def read_bytes(file: str | Path) -> bytes:
+    """What is in a file, unpacked. Raises UserError: it ends in .gz, and is damaged."""
+    raw = Path(file).read_bytes()
+    if not str(file).endswith(".gz") or not raw:
+        return raw
+    try:
+        return gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{file} is not a whole gzip file ({error}): copy it again, or take .gz off its name "
+            "if it is plain text"
+        ) from None
 
 
 def _tail(text: str) -> int:

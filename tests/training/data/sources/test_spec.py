@@ -56,6 +56,7 @@ def test_a_source_named_from_any_directory(tmp_path: Path, monkeypatch: pytest.M
         ("text:/x/y.txt", "text:/x/y.txt"),
         ("tfds:a/b:train?feature=c&data_dir=d", f"tfds:a/b:train?feature=c&data_dir={tmp_path}/d"),
         ("tfds:a?data_dir=gs://bucket/d", "tfds:a?data_dir=gs://bucket/d"),
+        ("npm:a/b?field=c", "npm:a/b?field=c"),
     ):
         assert absolute_spec(spec) == expected
         assert absolute_spec(expected) == expected

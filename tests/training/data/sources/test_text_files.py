@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A file of text is a document, or its last tenth is held out."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,17 @@ def test_the_last_tenth_of_each_file_is_held_out(tmp_path: Path) -> None:
     assert head.size == pytest.approx(9 * tail.size, rel=1e-3)
     with pytest.raises(ValueError, match="part=middle: expected whole, head, tail"):
         open_text_source(f"text:{tmp_path}/*.txt?part=middle")
+
+
+def test_gzip_is_unpacked(tmp_path: Path) -> None:
+    lines = "line\n" * 1000
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(lines.encode()))
+    assert open_text_source(f"text:{tmp_path}/*.gz")[0] == lines
+    head, tail = heads_and_tails([tmp_path / "a.txt.gz"])
+    assert (len(head[0]), len(tail[0])) == (4500, 500)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(lines.encode())[:-9])
+    with pytest.raises(ValueError, match=r"a\.txt\.gz is not a whole gzip file .*copy it again"):
+        open_text_source(f"text:{tmp_path}/*.gz")[0]
 
 
 def test_text_without_lines_is_split_too(tmp_path: Path) -> None:
