@@ -67,6 +67,9 @@ VERBS = {
     "generate": Verb(
         "recurrentgemma.generation.generate_cli:main", "continue a prompt", "--dtype bfloat16"
     ),
+    "chat": Verb(
+        "recurrentgemma.generation.chat_cli:main", "chat on the terminal", "--dtype bfloat16"
+    ),
     "serve": Verb(
         "serving.serve_cli:main",
         "serve a model over an OpenAI-compatible HTTP API",

@@ -53,8 +53,8 @@ def arguments_of(command: str) -> list[str]:
 
 def test_the_verbs_are_frozen():
     assert list(griffin_lm.VERBS) == [
-        *("info", "data", "plan", "train", "finetune", "generate", "serve", "convert", "merge"),
-        *("bench", "demo"),
+        *("info", "data", "plan", "train", "finetune", "generate", "chat", "serve", "convert"),
+        *("merge", "bench", "demo"),
     ]
 
 
@@ -170,6 +170,7 @@ def test_a_defect_of_ours_keeps_its_traceback(verb, error: Exception):
         ("finetune", "--lora.rank instead of every parameter"),
         ("serve", "fewer --slots"),
         ("generate", "--dtype bfloat16"),
+        ("chat", "--dtype bfloat16"),
         ("fake", "choose a smaller model"),
     ],
 )

@@ -146,31 +146,22 @@ class Session:
         The tokens are those of `lm.chat` with all messages; of an answer, those that the model
         generated. What was read before the first message stays in front of the chat.
         """
-        if not isinstance(message, str):
-            raise UserError(f"the message is {message!r}: expected a string, what the user says")
-        tokenizer = self.lm._text_tokenizer("chat", "use session.complete with token ids")
-        before = self.messages
-        chats, now = chat_format(tokenizer), datetime.datetime.now()
-        ids = chats.encode([*before, {"role": "user", "content": message}], now=now)
-        if before:
-            known = _turns_that_are_over(chats, before, now)
-            if not known or ids[: len(known)] != known:
-                raise UserError(
-                    "this chat format writes the turns that are over in another way when one more "
-                    "follows, so that they would have to be read again: pass all messages to "
-                    "lm.chat instead"
-                )
-            # The token that ends a turn is not part of an answer.
-            ended = known[-1] in chats.stop_ids
-            ids = ids[len(known) - ended :]
-        elif self.tokens_seen and ids[0] == tokenizer.bos_id:
-            ids = ids[1:]
-        messages = (*self._point.messages, ("user", message))
-        start = self._reader.add_ids(self._point, ids)._replace(messages=messages)
         completion = Completion()
-        for _ in self._answer(start, completion, None, False, sampling, options):
+        for _ in self._turn(message, completion, False, sampling, options):
             pass
         return completion.text
+
+    @takes_sampling_options
+    def stream_chat(
+        self,
+        message: str,
+        *,
+        sampling: Sampling | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Iterator[str]:
+        """As `chat`: the answer in pieces, as soon as each is certain. A stream that is left ends
+        the answer there; what it gave is the assistant's message."""
+        return self._turn(message, Completion(), True, sampling, options)
 
     def score(self, text_or_ids: "Prompt") -> np.ndarray:
         """Log-probability in nats of each token of what may follow, float32; nothing is moved.
@@ -213,6 +204,38 @@ class Session:
         if self._point.after is not None:  # one state is enough, if the last token is read again
             self._point = self._reader.all_but_last(self._point)._replace(after=None)
         session_file.write(Path(path), self._point, self.lm)
+
+    def _turn(
+        self,
+        message: str,
+        completion: Completion,
+        streamed: bool,
+        sampling: Sampling | None,
+        options: SamplingOptions,
+    ) -> Iterator[str]:
+        """`_answer` to a user's message."""
+        if not isinstance(message, str):
+            raise UserError(f"the message is {message!r}: expected a string, what the user says")
+        tokenizer = self.lm._text_tokenizer("chat", "use session.complete with token ids")
+        before = self.messages
+        chats, now = chat_format(tokenizer), datetime.datetime.now()
+        ids = chats.encode([*before, {"role": "user", "content": message}], now=now)
+        if before:
+            known = _turns_that_are_over(chats, before, now)
+            if not known or ids[: len(known)] != known:
+                raise UserError(
+                    "this chat format writes the turns that are over in another way when one more "
+                    "follows, so that they would have to be read again: pass all messages to "
+                    "lm.chat instead"
+                )
+            # The token that ends a turn is not part of an answer.
+            ended = known[-1] in chats.stop_ids
+            ids = ids[len(known) - ended :]
+        elif self.tokens_seen and ids[0] == tokenizer.bos_id:
+            ids = ids[1:]
+        messages = (*self._point.messages, ("user", message))
+        start = self._reader.add_ids(self._point, ids)._replace(messages=messages)
+        return self._answer(start, completion, None, streamed, sampling, options)
 
     def _with(self, text_or_ids: "Prompt") -> Point:
         """The point after a text or token ids."""

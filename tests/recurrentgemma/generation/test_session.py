@@ -371,6 +371,17 @@ def test_a_chat_reads_each_turn_once(lm, monkeypatch):
         session.chat(messages)  # type: ignore[arg-type]
 
 
+def test_a_streamed_chat_is_the_chat(lm):
+    options = {"max_tokens": 12, "temperature": 1.0, "seed": 2}
+    session, other = lm.session(), lm.session()
+    for message in ("Hi", "Why?"):
+        assert "".join(session.stream_chat(message, **options)) == other.chat(message, **options)
+        assert session.messages == other.messages
+        assert session.tokens_seen == other.tokens_seen
+    with pytest.raises(UserError, match="expected a string"):
+        session.stream_chat(["Hi"])  # type: ignore[arg-type]
+
+
 def test_a_chat_by_a_template_that_reads_the_clock(lm, monkeypatch):
     template = "<start_of_turn>system\n{{ strftime_now('%d %b %Y') }}<end_of_turn>\n"
     template += "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n"
@@ -479,7 +490,7 @@ def test_text_that_is_no_tokens_in_a_long_run(lm):
 
 
 def test_its_signatures_show_the_options():
-    for name in ("generate", "complete", "stream", "chat"):
+    for name in ("generate", "complete", "stream", "chat", "stream_chat"):
         assert {"max_tokens", "temperature", "stop", "seed"} <= set(
             inspect.signature(getattr(Session, name)).parameters
         )
