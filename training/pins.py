@@ -75,7 +75,7 @@ def _may_move(name: Name) -> bool:
 
 
 def _saved_fields(run_dir: Path) -> dict:
-    """What the config.json of the run that is there says of its training; {} where there is none."""
+    """What the config.json of a run here says of its training; {} where there is none."""
     if not (run_dir / store.CONFIG).is_file():
         return {}
     return store.read_run_config(run_dir)[1]
