@@ -75,6 +75,12 @@ VERBS = {
         "serve a model over an OpenAI-compatible HTTP API",
         "fewer --slots",
     ),
+    "eval": Verb(
+        "eval.eval_cli:main",
+        "numbers about a model: perplexity, extrapolation and more",
+        "--dtype bfloat16, a lower --batch-size or --chunk-length",
+    ),
+    "report": Verb("eval.report:main", "one HTML page of the results of `griffin eval`"),
     "convert": Verb(
         "checkpoints.convert_cli:main",
         "convert between griffin, Hugging Face and DeepMind checkpoints",

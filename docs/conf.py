@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import griffin_lm  # noqa: E402
+from eval.eval_cli import EVALUATIONS  # noqa: E402
 
 project = "griffin-lm"
 author = "the authors of griffin-lm"
@@ -61,11 +62,16 @@ class Commands(Directive):
 
         os.environ["COLUMNS"] = "100"
         sections: list[nodes.Node] = []
-        for verb in ("", *griffin_lm.VERBS):
+        verbs = [
+            verb if verb != "eval" else f"eval {name}"
+            for verb in griffin_lm.VERBS
+            for name in (EVALUATIONS if verb == "eval" else ("",))
+        ]
+        for verb in ("", *verbs):
             name = f"griffin {verb}".strip()
             section = nodes.section(ids=[nodes.make_id(name)])
             section += nodes.title(text=name)
-            text = printed(*filter(None, (verb, "--help")))
+            text = printed(*verb.split(), "--help")
             section += nodes.literal_block(text, text, language="none")
             sections.append(section)
         return sections

@@ -16,12 +16,19 @@ class Evaluation(NamedTuple):
     summary: str
 
 
-EVALUATIONS: dict[str, Evaluation] = {}
+EVALUATIONS = {
+    "perplexity": Evaluation(
+        "eval.perplexity_cli:main", "loss and bits per byte of documents of any length"
+    ),
+    "extrapolation": Evaluation(
+        "eval.extrapolation_cli:main", "loss by position, to many times the training length"
+    ),
+}
 
 
 def usage() -> str:
     """The text of `griffin eval --help`."""
-    width = max(map(len, EVALUATIONS), default=0)
+    width = max(map(len, EVALUATIONS))
     lines = "\n".join(f"  {name:{width}}  {one.summary}" for name, one in EVALUATIONS.items())
     return f"""usage: griffin eval EVALUATION [OPTIONS]
 

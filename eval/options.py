@@ -14,7 +14,7 @@ Their options have no prefix: `--dtype`, `--mesh.data`, `--out`, `--json`.
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from recurrentgemma.generation.lm import LanguageModel
+    from recurrentgemma.griffin import Griffin
 
 ModelPath = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
 """A run, a checkpoint of any format, or a model's name on a hub."""
@@ -57,6 +58,33 @@ class ModelOptions:
             )
         return lm
 
+    def load_on(
+        self, path: str, mesh: "Mesh | None", *, context: int = 0
+    ) -> "tuple[LanguageModel, Griffin]":
+        """The model at a path, and the same one with its parameters on the mesh. context: so many
+        keys, at least, its global attention is to hold.
+
+        Raises UserError as load, and where the mesh does not divide the model.
+        """
+        import jax
+        from flax import nnx
+
+        from recurrentgemma import sharding
+        from recurrentgemma.generation.lm import LanguageModel
+        from recurrentgemma.griffin import Griffin
+
+        lm = self.load(path)
+        graphdef, params = nnx.split(lm.model, nnx.Param)
+        if "global_attention" in lm.config.block_types and lm.config.context_length < context:
+            config = dataclasses.replace(lm.config, context_length=context)
+            graphdef = nnx.split(nnx.eval_shape(lambda: Griffin(config, rngs=nnx.Rngs(0))))[0]
+            lm = LanguageModel(nnx.merge(graphdef, params), lm.tokenizer)
+        if mesh is None:
+            return lm, lm.model
+        sharding.check_model(lm.config, mesh.shape)
+        params = jax.device_put(params, sharding.shardings(mesh, params))
+        return lm, nnx.merge(graphdef, params)
+
     def make_mesh(self) -> "Mesh | None":
         """The mesh of the devices to use; None for a single one, which needs none.
 
@@ -83,6 +111,18 @@ class ResultOptions:
     there by the same command."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """The last line of output is the result as one JSON object."""
+
+
+def identity(lm: "LanguageModel") -> dict[str, Any]:
+    """What tells a model from another one, for the settings of its results."""
+    from checkpoints.session_file import weights_fingerprint
+    from recurrentgemma.text.tokenizer import tokenizer_fingerprint
+
+    return {
+        "weights": weights_fingerprint(lm),
+        "dtype": lm.config.dtype,
+        "tokenizer": lm.tokenizer and tokenizer_fingerprint(lm.tokenizer),
+    }
 
 
 Model = Annotated[ModelOptions, tyro.conf.arg(name="")]

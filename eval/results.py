@@ -2,7 +2,7 @@
 """The folder of an evaluation: its numbers, its plots, and while it runs how far it has come.
 
     OUT/result.json               what was measured, of what, by what
-    OUT/NAME.svg                  plots
+    OUT/NAME.svg                  plots; and perhaps other files
     OUT/progress/NAME.safetensors values and arrays that were kept; gone when result.json is there
     OUT/progress/settings.json    what they were kept of
 
@@ -110,12 +110,15 @@ class Results:
         *,
         tables: Sequence[Table] = (),
         plots: Mapping[str, Callable[[Path], None]] | None = None,
+        files: Mapping[str, Callable[[Path], None]] | None = None,
     ) -> dict[str, Any]:
         """Write result.json and the plots, and drop what was kept. Returns result.json's content.
 
         result: numbers by name, JSON. tables: of the report. plots: by file name without its
-        ending, what draws one to a path; called only where there is a folder.
+        ending, what draws one to a path; files: by file name, what writes one. Both are called only
+        where there is a folder.
         """
+        written = {f"{name}.svg": draw for name, draw in (plots or {}).items()} | dict(files or {})
         record = {
             "format": "griffin-lm evaluation",
             "version": VERSION,
@@ -126,11 +129,12 @@ class Results:
             "result": result,
             "tables": [table._asdict() for table in tables],
             "plots": [f"{name}.svg" for name in plots or {}],
+            "files": list(files or {}),
         }
         if self.folder is not None:
-            for name, draw in (plots or {}).items():
-                with new_file(self.folder / f"{name}.svg") as unfinished:
-                    draw(unfinished)
+            for name, write in written.items():
+                with naming(self.folder / name), new_file(self.folder / name) as unfinished:
+                    write(unfinished)
             _write_json(self.folder / RESULT, record)
             shutil.rmtree(self.folder / PROGRESS, ignore_errors=True)
         self.finished = json.loads(json.dumps(record))
@@ -211,7 +215,7 @@ def show(record: Mapping[str, Any], *, as_json: bool, folder: Path | None = None
             shown.add_row(*map(as_text, row))
         console.print(shown, highlight=False)
     if folder is not None:
-        print(f"{folder / RESULT}", *record["plots"])
+        print(f"{folder / RESULT}", *record["plots"], *record["files"])
     if as_json:
         print(json.dumps(record["result"]))
 

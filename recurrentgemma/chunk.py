@@ -25,6 +25,12 @@ MOST_TOKENS = 2**26  # of one chunk
 LONGEST = 2**31 - MOST_TOKENS  # tokens of a document from which on position_B wraps
 
 
+def wraps_by(window: int) -> int:
+    """By how much a position of at least LONGEST goes back at the end of a chunk: who passes
+    positions on from chunk to chunk lets them go back as the state's do."""
+    return 2**30 // window * window
+
+
 class Chunk(NamedTuple):
     """Positions of a chunk of tokens, for every layer alike."""
 
@@ -82,7 +88,7 @@ def locate(
             wrapped_B = jnp.where(after_B > 0, 0, wrapped_B)
         else:
             distance_BT += wrapped_B[:, None]
-    back_B = jnp.where(next_position_B >= LONGEST, 2**30 // window * window, 0)
+    back_B = jnp.where(next_position_B >= LONGEST, wraps_by(window), 0)
     return Chunk(
         positions_BT,
         real_BT,

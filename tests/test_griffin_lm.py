@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import griffin_lm
+from eval.eval_cli import EVALUATIONS
 from recurrentgemma.errors import MissingExtra, UserError
 
 ROOT = Path(__file__).parent.parent
@@ -25,8 +26,9 @@ def griffin(*argv: str, **kwargs) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, **kwargs)
 
 
-# What takes arguments: the verbs, and the two halves of `griffin data`.
-COMMANDS = [name for name in griffin_lm.VERBS if name != "data"] + ["data tokenize", "data info"]
+# What takes arguments: the verbs, the two halves of `griffin data`, and every evaluation.
+COMMANDS = [name for name in griffin_lm.VERBS if name not in ("data", "eval")]
+COMMANDS += ["data tokenize", "data info", *(f"eval {name}" for name in EVALUATIONS)]
 
 
 def arguments_of(command: str) -> list[str]:
@@ -53,8 +55,8 @@ def arguments_of(command: str) -> list[str]:
 
 def test_the_verbs_are_frozen():
     assert list(griffin_lm.VERBS) == [
-        *("info", "data", "plan", "train", "finetune", "generate", "chat", "serve", "convert"),
-        *("merge", "bench", "demo"),
+        *("info", "data", "plan", "train", "finetune", "generate", "chat", "serve", "eval"),
+        *("report", "convert", "merge", "bench", "demo"),
     ]
 
 
@@ -198,7 +200,8 @@ def test_the_options_that_need_less_memory_exist():
     flags = FLAGS.read_text("utf-8").splitlines()
     for name, verb in griffin_lm.VERBS.items():
         for option in re.findall(r"--[a-z.-]+", verb.less_memory):
-            assert f"{name} {option}" in flags
+            under = [f"eval {one}" for one in EVALUATIONS] if name == "eval" else [name]
+            assert any(f"{one} {option}" in flags for one in under)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])

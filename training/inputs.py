@@ -20,15 +20,14 @@ from recurrentgemma.text.tokenizer import Tokenizer
 from training.configs import TrainConfig
 from training.data.batches import Batches
 from training.data.config import (
-    HeldOut,
     held_out,
-    held_out_of,
     open_mixture,
     open_texts,
     sample_texts,
 )
 from training.data.document import count_pairs
 from training.data.documents import InMemory, Mixture, document_ids
+from training.data.held_out import HeldOut, held_out_of
 from training.data.sources import TextSource
 from training.run import run_tokenizer
 

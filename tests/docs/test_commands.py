@@ -72,7 +72,7 @@ def test_the_commands_are_found():
 def test_its_verb_and_its_options_exist(where: str):
     words = COMMANDS[where]
     assert words[0] in griffin_lm.VERBS
-    verb = " ".join(words[:2]) if words[0] == "data" else words[0]
+    verb = " ".join(words[:2]) if words[0] in ("data", "eval") else words[0]
     known = {line.removeprefix(f"{verb} ") for line in FLAGS if line.startswith(f"{verb} ")}
     for option in options_given(words):
         assert f"--{option}" in known | {"--help"}, f"{verb} has no --{option}"

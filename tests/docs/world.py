@@ -94,6 +94,8 @@ def given(page: str) -> dict:
             "make_train_step": make_train_step,
             "init_train_state": init_train_state,
         }
+    if page == "evaluation":
+        names["np"] = np
     if page == "training":
         names |= {"config": CONFIG, "tokens_BT": np.ones((2, 8), np.int32), "state": None}
     return names

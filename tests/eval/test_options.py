@@ -5,13 +5,25 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 import tyro
 
-from eval.options import Model, ModelOptions, ModelPath, Result, ResultOptions, Sources
+from eval.options import (
+    Model,
+    ModelOptions,
+    ModelPath,
+    Result,
+    ResultOptions,
+    Sources,
+    identity,
+)
 from recurrentgemma.errors import UserError
+from recurrentgemma.presets import MQA
 from recurrentgemma.sharding import MeshConfig
-from tests.docs.world import write_model
+from tests.docs.world import CONFIG, write_model
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,8 +60,28 @@ def test_a_mesh_is_of_all_devices_or_of_some():
 
 
 def test_a_model_must_read_text(tmp_path: Path):
-    write_model(tmp_path / "run")
+    write_model(tmp_path / "run", dataclasses.replace(CONFIG, num_layers=1))
     assert ModelOptions(dtype="bfloat16").load(str(tmp_path / "run")).config.dtype == "bfloat16"
     (tmp_path / "run" / "byte_tokenizer.json").unlink()
     with pytest.raises(UserError, match="has no tokenizer, so it cannot read text"):
         ModelOptions().load(str(tmp_path / "run"))
+
+
+def test_a_model_lies_on_the_mesh_and_holds_as_many_keys_as_asked(tmp_path: Path):
+    config = dataclasses.replace(CONFIG, pattern=MQA, context_length=16, num_layers=1)
+    write_model(tmp_path / "mqa", config)
+    options = ModelOptions(devices=2, mesh=MeshConfig(tensor=2))
+    lm, model = options.load_on(str(tmp_path / "mqa"), options.make_mesh(), context=40)
+    assert lm.config.context_length == model.config.context_length == 40
+    table = model.embedder.input_embedding[...]
+    assert len(table.sharding.device_set) == 2
+    np.testing.assert_array_equal(table, lm.model.embedder.input_embedding[...])
+    same, _ = ModelOptions().load_on(str(tmp_path / "mqa"), None, context=8)
+    assert same.config.context_length == 16
+    assert identity(same) == identity(lm)
+    halved = ModelOptions(dtype="bfloat16").load(str(tmp_path / "mqa"))
+    assert identity(halved).keys() == {"weights", "dtype", "tokenizer"}
+    assert identity(halved) != identity(lm)
+    wide = ModelOptions(mesh=MeshConfig(tensor=8))
+    with pytest.raises(UserError, match="mesh axis tensor=8 does not divide"):
+        wide.load_on(str(tmp_path / "mqa"), wide.make_mesh())

@@ -4,15 +4,12 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
-
-import numpy as np
+from typing import Literal
 
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.chat import AUTO, GEMMA, chat_format, use_template
 from recurrentgemma.text.tokenizer import Tokenizer, check_vocabulary
 from training.data.chat_documents import ChatDocuments
-from training.data.document import Document
 from training.data.documents import (
     Documents,
     Mixture,
@@ -20,6 +17,7 @@ from training.data.documents import (
     check_weights,
     tokenizer_fingerprint,
 )
+from training.data.held_out import HeldOut, open_held_out
 from training.data.plays import plays
 from training.data.sources import TextSource, open_data_source, spread
 from training.data.sources.chat_lines import ChatLines
@@ -88,16 +86,6 @@ def write_chats_by(tokenizer: Tokenizer, template: str) -> None:
     use_template(tokenizer, template)
 
 
-class HeldOut(NamedTuple):
-    """A document to be scored on: ids after the tokenizer's BOS, without EOS, which of them are
-    scored (None: all), and the UTF-8 bytes of the text that those spell. Of a conversation only
-    the answers are scored."""
-
-    name: str
-    document: Document
-    bytes: int
-
-
 def open_mixture(config: DataConfig, tokenizer: Tokenizer, *, vocab_size: int) -> Mixture:
     """The documents to learn from, as the model's ids.
 
@@ -116,40 +104,10 @@ def held_out(
 
     Raises ValueError as open_mixture does.
     """
-    check_vocabulary(tokenizer, vocab_size)
     for spec in config.eval_sources:
-        source = open_data_source(spec)
-        if isinstance(source, TokenShards):
-            source.check(tokenizer_fingerprint(tokenizer), vocab_size)
-        yield from held_out_of(source, tokenizer, limit)
-
-
-def held_out_of(
-    source: TextSource | TokenShards, tokenizer: Tokenizer, limit: int | None = None
-) -> Iterator[HeldOut]:
-    """The documents of a source to be scored on, or the first `limit` ids of each."""
-    chat = ChatDocuments(source, tokenizer) if isinstance(source, ChatLines) else None
-    for number in range(len(source)):
-        name = source.name(number)
-        if chat is not None:
-            document, text_bytes = chat.read(number), chat.answer_bytes(number)
-            assert document.learned is not None
-            stops = np.isin(document.ids, tokenizer.stop_ids)
-            document = Document(document.ids, document.learned & ~stops)
-        elif isinstance(source, TokenShards):
-            document, text_bytes = source.read(number), int(source.text_bytes[number])
-            ids = document.ids
-            if source.eos_id is not None and len(ids) and ids[-1] == source.eos_id:
-                document = document.cut(0, -1)
-        else:
-            text = source[number]
-            text_bytes = len(text.encode())
-            document = Document(np.array(tokenizer.encode(text), np.int32))
-        if limit is not None and len(document.ids) > limit:
-            document = document.cut(0, limit)
-            scored = document.ids if document.learned is None else document.ids[document.learned]
-            text_bytes = len(tokenizer.decode(scored.tolist()).encode())
-        yield HeldOut(name, document, text_bytes)
+        documents = open_held_out(spec, tokenizer, vocab_size=vocab_size)
+        for number in range(len(documents)):
+            yield documents.read(number, limit)
 
 
 def sample_texts(config: DataConfig) -> Iterator[str]:
