@@ -30,6 +30,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
+class TemplateError(UserError):
+    """A chat template has a mistake of its own, which nobody who writes messages can mend: the
+    server answers it with a 500.
+
+    too_much: it asked for more than a template may take, which may be due to long messages.
+    """
+
+    def __init__(self, message: str, *, too_much: bool = False):
+        super().__init__(message)
+        self.too_much = too_much
+
+
 class MissingExtra(UserError, ImportError):
     """A package that only some uses need is not installed; the message says how to install it.
 

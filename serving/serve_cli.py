@@ -14,16 +14,19 @@ import sys
 import threading
 import time
 import traceback
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import tyro
 import uvicorn
 
 from checkpoints.hub_names import title
-from recurrentgemma.errors import UserError, is_out_of_memory
+from recurrentgemma.errors import TemplateError, UserError, is_out_of_memory
 from serving.engine.engine import Engine
 from serving.engine.thread import EngineThread, Status
 from serving.http.server import MAX_BODY_MIB, create_app, curl_example
+
+if TYPE_CHECKING:
+    from recurrentgemma.text.tokenizer import Tokenizer
 
 EXAMPLES = """Serve a model over OpenAI's completions and chat API until Ctrl-C.
 
@@ -95,6 +98,8 @@ def serve(arguments: ServeArguments) -> int:
                 if lm.tokenizer is None:
                     raise UserError("--chat-template: this checkpoint has no tokenizer")
                 use_template(lm.tokenizer, arguments.chat_template)
+            elif lm.tokenizer is not None:
+                _check_chats(lm.tokenizer, arguments.path)
             _say("compiling")
             engine = Engine(lm, slots=arguments.slots, max_prompt=arguments.max_prompt)
             engine.warm_up()
@@ -144,6 +149,23 @@ def serve(arguments: ServeArguments) -> int:
             ) from thread.error
         raise thread.error
     return 0 if thread.error is None else 1
+
+
+def _check_chats(tokenizer: "Tokenizer", path: str) -> None:
+    """Say that the chat template has a mistake before a client comes upon it. A checkpoint that
+    knows no chats is no mistake."""
+    from recurrentgemma.text.chat import chat_format
+
+    try:
+        chat_format(tokenizer).check()
+    except TemplateError as error:
+        _say(
+            f"warning: {path}: {error}; chats are refused, with this reason and status "
+            f"500, and completions are served: mend the template, or choose another with "
+            f"--chat-template (gemma, or a file)"
+        )
+    except UserError:
+        return
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recurrentgemma.errors import UserError
+from recurrentgemma.errors import TemplateError, UserError
 from recurrentgemma.text.chat_encoding import END_OF_TURN as END_OF_TURN
 from recurrentgemma.text.chat_encoding import START_OF_TURN as START_OF_TURN
 from recurrentgemma.text.chat_messages import ANSWERS, Message
@@ -47,6 +47,16 @@ class ChatFormat:
     @property
     def stop_ids(self) -> frozenset[int]:
         return self._writer.ends
+
+    def check(self) -> None:
+        """Raises TemplateError: the template has a mistake for which it writes no chat, not even
+        one short message."""
+        try:
+            self.encode([{"role": "user", "content": "a"}])
+        except TemplateError:
+            raise
+        except UserError:
+            return  # it may ask for another message first, with raise_exception
 
     def encode(
         self,
@@ -140,8 +150,8 @@ def chat_format(tokenizer: "Tokenizer", template: str | Path = AUTO) -> ChatForm
 def use_template(tokenizer: "Tokenizer", template: str | Path) -> None:
     """From now on the tokenizer writes chats by this template, as if it had come with it: it is
     saved with it, and what ends an answer in it ends a generation. Raises UserError as chat_format
-    does."""
-    chat_format(tokenizer, template)
+    does, TemplateError as ChatFormat.check."""
+    chat_format(tokenizer, template).check()
     if template == AUTO:
         return
     text = GEMMA_TEMPLATE

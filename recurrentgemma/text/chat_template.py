@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from recurrentgemma.errors import UserError
+from recurrentgemma.errors import TemplateError, UserError
 from recurrentgemma.text.chat_encoding import ChatEncoder, ChatText, pattern
 from recurrentgemma.text.chat_messages import Message
 from recurrentgemma.text.chat_template_files import DEFAULT, TOOL_USE
@@ -43,12 +43,12 @@ class _Shape(NamedTuple):
 class TemplateChat:
     """Writes chats by a template, or by one of several with names.
 
-    Raises UserError for several without a default.
+    Raises TemplateError for several without a default.
     """
 
     def __init__(self, tokenizer: "Tokenizer", templates: Mapping[str, Template]) -> None:
         if DEFAULT not in templates:
-            raise UserError(
+            raise TemplateError(
                 f"this tokenizer has chat templates named {', '.join(map(repr, templates))} and "
                 f"none named {DEFAULT!r}: name one with --chat-template, or template=..."
             )

@@ -4,7 +4,7 @@
 import json
 from typing import TYPE_CHECKING
 
-from recurrentgemma.errors import UserError
+from recurrentgemma.errors import TemplateError
 from recurrentgemma.text.template_sandbox import Template
 from recurrentgemma.text.tokenizer_files import LEGACY_TEMPLATE, ROLES, TEMPLATE
 
@@ -17,8 +17,8 @@ DEFAULT, TOOL_USE = "default", "tool_use"  # transformers' names of templates
 def own_templates(tokenizer: "Tokenizer") -> dict[str, Template]:
     """The chat templates that came with a tokenizer, by name; {} where there is none.
 
-    A chat_template.jinja counts before tokenizer_config.json, as in transformers. Raises UserError:
-    a file is no text, no JSON, or has a template that is none.
+    A chat_template.jinja counts before tokenizer_config.json, as in transformers.
+    Raises TemplateError: a file is no text, no JSON, or has a template that is none.
     """
     beside = tokenizer.beside
     if TEMPLATE in beside:
@@ -29,7 +29,7 @@ def own_templates(tokenizer: "Tokenizer") -> dict[str, Template]:
         try:
             content = json.loads(_decoded(beside[name], name))
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{name} beside the tokenizer: not a JSON file ({error})") from None
+            raise TemplateError(f"{name} beside the tokenizer: not a JSON file ({error})") from None
         value = content.get("chat_template") if isinstance(content, dict) else None
         if value is None:
             continue
@@ -38,7 +38,7 @@ def own_templates(tokenizer: "Tokenizer") -> dict[str, Template]:
         for item in listed:
             named = isinstance(item, dict) and isinstance(item.get("name"), str)
             if not named or not isinstance(item.get("template"), str):
-                raise UserError(
+                raise TemplateError(
                     f"{name} beside the tokenizer: chat_template is a text, or a list of "
                     f"{{'name': ..., 'template': ...}}; found {item!r}"
                 )
@@ -54,4 +54,4 @@ def _decoded(content: bytes, name: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{name} beside the tokenizer: not UTF-8 ({error})") from None
+        raise TemplateError(f"{name} beside the tokenizer: not UTF-8 ({error})") from None

@@ -22,7 +22,7 @@ from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from recurrentgemma.errors import UserError
+from recurrentgemma.errors import TemplateError, UserError
 from recurrentgemma.text.template_budget import (
     CHARACTERS,
     RENDERING,
@@ -71,7 +71,7 @@ class Template:
     name: str
 
     def check(self) -> None:
-        """Raises UserError for a syntax error, which `render` would find, too."""
+        """Raises TemplateError for a syntax error, which `render` would find, too."""
         with self._mistakes():
             _compiled(self.text)
 
@@ -80,8 +80,8 @@ class Template:
     ) -> Rendered:
         """The text for these variables, which are plain JSON values. now: what strftime_now reads.
 
-        Raises UserError, with name and line: a mistake in the template, an attempt to leave the
-        sandbox, more than it may take, or what it says itself with raise_exception.
+        Raises TemplateError, with name and line: a mistake in the template, an attempt to leave the
+        sandbox, or more than it may take. UserError: what it says itself with raise_exception.
         """
         with self._mistakes():
             compiled = _compiled(self.text)
@@ -105,22 +105,26 @@ class Template:
         try:
             yield
         except jinja2.TemplateSyntaxError as error:
-            raise UserError(
+            raise TemplateError(
                 f"{self.name}, line {error.lineno}: the chat template has a syntax error: "
                 f"{error.message}"
             ) from None
         except SecurityError as error:
-            raise UserError(
+            raise TemplateError(
                 f"{self._place(error)}: the chat template tries to leave its sandbox: {error}"
             ) from None
         except TooMuch as error:
-            raise UserError(f"{self._place(error)}: the chat template {error}") from None
+            raise TemplateError(
+                f"{self._place(error)}: the chat template {error}", too_much=True
+            ) from None
         except _Refusal as error:
             raise UserError(f"{self.name}: the chat template says: {error}") from None
         except (RecursionError, MemoryError):
-            raise UserError(f"{self.name}: the chat template is nested without an end") from None
+            raise TemplateError(
+                f"{self.name}: the chat template is nested without an end"
+            ) from None
         except Exception as error:  # of any class: the template's code raises it, not ours
-            raise UserError(
+            raise TemplateError(
                 f"{self._place(error)}: the chat template cannot write these messages: "
                 f"{type(error).__name__}: {error}"
             ) from None

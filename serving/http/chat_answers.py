@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from recurrentgemma.errors import UserError
-from recurrentgemma.text.chat import chat_format
+from recurrentgemma.errors import TemplateError, UserError
+from recurrentgemma.text.chat import ChatFormat, chat_format
 from serving.engine.engine import Engine
 from serving.engine.request import Event, GenerationRequest, TokenScore
 from serving.http.answers import Questions, asked_of, sampling_of, usage_of
@@ -35,7 +35,8 @@ def read_chat(body: ChatRequest, engine: Engine) -> Questions:
     """Write the messages as tokens, and check. Choice k takes `seed + k`.
 
     Raises UserError, which names the field: messages that the chat format refuses, no chat format,
-    no tokenizer, a prompt that is too long, alone or together with its answer.
+    no tokenizer, a prompt that is too long, alone or together with its answer. TemplateError: the
+    server's chat template has a mistake.
     """
     tokenizer = engine.lm.tokenizer
     if tokenizer is None:
@@ -44,12 +45,7 @@ def read_chat(body: ChatRequest, engine: Engine) -> Questions:
             "/v1/completions",
             field="messages",
         )
-    ids = chat_format(tokenizer).encode(
-        body.messages,
-        tools=body.shown_tools,
-        variables=body.chat_template_kwargs,
-        continues=body.continue_final_message,
-    )
+    ids = _written(body, chat_format(tokenizer))
     try:
         tokens_T = engine.tokens(ids)
         most = body.most_tokens
@@ -69,6 +65,38 @@ def read_chat(body: ChatRequest, engine: Engine) -> Questions:
         raise UserError(str(error), field=fields.get(error.field or "", error.field)) from None
     requests = asked_of(request, body)
     return Questions(body=body, requests=requests, echoes=("",) * len(requests))
+
+
+def _written(body: ChatRequest, chats: ChatFormat) -> list[int]:
+    """The tokens of the messages. A template that fails is to blame for it where it fails without
+    all that is beside texts in the request, too."""
+    given: dict[str, Any] = {
+        "messages": body.messages,
+        "tools": body.shown_tools,
+        "variables": body.chat_template_kwargs,
+    }
+    goes_on = body.continue_final_message
+    try:
+        return chats.encode(**given, continues=goes_on)
+    except TemplateError as error:
+        chats.check()
+        if error.too_much:
+            raise UserError(str(error), field="messages") from None
+        texts = [{k: m[k] for k in ("role", "content") if k in m} for m in body.messages]
+        plainer: dict[str, dict[str, Any]] = {
+            "messages": given | {"messages": texts},
+            "tools": given | {"tools": None},
+            "chat_template_kwargs": given | {"variables": None},
+        }
+        for field, without in plainer.items():
+            try:
+                chats.encode(**without, continues=goes_on)
+            except TemplateError:
+                continue
+            except UserError:
+                pass  # whatever is refused then, the template does not fail
+            raise UserError(str(error), field=field) from None
+        raise
 
 
 class ChatAnswer:

@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from recurrentgemma.errors import UserError
+from recurrentgemma.errors import TemplateError, UserError
 from serving.engine.request import Event
 from serving.engine.thread import EngineThread, EngineUnavailable, Job, QueueFull
 from serving.http import answers
@@ -153,6 +153,13 @@ def create_app(
     async def user_error(request: Request, error: UserError) -> Response:
         mistake = RequestError(400, str(error), param=error.field, code="invalid_value")
         return await request_error(request, mistake)
+
+    @app.exception_handler(TemplateError)
+    async def template_error(request: Request, error: TemplateError) -> Response:
+        _log.error("%s", error)
+        return await request_error(
+            request, RequestError(500, str(error), code="chat_template_error")
+        )
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:

@@ -14,6 +14,9 @@ import pytest
 import griffin_lm
 from checkpoints import store
 from recurrentgemma.params import flat_params
+from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from recurrentgemma.text.tokenizer_files import TEMPLATE
+from serving.serve_cli import _check_chats
 from tests.checkpoints.fake_hub import cache, commit_of, files_in
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -128,12 +131,28 @@ def test_serving_until_interrupted(run_dir, language_model, tmp_path):
 
 
 def test_a_template_with_a_mistake_ends_the_server(run_dir, tmp_path):
-    (tmp_path / "my.jinja").write_text("a\n{% if %}")
+    (tmp_path / "my.jinja").write_text("a\n{{ nobody.name }}")
     command = [sys.executable, "-m", "griffin_lm", "serve", str(run_dir), "--port", "0"]
     command += ["--chat-template", str(tmp_path / "my.jinja")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
-    assert f"error: {tmp_path}/my.jinja, line 2: the chat template has a syntax" in done.stderr
+    assert f"error: {tmp_path}/my.jinja, line 2: the chat template cannot write" in done.stderr
+
+
+def test_a_mistake_in_the_checkpoints_own_template_is_a_warning(capsys):
+    """Not for a checkpoint that knows no chats, nor for what a template refuses."""
+    tokenizer = ByteTokenizer()
+    for template in ("{{ raise_exception('first a system message') }}", "a\n{% if %}"):
+        tokenizer.beside = {TEMPLATE: template.encode()}
+        _check_chats(tokenizer, "runs/x")
+        tokenizer = ByteTokenizer()
+    warning = "warning: runs/x: chat_template.jinja, line 2: the chat template has a syntax error"
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(warning)
+    assert "chats are refused" in line
+    tokenizer.control_tokens = {}
+    _check_chats(tokenizer, "runs/x")
+    assert capsys.readouterr().out == ""
 
 
 def test_an_interrupt_while_compiling(run_dir):

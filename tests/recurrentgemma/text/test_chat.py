@@ -3,7 +3,9 @@
 
 import pytest
 
-from recurrentgemma.text.chat import encode_answers, encode_chat, format_chat
+from recurrentgemma.errors import TemplateError
+from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from recurrentgemma.text.chat import encode_answers, encode_chat, format_chat, use_template
 from tests.recurrentgemma.text.seams import KINDS, merges
 
 TALKS = {
@@ -64,3 +66,14 @@ def test_chat_tokens_are_those_of_the_text(lossless):
     messages = [{"role": "system", "content": "é"}, {"role": "user", "content": "To be\n\n or"}]
     for tokenizer in lossless.values():
         assert encode_chat(tokenizer, messages) == tokenizer.encode(format_chat(messages))
+
+
+def test_a_template_that_can_write_no_chat_is_refused_at_once():
+    """But not for what it refuses itself."""
+    tokenizer = ByteTokenizer()
+    for template in ("a\n{{ no.name }}", "a\n{{ 'a' * 9 ** 9 }}"):
+        with pytest.raises(TemplateError, match="line 2: the chat template"):
+            use_template(tokenizer, template)
+    assert not tokenizer.beside
+    use_template(tokenizer, "{{ raise_exception('first a system message') }}")
+    assert tokenizer.beside

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from recurrentgemma.errors import UserError
+from recurrentgemma.errors import TemplateError, UserError
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from recurrentgemma.text.chat import encode_chat, use_template
 from serving.engine.engine import Engine
@@ -76,6 +76,45 @@ def test_tools_for_a_template_that_writes_them(language_model):
     assert list(asked.requests[0].prompt) == list(written)
     hidden = questions(engine, tools=tools, tool_choice="none").requests[0].prompt
     assert list(hidden) == list(b"nullHi")
+
+
+BLAMED = {
+    "chat_template_kwargs": ("{{ extra.name.first }}", {"chat_template_kwargs": {"extra": {}}}),
+    "tools": ("{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}", {"tools": [{}]}),
+    "messages": (
+        "{% if messages[0].tool_calls %}{{ messages[0].tool_calls[0].function.name }}{% endif %}",
+        {"messages": [MESSAGES[0] | {"tool_calls": [{}]}]},
+    ),
+    None: (
+        "{% if messages[0].content == 'Hi' %}{{ no.name }}{% endif %}",
+        {"chat_template_kwargs": {"extra": 1}},
+    ),
+}
+
+
+@pytest.mark.parametrize("field", BLAMED)
+def test_who_is_to_blame_where_a_template_fails(language_model, field):
+    """The request only where the template works without what it has beside texts."""
+    tokenizer = ByteTokenizer()
+    engine = Engine(language_model("griffin", tokenizer), slots=1)
+    template, fields = BLAMED[field]
+    guard = "{% if extra is not defined %}{% set extra = {'name': {}} %}{% endif %}"
+    use_template(tokenizer, guard + template + "{{ messages[0].content }}")
+    with pytest.raises(UserError, match="cannot write these messages") as caught:
+        questions(engine, **fields)
+    assert caught.value.field == field
+    assert isinstance(caught.value, TemplateError) == (field is None)
+
+
+def test_messages_that_are_too_much_for_a_template(language_model):
+    tokenizer = ByteTokenizer()
+    engine = Engine(language_model("griffin", tokenizer), slots=1)
+    long = "{% set long = 'x' * (1000000 * messages[0].content | length) %}"
+    use_template(tokenizer, long + "{{ messages[0].content }}")
+    with pytest.raises(UserError, match=r"line 1: the chat template ") as caught:
+        questions(engine, messages=[{"role": "user", "content": "a" * 100}])
+    assert caught.value.field == "messages"
+    assert not isinstance(caught.value, TemplateError)
 
 
 def event(text: str, *tokens: int, **more) -> Event:

@@ -328,4 +328,17 @@ def test_bad_chats_name_the_field(chat, ask, fake_engine):
         assert message in answer.json()["error"]["message"]
     assert chat("a", model="gpt").status_code == 404
     use_template(fake_engine.lm.tokenizer, "{{ raise_exception('no') }}")
-    assert chat("a").json()["error"]["message"].endswith("the chat template says: no")
+    refused = chat("a")
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"].endswith("the chat template says: no")
+
+
+def test_a_mistake_in_the_template_is_the_servers(chat, fake_engine):
+    use_template(
+        fake_engine.lm.tokenizer, "{% if messages[-1].content == 'b' %}\n{{ no.name }}{% endif %}a"
+    )
+    answer = chat("b")
+    assert answer.status_code == 500
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("chat_template_error", None)
+    assert "line 2: the chat template cannot write these messages" in error["message"]
