@@ -19,6 +19,8 @@ import os
 import re
 import signal
 import socket
+import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +32,7 @@ from jax.experimental import multihost_utils
 from recurrentgemma.errors import UserError
 
 Kind = Literal["by hand", "Kubernetes", "SLURM", "TPU pod", "one process"]
-CONNECT_SECONDS = 300  # that a process waits for process 0
+CONNECT_SECONDS = 300  # that a process waits for all others
 HEARTBEAT_SECONDS = 100  # without a sign of life for so long, a process counts as dead
 
 
@@ -47,11 +49,13 @@ class ClusterConfig:
     heartbeat_seconds: int = HEARTBEAT_SECONDS
     """Without a sign of life for so long, a process counts as dead and the others stop."""
 
+    connect_seconds: int = CONNECT_SECONDS
+    """How long a process waits for all others to come."""
+
     def __post_init__(self) -> None:
-        if self.heartbeat_seconds < 1:
-            raise UserError(
-                f"cluster.heartbeat_seconds={self.heartbeat_seconds}: expected at least 1"
-            )
+        for name in ("heartbeat_seconds", "connect_seconds"):
+            if getattr(self, name) < 1:
+                raise UserError(f"cluster.{name}={getattr(self, name)}: expected at least 1")
 
 
 class Cluster(NamedTuple):
@@ -132,7 +136,8 @@ def _number(given: int, environ: Mapping[str, str], variable: str) -> int | None
 
 
 def start(given: ClusterConfig) -> Cluster:
-    """Join the other processes; to be called before anything else asks JAX for its devices.
+    """Join the other processes; to be called before anything else asks JAX for its devices. Where
+    some of them do not come in time, the program ends with one line and status 2.
 
     Raises:
       UserError: see detect; or process 0 of a cluster by hand cannot listen or be reached.
@@ -140,19 +145,57 @@ def start(given: ClusterConfig) -> Cluster:
     cluster = detect(given, os.environ)
     if cluster.kind == "one process":
         return cluster
-    arguments: dict[str, Any] = {"heartbeat_timeout_seconds": given.heartbeat_seconds}
+    arguments: dict[str, Any] = {
+        "heartbeat_timeout_seconds": given.heartbeat_seconds,
+        "initialization_timeout": given.connect_seconds + 60,  # ours comes first
+    }
     if cluster.coordinator is not None:
         arguments |= {
             "coordinator_address": cluster.coordinator,
             "num_processes": cluster.processes,
             "process_id": cluster.process,
         }
-        _look_first(cluster.coordinator, cluster.process)
-    jax.distributed.initialize(**arguments)
+        _look_first(cluster.coordinator, cluster.process, given.connect_seconds)
+    with _ends_where_others_do_not_come(cluster, given.connect_seconds):
+        jax.distributed.initialize(**arguments)
     return cluster
 
 
-def _look_first(coordinator: str, process: int | None) -> None:
+@contextmanager
+def _ends_where_others_do_not_come(cluster: Cluster, seconds: int) -> Iterator[None]:
+    """Ends the program after so many seconds. JAX, which waits in C++, would abort with a stack
+    trace; from there no error comes back to Python, so that this is a thread's to say."""
+
+    def end() -> None:
+        print(f"error: {_who_is_missing(cluster, seconds)}", file=sys.stderr, flush=True)
+        os._exit(2)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _who_is_missing(cluster: Cluster, seconds: int) -> str:
+    from jax._src import distributed  # JAX has no public name for what it has detected
+
+    known = distributed.global_state
+    coordinator = cluster.coordinator or known.coordinator_address
+    where = f"at {coordinator}" if coordinator else "and the host of process 0 has no address yet"
+    count = cluster.processes or (known.num_processes if coordinator else None)
+    return (
+        f"{count or 'several'} processes were expected ({cluster.kind}) {where}, and not all have "
+        f"come within {seconds} seconds; this is process {known.process_id}. Check that each was "
+        f"started, with the same coordinator and number of processes, that its own log has no "
+        f"error, and that it can reach that address (firewall, name); "
+        f"--cluster.connect-seconds waits longer"
+    )
+
+
+def _look_first(coordinator: str, process: int | None, seconds: int) -> None:
     """Raises UserError where process 0 cannot listen, or another cannot reach it. JAX would end in
     a stack trace of C++."""
     host, _, port = coordinator.rpartition(":")
@@ -165,7 +208,7 @@ def _look_first(coordinator: str, process: int | None) -> None:
                 f"({error.strerror}); give all processes another one"
             ) from error
         return
-    deadline = time.monotonic() + CONNECT_SECONDS
+    deadline = time.monotonic() + seconds
     while True:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
@@ -175,7 +218,8 @@ def _look_first(coordinator: str, process: int | None) -> None:
                 raise UserError(
                     f"cluster.coordinator={coordinator!r}: process {process} cannot reach it "
                     f"({error.strerror or error}); it is the address of process 0, which must "
-                    f"start at most {CONNECT_SECONDS} seconds after the others"
+                    f"start at most {seconds} seconds after the others "
+                    f"(--cluster.connect-seconds)"
                 ) from error
         time.sleep(1)
 

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which processes make up a program, from the environment that each way to start one gives."""
 
+import contextlib
 import dataclasses
+import os
 import re
 import shlex
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -117,12 +121,11 @@ def test_a_port_that_is_taken_is_one_line(joined, capsys):
 def test_process_0_is_waited_for(joined, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         coordinator = f"127.0.0.1:{server.getsockname()[1]}"
-    other = ClusterConfig(coordinator=coordinator, processes=2, process=1)
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0)
+    other = ClusterConfig(coordinator=coordinator, processes=2, process=1, connect_seconds=1)
     with pytest.raises(UserError, match=r"process 1 cannot reach it \(Connection refused\); it is"):
         start(other)
     assert joined == []
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 60)
+    other = dataclasses.replace(other, connect_seconds=60)
     naps = []
 
     def nap(seconds: float) -> None:  # meanwhile process 0 starts
@@ -132,6 +135,45 @@ def test_process_0_is_waited_for(joined, monkeypatch):
     start(other)
     naps[0].close()
     assert [call["process_id"] for call in joined] == [1]
+
+
+def test_peers_that_never_come_are_one_line():
+    """Process 0 by hand, and a SLURM job, whose coordinator JAX works out; both at one time."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        coordinator = f"127.0.0.1:{server.getsockname()[1]}"
+    for job in range(4096):  # from which JAX makes the port
+        with contextlib.suppress(OSError), socket.create_server(("", 61440 + job)):
+            break
+    slurm = {"SLURM_JOB_ID": f"{job}", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}
+    slurm |= {"SLURM_STEP_NODELIST": "localhost", "SLURM_LOCALID": "0"}
+    by_hand = {
+        "GRIFFIN_COORDINATOR": coordinator,
+        "GRIFFIN_PROCESSES": "2",
+        "GRIFFIN_PROCESS": "0",
+    }
+    program = (
+        "import griffin_lm, sys; sys.exit(griffin_lm.main("
+        "['train', '--preset', 'tiny_bytes', '--cluster.connect-seconds', '1']))"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            env=os.environ | {"JAX_PLATFORMS": "cpu"} | environ,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for environ in (by_hand, slurm)
+    ]
+    expected = (
+        f"error: 2 processes were expected (by hand) at {coordinator}, and not all have come within"
+        f" 1 seconds; this is process 0. Check that each",
+        f"error: 8 processes were expected (SLURM) at localhost:{61440 + job}, and not all",
+    )
+    for process, line in zip(started, expected, strict=True):
+        [shown] = process.communicate(timeout=120)[1].splitlines()
+        assert shown.startswith(line)
+        assert shown.endswith("--cluster.connect-seconds waits longer")
+        assert process.returncode == 2
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
