@@ -10,7 +10,7 @@ import asyncio
 import html
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
@@ -46,6 +46,7 @@ pre {{ overflow-x: auto }}</style>
 
 
 _log = logging.getLogger(__name__)
+Fields = TypeVar("Fields", bound=RequestFields)
 
 
 def curl_example(url: str) -> str:
@@ -71,9 +72,7 @@ def create_app(
         openapi_extra=json_schema(CompletionRequest),
     )
     async def completions(request: Request) -> Response:
-        body = await read_json(request, CompletionRequest, max_bytes=max_body_bytes)
-        if body.model is not None and body.model != model_name:
-            raise _no_such_model(body.model, model_name)
+        body = await read_body(request, CompletionRequest)
         engine = engine_thread.engine
         check_capacity(body, len(body.prompt), "prompt")
         questions = await run_in_threadpool(answers.read_questions, body, engine)
@@ -86,13 +85,17 @@ def create_app(
         openapi_extra=json_schema(ChatRequest),
     )
     async def chat(request: Request) -> Response:
-        body = await read_json(request, ChatRequest, max_bytes=max_body_bytes)
-        if body.model is not None and body.model != model_name:
-            raise _no_such_model(body.model, model_name)
+        body = await read_body(request, ChatRequest)
         engine = engine_thread.engine
         check_capacity(body, 1, "messages")
         questions = await run_in_threadpool(read_chat, body, engine)
         return await answered(request, questions, ChatAnswer(questions, engine, model=model_name))
+
+    async def read_body(request: Request, schema: type[Fields]) -> Fields:
+        body = await read_json(request, schema, max_bytes=max_body_bytes)
+        if body.model is not None and body.model != model_name:
+            raise _no_such_model(body.model, model_name)
+        return body
 
     def check_capacity(body: RequestFields, prompts: int, field: str) -> None:
         capacity = engine_thread.capacity
