@@ -222,7 +222,7 @@ def read_back(folder: Path, *, part: int = 0, parts: int = 1) -> None:
 def read(
     folder: Path, params_like: Mapping[str, Any] | None = None, opt_state_like: Any = None
 ) -> Restored:
-    """A step, checked as it is read; see store.restore. All processes call it alike.
+    """A step, checked as it is read; see Checkpoints.restore. All processes call it alike.
 
     Raises:
       Damaged: it is not what was written.

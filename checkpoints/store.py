@@ -11,21 +11,19 @@ holds a Checkpoints (writer.py); the functions here change nothing of what is th
 """
 
 import dataclasses
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from checkpoints import checksums, files, orbax_tree, processes
+from checkpoints import checksums, files, orbax_tree
 from checkpoints import step as step_files
 from checkpoints.model_json import read_json, read_model_json, write_model_json
 from checkpoints.open_checkpoint import Damaged, OpenCheckpoint
 from checkpoints.shapes import MAY_DIFFER
 from checkpoints.step import PARAMS
-from checkpoints.step import Restored as Restored
 from checkpoints.writer import RUN_CONFIG as CONFIG
 from checkpoints.writer import STEPS
 from checkpoints.writer import Checkpoints as Checkpoints
@@ -52,20 +50,6 @@ def read_run_config(run_dir: str | Path) -> tuple[GriffinConfig, dict[str, Any]]
     return config, read_json(path).get("train", {})
 
 
-def save(
-    run_dir: str | Path,
-    step: int,
-    params: Mapping[str, Any],
-    *,
-    opt_state: Any = None,
-    data_state: dict[str, Any] | None = None,
-    keep: int = 3,
-) -> None:
-    """Write one step of a run, and wait for it; see Checkpoints, which training holds open."""
-    with Checkpoints(run_dir, keep=keep) as checkpoints:
-        checkpoints.save(step, params, opt_state=opt_state, data_state=data_state)
-
-
 def all_steps(run_dir: str | Path) -> list[int]:
     """The steps of a run that look whole without reading their arrays, oldest first."""
     return [step for step in _folders(run_dir) if _looks_whole(Path(run_dir) / STEPS / str(step))]
@@ -74,49 +58,6 @@ def all_steps(run_dir: str | Path) -> list[int]:
 def latest_step(run_dir: str | Path) -> int | None:
     """The newest of all_steps; None if there is none."""
     return max(all_steps(run_dir), default=None)
-
-
-def restore(
-    run_dir: str | Path,
-    step: int | None = None,
-    *,
-    params_like: Mapping[str, Any] | None = None,
-    opt_state_like: Any = None,
-    report: Callable[[str], None] = print,
-) -> Restored:
-    """Read one step of a run, by default the newest that is whole; a newer one that is damaged is
-    reported and passed over.
-
-    The two `like` trees hold arrays or jax.ShapeDtypeStructs with the structure, dtypes and (where
-    they have one) shardings wanted; each process reads what its devices hold. Parameters are
-    rounded to the dtype wanted, an optimizer's state never is. Without params_like, parameters come
-    as stored, on the default device; without opt_state_like, the optimizer's state is not read.
-
-    Raises:
-      Damaged: the step asked for is not what was written; or, asked for none, the oldest is not.
-      ValueError: there is no such step, or it differs from a `like` tree.
-    """
-    folder = Path(run_dir) / STEPS
-    steps = json.loads(processes.broadcast_text(lambda: json.dumps(_folders(run_dir))))
-    if (step is None and not steps) or (step is not None and step not in steps):
-        raise UserError(f"{folder}: no step {step}; it holds {steps}")
-    if step is not None:
-        return step_files.read(folder / str(step), params_like, opt_state_like)
-    for newest in steps[:0:-1]:
-        try:
-            return step_files.read(folder / str(newest), params_like, opt_state_like)
-        except Damaged as error:
-            report(f"step {newest} is damaged, the one before it is used ({error})")
-    return step_files.read(folder / str(steps[0]), params_like, opt_state_like)
-
-
-def best_step(run_dir: str | Path, metric: str, *, highest: bool = False) -> int | None:
-    """The step with the lowest (or highest) value of a metric; None if none has it."""
-    metrics = {
-        step: step_files.read_content(Path(run_dir) / STEPS / str(step), step_files.METRICS) or {}
-        for step in all_steps(run_dir)
-    }
-    return next(iter(step_files.ranked(metrics, metric, highest=highest)), None)
 
 
 def is_ours(path: Path) -> bool:

@@ -203,7 +203,13 @@ class Checkpoints:
         params_like: Mapping[str, Any] | None = None,
         opt_state_like: Any = None,
     ) -> Restored | None:
-        """A step, by default the newest that is whole; None before the first. See store.restore.
+        """A step, by default the newest that is whole; None before the first.
+
+        The two `like` trees hold arrays or jax.ShapeDtypeStructs with the structure, dtypes and
+        (where they have one) shardings wanted; each process reads what its devices hold. Parameters
+        are rounded to the dtype wanted, an optimizer's state never is. Without params_like,
+        parameters come as stored, on the default device; without opt_state_like, the optimizer's
+        state is not read.
 
         Raises:
           OSError: the newest cannot be opened or read; it may be whole.

@@ -23,6 +23,7 @@ from checkpoints.open_checkpoint import OpenCheckpoint, StoredTensor, read_param
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.parameters import param_shapes
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from tests.checkpoints import run_steps
 from tests.checkpoints.fake_hub import FakeHub, Files, fake_hub, files_in, use_cache
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -151,8 +152,8 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
     huggingface.write(shards, random_params(config), config, shard_bytes=40_000)
     run = home / "run"
     store.write_run_config(run, config, {})
-    store.save(run, 5, random_params(config, 1), keep=2)
-    store.save(run, 10, random_params(config), keep=2)
+    run_steps.save(run, 5, random_params(config, 1), keep=2)
+    run_steps.save(run, 10, random_params(config), keep=2)
     kaggle = {f"2b-it/{p}": c for p, c in files_in(home / "deepmind-flax").items()}
     others = {
         "README.md": b"# A model",

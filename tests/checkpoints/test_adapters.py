@@ -14,6 +14,7 @@ from checkpoints.convert import convert
 from checkpoints.load import load_checkpoint, open_adapters
 from checkpoints.open_checkpoint import Damaged
 from recurrentgemma.params import flat_params
+from tests.checkpoints import run_steps
 from tests.checkpoints.conftest import random_params, small_adapters, small_config
 
 CONFIG = small_config()
@@ -72,7 +73,7 @@ def test_a_run_that_trained_adapters_is_opened_like_any_other(base: Path, tmp_pa
     lora = small_adapters(str(base))
     train = {"init_from": str(base), "lora": {"rank": 2, "alpha": 3.0, "layers": ".*"}}
     store.write_run_config(tmp_path / "run", CONFIG, train)
-    store.save(tmp_path / "run", 7, lora.flat())
+    run_steps.save(tmp_path / "run", 7, lora.flat())
     adapters.write(tmp_path / "peft", lora)
     got = flat_params(load_checkpoint(tmp_path / "run")[0])
     for name, value in flat_params(load_checkpoint(tmp_path / "peft")[0]).items():
@@ -89,7 +90,7 @@ def test_a_run_that_trained_adapters_is_opened_like_any_other(base: Path, tmp_pa
 
 def test_a_run_that_does_not_say_its_base(tmp_path: Path):
     store.write_run_config(tmp_path / "run", CONFIG, {})
-    store.save(tmp_path / "run", 1, small_adapters("").flat())
+    run_steps.save(tmp_path / "run", 1, small_adapters("").flat())
     with pytest.raises(ValueError, match='expected "init_from" and "lora" under "train"'):
         load_checkpoint(tmp_path / "run")
 

@@ -11,6 +11,7 @@ from checkpoints.load import load_checkpoint
 from checkpoints.merge_cli import main
 from recurrentgemma.errors import UserError
 from recurrentgemma.params import flat_params
+from tests.checkpoints import run_steps
 from tests.checkpoints.conftest import random_params, small_adapters, small_config
 
 
@@ -47,7 +48,7 @@ def test_the_newest_step_of_a_run_is_the_run(tmp_path: Path, capsys):
     run = tmp_path / "run"
     store.write_run_config(run, small_config(), {})
     for step in (3, 4):
-        store.save(run, step, random_params(small_config()))
+        run_steps.save(run, step, random_params(small_config()))
     for step in (3, 4):
         folder = tmp_path / f"peft-{step}"
         adapters.write(folder, small_adapters(str(run / "checkpoints" / str(step))))

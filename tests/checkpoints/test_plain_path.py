@@ -14,6 +14,7 @@ from checkpoints import deepmind_flax, plain_path, store
 from checkpoints.load import load_checkpoint
 from recurrentgemma.errors import UserError
 from recurrentgemma.params import flat_params
+from tests.checkpoints import run_steps
 from tests.checkpoints.conftest import random_params, small_config
 
 CONFIG = small_config(num_layers=1, vocab_size=256)
@@ -34,7 +35,7 @@ def save_and_read(run_dir: Path) -> None:
                 step, params, opt_state={"count": jnp.int32(step)}, metrics={"loss": loss}
             )
     assert store.all_steps(run_dir) == [2, 3]
-    assert store.best_step(run_dir, "loss") == 2
+    assert run_steps.best_step(run_dir, "loss") == 2
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"2", "3"}
     reported: list[str] = []
     with store.Checkpoints(run_dir, report=reported.append) as checkpoints:

@@ -12,6 +12,7 @@ import jax
 
 from checkpoints import store
 from recurrentgemma.sharding import MeshConfig, make_mesh
+from tests.checkpoints import run_steps
 from tests.checkpoints.conftest import small_config
 from tests.checkpoints.two_processes import assert_same, placed, values
 
@@ -47,7 +48,7 @@ def test_two_processes_and_one(tmp_path: Path):
     store.write_run_config(run_dir, small_config(), {})
     mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=4))
     tree = placed(values(1), mesh)
-    store.save(run_dir, 1, tree["params"], opt_state=tree["opt_state"])
+    run_steps.save(run_dir, 1, tree["params"], opt_state=tree["opt_state"])
 
     with socket.socket() as free:
         free.bind(("localhost", 0))

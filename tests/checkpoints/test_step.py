@@ -10,6 +10,7 @@ import pytest
 
 from checkpoints import orbax_tree, step, store
 from checkpoints.open_checkpoint import Damaged
+from tests.checkpoints import run_steps
 from tests.checkpoints.conftest import small_config
 
 
@@ -24,7 +25,7 @@ def test_several_processes_share_the_reading(tmp_path: Path, monkeypatch: pytest
     """Every array is read by one of them; a wrong one is seen by whom it falls to."""
     store.write_run_config(tmp_path, small_config(num_layers=1), {})
     params = {f"p{i}": jnp.full((3,), float(i)) for i in range(3)}
-    store.save(tmp_path, 7, params, opt_state={f"m{i}": jnp.ones(2) for i in range(2)})
+    run_steps.save(tmp_path, 7, params, opt_state={f"m{i}": jnp.ones(2) for i in range(2)})
     folder = tmp_path / "checkpoints" / "7"
     read: list[list[str]] = [[], []]
     read_arrays = orbax_tree.read_arrays

@@ -16,6 +16,8 @@ import pytest
 
 from checkpoints import step as step_files
 from checkpoints import store, writer
+from checkpoints.step import Restored
+from tests.checkpoints import run_steps
 from tests.checkpoints.conftest import small_config
 
 CONFIG = small_config(num_layers=1)
@@ -25,7 +27,7 @@ def params(step: int) -> dict[str, jax.Array]:
     return {"a/w": jnp.full((64, 8), float(step)), "b": jnp.arange(5.0) + step}
 
 
-def assert_is(restored: store.Restored | None, step: int) -> None:
+def assert_is(restored: Restored | None, step: int) -> None:
     assert restored is not None
     assert restored.step == step
     for name, array in params(step).items():
@@ -77,7 +79,7 @@ def test_leaving_waits(run_dir: Path, held_up: threading.Event):
     with store.Checkpoints(run_dir) as checkpoints:
         checkpoints.save(1, params(1))
         threading.Timer(0.3, held_up.set).start()
-    assert_is(store.restore(run_dir), 1)
+    assert_is(run_steps.restore(run_dir), 1)
 
 
 def test_a_step_holds_its_config_and_metrics(run_dir: Path):
@@ -107,10 +109,10 @@ def test_the_best_are_kept_beside_the_newest(run_dir: Path):
             metrics = {} if value is None else {"bits": value, "loss": 1.0}
             checkpoints.save(step, params(step), metrics=metrics)
         assert store.all_steps(run_dir) == expected[step]
-    assert store.best_step(run_dir, "bits") == 2
-    assert store.best_step(run_dir, "bits", highest=True) == 8
-    assert store.best_step(run_dir, "loss") == 8  # of equals the newest
-    assert store.best_step(run_dir, "accuracy") is None
+    assert run_steps.best_step(run_dir, "bits") == 2
+    assert run_steps.best_step(run_dir, "bits", highest=True) == 8
+    assert run_steps.best_step(run_dir, "loss") == 8  # of equals the newest
+    assert run_steps.best_step(run_dir, "accuracy") is None
 
 
 def test_some_steps_are_always_kept(run_dir: Path):
@@ -151,7 +153,7 @@ def test_saving_a_step_again(run_dir: Path, held_up: threading.Event):
 
 
 def test_what_a_killed_process_left_is_deleted(run_dir: Path):
-    store.save(run_dir, 1, params(1))
+    run_steps.save(run_dir, 1, params(1))
     steps = run_dir / "checkpoints"
     for name in ("2.orbax-checkpoint-tmp", "3.orbax-checkpoint-tmp-1700000000", "0.deleted"):
         (steps / name / "params").mkdir(parents=True)
@@ -196,7 +198,7 @@ def test_a_failed_write_surfaces(run_dir: Path, surfaces: str, capfd):
         r"checkpoints/2 was not saved, no space left: it needs .* GB and .* GB are free; step 1 is "
         r"still there; make space or keep fewer, and the same command goes on from there"
     )
-    store.save(run_dir, 1, params(1))
+    run_steps.save(run_dir, 1, params(1))
     checkpoints = store.Checkpoints(run_dir)
     call = {
         "save": lambda: checkpoints.save(3, params(3)),
@@ -270,7 +272,7 @@ def test_a_step_counts_once_it_has_been_read_back(run_dir: Path, monkeypatch: py
         with pytest.raises(ValueError, match="checkpoints/2: exists already; see if it can be"):
             checkpoints.save(2, params(2))
         checkpoints.save(3, params(3))
-    assert_is(store.restore(run_dir), 3)
+    assert_is(run_steps.restore(run_dir), 3)
 
 
 def test_what_json_cannot_hold_is_refused_at_once(run_dir: Path):
@@ -304,7 +306,7 @@ def test_dtypes_on_restore(run_dir: Path):
         checkpoints.save(1, exact, opt_state=moments)
     half = {"w": jax.ShapeDtypeStruct((999,), jnp.bfloat16)}
     wide = {"mu": jax.ShapeDtypeStruct((99,), jnp.float32), "count": jnp.int32(0)}
-    restored = store.restore(run_dir, params_like=half, opt_state_like=wide)
+    restored = run_steps.restore(run_dir, params_like=half, opt_state_like=wide)
     np.testing.assert_array_equal(restored.params["w"], exact["w"].astype(jnp.bfloat16))
     assert restored.params["w"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(restored.opt_state["mu"], moments["mu"].astype(jnp.float32))
@@ -312,7 +314,7 @@ def test_dtypes_on_restore(run_dir: Path):
     for wrong in ("float16", "int32"):
         narrow = wide | {"mu": jax.ShapeDtypeStruct((99,), jnp.dtype(wrong))}
         with pytest.raises(ValueError, match=f"'mu' is stored in bfloat16 and {wrong} does not"):
-            store.restore(run_dir, opt_state_like=narrow)
+            run_steps.restore(run_dir, opt_state_like=narrow)
 
 
 def test_a_step_that_is_written_at_once(tmp_path: Path):

@@ -17,6 +17,7 @@ from recurrentgemma.params import flat_params
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from recurrentgemma.text.tokenizer_files import TEMPLATE
 from serving.serve_cli import _check_chats
+from tests.checkpoints import run_steps
 from tests.checkpoints.fake_hub import cache, commit_of, files_in
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -66,7 +67,7 @@ def run_dir(tmp_path_factory, language_model):
     lm = language_model("hawk")
     path = tmp_path_factory.mktemp("runs") / "little"
     store.write_run_config(path, lm.config, {})
-    store.save(path, 10, flat_params(lm.model))
+    run_steps.save(path, 10, flat_params(lm.model))
     lm.tokenizer.save(path)
     return path
 

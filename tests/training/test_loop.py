@@ -18,6 +18,7 @@ from flax import nnx
 from checkpoints import store
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from tests.checkpoints import run_steps
 from training import loop, run, run_folder
 from training.configs import TrainConfig
 from training.data.batches import Batches
@@ -256,8 +257,8 @@ def test_a_run_goes_on_with_scanned_layers(small, cut_short, whole_run):
     scanned = dataclasses.replace(small, model=dataclasses.replace(small.model, scan_layers=True))
     store.write_run_config(cut_short, scanned.model, scanned.to_json())
     assert train(scanned, cut_short)
-    unrolled = store.restore(whole_run, 12).params
-    for name, array in store.restore(cut_short, 12).params.items():
+    unrolled = run_steps.restore(whole_run, 12).params
+    for name, array in run_steps.restore(cut_short, 12).params.items():
         np.testing.assert_allclose(array, unrolled[name], rtol=0.02, atol=2e-3, err_msg=name)
 
 

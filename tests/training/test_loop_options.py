@@ -16,6 +16,7 @@ from griffin_lm import main as griffin
 from recurrentgemma.sharding import MeshConfig
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from recurrentgemma.text.tokenizer import train_sentencepiece
+from tests.checkpoints import run_steps
 from training import loop, run, run_folder
 from training.configs import TrainConfig
 from training.data.batches import Batches
@@ -55,8 +56,8 @@ def records(run_dir) -> list[dict]:
 
 def assert_same(one, other) -> None:
     assert records(one) == records(other)
-    params = store.restore(other, 12).params
-    for name, array in store.restore(one, 12).params.items():
+    params = run_steps.restore(other, 12).params
+    for name, array in run_steps.restore(one, 12).params.items():
         np.testing.assert_array_equal(array, params[name], err_msg=name)
 
 
@@ -279,9 +280,9 @@ def test_the_best_of_a_run_is_kept_beside_the_newest(small, tmp_path, monkeypatc
     scored = dataclasses.replace(small, eval_every=3, save_every=3, keep=1)
     assert loop.train(scored, tmp_path / "run", ONE)
     assert store.all_steps(tmp_path / "run") == [6, 12]
-    assert store.best_step(tmp_path / "run", run.ranking(scored)) == 6
+    assert run_steps.best_step(tmp_path / "run", run.ranking(scored)) == 6
     other = dataclasses.replace(scored, eval_tokens=9)
-    assert store.best_step(tmp_path / "run", run.ranking(other)) is None
+    assert run_steps.best_step(tmp_path / "run", run.ranking(other)) is None
 
 
 def test_rows_in_parts_over_a_mesh_that_does_not_divide_them(small, tmp_path):

@@ -13,6 +13,7 @@ import recurrentgemma as rg
 from checkpoints import store
 from checkpoints.files import locked
 from recurrentgemma.errors import UserError
+from tests.checkpoints import run_steps
 from training import loop, other_steps
 from training.configs import TrainConfig
 from training.launch import Launch
@@ -72,7 +73,7 @@ def test_a_finished_run_is_given_more_steps(wsd, run_dir, finished, tmp_path, ca
     assert store.all_steps(run_dir) == [10, 16, 20]  # the best, before its decay, the last
     assert loop.train(longer, tmp_path / "whole", ONE)
     assert records(run_dir) == records(tmp_path / "whole")
-    grown, whole = (store.restore(where, 20) for where in (run_dir, tmp_path / "whole"))
+    grown, whole = (run_steps.restore(where, 20) for where in (run_dir, tmp_path / "whole"))
     for name, array in whole.params.items():
         np.testing.assert_array_equal(grown.params[name], array, err_msg=name)
     assert grown.data_state == whole.data_state

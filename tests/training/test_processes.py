@@ -14,6 +14,7 @@ import pytest
 
 from checkpoints import store
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from tests.checkpoints import run_steps
 from training import run, run_folder
 from training.configs import TrainConfig
 from training.observe.metrics import TIMINGS, read_metrics
@@ -97,7 +98,7 @@ def left_by(run_dir: Path) -> tuple[list[dict], dict[str, np.ndarray]]:
     for record in records:
         for name in TIMINGS:
             del record[name]
-    params = store.restore(run_dir, 12).params
+    params = run_steps.restore(run_dir, 12).params
     return records, {name: np.asarray(array) for name, array in params.items()}
 
 

@@ -22,6 +22,7 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.sharding import MeshConfig, make_mesh
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from recurrentgemma.text.tokenizer import find_tokenizer
+from tests.checkpoints import run_steps
 from training import per_layer, run
 from training.configs import TrainConfig
 from training.data.batches import Batches
@@ -223,7 +224,7 @@ def test_what_lay_beside_the_tokenizer_of_a_base_reaches_an_export(
     for name, text in beside.items():
         assert (run_dir / name).read_text() == text
     assert run.run_tokenizer(run_dir, config, ()).stop_ids == (257, 260, 65)
-    store.save(run_dir, 1, params.flat_params(Griffin(model, rngs=nnx.Rngs(0))))
+    run_steps.save(run_dir, 1, params.flat_params(Griffin(model, rngs=nnx.Rngs(0))))
     convert(run_dir, tmp_path / "out", "huggingface")
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ mine }}"
     exported = json.loads((tmp_path / "out" / "generation_config.json").read_text())

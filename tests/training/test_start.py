@@ -9,12 +9,12 @@ import pytest
 from flax import nnx
 
 import recurrentgemma as rg
-from checkpoints import store
 from checkpoints.convert import convert
 from recurrentgemma.errors import UserError
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from tests.checkpoints import run_steps
 from training import run
 from training.configs import TrainConfig
 from training.data.config import DataConfig
@@ -90,7 +90,7 @@ def rounded(small: TrainConfig, tmp_path: Path) -> Path:
     config = dataclasses.replace(small, model=model)
     run.begin_run(tmp_path / "run", config, ByteTokenizer())
     params = flat_params(Griffin(model, rngs=nnx.Rngs(0)))
-    store.save(tmp_path / "run", 1, params)
+    run_steps.save(tmp_path / "run", 1, params)
     return tmp_path / "run"
 
 

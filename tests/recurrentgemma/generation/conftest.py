@@ -10,6 +10,7 @@ from checkpoints import store
 from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.params import flat_params
 from recurrentgemma.text.tokenizer import ByteTokenizer
+from tests.checkpoints import run_steps
 from tests.recurrentgemma.generation.small_models import CONFIG, lm_of
 
 
@@ -24,7 +25,7 @@ def run_dir(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path
     assert lm.tokenizer is not None
     path = tmp_path_factory.mktemp("run")
     store.write_run_config(path, dataclasses.replace(CONFIG, scan_layers=True), {})
-    store.save(path, 5, flat_params(lm.model))
+    run_steps.save(path, 5, flat_params(lm.model))
     lm.tokenizer.save(path)
     return path
 

@@ -23,6 +23,7 @@ from recurrentgemma.generation.lm import load
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params
 from recurrentgemma.presets import recurrentgemma_2b, recurrentgemma_9b
+from tests.checkpoints import run_steps
 from tests.recurrentgemma.models import call
 from tests.training.finetuning.capitals import QUESTIONS, arguments, run
 from training.configs import TrainConfig
@@ -75,7 +76,7 @@ def by_lora(base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_lora_and_its_merged_export(base: Path, by_lora: Path, tmp_path: Path, capsys):
     run_dir = by_lora
     before = flat_params(load_checkpoint(base)[0])
-    held = store.restore(run_dir).params
+    held = run_steps.restore(run_dir).params
     assert {name.rpartition("_")[0].rpartition("/")[2] for name in held} == {"weight_lora"}
 
     # As a run, as a Hugging Face folder, by `griffin merge`, and from PEFT's files: one model.
@@ -124,10 +125,10 @@ def test_adapters_that_were_not_written_are_and_their_base_stays(
     params = dict(flat_params(trained))
     store.write_run_config(tmp_path / "base", config, {})
     tokenizer.save(tmp_path / "base")
-    store.save(tmp_path / "base", 3, params)
+    run_steps.save(tmp_path / "base", 3, params)
     prepared = prepare(low_rank(tmp_path / "base", data, tmp_path / "other"))
     assert prepared.config.init_from == str(tmp_path / "base/checkpoints/3")
-    store.save(tmp_path / "base", 4, params)
+    run_steps.save(tmp_path / "base", 4, params)
     checkpoint, _ = start_of(prepared.config)
     assert checkpoint.path.name == "3"
 
@@ -150,8 +151,8 @@ def test_stopped_in_a_conversation_it_goes_on_bit_for_bit(
         run(prepared)
     assert store.latest_step(tmp_path / "run") == 15
     run(prepared)
-    whole = store.restore(by_lora).params
-    for name, value in store.restore(tmp_path / "run").params.items():
+    whole = run_steps.restore(by_lora).params
+    for name, value in run_steps.restore(tmp_path / "run").params.items():
         np.testing.assert_array_equal(value, whole[name])
 
 
