@@ -81,7 +81,10 @@ def require_free(path: Path) -> None:
         if all(entry.name in LEFT_BY_SYSTEM for entry in path.iterdir()):
             return
     elif not path.exists() and not path.is_symlink():
-        return
+        above = next(parent for parent in path.parents if parent.exists() or parent.is_symlink())
+        if above.is_dir():
+            return
+        raise UserError(f"{above} is no directory to write {path.name} into; choose another")
     raise UserError(f"{path}: exists already; remove it, or choose another destination")
 
 

@@ -26,6 +26,14 @@ FIXED: dict[str, Any] = {
     "embeddings_scale_by_sqrt_dim": True,
 }
 BLOCK_TYPES: dict[str, BlockType] = {"recurrent": "recurrent", "attention": "local_attention"}
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "attention_window_size",
+)
 TOKEN_IDS = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}  # Gemma's
 
 
@@ -109,6 +117,13 @@ def _heads(config: GriffinConfig) -> int:
 
 def _config(content: dict[str, Any], dtype: Dtype) -> GriffinConfig:
     rope = content.get("rope_parameters") or {}
+    if not isinstance(rope, dict):
+        raise UserError(f"rope_parameters is {rope!r}; expected an object")
+    for name in SIZES:
+        if type(content[name]) is not int or content[name] < 1:
+            raise UserError(f"{name}={content[name]!r}: expected a whole number of at least 1")
+    if not isinstance(content["block_types"], list):
+        raise UserError(f"block_types is {content['block_types']!r}; expected a list")
     flat = {**content, **{k: rope[k] for k in ("rope_theta", "partial_rotary_factor") if k in rope}}
     flat.setdefault("model_type", None)
     for name, value in FIXED.items():
@@ -117,7 +132,7 @@ def _config(content: dict[str, Any], dtype: Dtype) -> GriffinConfig:
     if rope.get("rope_type", "default") != "default":
         raise UserError(f"rope_type is {rope['rope_type']!r}; expected 'default'")
     for name in content["block_types"]:
-        if name not in BLOCK_TYPES:
+        if not isinstance(name, str) or name not in BLOCK_TYPES:
             raise UserError(f"block type {name!r}; expected one of {', '.join(BLOCK_TYPES)}")
     if content["intermediate_size"] % 2:
         raise UserError(
@@ -125,7 +140,9 @@ def _config(content: dict[str, Any], dtype: Dtype) -> GriffinConfig:
             "hidden width"
         )
     width, heads = content["hidden_size"], content["num_attention_heads"]
-    head_dim = content.get("head_dim", width // heads)
+    head_dim = content.get("head_dim") or width // heads
+    if type(head_dim) is not int:
+        raise UserError(f"head_dim={head_dim!r}: expected a whole number")
     if "attention" not in content["block_types"][: content["num_hidden_layers"]]:
         head_dim = 4 * math.ceil(head_dim / 4)  # Hawk has no heads, but our config wants a size
     return GriffinConfig(

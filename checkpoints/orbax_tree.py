@@ -282,7 +282,7 @@ def _errors_of(path: Path, what: str) -> Iterator[None]:
         if error.errno not in files.MISSING:
             raise
         raise damaged(path, str(error), what) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         message = str(error).replace(str(plain(path)), str(path.absolute()))
         code = OS_ERROR.search(message)
         if code and int(code[1]) not in files.MISSING:

@@ -7,6 +7,7 @@ tables below hold every field of PEFT 0.21's LoraConfig (`tests/peers/adapters.p
 a field that they do not know is refused unless it is off.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,18 @@ def read_lora(path: Path) -> tuple[int, float, str]:
         raise UserError(
             f"{path}: {'; '.join(problems)}. Only a plain LoRA of linear layers can be merged here"
         )
-    try:
-        rank, alpha = int(content["r"]), float(content["lora_alpha"])
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path}: expected numbers as r and lora_alpha") from None
-    base = content.get("base_model_name_or_path") or ""
-    return rank, alpha, with_revision(base, content.get("revision"))
+    rank: Any = content.get("r")
+    alpha: Any = content.get("lora_alpha")
+    if type(rank) is not int or rank < 1:
+        raise UserError(f"{path}: r={rank!r}: expected a whole number of at least 1")
+    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        raise UserError(f"{path}: lora_alpha={alpha!r}: expected a number")
+    names = {name: content.get(name) or "" for name in ("base_model_name_or_path", "revision")}
+    for name, value in names.items():
+        if not isinstance(value, str):
+            raise UserError(f"{path}: {name}={value!r}: expected a text")
+    base, revision = names.values()
+    return rank, float(alpha), with_revision(base, revision)
 
 
 def not_plain(content: Mapping[str, Any]) -> list[str]:

@@ -242,7 +242,7 @@ def _read(tokenizer: Tokenizer, name: str) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(tokenizer.beside[name].decode("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{name} beside the tokenizer: not a JSON file ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{name} beside the tokenizer: expected a JSON object")

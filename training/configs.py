@@ -109,8 +109,8 @@ class TrainConfig:
         if self.optimizer.warmup_steps >= self.steps:
             raise UserError(
                 f"optimizer.warmup_steps={self.optimizer.warmup_steps} leaves nothing of "
-                f"steps={self.steps}; set fewer warm-up steps (--optimizer.warmup-steps) or more "
-                "steps"
+                f"steps={self.steps}; set fewer warm-up steps (--optimizer.warmup-steps, of "
+                "`griffin finetune` --warmup-steps) or more steps"
             )
         parts = self.grad_accumulation_steps
         if self.batch_size % parts:

@@ -73,6 +73,9 @@ class ChatEncoder:
         self.ids: Mapping[str, int] = known | self._silent
         self._control = pattern(tokenizer.control_tokens)
         self._control_ids = {i: text for text, i in tokenizer.control_tokens.items()}
+        unknown = tokenizer.control_tokens.get(tokenizer.roles.get("unk_token", ""))
+        if unknown is not None and unknown not in (*ids.values(), *tokenizer.stop_ids):
+            self._control_ids.pop(unknown, None)  # any character may become it, and it ends nothing
         control = {*tokenizer.control_tokens, *self._silent}
         self._spelt = {True: pattern(control), False: pattern({*control, *(written or ())})}
 

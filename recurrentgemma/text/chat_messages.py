@@ -14,6 +14,7 @@ from recurrentgemma.errors import UserError
 
 Message = Mapping[str, Any]
 ANSWERS = ("assistant", "model")  # the roles that a model writes; the second is Gemma's name
+DEEPEST = 100  # lists and objects inside one another in a message
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # transformers' names of one thing
 
 
@@ -30,9 +31,11 @@ def checked_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [_checked(message, number) for number, message in enumerate(messages)]
 
 
-def plain_value(value: Any) -> Any:
+def plain_value(value: Any, depth: int = 0) -> Any:
     """A value in JSON's own types, which have no methods of their own. Raises UserError: it has no
-    such form."""
+    such form, or is nested too deeply to be walked."""
+    if depth > DEEPEST:
+        raise UserError(f"a chat holds a value nested more than {DEEPEST} deep: leave it out")
     if isinstance(value, str):
         check_text(value)
         return str.__str__(value)
@@ -43,9 +46,9 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, float):
         return float(value)
     if isinstance(value, Mapping):
-        return {str(key): plain_value(item) for key, item in value.items()}
+        return {plain_value(str(key)): plain_value(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain_value(item) for item in value]
+        return [plain_value(item, depth + 1) for item in value]
     raise UserError(f"a chat holds {value!r}: expected the values of JSON")
 
 
@@ -67,7 +70,11 @@ def _checked(message: Message, number: int) -> dict[str, Any]:
             f"message {number} is {message!r}: expected {{'role': 'user', 'content': 'Hi'}}",
             field=field,
         )
-    plain = {name: plain_value(value) for name, value in message.items() if value is not None}
+    plain = {
+        _plain(name, field): _plain(value, f"{field}.{name}")
+        for name, value in message.items()
+        if value is not None
+    }
     role = plain.get("role")
     if not isinstance(role, str) or not role:
         raise UserError(
@@ -77,11 +84,19 @@ def _checked(message: Message, number: int) -> dict[str, Any]:
     if "content" in plain or "tool_calls" not in plain:
         plain["content"] = _text(message.get("content"), number)
     if isinstance(plain.get("tool_calls"), list):
-        plain["tool_calls"] = [_with_arguments(call) for call in plain["tool_calls"]]
+        calls = [_with_arguments(call) for call in plain["tool_calls"]]
+        plain["tool_calls"] = _plain(calls, f"{field}.tool_calls")
     reasoning = next((plain[name] for name in _REASONING if name in plain), None)
     if reasoning is not None:
         plain = {"thinking": reasoning} | plain | {"reasoning_content": reasoning}
     return plain
+
+
+def _plain(value: Any, field: str) -> Any:
+    try:
+        return plain_value(value)
+    except UserError as error:
+        raise UserError(str(error), field=field) from None
 
 
 def _text(content: Any, number: int) -> str:
@@ -123,6 +138,6 @@ def _with_arguments(call: Any) -> Any:
         return call
     try:
         arguments = json.loads(function["arguments"])
-    except ValueError:
+    except (ValueError, RecursionError):
         return call
     return {**call, "function": {**function, "arguments": arguments}}

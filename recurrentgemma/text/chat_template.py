@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from recurrentgemma.text.tokenizer import Tokenizer
 
 _TRAINING_DAY = datetime.datetime(2024, 7, 26)  # Llama's templates have it where there is no clock
+_CHOOSE = (
+    "choose another by --chat-template (of `griffin train` --data.chat-template), or template=..."
+)
 _REMEDY = "learn the last answer of each line only, with ?answers=last (--answers last)"
 
 
@@ -50,7 +53,7 @@ class TemplateChat:
         if DEFAULT not in templates:
             raise TemplateError(
                 f"this tokenizer has chat templates named {', '.join(map(repr, templates))} and "
-                f"none named {DEFAULT!r}: name one with --chat-template, or template=..."
+                f"none named {DEFAULT!r}: {_CHOOSE}"
             )
         self._templates = templates
         self._text = "\0".join(template.text for template in templates.values())
@@ -116,7 +119,7 @@ class TemplateChat:
                     chat,
                     f"does not write message {number} after "
                     f"the prompt that asks for it, so training would not see what generation sees; "
-                    f"choose another with --chat-template"
+                    + _CHOOSE
                     + ("" if last_only else f", or {_REMEDY}"),
                 )
             if number != answers[-1]:
@@ -251,7 +254,7 @@ class TemplateChat:
         raise _mistake(
             chat,
             "writes no control token after an answer, so a "
-            "model would not learn to end one; choose another with --chat-template",
+            f"model would not learn to end one; {_CHOOSE}",
         )
 
     @functools.cached_property

@@ -75,7 +75,11 @@ class HuggingFaceTokenizer:
         stop = dict.fromkeys((self.eos_id, turns.get(END_OF_TURN)))
         self.stop_ids = tuple(i for i in stop if i is not None)
         self._silent = {self.bos_id, self.eos_id, self.pad_id}
-        decoder = json.loads(content)["decoder"]
+        parsed = json.loads(content)
+        unknown = _unknown(parsed["model"])
+        if unknown in ids:
+            self.roles = {"unk_token": unknown} | self.roles
+        decoder = parsed.get("decoder")
         steps = decoder.get("decoders", [decoder]) if decoder else []
         self._grows = all(map(_grows, steps))
         self._fallback: set[int] = set()
@@ -93,11 +97,13 @@ class HuggingFaceTokenizer:
         """Without the tokens from id vocab_size on, if all of them only fill roles that a causal
         language model does not use; else itself."""
         content = json.loads(self.content)
-        surplus = {t["content"] for t in content["added_tokens"] if t["id"] >= vocab_size}
-        unused = {name: _content(self.config.get(name)) for name in _UNUSED}
+        added = content.get("added_tokens", [])
+        surplus = {t["content"] for t in added if t["id"] >= vocab_size}
+        roles = {name: _content(self.config.get(name)) for name in _UNUSED}
+        unused = {name: text for name, text in roles.items() if isinstance(text, str)}
         if not surplus or not surplus <= set(unused.values()):
             return self
-        content["added_tokens"] = [t for t in content["added_tokens"] if t["id"] < vocab_size]
+        content["added_tokens"] = [t for t in added if t["id"] < vocab_size]
         config = {n: v for n, v in self.config.items() if unused.get(n) not in surplus}
         return HuggingFaceTokenizer(json.dumps(content, ensure_ascii=False), config)
 
@@ -142,11 +148,17 @@ class HuggingFaceTokenizer:
         (directory / ROLES).write_text(text, encoding="utf-8")
 
 
+def _unknown(model: Mapping[str, Any]) -> str | None:
+    """What the model makes of characters that it does not know."""
+    number = model.get("unk_id")
+    return model.get("unk_token") if number is None else model["vocab"][number][0]
+
+
 def _role(ids: dict[str, int], config: Mapping[str, Any], role: str, name: str) -> int | None:
     if role not in config:
         return next((ids[token] for token in _NAMES[role] if token in ids), None)
     token = _content(config[role])
-    if token is not None and token not in ids:
+    if token is not None and not (isinstance(token, str) and token in ids):
         raise UserError(f"{ROLES} beside {name} names {role} {token!r}: no such token")
     return None if token is None else ids[token]
 

@@ -40,6 +40,7 @@ from recurrentgemma.text.tokenizer_files import (
     SPECIAL,
     generation_stops,
     read_beside,
+    read_generation,
 )
 
 
@@ -144,7 +145,7 @@ def find_tokenizer(directory: str | Path, vocab_size: int | None = None) -> Toke
                 f"{directory}: {chosen} and {name} encode the same text in different ways; remove "
                 f"the one that the model was not trained with"
             )
-    beside = read_beside(directory, (*fitting, *BESIDE))
+    beside = read_beside(directory, (*fitting, *BESIDE)) | read_generation(directory)
     if tokenizer is not tokenizers[chosen]:
         beside.pop(SPECIAL, None)  # names the tokens that were left out
     tokenizer.beside = beside
@@ -154,11 +155,11 @@ def find_tokenizer(directory: str | Path, vocab_size: int | None = None) -> Toke
 
 
 def add_stops_of(tokenizer: Tokenizer, directory: Path) -> None:
-    """Take the generation_config.json of a directory, where the tokenizer came without one."""
+    """Take the stops that a directory states for transformers, where the tokenizer came without."""
     if GENERATION not in tokenizer.beside and isinstance(tokenizer, _Kind):
         stops = (*tokenizer.stop_ids, *generation_stops(directory))
         tokenizer.stop_ids = tuple(dict.fromkeys(stops))
-        tokenizer.beside = {**tokenizer.beside, **read_beside(directory, (GENERATION,))}
+        tokenizer.beside = {**tokenizer.beside, **read_generation(directory)}
 
 
 def _fitting(tokenizers: Mapping[str, _Kind], most: int) -> dict[str, _Kind]:

@@ -15,6 +15,7 @@ ROLES = "tokenizer_config.json"  # names the tokens that begin, end and fill a t
 TEMPLATE = "chat_template.jinja"
 LEGACY_TEMPLATE = "chat_template.json"  # where transformers' processors had it
 GENERATION = "generation_config.json"  # its eos_token_id ends an answer, one id or several
+MODEL = "config.json"  # where transformers looks for eos_token_id if there is no GENERATION
 SPECIAL = "special_tokens_map.json"
 BESIDE = (ROLES, SPECIAL, "added_tokens.json", TEMPLATE, LEGACY_TEMPLATE, GENERATION)
 
@@ -47,19 +48,30 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def generation_stops(directory: Path) -> tuple[int, ...]:
-    """The ids at which transformers ends an answer: eos_token_id in generation_config.json.
+    """The ids at which transformers ends an answer: eos_token_id in generation_config.json, or
+    without one in its config.json.
 
     Raises:
       ValueError: it is neither an id nor a list of such.
     """
     path = directory / GENERATION
     if not path.is_file():
-        return ()
+        path = directory / MODEL
+        if not path.is_file() or "model_type" not in read_json(path):  # ours has no such field
+            return ()
     stops = read_json(path).get("eos_token_id")
     stops = [] if stops is None else stops if isinstance(stops, list) else [stops]
     if not all(type(stop) is int and 0 <= stop < 2**31 for stop in stops):
         raise UserError(f"{path}: eos_token_id={stops!r}: expected a token id, or a list of such")
     return tuple(stops)
+
+
+def read_generation(directory: Path) -> dict[str, bytes]:
+    """generation_config.json, if there is one, or what transformers makes of the config.json."""
+    stops = generation_stops(directory)
+    if not stops or (directory / GENERATION).is_file():
+        return read_beside(directory, (GENERATION,))
+    return {GENERATION: json.dumps({"eos_token_id": stops}).encode()}
 
 
 def read_beside(directory: Path, names: tuple[str, ...] = BESIDE) -> dict[str, bytes]:

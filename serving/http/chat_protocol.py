@@ -21,14 +21,18 @@ class ChatRequest(RequestFields):
     """A request's body."""
 
     without_effect: ClassVar[dict[str, tuple[Any, ...]]] = RequestFields.without_effect | {
+        "add_special_tokens": (None, False),
         "audio": (None,),
+        "best_of": (None,),
+        "chat_template": (None,),
+        "documents": (None, []),
+        "echo": (None, False),
         "function_call": (None, "none", "auto"),
         "functions": (None, []),
         "modalities": (None, ["text"]),
         "parallel_tool_calls": (None, True, False),
         "prediction": (None,),
         "reasoning_effort": (None, "none"),
-        "response_format": (None, {"type": "text"}),
         "service_tier": (None, "auto", "default"),
         "verbosity": (None, "medium"),
         "web_search_options": (None,),

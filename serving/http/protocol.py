@@ -22,6 +22,7 @@ class CompletionRequest(RequestFields):
     """A request's body. `prompt` is kept as a list of prompts, each a text or token ids."""
 
     without_effect: ClassVar[dict[str, tuple[Any, ...]]] = RequestFields.without_effect | {
+        "add_special_tokens": (None, True),
         "best_of": (None,),
         "suffix": (None, ""),
     }

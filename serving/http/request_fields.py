@@ -8,7 +8,7 @@ field of OpenAI's that this server does not do is accepted at the value at which
 that clients which always send it still work, and so are the fields that never change an answer.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -24,8 +24,9 @@ STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 class StreamOptions(BaseModel):
     model_config = STRICT
 
-    include_usage: bool = False
-    include_obfuscation: bool = False  # taken; chunks are never padded
+    include_usage: bool | None = False
+    include_obfuscation: bool | None = False  # taken; chunks are never padded
+    continuous_usage_stats: Literal[False] | None = False  # vLLM's; the usage comes at the end
 
 
 class RequestFields(BaseModel):
@@ -36,13 +37,23 @@ class RequestFields(BaseModel):
     # Fields of OpenAI's, and of vLLM's clients, that would change an answer and that this server
     # does not do, with the values at which they change nothing.
     without_effect: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "early_stopping": (None, False),
         "frequency_penalty": (None, 0),
         "ignore_eos": (None, False),
+        "include_stop_str_in_output": (None, False),
+        "length_penalty": (None, 1),
         "logit_bias": (None, {}),
         "min_tokens": (None, 0),
         "presence_penalty": (None, 0),
+        "priority": (None, 0),
+        "prompt_logprobs": (None,),
         "repetition_penalty": (None, 1),
+        "response_format": (None, {"type": "text"}),
+        "skip_special_tokens": (None, True),
+        "spaces_between_special_tokens": (None, True),
         "stop_token_ids": (None, []),
+        "truncate_prompt_tokens": (None,),
+        "typical_p": (None, 1),
         "use_beam_search": (None, False),
     }
 
@@ -63,6 +74,7 @@ class RequestFields(BaseModel):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
     store: bool | None = None
     metadata: dict[str, Any] | None = None
 

@@ -125,7 +125,7 @@ def test_what_is_not_a_plain_lora(base: Path, tmp_path: Path):
     refused(
         "init_lora_weights='pissa': PiSSA changes the base's weights", init_lora_weights="pissa"
     )
-    refused("expected numbers as r and lora_alpha", r=None)
+    refused("r=None: expected a whole number", r=None)
     refused("r=5 in adapter_config.json, 2 in adapter_model", r=5)
     file.write_text(json.dumps(config_json))
     with pytest.raises(ValueError, match="exists already"):

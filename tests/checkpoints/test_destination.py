@@ -9,6 +9,7 @@ import pytest
 from checkpoints import destination, store
 from checkpoints.convert import convert
 from checkpoints.load import load_checkpoint
+from recurrentgemma.errors import UserError
 from tests.checkpoints.conftest import random_params, small_config
 
 CONFIG = small_config()
@@ -69,6 +70,18 @@ def test_all_else_is_refused_before_the_work(tmp_path, kind):
         fill(path)
     with pytest.raises(ValueError, match=r"there: exists already"):  # before the source is opened
         convert(tmp_path / "no source", path, "griffin")
+
+
+@pytest.mark.parametrize("kind", ["file", "broken link"])
+def test_below_what_is_no_directory(tmp_path, kind):
+    above = tmp_path / "above"
+    if kind == "file":
+        above.write_text("x")
+    else:
+        above.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"above is no directory to write there into"):
+        convert(tmp_path / "no source", above / "a" / "there", "griffin")
+    assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -3,12 +3,14 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
 from checkpoints import huggingface
 from checkpoints.huggingface_json import config_from_json
 from checkpoints.load import load_checkpoint
+from recurrentgemma.errors import UserError
 from tests.checkpoints.conftest import change_config, random_params, small_config
 
 
@@ -94,8 +96,21 @@ def test_a_hawk_keeps_its_gate_blocks(tmp_path):
     assert loaded == dataclasses.replace(config, num_heads=9)
 
 
-@pytest.mark.parametrize("value", ["24", None, [24]], ids=repr)
-def test_a_config_json_with_another_type_is_named(stored, value):
-    change_config(stored, hidden_size=value)
-    with pytest.raises(ValueError, match=r"config\.json: "):
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_size", "24"),
+        ("hidden_size", None),
+        ("num_attention_heads", 0),
+        ("num_hidden_layers", 2.0),
+        ("intermediate_size", [24]),
+        ("head_dim", math.inf),
+        ("block_types", 3),
+        ("block_types", [["recurrent"]]),
+        ("rope_parameters", [10_000]),
+    ],
+)
+def test_a_config_json_with_another_type_is_named(stored, field, value):
+    change_config(stored, **{field: value})
+    with pytest.raises(UserError, match=rf"config\.json: (block type|{field}).* expected"):
         load_checkpoint(stored)

@@ -3,6 +3,7 @@
 name. `tests/peers/adapters.py` compares these tables with the real PEFT."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,11 @@ def test_the_file(tmp_path: Path):
     assert read_lora(file) == (4, 3.5, "")
     for change, message in (
         ({"peft_type": "IA3"}, "peft_type='IA3': expected 'LORA'"),
-        ({"r": None}, "expected numbers as r and lora_alpha"),
+        *(({"r": rank}, f"r={rank!r}: expected a wh") for rank in (None, 0, -1, True, 8.5, "8")),
+        *(({"lora_alpha": a}, "lora_alpha=.*: expected a") for a in (None, "16", True, math.nan)),
+        ({"lora_alpha": math.inf}, "lora_alpha=inf: expected a number"),
+        ({"base_model_name_or_path": ["a"]}, r"base_model_name_or_path=\['a'\]: expected a text"),
+        ({"revision": 5}, "revision=5: expected a text"),
         ({"use_dora": True, "bias": "all"}, "bias='all': .*; use_dora=True: DoRA.* Only a plain"),
     ):
         file.write_text(json.dumps(DEFAULTS | change))

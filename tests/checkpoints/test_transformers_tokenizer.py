@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from tokenizers import processors
 
 from checkpoints import transformers_tokenizer
+from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import (
+    ByteTokenizer,
     HuggingFaceTokenizer,
     SentencePieceTokenizer,
     find_tokenizer,
@@ -157,3 +159,11 @@ def test_no_ids_that_differ_are_written(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(transformers_tokenizer, "from_sentencepiece", lambda _: wrong)
     with pytest.raises(ValueError, match="cannot be written for transformers"):
         transformers_tokenizer.write(tmp_path, KINDS["sentencepiece"]())
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000], ids=["cut", "list", "deep"])
+def test_a_broken_file_beside_a_tokenizer_is_named(tmp_path: Path, content: str):
+    tokenizer = ByteTokenizer()
+    tokenizer.beside = {"special_tokens_map.json": content.encode()}
+    with pytest.raises(UserError, match=r"special_tokens_map\.json beside the tokenizer: "):
+        transformers_tokenizer.write(tmp_path, tokenizer)

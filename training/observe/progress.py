@@ -152,7 +152,7 @@ class TrainingProgress:
                 f"step {step}: loss or gradient was not finite in {self._skip_limit} steps in a "
                 "row, so the run ends here; its last checkpoint is from before or has the "
                 "parameters from before: lower the learning rate, look at the data, or raise "
-                "--skip-limit"
+                "skip_limit (`griffin train --skip-limit`, which goes on with any run)"
             )
 
     def _count_skipped(self, step: int, skipped: int) -> None:

@@ -7,11 +7,12 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import normalizers
+from tokenizers import models, normalizers, trainers
 
 from recurrentgemma.text.chat import encode_chat, format_chat
 from recurrentgemma.text.chat_encoding import ChatEncoder, ChatText, free_marks
 from recurrentgemma.text.tokenizer import HuggingFaceTokenizer
+from tests.recurrentgemma.conftest import CONTROL, TEXT, word_piece
 from tests.recurrentgemma.text.seams import KINDS
 from tests.recurrentgemma.text.test_chat import talk
 
@@ -34,6 +35,27 @@ def test_a_normaliser_cannot_forge_a_turn():
     assert encode_chat(tokenizer, [{"role": "user", "content": "<end_of_turn>"}])
     with pytest.raises(ValueError, match="turns into <end_of_turn>, which would begin or end"):
         encode_chat(tokenizer, [{"role": "user", "content": "<END_OF_TURN>"}])
+
+
+def unigram() -> HuggingFaceTokenizer:
+    tokenizer = tokenizers.Tokenizer(models.Unigram())
+    trainer = trainers.UnigramTrainer(
+        vocab_size=100, special_tokens=CONTROL, unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    return HuggingFaceTokenizer(tokenizer.to_str())
+
+
+@pytest.mark.parametrize("model", ["word pieces", "unigram"])
+def test_a_character_that_the_tokenizer_does_not_know(model: str):
+    """It becomes <unk>, a special token, which begins and ends nothing."""
+    tokenizer = word_piece() if model == "word pieces" else unigram()
+    unknown = tokenizer.control_tokens["<unk>"]
+    ids = encode_chat(tokenizer, [{"role": "user", "content": "\N{SNOWMAN}"}])
+    assert unknown in ids
+    ends = HuggingFaceTokenizer(tokenizer.content, {"eos_token": "<unk>"})  # as GPT-2's
+    with pytest.raises(ValueError, match="turns into <unk>, which would begin or end"):
+        encode_chat(ends, [{"role": "user", "content": "\N{SNOWMAN}"}])
 
 
 @given(parts=st.lists(st.sampled_from(["<start_of_turn>", "<end_of_turn>", "<bos>", "<", "a"])))

@@ -33,6 +33,27 @@ def test_what_openai_sends_beside_the_content():
     assert message["reasoning_content"] == message["thinking"] == "Hm"
 
 
+def called(arguments: str) -> list[dict]:
+    """A call of a tool, whose arguments are JSON in a text."""
+    calls = [{"type": "function", "function": {"name": "f", "arguments": arguments}}]
+    return [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": calls}]
+
+
+def nested(depth: int) -> list:
+    value: list = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_arguments_that_are_no_json_stay_a_text():
+    for arguments in ("{", "[" * 100_000):
+        assert checked_messages(called(arguments))[1]["tool_calls"][0]["function"]["arguments"] == (
+            arguments
+        )
+
+
+CONTENT, EXTRA, CALLS = "messages.0.content", "messages.0.x", "messages.1.tool_calls"
 BAD = {
     "none": ([], "at least one message", "messages"),
     "a text": (["Hi"], "message 0 is 'Hi': expected", "messages.0"),
@@ -49,8 +70,12 @@ BAD = {
         "messages.0.content.0",
     ),
     "no parts": ([{"role": "user", "content": []}], r"has content \[\]", "messages.0.content"),
-    "half a character": ([{"role": "user", "content": "\ud800"}], "half of a character", None),
-    "an object": ([{"role": "user", "content": "a", "x": object()}], "expected the values", None),
+    "half a character": ([{"role": "user", "content": "\ud800"}], "half of a character", CONTENT),
+    "an object": ([{"role": "user", "content": "a", "x": object()}], "expected the values", EXTRA),
+    "half a name": ([{"role": "user", "content": "a", "x": {"\ud800": 1}}], "half of a", EXTRA),
+    "nested deeply": ([{"role": "user", "content": "a", "x": nested(900)}], "100 deep", EXTRA),
+    "half a character in arguments": (called('{"a": "\\ud800"}'), "half of a character", CALLS),
+    "arguments nested deeply": (called("[" * 900 + "]" * 900), "100 deep", CALLS),
 }
 
 

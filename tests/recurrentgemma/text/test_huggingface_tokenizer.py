@@ -5,7 +5,9 @@ import json
 
 import pytest
 
+from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import (
+    HuggingFaceTokenizer,
     check_vocabulary,
     find_tokenizer,
     load_tokenizer,
@@ -24,9 +26,17 @@ def test_a_tokenizer_config_names_the_roles(lossless, tmp_path):
     assert (other.bos_id, other.eos_id, other.pad_id) == (3, 0, None)
     other.save(tmp_path)
     assert json.loads(config.read_text())["chat_template"] == "kept"
-    config.write_text(json.dumps({"bos_token": "<nowhere>"}))
-    with pytest.raises(ValueError, match="<nowhere>"):
-        load_tokenizer(tmp_path)
+    for token, shown in (("<nowhere>", "<nowhere>"), (["<bos>"], "no such token"), (2, "no such")):
+        config.write_text(json.dumps({"bos_token": token}))
+        with pytest.raises(UserError, match=shown):
+            load_tokenizer(tmp_path)
+
+
+def test_a_file_without_what_may_be_left_out(lossless):
+    content = json.loads(lossless["byte_level"].content)
+    del content["added_tokens"], content["post_processor"], content["decoder"]
+    tokenizer = HuggingFaceTokenizer(json.dumps(content), {"mask_token": ["<mask>"]})
+    assert tokenizer.without_unused(3).encode("ab", bos=False) == tokenizer.encode("ab", bos=False)
 
 
 def test_a_mask_that_transformers_added_is_left_out(lossless, tmp_path):

@@ -51,6 +51,22 @@ def test_ids_that_end_an_answer(lossless, tmp_path: Path, stated, stops):
         assert load_tokenizer(folder).stop_ids == tuple(dict.fromkeys((*own, *stops)))
 
 
+def test_stops_in_a_config_of_transformers(lossless, tmp_path: Path):
+    """Where there is no generation_config.json; a run that starts from such a base keeps them."""
+    (tmp_path / "run").mkdir()
+    lossless["byte_level"].save(tmp_path)
+    own = load_tokenizer(tmp_path).stop_ids
+    (tmp_path / "config.json").write_text('{"model": {}, "eos_token_id": 9}')
+    assert load_tokenizer(tmp_path).stop_ids == own  # a config.json of ours
+    (tmp_path / "config.json").write_text('{"model_type": "x", "eos_token_id": [6, 9]}')
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.stop_ids == (*own, 6, 9)
+    save_tokenizer(tokenizer, tmp_path / "run")
+    assert load_tokenizer(tmp_path / "run").stop_ids == (*own, 6, 9)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7}')
+    assert load_tokenizer(tmp_path).stop_ids == (*own, 7)
+
+
 @pytest.mark.parametrize("stated", ["1", [1, "2"], -1, True, 1.5, {"a": 1}], ids=repr)
 def test_what_is_no_id(tmp_path: Path, stated):
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": stated}))

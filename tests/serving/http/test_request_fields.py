@@ -4,7 +4,8 @@
 import pytest
 from pydantic import ValidationError
 
-from serving.http.protocol import error_from_validation
+from serving.http.chat_protocol import ChatRequest
+from serving.http.protocol import CompletionRequest, error_from_validation
 from serving.http.request_fields import RequestFields
 
 
@@ -13,6 +14,42 @@ def test_null_is_the_default_and_one_stop_is_a_list():
         {"n": None, "logit_bias": {}}
     ) == RequestFields.model_validate({})
     assert RequestFields.model_validate({"stop": "a"}).stop == ["a"]
+
+
+UNSET = {  # what clients of vLLM and LiteLLM send at its default
+    "early_stopping": False,
+    "include_stop_str_in_output": False,
+    "length_penalty": 1.0,
+    "priority": 0,
+    "prompt_logprobs": None,
+    "response_format": {"type": "text"},
+    "skip_special_tokens": True,
+    "spaces_between_special_tokens": True,
+    "truncate_prompt_tokens": None,
+    "typical_p": 1,
+    "prompt_cache_retention": "24h",
+    "add_special_tokens": None,
+    "best_of": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        (CompletionRequest, {"prompt": "a", "add_special_tokens": True}),
+        (
+            ChatRequest,
+            {"messages": [], "echo": False, "documents": [], "chat_template": None}
+            | {"add_special_tokens": False},
+        ),
+    ],
+)
+def test_what_clients_leave_unset_is_taken(kind, own):
+    options = {"include_usage": None, "continuous_usage_stats": False}
+    kind.model_validate(UNSET | own | {"stream": True, "stream_options": options})
+    for name, value in {"skip_special_tokens": False, "length_penalty": 2, "priority": 1}.items():
+        with pytest.raises(ValidationError, match=f"'{name}' is not supported"):
+            kind.model_validate(UNSET | own | {name: value})
 
 
 @pytest.mark.parametrize(
@@ -24,6 +61,11 @@ def test_null_is_the_default_and_one_stop_is_a_list():
         ({"stop": ["a", ""]}, "stop", "invalid_value"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
         ({"top_p": 0}, "top_p", "invalid_value"),
+        (
+            {"stream": True, "stream_options": {"continuous_usage_stats": True}},
+            "stream_options.continuous_usage_stats",
+            "invalid_value",
+        ),
     ],
 )
 def test_an_error_names_its_field(fields, param, code):

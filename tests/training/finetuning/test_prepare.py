@@ -62,7 +62,7 @@ def test_errors(base: Path, data: Path, tmp_path: Path, small: TrainConfig):
     error("is the name of no linear layer", lora=LoraArguments(rank=2, layers="head"))
     error("weight_decay=0.1 has no effect by LoRA", lora=LoraArguments(rank=2), weight_decay=0.1)
     error("a batch of 6 rows does not divide", batch_size=6)
-    error("warmup_steps=9000 leaves nothing of steps", warmup_steps=9000)
+    error("warmup_steps=9000 leaves nothing of steps.*finetune` --warmup-steps", warmup_steps=9000)
     error("has options of its own", data=(f"chat:{data}?prompt=a",), response="b")
     bare = tmp_path / "bare"
     store.write(bare, dict(flat_params(Griffin(small.model, rngs=nnx.Rngs(0)))), small.model)

@@ -158,7 +158,7 @@ def _sharegpt(record: Mapping[str, Any], name: str) -> list[Message]:
     messages = []
     for number, item in enumerate(items):
         role, value = item.get("from"), item.get("value")
-        if role not in _FROM:
+        if not isinstance(role, str) or role not in _FROM:
             raise UserError(
                 f"message {number} is from {role!r}: expected one of {', '.join(_FROM)}"
             )
@@ -212,7 +212,7 @@ def _with_context(record: Mapping[str, Any], messages: list[Message]) -> Talk:
     if isinstance(tools, str) and tools.strip():
         try:
             tools = json.loads(tools)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UserError(f"tools is {tools[:60]!r}: expected JSON") from None
     if tools and not isinstance(tools, list):
         raise UserError(f"tools is a {type(tools).__name__}: expected a list")

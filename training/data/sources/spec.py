@@ -80,7 +80,12 @@ def absolute_spec(text: str) -> str:
     if spec.kind == "npm":
         return text
     if spec.kind != "tfds":
-        where = os.path.abspath(os.path.expanduser(where))
+        where = os.path.normpath(os.path.join(glob.escape(os.getcwd()), _from_home(where)))
+        literal = os.path.abspath(os.path.expanduser(spec.where))
+        if os.path.exists(literal):
+            match = _SPEC.fullmatch(f"{spec.kind}:{literal}")
+            is_read_so = match is not None and match["where"] == literal  # no `?x=` in a folder
+            where = literal if is_read_so else glob.escape(literal)
     elif "data_dir" in options and "://" not in options["data_dir"]:
         options["data_dir"] = os.path.abspath(os.path.expanduser(options["data_dir"]))
     pairs = "&".join(f"{name}={value}" for name, value in options.items())
@@ -95,13 +100,21 @@ def _require_local(spec: SourceSpec) -> None:
         )
 
 
+def _from_home(where: str) -> str:
+    """A pattern without `~`; in the names of the folders above it `*`, `?` and `[` are literal."""
+    home, slash, below = where.partition("/")
+    if not home.startswith("~") or os.path.exists(os.path.expanduser(where)):
+        return os.path.expanduser(where)
+    return glob.escape(os.path.expanduser(home)) + slash + below
+
+
 def find_files(spec: SourceSpec) -> list[str]:
     """The files that `spec.where` names, sorted by path. `**` goes through folders.
 
     Raises ValueError: nothing matches, or it is a folder, or a URL.
     """
     _require_local(spec)
-    where = os.path.expanduser(spec.where)
+    where = _from_home(spec.where)
     if os.path.isfile(where):
         return [where]
     if os.path.isdir(where):

@@ -129,7 +129,9 @@ REFUSED = {
     "no text": ({"instruction": "a", "output": 3}, "output is a int, expected a string"),
     "no input": ({"instruction": "a", "output": "b", "input": []}, "input is a list"),
     "no list": ({"conversations": "a"}, "must be a list of objects"),
+    "from several": ({"conversations": [{"from": ["gpt"], "value": "a"}]}, r"from \['gpt'\]: exp"),
     "tools": ({"messages": [A], "tools": "{"}, "expected JSON"),
+    "tools nested deeply": ({"messages": [A], "tools": "[" * 100_000}, "expected JSON"),
     "history": ({"prompt": "a", "response": "b", "history": [1]}, "list of .question, answer."),
 }
 

@@ -60,3 +60,24 @@ def test_a_source_named_from_any_directory(tmp_path: Path, monkeypatch: pytest.M
     ):
         assert absolute_spec(spec) == expected
         assert absolute_spec(expected) == expected
+
+
+def test_in_a_folder_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pattern is of what is below the working directory, or the home, whatever those are called:
+    `project [1]` became part of the pattern, in which nothing matched."""
+    folder = tmp_path / "project [1]?x=1*"
+    (folder / "texts").mkdir(parents=True)
+    for name in ("a1.txt", "a2.txt"):
+        (folder / "texts" / name).write_text(name)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder))
+    for pattern, count in (
+        ("texts/a?.txt", 2),
+        ("../*1*/texts/*.txt", 2),
+        ("~/texts/*", 2),
+        ("texts/a1.txt", 1),
+    ):
+        absolute = absolute_spec(f"text:{pattern}")
+        assert absolute_spec(absolute) == absolute
+        for spec in (f"text:{pattern}", absolute):
+            assert len(open_data_source(spec)) == count
