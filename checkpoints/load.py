@@ -18,6 +18,7 @@ from checkpoints import (
     huggingface,
     huggingface_json,
     orbax_tree,
+    session_file,
     store,
 )
 from checkpoints.hub_names import hint, read_name
@@ -91,6 +92,8 @@ def open_checkpoint(path: str | Path) -> OpenCheckpoint:
         cannot fetch it.
       ImportError: a .pt file, and torch is not installed.
     """
+    if path == "":
+        raise UserError(f"the path is empty; {EXPECTED}")
     named, path = path, hub.local_path(path)
     if path.is_dir():
         return _open_directory(path)
@@ -98,6 +101,11 @@ def open_checkpoint(path: str | Path) -> OpenCheckpoint:
         raise UserError(f"{path}: no such file or directory{hint(named)}; {EXPECTED}")
     with path.open("rb") as file:
         start = file.read(9)
+    if start[8:] == b"{" and session_file.is_session(path):
+        raise UserError(
+            f"{path}: a saved session, not a model; load the model that it was saved with, and "
+            f"then lm.session({str(path)!r}), or `griffin chat MODEL --session {path}`"
+        )
     if path.suffix == ".safetensors" or (len(start) == 9 and start[8:] == b"{"):
         return huggingface.open_checkpoint(path)
     if path.suffix == ".pt" or _is_torch_archive(path):

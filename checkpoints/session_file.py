@@ -54,7 +54,7 @@ def write(path: Path, point: Point, lm: "LanguageModel") -> None:
       OSError: it cannot be written.
     """
     assert point.after is None, "a file has one state"
-    if is_dir(path) or (is_file(path) and not _is_session(path)):
+    if is_dir(path) or (is_file(path) and not is_session(path)):
         raise UserError(f"{path} is there and is not a saved session: save to another path")
     if not is_dir(path.parent):
         raise UserError(f"there is no directory {path.parent} to save a session in: make it first")
@@ -160,7 +160,10 @@ def _check_model(path: Path, header: Mapping[str, Any], lm: "LanguageModel") -> 
         )
     if different:
         names = ", ".join(f"{name} {saved[name]!r} (here {own[name]!r})" for name in different)
-        raise UserError(f"{path} is a session of another model, with {names}")
+        raise UserError(
+            f"{path} is a session of another model, with {names}: load the one that it was saved "
+            "with, or read the text again"
+        )
     if header["weights"] != weights_fingerprint(lm):
         raise UserError(
             f"{path} is a session of a model of the same shape with other weights (another "
@@ -201,7 +204,7 @@ def _digest(session: str, tensors: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _is_session(path: Path) -> bool:
+def is_session(path: Path) -> bool:
     try:
         with safe_open(path, framework="np") as file:
             return (file.metadata() or {}).get("format") == FORMAT

@@ -94,7 +94,7 @@ def _open_run(
     step = store.latest_step(run_dir) or 0
     if changes:
         shown = "; ".join(f"{name}: {change}" for name, change in changes.items())
-        report(f"{run_dir} goes on after step {step} with another {shown}")
+        report(f"{run_dir} goes on after step {step} with changed {shown}")
     if read_json(path) != config:  # a change, or what an older version called otherwise
         write_config(run_dir, config)
     return step

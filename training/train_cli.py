@@ -89,7 +89,15 @@ def options_given(argv: list[str]) -> dict[str, str]:
 def saved_run(run_dir: Path) -> TrainConfig:
     """The config of the run in a folder. Raises UserError: there is none."""
     if not (run_dir / CONFIG).is_file():
-        what = "has no config.json" if run_dir.exists() else "does not exist"
+        if list(run_dir.glob("checkpoints/*/config")):
+            raise UserError(
+                f"{run_dir} has checkpoints and no config.json, which says how the run is trained: "
+                f"copy that back into it, or begin another run from its parameters with "
+                f"--init-from {run_dir}"
+            )
+        what = "does not exist"
+        if run_dir.exists():
+            what = "has no config.json" if run_dir.is_dir() else "is a file"
         raise UserError(
             f"{run_dir} {what}, so there is no run to go on with; to begin one there say which: "
             f"`griffin train --preset NAME --run-dir {run_dir} ...`"

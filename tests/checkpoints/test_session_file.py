@@ -138,6 +138,13 @@ def fresh(tokenizer=None, **changes):
     return rg.LanguageModel(Griffin(config, rngs=nnx.Rngs(0)), tokenizer or ByteTokenizer())
 
 
+def test_a_session_is_no_model(path):
+    with pytest.raises(UserError, match=r"a saved session, not a model; load .* lm\.session\('"):
+        rg.load(path)
+    with pytest.raises(UserError, match="the path is empty; expected a run or checkpoint"):
+        rg.load("")
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

@@ -142,7 +142,7 @@ def test_what_may_change_is_said_and_the_run_goes_on(small, tmp_path, capsys, mo
     other = dataclasses.replace(small, keep=5, log_every=3)
     assert loop.train(other, tmp_path / "run", ONE)
     shown = capsys.readouterr().out.replace("\n", " ")
-    assert "goes on after step 0 with another keep: 2 -> 5; log_every: 2 -> 3" in shown
+    assert "goes on after step 0 with changed keep: 2 -> 5; log_every: 2 -> 3" in shown
     assert store.read_run_config(tmp_path / "run")[1]["keep"] == 5
     with pytest.raises(ValueError, match=r"another config .*sequence_length: 32 -> 16"):
         loop.train(dataclasses.replace(other, sequence_length=16), tmp_path / "run", ONE)

@@ -69,7 +69,7 @@ def test_a_finished_run_is_given_more_steps(wsd, run_dir, finished, tmp_path, ca
     shown = capsys.readouterr().out
     assert f"{run_dir} goes on from step 10, before its learning rate began to fall" in shown
     assert f"to step 12, is kept as {run_dir}/decayed-12" in shown
-    assert "goes on after step 10 with another steps: 12 -> 20" in shown
+    assert "goes on after step 10 with changed steps: 12 -> 20" in shown
     assert store.all_steps(run_dir) == [10, 16, 20]  # the best, before its decay, the last
     assert loop.train(longer, tmp_path / "whole", ONE)
     assert records(run_dir) == records(tmp_path / "whole")

@@ -71,7 +71,7 @@ def test_what_may_change_is_reported_and_written_and_the_rest_refused(tmp_path: 
     ):
         open_run(run_dir, other)
     assert open_run(run_dir, other, may_change=["log_every"], report=lines.append) == 0
-    assert lines == [f"{run_dir} goes on after step 0 with another log_every: 5 -> 6"]
+    assert lines == [f"{run_dir} goes on after step 0 with changed log_every: 5 -> 6"]
     assert json.loads((run_dir / "config.json").read_text()) == other
     wider = {**other, "agent": {"width": 9, "layers": [4, 4]}}
     with pytest.raises(UserError, match=r"agent\.width: 8 -> 9"):

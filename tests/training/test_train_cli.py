@@ -104,6 +104,8 @@ def test_unknown_and_ill_typed_options_are_refused_by_name(argv, capsys):
         ("--run-dir absent", "absent does not exist, so there is no run to go on with; to begin"),
         ("--run-dir thesis", "thesis has no config.json, so there is no run to go on with"),
         ("--run-dir broken", "broken/config.json: "),
+        ("--run-dir a", "a is a file, so there is no run to go on with"),
+        ("--run-dir lost", "lost has checkpoints and no config.json, which says how the run is"),
         ("--run-dir absent --text a.txt", "which: `griffin train --preset NAME --run-dir absent"),
         ("--preset tiny_bytes --run-dir gs://bucket/run", "run: a URL; a run is kept in a folder"),
         (
@@ -121,6 +123,7 @@ def test_what_is_refused(command, message, tmp_path, monkeypatch, capsys):
     for folder, file in (("thesis", "thesis.tex"), ("broken", "config.json")):
         Path(folder).mkdir()
         Path(folder, file).write_text("{")
+    Path("lost", "checkpoints", "3", "config").mkdir(parents=True)
     Path("a").write_text("some text")
     assert griffin(f"train {command} --devices 1") == 2
     error = capsys.readouterr().err
@@ -169,7 +172,7 @@ def test_a_model_preset_on_parquet_goes_on_by_its_folder_alone(
     assert "run is trained: step 3 of 3" in capsys.readouterr().out
     assert griffin("train --run-dir ../run --steps 6 --keep 3") == 0
     shown = capsys.readouterr().out
-    assert "goes on after step 2 with another keep: 2 -> 3; steps: 3 -> 6" in shown
+    assert "goes on after step 2 with changed keep: 2 -> 3; steps: 3 -> 6" in shown
     assert "2 devices, fsdp=2, in 1 processes" in shown
     assert store.latest_step(tmp_path / "run") == 6
     assert len((tmp_path / "run" / METRICS).read_text().splitlines()) == 6

@@ -27,6 +27,7 @@ from training.finetuning.lora import adapted_layers
 from training.optim import OptimConfig
 
 PLAIN = "none"  # as a chat template: plain text
+FEW_STEPS = 20  # fewer are remarked on
 
 
 class PreparedRun(NamedTuple):
@@ -127,11 +128,17 @@ def prepare(arguments: FinetuneArguments) -> PreparedRun:
         keep=arguments.keep,
     )
     needed = memory(base.config, lora)
+    few = ""
+    if steps < FEW_STEPS:
+        few = (
+            f"\nso few steps change little: a lower --sequence-length (now {shape[1]:,}) or "
+            f"--batch-size (now {shape[0]}), or more --epochs, gives more of them"
+        )
     summary = (
         f"{examples.describe(arguments.sequence_length)}\n"
-        f"{steps:,} steps of {shape[0]} x {shape[1]:,} tokens; {needed['trained']:,} "
-        f"parameters to train, {needed['bytes'] / 2**30:.2f} GiB "
-        f"besides activations; {run_dir}"
+        f"{steps:,} step{'s' if steps > 1 else ''} of {shape[0]} x {shape[1]:,} tokens; "
+        f"{needed['trained']:,} parameters to train, {needed['bytes'] / 2**30:.2f} GiB "
+        f"besides activations; {run_dir}{few}"
     )
     return PreparedRun(config, run_dir, summary)
 

@@ -5,6 +5,7 @@ steps. Knows numbers and their names, not what is trained."""
 import contextlib
 import math
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -17,6 +18,7 @@ from recurrentgemma.errors import UserError
 from training.observe.stopwatch import Stopwatch
 from training.observe.trackers import Tracker
 
+LINE_EVERY_S = 60.0  # where there is no terminal to draw a bar on: a log of a batch job
 SMOOTHING = 0.95  # of the bar's mean loss; a record has the loss of the step itself
 
 
@@ -85,6 +87,8 @@ class TrainingProgress:
             disable=not shown,
         )
         self._is_shown = shown
+        self._draws_bar = self._bar.console.is_terminal
+        self._next_line_s = time.monotonic() + LINE_EVERY_S
         self._task = self._bar.add_task("", total=steps, completed=step, shown="compiling")
 
     def __enter__(self) -> Self:
@@ -171,6 +175,9 @@ class TrainingProgress:
         if (rate := self._watch.items_per_second) is not None:
             shown += f"  {rate:,.0f} {self._watch.unit}/s"
         self._bar.update(self._task, completed=step, shown=shown)
+        if not self._draws_bar and time.monotonic() >= self._next_line_s and step < self._steps:
+            self._next_line_s = time.monotonic() + LINE_EVERY_S
+            self.say(f"step {step:,} of {self._steps:,}: {shown}")
 
 
 def _number(value: Any) -> int | float:

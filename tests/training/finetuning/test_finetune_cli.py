@@ -17,5 +17,6 @@ def test_the_command(base: Path, data: Path, tmp_path: Path, capsys):
     assert "2 examples, 76 tokens, of which 11 (14%) are answers" in output
     assert "2 are longer than a row of 32 tokens, 2 of them before their first answer" in output
     assert "2 steps of 8 x 32 tokens" in output
+    assert "so few steps change little: a lower --sequence-length (now 32) or" in output
     assert "8 devices, data=2 x fsdp=4, in 1 processes" in output
     assert load_checkpoint(tmp_path / "run")[1].num_layers == 2

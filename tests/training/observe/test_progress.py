@@ -33,6 +33,18 @@ def progress(tracker: Records, **options: Any) -> TrainingProgress:
     return TrainingProgress([tracker], watch, **given)
 
 
+def test_without_a_terminal_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys):
+    """The log of a batch job shows that it trains; of a short run the end is enough."""
+    for every_s, lines in ((0.0, ["step 1 of 3: mean loss 0.500", "step 2 of 3: "]), (60.0, [])):
+        monkeypatch.setattr("training.observe.progress.LINE_EVERY_S", every_s)
+        with progress(Records(), steps=3) as shown:
+            for step in range(1, 4):
+                shown.step(step, {"loss": jnp.float32(0.5)})
+        written = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step")]
+        assert len(written) == len(lines)
+        assert all(w.startswith(line) for w, line in zip(written, lines, strict=True))
+
+
 def test_records_of_every_third_the_last_and_the_evaluated():
     tracker = Records()
     with progress(tracker) as shown:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.chat_messages import Message
+from training.data.sources.json_lines import OF_AN_ARRAY
 
 LISTS = ("messages", "conversations", "conversation")
 ROLES = ("system", "developer", "user", "assistant", "model", "tool", "function")
@@ -68,7 +69,8 @@ def form_of(record: Any, *, listed: str = "") -> Form:
     Raises UserError: it has none that we know, or it holds preferences.
     """
     if not isinstance(record, Mapping):
-        raise UserError(f"expected a JSON object, found a {type(record).__name__}")
+        of_an_array = OF_AN_ARRAY if isinstance(record, list) else ""
+        raise UserError(f"expected a JSON object, found a {type(record).__name__}{of_an_array}")
     for name in (listed,) if listed else LISTS:
         if name in record:
             return _list_form(name, record[name])
@@ -86,7 +88,7 @@ def form_of(record: Any, *, listed: str = "") -> Form:
     if "text" in record:
         raise UserError(
             f"has {has}: a text and no conversation; to go on training on texts use "
-            f"`griffin train --data.sources 'jsonl:FILE?field=text'`"
+            f"`griffin train`, with --data.sources 'jsonl:FILE' or 'parquet:FILE'"
         )
     if "prompt" in record:
         raise UserError(

@@ -11,6 +11,9 @@ import numpy as np
 from recurrentgemma.errors import UserError
 from training.data.sources.spec import SourceSpec, decode_utf8, find_files
 
+OF_AN_ARRAY = (
+    "; of a file that is one array `jq -c '.[]' FILE > FILE.jsonl` makes lines of an object each"
+)
 _MARK = "\ufeff"  # of the byte order, at the beginning of a file
 _CHUNK = 1 << 24  # bytes searched for newlines at a time
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"\x28\xb5\x2f\xfd": "unzstd", b"BZ": "bunzip2"}
@@ -35,7 +38,10 @@ class JsonLines:
         self._lines = [_find_lines(path) for path in self._files]
         self._ends = np.cumsum([lines.shape[1] for lines in self._lines]).tolist()
         if not len(self):
-            raise UserError(f"{spec.text!r}: no line of its {len(self._files)} files has content")
+            raise UserError(
+                f"{spec.text!r}: every line is empty ({', '.join(self._files[:3])}): write a JSON "
+                "object a line, or name other files"
+            )
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -69,6 +75,7 @@ class JsonLines:
         except ValueError as error:
             raise UserError(
                 f"{self.name(index)} is not JSON: {error}; each line must hold one JSON object"
+                f"{OF_AN_ARRAY if line.lstrip().startswith('[') else ''}"
             ) from None
         except RecursionError:
             raise UserError(
@@ -82,7 +89,10 @@ class JsonLines:
         for part in field.split("."):
             if not isinstance(value, dict):
                 kind = type(value).__name__
-                raise UserError(f"{self.name(index)}: expected a JSON object, found a {kind}")
+                of_an_array = OF_AN_ARRAY if isinstance(value, list) else ""
+                raise UserError(
+                    f"{self.name(index)}: expected a JSON object, found a {kind}{of_an_array}"
+                )
             if part not in value:
                 raise UserError(
                     f"{self.name(index)} has no field {field!r}; it has "

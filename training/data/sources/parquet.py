@@ -163,7 +163,12 @@ class ParquetRows:
         kind = schema.field(column).type
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(plain) or pa.types.is_large_string(plain)):
-            raise UserError(f"{path}: column {column!r} is {kind}, expected string")
+            texts = [f.name for f in schema if pa.types.is_string(f.type)]
+            others = f"; of text are {', '.join(map(repr, texts))}" if texts else ""
+            raise UserError(
+                f"{path}: column {column!r} is {kind}, expected string: choose another with "
+                f"?column=NAME{others}"
+            )
 
 
 def _read_metadata(path: str) -> pq.FileMetaData:

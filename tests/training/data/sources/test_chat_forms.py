@@ -123,7 +123,7 @@ REFUSED = {
     "an empty answer": ({"prompt": "a", "response": ""}, "an answer is empty"),
     "no messages": ({"messages": []}, r"no answer to learn from \(no messages\)"),
     "a text": ({"text": "once upon a time"}, "a text and no conversation; .*griffin train"),
-    "a list": ([A], "expected a JSON object, found a list"),
+    "a list": ([A], "expected a JSON object, found a list; of a file that is one array `jq -c"),
     "nothing known": ({"body": "a"}, "neither 'prompt' nor 'messages' .*has 'body'.*--prompt"),
     "half a pair": ({"prompt": "a"}, "no field 'response'; it has 'prompt'"),
     "no text": ({"instruction": "a", "output": 3}, "output is a int, expected a string"),

@@ -18,7 +18,8 @@ from training.data.sources.json_lines import _find_lines
     [
         ('{"body": "a", "id": 3}', r":3 has no field 'text'; it has 'body', 'id'; .*\?field=NAME"),
         ("{}", ":3 has no field 'text'; it has none"),
-        ("[1, 2]", ":3: expected a JSON object, found a list"),
+        ("[1, 2]", ":3: expected a JSON object, found a list; of a file that is one array"),
+        ("[", ":3 is not JSON: .*; of a file that is one array `jq -c"),
         ('{"text": 4}', ":3: text is a int, expected a string"),
         ('{"text": "a', ":3 is not JSON: "),
         ("{", ":3 is not JSON: "),
