@@ -11,7 +11,7 @@ import hypothesis
 import jax
 import pytest
 
-from tests.compiling import QUICKLY, compiling
+from tests.compiling import QUICKLY, compiling, kept_in
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -27,11 +27,17 @@ hypothesis.settings.register_profile("explore", deadline=None, suppress_health_c
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where compiled programs are kept; a new directory each time, so never a torn file."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture(scope="module")
-def compiled_quickly() -> Iterator[None]:
+def compiled_quickly(compiled: Path) -> Iterator[None]:
     """For tests that compile much and look at values alone; the same values are looked at in
     programs as users run them by others (recurrentgemma/test_contract.py, test_golden.py)."""
-    with compiling(**{QUICKLY: True}):
+    with compiling(**kept_in(compiled), **{QUICKLY: True}):
         yield
 
 

@@ -3,8 +3,10 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from tests.recurrentgemma.text.seams import KINDS
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
+ROOT = Path(__file__).parents[2]
 CONFIG = dataclasses.replace(
     GRIFFIN, vocab_size=400, pattern=("recurrent", "local_attention"), num_layers=2
 )
@@ -29,13 +32,15 @@ TEXT = "Né à Genève, 1712 🎉; to be, or not to be. " * 30
 ELSEWHERE = """
 import json, sys
 import recurrentgemma as rg
-lm = rg.load(sys.argv[1])
-for path in sys.argv[2:]:
-    session = lm.session(path)
-    seen = session.tokens_seen
-    completion = session.complete("end?", max_tokens=12, logprobs=0)
-    session.save(path)
-    print(json.dumps([seen, completion.tokens, completion.logprobs]))
+from tests.compiling import QUICKLY, compiling
+with compiling(**{QUICKLY: True}):  # the same programs, of which bits are compared
+    lm = rg.load(sys.argv[1])
+    for path in sys.argv[2:]:
+        session = lm.session(path)
+        seen = session.tokens_seen
+        completion = session.complete("end?", max_tokens=12, logprobs=0)
+        session.save(path)
+        print(json.dumps([seen, completion.tokens, completion.logprobs]))
 """
 
 
@@ -67,6 +72,7 @@ def test_in_another_process(lm, tmp_path):
         [sys.executable, "-c", ELSEWHERE, *(tmp_path / n for n in ("model", "plain", "forked"))],
         capture_output=True,
         text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         timeout=300,
     )
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every implementation of the linear scan against its definition in float64."""
 
+import functools
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -23,36 +26,52 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SHAPES = [(1, 1), (1, 96), (2, 96), (2, 500), (63, 1), (63, 96), (257, 96), (257, 500)]
 
 
-def check(implementation, time, width, *, batch=2, reverse=False, dtype=jnp.float32):
-    x = draw(0, batch, time, width).astype(dtype)
-    a = jax.nn.sigmoid(draw(1, batch, time, width) + 2).astype(dtype)
-    h0 = draw(2, batch, width)
+class Case(NamedTuple):
+    time: int
+    width: int
+    reverse: bool = False
+    batch: int = 2
+    dtype: str = "float32"
 
-    def run(name):
-        return lambda x, a, h0: linear_scan(x, a, h0, reverse=reverse, implementation=name)
+    def arguments(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        shape = (self.batch, self.time, self.width)
+        x = draw(0, *shape).astype(self.dtype)
+        a = jax.nn.sigmoid(draw(1, *shape) + 2).astype(self.dtype)
+        return x, a, draw(2, self.batch, self.width)
 
+    def function(self, name: str):
+        return functools.partial(linear_scan, reverse=self.reverse, implementation=name)
+
+
+@functools.cache
+def truth_of(case: Case):
+    """The same for every implementation, and compiled once."""
+    return truth(case.function("reference"), *case.arguments())
+
+
+def check(implementation: str, case: Case) -> None:
     with runnable(implementation):
-        got = value_and_gradients(run(implementation), x, a, h0)
-    same(got, truth(run("reference"), x, a, h0), 2e-5 if dtype == jnp.float32 else 2e-2)
+        got = value_and_gradients(case.function(implementation), *case.arguments())
+    same(got, truth_of(case), 2e-5 if case.dtype == "float32" else 2e-2)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("time", "width"), SHAPES)
 def test_values_and_gradients(implementation, reverse, time, width):
-    check(implementation, time, width, reverse=reverse)
+    check(implementation, Case(time, width, reverse))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_wide_model(implementation):
     """E = 2,560 as in RecurrentGemma-2B, over tiles of time and of channels."""
-    check(implementation, 257, 2560, batch=1)
+    check(implementation, Case(257, 2560, batch=1))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_bfloat16(implementation, reverse):
-    check(implementation, 63, 96, reverse=reverse, dtype=jnp.bfloat16)
+    check(implementation, Case(63, 96, reverse, dtype="bfloat16"))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -72,10 +91,10 @@ def test_it_goes_red_without_the_carry(monkeypatch):
         return right(x, a, 0 * h, **options)
 
     monkeypatch.setattr(tile, "prefix", forgets)
-    goes_red(check, "tpu", 63, 96)
+    goes_red(check, "tpu", Case(63, 96))
     monkeypatch.undo()
     monkeypatch.setattr(xla_scan, "scan", lambda x, a, h0, reverse: (x, x[:, -1]))
-    goes_red(check, "xla", 63, 96)
+    goes_red(check, "xla", Case(63, 96))
 
 
 def test_it_refuses():

@@ -2,6 +2,7 @@
 """Every implementation of the RG-LRU against its definition in float64."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,71 +32,96 @@ RESETS = {
 SHAPES = [(1, 1), (1, 500), (2, 96), (63, 1), (63, 96), (257, 96), (257, 500)]
 
 
-def check(
-    implementation, time, width, resets="some", *, lengths=None, dtype=jnp.float32, closed=False
-):
+class Case(NamedTuple):
     """closed: gates near 0, where a is 1 and the square root is clipped."""
-    batch = 2 if lengths is None else len(lengths)
-    x, input_gate, a_gate = (draw(i, batch, time, width).astype(dtype) for i in range(3))
-    if closed:
-        a_gate -= jnp.linspace(0, 60, width, dtype=dtype)[None, None]
-    a_param, h0 = draw(4, width), draw(5, batch, width)
-    real = np.ones((batch, time), bool)
-    if lengths is not None:
-        real = np.arange(time)[None] < np.asarray(lengths)[:, None]
-    reset = RESETS[resets](batch, time) & real
 
-    def run(name):
-        def function(*args):
+    time: int
+    width: int
+    resets: str = "some"
+    lengths: tuple[int, ...] | None = None
+    dtype: str = "float32"
+    closed: bool = False
+
+    def arguments(self) -> tuple[jax.Array, ...]:
+        batch = 2 if self.lengths is None else len(self.lengths)
+        x, input_gate, a_gate = (
+            draw(i, batch, self.time, self.width).astype(self.dtype) for i in range(3)
+        )
+        if self.closed:
+            a_gate -= jnp.linspace(0, 60, self.width, dtype=self.dtype)[None, None]
+        return x, input_gate, a_gate, draw(4, self.width), draw(5, batch, self.width)
+
+    def function(self, implementation: str):
+        batch, time = 2 if self.lengths is None else len(self.lengths), self.time
+        real = np.ones((batch, time), bool)
+        if self.lengths is not None:
+            real = np.arange(time)[None] < np.asarray(self.lengths)[:, None]
+        reset = RESETS[self.resets](batch, time) & real
+
+        def run(*args):
             h, last = rg_lru(
                 *args,
                 reset_BT=jnp.asarray(reset),
-                real_BT=None if lengths is None else jnp.asarray(real),
-                implementation=name,
+                real_BT=None if self.lengths is None else jnp.asarray(real),
+                implementation=implementation,
             )
             return jnp.where(real[..., None], h, 0), last
 
-        return function
+        return run
 
-    args = (x, input_gate, a_gate, a_param, h0)
+
+@functools.cache
+def truth_of(case: Case):
+    """The same for every implementation, and compiled once."""
+    return truth(case.function("reference"), *case.arguments())
+
+
+def check(implementation: str, case: Case) -> None:
+    args = case.arguments()
     with runnable(implementation):
-        got = value_and_gradients(run(implementation), *args)
-    same(got, truth(run("reference"), *args), 2e-5 if dtype == jnp.float32 else 3e-2)
-    if lengths is not None:  # a row without tokens keeps its state, bit for bit
-        np.testing.assert_array_equal(got[0][1][np.equal(lengths, 0)], h0[np.equal(lengths, 0)])
+        got = value_and_gradients(case.function(implementation), *args)
+    same(got, truth_of(case), 2e-5 if case.dtype == "float32" else 3e-2)
+    if case.lengths is not None:  # a row without tokens keeps its state, bit for bit
+        empty = np.equal(case.lengths, 0)
+        np.testing.assert_array_equal(got[0][1][empty], args[-1][empty])
+
+
+PADDED = Case(40, 6, lengths=(0, 17, 40, 1))
+CLOSED = Case(20, 31, closed=True)
+BY_RESETS = {resets: Case(40, 130, resets) for resets in sorted(RESETS)}
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize(("time", "width"), SHAPES)
 def test_values_and_gradients(implementation, time, width):
-    check(implementation, time, width)
+    check(implementation, Case(time, width))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("resets", sorted(RESETS))
+@pytest.mark.parametrize("resets", BY_RESETS)
 def test_resets(implementation, resets):
-    check(implementation, 40, 130, resets)
+    check(implementation, BY_RESETS[resets])
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_padding(implementation):
-    check(implementation, 40, 6, lengths=[0, 17, 40, 1])
+    check(implementation, PADDED)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_bfloat16(implementation):
-    check(implementation, 63, 96, lengths=[0, 63, 20], dtype=jnp.bfloat16)
+    check(implementation, Case(63, 96, lengths=(0, 63, 20), dtype="bfloat16"))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_wide_model(implementation):
     """E = 2,560 as in RecurrentGemma-2B, over tiles of time and of channels."""
-    check(implementation, 257, 2560, "first")
+    check(implementation, Case(257, 2560, "first"))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_gates_that_close(implementation):
-    check(implementation, 20, 31, closed=True)
+    check(implementation, CLOSED)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -137,16 +163,16 @@ def without_carry(monkeypatch):
 @pytest.mark.parametrize(
     ("broken", "implementation", "case"),
     [
-        *[(without_reset, name, {}) for name in IMPLEMENTATIONS],
-        *[(without_padding, name, {"lengths": [0, 17]}) for name in IMPLEMENTATIONS],
-        *[(without_clip, name, {"closed": True}) for name in IMPLEMENTATIONS],
-        (without_carry, "tpu", {"resets": "none"}),
+        *[(without_reset, name, BY_RESETS["some"]) for name in IMPLEMENTATIONS],
+        *[(without_padding, name, PADDED) for name in IMPLEMENTATIONS],
+        *[(without_clip, name, CLOSED) for name in IMPLEMENTATIONS],
+        (without_carry, "tpu", BY_RESETS["none"]),
     ],
 )
 def test_it_goes_red(broken, implementation, case, monkeypatch):
-    check(implementation, 40, 31, **case)
+    """Cases that the tests above see pass."""
     broken(monkeypatch)
-    goes_red(check, implementation, 40, 31, **case)
+    goes_red(check, implementation, case)
 
 
 def test_it_refuses():

@@ -14,6 +14,8 @@ from recurrentgemma.text.chat import use_template
 from serving.engine.engine import Engine
 from serving.http.server import create_app
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture
 def lm(griffin) -> LanguageModel:

@@ -78,6 +78,7 @@ def griffin_serve(*arguments, **environment):
     command = [sys.executable, "-m", "griffin_lm", "serve", *map(str, arguments)]
     pipe = subprocess.PIPE
     environment = os.environ | environment
+    environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # processes are killed here
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
         assert process.stdout is not None
         assert process.stderr is not None

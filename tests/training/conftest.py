@@ -2,13 +2,15 @@
 """A run small enough to train in a second, on text that is quickly learned."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from recurrentgemma.presets import tiny
-from tests.compiling import QUICKLY, compiling
+from tests.compiling import QUICKLY, compiling, kept_in
+from training import loop
 from training.configs import TrainConfig
 from training.optim import OptimConfig
 
@@ -23,24 +25,19 @@ OPTIMIZED = {
 }
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where compiled programs are kept; a new directory each time, so never a torn file."""
-    return tmp_path_factory.mktemp("compiled")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def compiled_quickly(compiled: Path, request: pytest.FixtureRequest) -> Iterator[None]:
     """Compiling is most of what a test of a few small steps takes: runs of one config read the same
     program back, and LLVM does without its slow passes, but where a test looks at what they make.
-    Processes that a test starts do the same."""
-    options = {
-        "jax_compilation_cache_dir": str(compiled),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-        QUICKLY: request.module.__name__ not in OPTIMIZED,
-    }
-    with compiling(**options):
+    Processes that a test starts do the same. Here runs of one config share their step, too: it is
+    a function of its arguments, and traced once."""
+    quickly = request.module.__name__ not in OPTIMIZED
+    with (
+        compiling(**kept_in(compiled), **{QUICKLY: quickly}),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name in ("make_optimizer", "learning_rate_schedule", "make_train_step"):
+            patch.setattr(loop, name, functools.cache(getattr(loop, name)))
         yield
 
 

@@ -197,6 +197,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from recurrentgemma.config import GriffinConfig
+from tests.compiling import QUICKLY, compiling
 from training import loop
 from training.configs import TrainConfig
 from training.data.batches import Batches
@@ -218,7 +219,8 @@ Batches.__next__ = next_batch
 for kill in steps:
     child = os.fork()
     if not child:
-        loop.train(config, run_dir, Launch(devices=1))
+        with compiling(**{QUICKLY: True}):  # as `whole`: the same bits
+            loop.train(config, run_dir, Launch(devices=1))
         os._exit(0)
     print("exit", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """

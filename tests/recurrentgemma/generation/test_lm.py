@@ -33,16 +33,20 @@ def bare(lm) -> LanguageModel:
     return LanguageModel(lm.model)
 
 
+@pytest.fixture(scope="module")
+def golden() -> LanguageModel:
+    flat = split_mlp(dict(np.load(GOLDEN / "params.npz")))
+    return LanguageModel(from_flat_params(GOLDEN_CONFIG, jax.tree.map(jax.numpy.asarray, flat)))
+
+
 @pytest.mark.parametrize(
     ("positions", "truth"),
     [("pos", "full"), ("seg", "packed"), ("pad_pos", "padded"), (None, "full")],
 )
-def test_logits_against_the_golden_values(positions, truth):
-    flat = split_mlp(dict(np.load(GOLDEN / "params.npz")))
-    lm = LanguageModel(from_flat_params(GOLDEN_CONFIG, jax.tree.map(jax.numpy.asarray, flat)))
+def test_logits_against_the_golden_values(golden, positions, truth):
     inputs = np.load(GOLDEN / "inputs.npz")
     positions_BT = None if positions is None else inputs[positions]
-    logits_BTV = lm.logits(inputs["tokens"], positions_BT)
+    logits_BTV = golden.logits(inputs["tokens"], positions_BT)
     assert logits_BTV.dtype == np.float32
     real_BT = np.ones(inputs["tokens"].shape, bool) if positions_BT is None else positions_BT >= 0
     error_BTV = np.abs(logits_BTV - np.load(GOLDEN / "logits.npz")[truth])

@@ -13,6 +13,8 @@ from serving.engine import engine as engine_module
 from serving.engine.engine import Engine
 from serving.engine.request import GenerationRequest
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module", params=["griffin", "hawk", "mqa"])
 def engine(request, griffin, language_model) -> Engine:
