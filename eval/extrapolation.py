@@ -154,13 +154,18 @@ def summary(models: Sequence[Extrapolation]) -> dict[str, Any]:
             _rows([f"{end:,}" for end in ends], lengths),
         ),
     ]
-    at_edges = [float(edge) for edge in first.edges]
+    middles = [math.sqrt(edge * (end + 1)) for edge, end in zip(first.edges, ends, strict=True)]
     return {
         "result": result,
         "tables": tables,
         "plots": {
             "loss_by_position": _plot(
-                models, positions, at_edges, "Loss by position", "position (tokens)", how
+                models,
+                positions,
+                middles,
+                "Loss by position",
+                "position (tokens before; middle of the bucket)",
+                how,
             ),
             "loss_by_length": _plot(
                 models,
@@ -271,6 +276,12 @@ def _plot(
         )
         for model, column in zip(models, intervals, strict=True)
     ]
+    means = np.array([curve.y for curve in curves])
+    known = [model.trained_bucket() for model in models]
+    seen = [row[: k + 1].max() for row, k in zip(means, known, strict=True) if k is not None]
+    top = max(seen, default=means.max())
+    top += 0.1 * max(top - means.min(), 0.1)
+    broken = [m.label for m, row in zip(models, means, strict=True) if row.max() > top]
     return partial(
         plots.lines,
         curves=curves,
@@ -278,6 +289,7 @@ def _plot(
         xlabel=xlabel,
         ylabel="loss (nats per token)",
         log_x=True,
+        top=top,
         marks={f"trained at {length:,}": length for length in trained},
-        note=how,
+        note=how + (f"; leaves the plot: {'; '.join(broken)}" if broken else ""),
     )

@@ -31,6 +31,8 @@ from recurrentgemma.presets import preset
 from training.data.document import Document
 from training.data.held_out import HeldOut
 
+KINDS = ("equal", "mixed", "one long")
+
 
 def lengths_of(kind: str, tokens: int, seed: int = 0) -> list[int]:
     """Lengths of documents that together have about so many tokens."""
@@ -102,6 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=2**18, help="that a round reads")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--chunk-length", type=int, default=512)
     arguments = parser.parse_args(argv)
@@ -113,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{arguments.preset}, {arguments.dtype}, {sizes[0]} rows of {sizes[1]} tokens")
     print("| documents | bare tok/s | scored tok/s | ratio | median of rounds |")
     print("|---|---|---|---|---|")
-    for kind in ("equal", "mixed", "one long"):
+    for kind in arguments.kinds:
         lengths = lengths_of(kind, arguments.tokens)
         measured = rates(
             scoring(model, *sizes, lengths),

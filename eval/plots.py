@@ -55,10 +55,12 @@ def lines(
     ylabel: str,
     log_x: bool = False,
     log_y: bool = False,
+    top: float | None = None,
     marks: Mapping[str, float] | None = None,
     note: str = "",
 ) -> None:
-    """Curves with their bands. marks: vertical lines by name. note: a line below the plot."""
+    """Curves with their bands. top: where curves that go higher leave the plot. marks: vertical
+    lines by name. note: a line below the plot."""
     with figure(path, title=title, xlabel=xlabel, ylabel=ylabel, note=note) as axes:
         if log_x:
             axes.set_xscale("log", base=2)
@@ -73,6 +75,10 @@ def lines(
                 axes.fill_between(
                     curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0
                 )
+        if top is not None:
+            drawn = [y for curve in curves for y in (*curve.y, *(curve.low or ()))]
+            bottom = min(y for y in drawn if math.isfinite(y))
+            axes.set_ylim(bottom - 0.05 * (top - bottom), top)
         for name, x in (marks or {}).items():
             axes.axvline(x, color="0.6", linewidth=0.8, linestyle=":")
             axes.annotate(

@@ -108,7 +108,9 @@ def test_the_summary_is_json_and_its_plots_are_drawn(tmp_path: Path):
     assert len(positions.rows) == 4
     for name, draw in parts["plots"].items():
         draw(tmp_path / name)
-        assert "trained at 64" in (tmp_path / name).read_text("utf-8")
+        drawn = (tmp_path / name).read_text("utf-8")
+        assert "trained at 64" in drawn
+        assert "leaves the plot: MQA" in drawn
 
 
 def test_one_document_has_no_interval():

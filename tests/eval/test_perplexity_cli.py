@@ -106,12 +106,8 @@ def test_killed_and_started_again_it_writes_the_same(folder: Path, tmp_path: Pat
     assert main(argv) == 0
     assert not progress.exists()
     assert main(arguments(folder, "--out", str(tmp_path / "whole"))) == 0
-    both = [read_result(tmp_path / name)["result"] for name in ("killed", "whole")]
-    assert both[0]["nats"] == pytest.approx(both[1]["nats"], rel=1e-6)  # compiled another way
-    assert {**both[0], "nats": 0}.keys() == {**both[1], "nats": 0}.keys()
-    assert [p["tokens"] for p in both[0]["by_position"]] == [
-        p["tokens"] for p in both[1]["by_position"]
-    ]
+    killed, whole = (read_result(tmp_path / name) for name in ("killed", "whole"))
+    assert killed["result"] == whole["result"]
 
 
 def test_what_a_user_got_wrong(folder: Path, tmp_path: Path, capsys):

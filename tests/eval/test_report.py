@@ -16,7 +16,7 @@ from recurrentgemma.errors import UserError
 def folders(tmp_path: Path) -> list[Path]:
     for name, loss in (("one", 1.5), ("two & three", None)):
         with open_results(tmp_path / name, kind="perplexity", settings={"data": "<text>"}) as out:
-            table = Table("Loss of <all>", ["model", "loss"], [["a", loss]])
+            table = Table("Loss of <all>", ["model", "loss"], [["<text>a", loss]])
             draw = {"loss": lambda path: path.write_text("<svg><text>drawn</text></svg>")}
             out.finish({"loss": loss}, tables=[table], plots=draw)
     return [tmp_path / "one", tmp_path / "two & three"]
