@@ -23,6 +23,14 @@ EVALUATIONS = {
     "extrapolation": Evaluation(
         "eval.extrapolation_cli:main", "loss by position, to many times the training length"
     ),
+    "synthetic": Evaluation(
+        "eval.tasks.synthetic_cli:main",
+        "selective copying and induction heads: trained here, measured at any length",
+    ),
+    "phonebook": Evaluation(
+        "eval.tasks.phonebook_cli:main", "whether a model finds a number in a long list"
+    ),
+    "tasks": Evaluation("eval.tasks.tasks_cli:main", "tasks of EleutherAI's lm-evaluation-harness"),
 }
 
 

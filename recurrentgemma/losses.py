@@ -107,6 +107,36 @@ def token_log_probs(
     return -nll_M.reshape(tokens_BT.shape), state
 
 
+def token_log_probs_and_likeliest(
+    model: Griffin,
+    tokens_BT: jax.Array,
+    targets_BT: jax.Array,
+    state: State | None = None,
+    *,
+    positions: jax.Array | None = None,
+    lengths: jax.Array | None = None,
+) -> tuple[tuple[jax.Array, jax.Array], State]:
+    """token_log_probs, and beside them whether no token is likelier than the target: whether greedy
+    decoding would give it, bool [B, T]."""
+    x_BTD, state = model.hidden(tokens_BT, state, positions=positions, lengths=lengths)
+    embedding_VD = model.embedder.table(x_BTD.dtype).astype(x_BTD.dtype)
+    x_MD, targets_M = x_BTD.reshape(-1, x_BTD.shape[-1]), targets_BT.reshape(-1)
+
+    def one(chunk):
+        x_MD, targets_M = chunk
+        logits_MV, nll_M, _ = _head(x_MD, embedding_VD, targets_M, model.config.logits_soft_cap)
+        row_M, here_M = parallel.local_rows(targets_M, embedding_VD.shape[0])
+        target_M = jnp.take_along_axis(logits_MV, row_M[:, None], 1)[:, 0]
+        most_M = parallel.largest(jnp.max(logits_MV, -1), "tensor")
+        likeliest_M = (here_M & (target_M == most_M)).astype(jnp.int32)
+        return -nll_M, parallel.largest(likeliest_M, "tensor") > 0
+
+    size = _chunk_tokens(len(targets_M), embedding_VD.shape[0])
+    logp, likeliest = jax.lax.map(one, _chunks(len(targets_M), size, x_MD, targets_M))
+    logp_M, likeliest_M = (y.reshape(-1)[: len(targets_M)] for y in (logp, likeliest))
+    return (logp_M.reshape(tokens_BT.shape), likeliest_M.reshape(tokens_BT.shape)), state
+
+
 def _chunk_tokens(tokens: int, vocab_size: int) -> int:
     here = platform.current()
     return min(tokens, max(CHUNK_ELEMENTS[here] // vocab_size, MIN_CHUNK_TOKENS[here]))

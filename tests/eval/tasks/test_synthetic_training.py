@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small model learns a short task, the same steps whatever the calls they come in."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from eval.tasks.synthetic_models import synthetic_model
+from eval.tasks.synthetic_task import TASKS, measure
+from eval.tasks.synthetic_training import STUDY, SyntheticTraining, TrainingChoices
+from recurrentgemma.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+TASK = dataclasses.replace(TASKS["induction_heads"], length=8)
+CHOICES = TrainingChoices(
+    steps=200, tokens_per_step=256, shortest=8, learning_rate=1e-2, warmup_steps=10, block=50
+)
+CONFIG = dataclasses.replace(
+    synthetic_model("hawk", window=4, context_length=8), num_layers=1, width=16, mlp_width=32
+)
+
+
+@pytest.fixture(scope="module")
+def training() -> SyntheticTraining:
+    return SyntheticTraining(CONFIG, TASK, CHOICES)
+
+
+def test_it_learns(training: SyntheticTraining):
+    state, losses = training.start(0), []
+    for step in range(0, CHOICES.steps, CHOICES.block):
+        state, point = training.advance(state, step)
+        losses.append(float(point.loss))
+    assert int(state.step) == CHOICES.steps
+    assert 1.5 < losses[0] < 3.2  # log 15 is 2.7
+    assert losses[-1] < 1.0
+    before = training.start(0).params
+    at_first, at_last = (
+        measure(CONFIG, params, TASK, 8, sequences=64, batch_size=64, seed=9).answers
+        for params in (before, state.params)
+    )
+    assert at_first < 20
+    assert at_last > 40
+
+
+def test_seeds_differ_and_repeat(training: SyntheticTraining):
+    def first(seed: int) -> tuple[np.ndarray, float]:
+        state = training.start(seed)
+        param = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.params)])
+        return param, float(training.advance(state, 0)[1].loss)
+
+    (a, loss_a), (b, loss_b), (c, loss_c) = map(first, (1, 1, 2))
+    assert (a == b).all()
+    assert loss_a == loss_b != loss_c
+    assert (a != c).any()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"steps": 150}, "steps=150: expected a multiple of 100"),
+        ({"tokens_per_step": 0}, "tokens_per_step=0: expected at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0: expected above 0"),
+    ],
+)
+def test_choices_are_checked(given: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(STUDY["induction_heads"], **given)
+
+
+def test_sequences_grow_to_the_tasks_length():
+    choices = TrainingChoices(steps=800, tokens_per_step=1, shortest=16)
+    assert [choices.length_at(step, 64) for step in (0, 199, 200, 399, 400, 799)] == [
+        *(16, 16, 32, 32, 64, 64)
+    ]
+    assert choices.length_at(0, 8) == choices.length_at(0, 16) - 8 == 8
+    assert [choices.length_at(step, 24) for step in (399, 400)] == [16, 24]
+
+
+def test_there_is_a_study_of_every_task():
+    assert STUDY.keys() == TASKS.keys()
