@@ -26,14 +26,14 @@ def kept_in(folder: Path) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def compiling(**options: object) -> Iterator[None]:
+def compiling(*, older_emitters: bool = True, **options: object) -> Iterator[None]:
     """With these of JAX's options, here and in processes that are started here. What was compiled
-    before, or is compiled meanwhile, is used on that side only."""
+    before, or is compiled meanwhile, is used on that side only. older_emitters: with QUICKLY."""
     before = {name: jax.config.values[name] for name in options}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in options.items():
             patch.setenv(name.upper(), str(value))
-        if options.get(QUICKLY):
+        if older_emitters and options.get(QUICKLY):
             patch.setattr(compiler, "get_compile_options", _with_older_emitters)
         _set(options)
         try:

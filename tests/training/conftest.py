@@ -23,6 +23,8 @@ OPTIMIZED = {
     f"tests.training.{name}"
     for name in ("test_demo", "test_step", "planning.test_hlo", "planning.test_plan")
 }
+# It compares the bits of two programs, whose schedules have other numbers in them.
+TWO_SCHEDULES = "tests.training.test_other_steps"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,13 +33,17 @@ def compiled_quickly(compiled: Path, request: pytest.FixtureRequest) -> Iterator
     program back, and LLVM does without its slow passes, but where a test looks at what they make.
     Processes that a test starts do the same. Here runs of one config share their step, too: it is
     a function of its arguments, and traced once."""
-    quickly = request.module.__name__ not in OPTIMIZED
+    name = request.module.__name__
     with (
-        compiling(**kept_in(compiled), **{QUICKLY: quickly}),
+        compiling(
+            older_emitters=name != TWO_SCHEDULES,
+            **kept_in(compiled),
+            **{QUICKLY: name not in OPTIMIZED},
+        ),
         pytest.MonkeyPatch.context() as patch,
     ):
-        for name in ("make_optimizer", "learning_rate_schedule", "make_train_step"):
-            patch.setattr(loop, name, functools.cache(getattr(loop, name)))
+        for function in ("make_optimizer", "learning_rate_schedule", "make_train_step"):
+            patch.setattr(loop, function, functools.cache(getattr(loop, function)))
         yield
 
 
