@@ -31,6 +31,9 @@ EVALUATIONS = {
         "eval.tasks.phonebook_cli:main", "whether a model finds a number in a long list"
     ),
     "tasks": Evaluation("eval.tasks.tasks_cli:main", "tasks of EleutherAI's lm-evaluation-harness"),
+    "throughput": Evaluation(
+        "eval.throughput_cli:main", "time per token against context and batch"
+    ),
 }
 
 
