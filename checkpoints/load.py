@@ -5,6 +5,7 @@ a Griffin. A name is one of a hub, whose files hub.py fetches.
 Only one tensor exists twice at any time: each goes to the device as it is read.
 """
 
+import shlex
 import zipfile
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def open_checkpoint(path: str | Path) -> OpenCheckpoint:
     if start[8:] == b"{" and session_file.is_session(path):
         raise UserError(
             f"{path}: a saved session, not a model; load the model that it was saved with, and "
-            f"then lm.session({str(path)!r}), or `griffin chat MODEL --session {path}`"
+            f"then lm.session({str(path)!r}), or `griffin chat MODEL --session "
+            f"{shlex.quote(str(path))}`"
         )
     if path.suffix == ".safetensors" or (len(start) == 9 and start[8:] == b"{"):
         return huggingface.open_checkpoint(path)
@@ -159,7 +161,7 @@ def config_of(named: str | Path, config: GriffinConfig | None = None) -> Griffin
 
 
 def _open_base(path: Path, base: str) -> OpenCheckpoint:
-    elsewhere = f"say where it is: `griffin merge BASE {path} OUT`"
+    elsewhere = f"say where it is: `griffin merge BASE {shlex.quote(str(path))} OUT`"
     if read_name(base) is None and not Path(base).exists():
         raise UserError(f"{path}: the base of its adapters, {base!r}, is not here; {elsewhere}")
     try:

@@ -47,7 +47,13 @@ def read_run_config(run_dir: str | Path) -> tuple[GriffinConfig, dict[str, Any]]
     config = read_model_json(path)
     if config is None:
         raise UserError(f"{path}: missing; expected the config.json of a run or checkpoint")
-    return config, read_json(path).get("train", {})
+    train = read_json(path).get("train", {})
+    if not isinstance(train, dict):
+        raise UserError(
+            f"{path} is damaged: expected the options of a run under 'train', got {train!r}; copy "
+            "the file again"
+        )
+    return config, train
 
 
 def all_steps(run_dir: str | Path) -> list[int]:

@@ -2,6 +2,7 @@
 """The training loop: train() checks, _build() builds, _loop() loops."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,7 +90,7 @@ def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> b
         built, train_state = _build(config, run_dir, launch, mesh, inputs, checkpoints)
         step = _loop(built, train_state, signals)
     if step < config.steps:
-        say(INTERRUPTED.format(step=step, run_dir=run_dir))
+        say(INTERRUPTED.format(step=step, run_dir=shlex.quote(str(run_dir))))
         return False
     run.keep_adapters(run_dir, config)
     return True

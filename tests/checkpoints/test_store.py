@@ -78,6 +78,13 @@ def test_resuming_is_exact(run, params, tx):
     assert (config, train) == (CONFIG, {"steps": 6})
 
 
+def test_a_config_without_options_says_so(run):
+    content = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(content | {"train": None}))
+    with pytest.raises(ValueError, match=r"expected the options of a run under 'train', got None"):
+        store.read_run_config(run)
+
+
 def test_the_newest_are_kept(run, params):
     assert store.latest_step(run) is None
     for at in (1, 5, 10, 100):

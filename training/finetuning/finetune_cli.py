@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`griffin finetune`: a checkpoint of any format taught by prompts and responses."""
 
+import shlex
+
 import tyro
 
 from training import cluster
@@ -37,9 +39,10 @@ def main(argv: list[str]) -> int:
         return arguments.launch.stopped_status
     if cluster.is_first():
         chat = " --chat" if arguments.chat_template != "none" else ""
+        run_dir = shlex.quote(str(prepared.run_dir))
         print(
             f"{prepared.run_dir} is a checkpoint like any other: griffin generate "
-            f"{prepared.run_dir} PROMPT{chat}; "
-            f"griffin convert {prepared.run_dir} DST --to huggingface"
+            f"{run_dir} PROMPT{chat}; "
+            f"griffin convert {run_dir} DST --to huggingface"
         )
     return 0
