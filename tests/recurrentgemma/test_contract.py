@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state contract (docs/architecture.md): however a sequence is run, it is the same."""
 
-import contextlib
-
 import jax
 import numpy as np
 import pytest
@@ -45,12 +43,18 @@ def feedings(draw: st.DrawFn) -> Feeding:
     return Feeding(rows, tuple(steps), seed=draw(st.integers(0, 9)))
 
 
+# Shows each way to break the contract: packed documents down to one token, chunks that cut them
+# anywhere, several windows; few programs, for they are compiled again for each way.
+SHARP = Feeding(
+    rows=((1, 2, LONGEST, 1, 1, 3), (LONGEST,), (2, 1, 30)),
+    steps=(Step(12, (9, 12, 5)), Step(LONGEST, (LONGEST,) * ROWS, "move")),
+)
+
+
 @pytest.fixture
-def quickly_but_for_griffin(kind: str, dtype: str):
-    """A dozen programs each: Griffin's in float32 as users run them, the others without LLVM's slow
-    passes."""
-    quick = (kind, dtype) != ("short", "float32")
-    with compiling(**{QUICKLY: True}) if quick else contextlib.nullcontext():
+def quickly():
+    """For a dozen programs each: they are compiled without LLVM's slow passes."""
+    with compiling(**{QUICKLY: True}):
         yield
 
 
@@ -71,21 +75,8 @@ def quickly_but_for_griffin(kind: str, dtype: str):
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(feeding=feedings())
-def test_any_run_equals_the_document_alone(quickly_but_for_griffin, kind, dtype, feeding: Feeding):
+def test_any_run_equals_the_document_alone(quickly, kind, dtype, feeding: Feeding):
     check(make(kind, dtype), feeding)
-
-
-# Plans that show each way to break the contract: packed documents down to one token, chunks that
-# cut them anywhere, several windows.
-SHARP = Feeding(
-    rows=((1, 2, LONGEST, 1, 1, 3), (LONGEST,), (2, 1, 30)),
-    steps=(
-        Step(3, (2, 3, 3)),
-        Step(12, (9, 12, 5), "move"),
-        *[Step(1, (1, 1, 1))] * 12,
-        Step(LONGEST, (LONGEST,) * ROWS, "rollback"),
-    ),
-)
 
 
 def _without_document_mask(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +114,7 @@ def _window_ignores_documents(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_plan_that_shows_breakage_passes():
+    """In programs as users run them."""
     check(make("short"), SHARP)
 
 
@@ -135,13 +127,10 @@ def test_the_plan_that_shows_breakage_passes():
         _window_ignores_documents,
     ],
 )
-def test_the_check_goes_red_when_the_model_is_broken(break_it, monkeypatch):
-    model = make("short")
-    with compiling(**{QUICKLY: True}):
-        break_it(monkeypatch)
-        with pytest.raises(AssertionError, match="Not equal"):
-            check(model, SHARP)
-        monkeypatch.undo()
+def test_the_check_goes_red_when_the_model_is_broken(break_it, quickly, monkeypatch):
+    break_it(monkeypatch)
+    with pytest.raises(AssertionError, match="Not equal"):
+        check(make("short"), SHARP)
 
 
 @pytest.mark.parametrize("kind", KINDS)

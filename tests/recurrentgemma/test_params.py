@@ -6,6 +6,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from recurrentgemma import params
@@ -13,6 +14,8 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.parameters import param_shapes
 from recurrentgemma.params import canonical_names, flat_params, from_flat_params
 from tests.recurrentgemma.models import GRIFFIN, call, make, tokens
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 SCANNED = dataclasses.replace(GRIFFIN, num_layers=8, scan_layers=True)  # two groups and two more
 
@@ -57,8 +60,9 @@ def test_replaced_keeps_the_structure():
     flat = params.unstack(GRIFFIN, params.by_path(state))
     other = params.replaced(GRIFFIN, state, {name: array + 1 for name, array in flat.items()})
     assert jax.tree.structure(other) == jax.tree.structure(state)
+    arrays = params.by_path(other)
     for path, array in params.by_path(state).items():
-        np.testing.assert_array_equal(params.by_path(other)[path], array + 1)
+        np.testing.assert_array_equal(arrays[path], array + 1)
 
 
 def test_scanned_and_unrolled_models_share_parameters():
@@ -68,6 +72,6 @@ def test_scanned_and_unrolled_models_share_parameters():
     for name, value in flat_params(scanned).items():
         np.testing.assert_array_equal(value, flat_params(model)[name])
     logits, state = call(model, tokens(0, 2, 12))
-    scanned_logits, scanned_state = scanned(tokens(0, 2, 12))
+    scanned_logits, scanned_state = call(scanned, tokens(0, 2, 12))
     np.testing.assert_allclose(scanned_logits, logits, rtol=0, atol=2e-5)
     assert jax.tree.structure(scanned_state) == jax.tree.structure(state)
