@@ -23,7 +23,7 @@ from recurrentgemma.text import pieces
 from recurrentgemma.text.pieces import HeldText
 from recurrentgemma.text.tokenizer import Tokenizer
 
-CONTEXT = 48  # tokens from which the text of an answer is decoded; no decoder looks at more
+LOOKBACK_TOKENS = 48  # tokens from which the text of an answer is decoded; no decoder looks at more
 
 
 class Point(NamedTuple):
@@ -118,7 +118,7 @@ class Reader:
             state=state,
             unread=tuple(unread[whole:]),
             count=point.count + len(ids),
-            context=(*point.context, *ids[-CONTEXT:])[-CONTEXT:],
+            context=(*point.context, *ids[-LOOKBACK_TOKENS:])[-LOOKBACK_TOKENS:],
             held=held,
             after=None,
         )
@@ -140,7 +140,7 @@ def answered(point: Point, tokens: Sequence[int], text: str = "") -> Point:
     return point._replace(
         unread=(*point.unread, *tokens),
         count=point.count + len(tokens),
-        context=(*point.context, *tokens)[-CONTEXT:],
+        context=(*point.context, *tokens)[-LOOKBACK_TOKENS:],
         held=HeldText(text, None),
         after=None if tokens else point.after,
     )

@@ -22,13 +22,18 @@ from recurrentgemma.counts import state_bytes
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.completion import Completion, run
 from recurrentgemma.generation.decode import DecodeState
-from recurrentgemma.generation.reading import CONTEXT as CONTEXT_TOKENS
-from recurrentgemma.generation.reading import START, Point, answered, require_tokens
+from recurrentgemma.generation.reading import (
+    LOOKBACK_TOKENS,
+    START,
+    Point,
+    answered,
+    require_tokens,
+)
 from recurrentgemma.generation.sampling import Sampling, SamplingOptions, takes_sampling_options
 from recurrentgemma.state import State
 from recurrentgemma.text.chat import ChatFormat, Message, chat_format, check_text
 from recurrentgemma.text.continuation import encode_continuation
-from recurrentgemma.text.pieces import CONTEXT
+from recurrentgemma.text.pieces import CUT_MARGIN
 from recurrentgemma.text.streaming import TextStream, tokens_within
 
 if TYPE_CHECKING:
@@ -174,7 +179,7 @@ class Session:
             tokenizer = self.lm._text_tokenizer("read text", "pass token ids")
             check_text(text_or_ids)
             held = self._point.held
-            before = ((held.before or "") + held.text)[-CONTEXT:] if held.text else None
+            before = ((held.before or "") + held.text)[-CUT_MARGIN:] if held.text else None
             ids = encode_continuation(tokenizer, text_or_ids, before)
         else:
             ids = self.lm._ids(text_or_ids)
@@ -358,7 +363,7 @@ class _Answer:
         tokens, text, remainder = self._completion.tokens, self._completion.text, ""
         if self._text is not None and self._text.holds:
             assert self._lm.tokenizer is not None
-            context = (*self._start.context, *tokens[: self._tokens])[-CONTEXT_TOKENS:]
+            context = (*self._start.context, *tokens[: self._tokens])[-LOOKBACK_TOKENS:]
             more, remainder = tokens_within(
                 self._lm.tokenizer, context, tokens[self._tokens :], text[self._characters :]
             )

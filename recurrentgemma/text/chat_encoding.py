@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 START_OF_TURN = "<start_of_turn>"
 END_OF_TURN = "<end_of_turn>"
 _PRIVATE = range(0xF0000, 0xFFFFE)  # characters that Unicode leaves to us
-_CONTEXT = 200  # characters before an answer that may change how it begins
+_LEAD_CHARACTERS = 200  # characters before an answer that may change how it begins
 
 
 class Marks(NamedTuple):
@@ -137,7 +137,7 @@ class ChatEncoder:
 
     def _context(self, text: str) -> str:
         """The end of a text, from its last control token on."""
-        tail = text[-_CONTEXT:]
+        tail = text[-_LEAD_CHARACTERS:]
         starts = [match.start() for match in self._control.finditer(tail)]
         return tail[starts[-1] :] if starts else tail
 

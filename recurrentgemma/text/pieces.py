@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 HELD = 4096  # characters that wait without being looked at
 MOST = 2**16  # characters after which a text is cut even where that is not certain
-CONTEXT = 256  # characters looked at on the left of a cut, and on its right where no word ends
+CUT_MARGIN = 256  # characters looked at on the left of a cut, and on its right where no word ends
 TRIED = 16  # places to cut at
 
 _WORD_ENDS = re.compile(r"(?<=\S)(?= )")
@@ -57,27 +57,27 @@ def ids_of(tokenizer: "Tokenizer", held: HeldText) -> list[int]:
 def certain(tokenizer: "Tokenizer", held: HeldText) -> tuple[list[int], HeldText]:
     """The ids that no text to come can change, and the text that goes on being held back."""
     for cut in itertools.islice(_cuts(tokenizer, held.text), TRIED):
-        before, after = held.text[max(0, cut - CONTEXT) : cut], held.text[cut:]
+        before, after = held.text[max(0, cut - CUT_MARGIN) : cut], held.text[cut:]
         known = tokenizer.encode(before, bos=False)
         if known and tokenizer.encode(before + after, bos=False)[: len(known)] == known:
             return _cut(tokenizer, held, cut)
     if len(held.text) > MOST:
-        return _cut(tokenizer, held, len(held.text) - CONTEXT)
+        return _cut(tokenizer, held, len(held.text) - CUT_MARGIN)
     return [], held
 
 
 def _cuts(tokenizer: "Tokenizer", text: str) -> Iterator[int]:
     """Places to cut at, the last one first."""
-    start = max(1, len(text) - 4 * CONTEXT)
+    start = max(1, len(text) - 4 * CUT_MARGIN)
     if not tokenizer.joins_words:
         ends = [match.start() for match in _WORD_ENDS.finditer(text, start)]
         yield from reversed(ends[-TRIED // 2 :])
-    yield from range(len(text) - CONTEXT, start, -1)
+    yield from range(len(text) - CUT_MARGIN, start, -1)
 
 
 def _cut(tokenizer: "Tokenizer", held: HeldText, cut: int) -> tuple[list[int], HeldText]:
     left, right = held.text[:cut], held.text[cut:]
-    return ids_of(tokenizer, held._replace(text=left)), HeldText(right, left[-CONTEXT:])
+    return ids_of(tokenizer, held._replace(text=left)), HeldText(right, left[-CUT_MARGIN:])
 
 
 def joins_words(vocabulary: "list[str]") -> bool:

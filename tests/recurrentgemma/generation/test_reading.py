@@ -7,7 +7,7 @@ import pytest
 
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation import walk
-from recurrentgemma.generation.reading import CONTEXT, START, Point, Reader, answered
+from recurrentgemma.generation.reading import LOOKBACK_TOKENS, START, Point, Reader, answered
 from recurrentgemma.text.pieces import HeldText
 from recurrentgemma.text.tokenizer import ByteTokenizer
 
@@ -104,4 +104,4 @@ def test_an_answer(reader):
     point = answered(ready, [7, 8], "x")
     assert (point.state, point.unread, point.count) == (ready.state, (4, 7, 8), 7)
     assert point.held == HeldText("x", None)
-    assert answered(ready, list(range(100))).context == tuple(range(100 - CONTEXT, 100))
+    assert answered(ready, list(range(100))).context == tuple(range(100 - LOOKBACK_TOKENS, 100))

@@ -36,7 +36,7 @@ def test_pieces_are_the_whole(kind: str, data):
 
 @pytest.fixture
 def small(monkeypatch) -> None:
-    monkeypatch.setattr(pieces, "CONTEXT", 24)
+    monkeypatch.setattr(pieces, "CUT_MARGIN", 24)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -55,11 +55,11 @@ def test_little_is_held_back(kind: str):
     tokenizer, text = KINDS[kind](), "To be, or not to be:\n\n  that is the question 1601. " * 40
     ids, most = in_pieces(tokenizer, text, list(range(7, len(text), 7)))
     assert ids == tokenizer.encode(text)
-    assert most < (pieces.CONTEXT + 15 if tokenizer.joins_words else 50)
+    assert most < (pieces.CUT_MARGIN + 15 if tokenizer.joins_words else 50)
     spaceless = "東京日本語été" * 100
     ids, most = in_pieces(tokenizer, spaceless, list(range(5, len(spaceless), 5)))
     assert ids == tokenizer.encode(spaceless)
-    assert most < 2 * pieces.CONTEXT
+    assert most < 2 * pieces.CUT_MARGIN
 
 
 def test_pieces_across_words():
@@ -94,7 +94,7 @@ def test_what_cannot_be_cut_is_cut_at_last(monkeypatch):
     held = HeldText("a" * 1000)
     assert certain(tokenizer, held) == ([], held)
     ids, held = certain(tokenizer, HeldText("a" * 1001))
-    assert (len(ids), len(held.text)) == (1 + 1001 - pieces.CONTEXT, pieces.CONTEXT)
+    assert (len(ids), len(held.text)) == (1 + 1001 - pieces.CUT_MARGIN, pieces.CUT_MARGIN)
 
 
 def test_where_no_text_was_before():
