@@ -56,6 +56,18 @@ def test_names_name_something(names: dict[Path, list[tuple[str, int]]]):
     ] == []
 
 
+def test_a_word_that_a_user_may_give_is_written_once():
+    """`gemma`, which names a chat format, is gemma_chat.GEMMA everywhere else."""
+    places = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in FILES
+        if ROOT / "tests" not in path.parents
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and node.value == "gemma"
+    ]
+    assert [place.split(":")[0] for place in places] == ["recurrentgemma/text/gemma_chat.py"]
+
+
 def test_names_that_name_nothing_are_seen():
     code = """
 def each(total, *, _over=None):

@@ -13,6 +13,7 @@ from recurrentgemma import config_json
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.sharding import nearest_divisor
+from recurrentgemma.text.chat import AUTO, GEMMA
 from training.data.config import DataConfig
 from training.data.sources.spec import absolute_spec
 from training.finetuning.lora_config import LoraConfig
@@ -139,7 +140,7 @@ class TrainConfig:
         """The same config, whose files are the same from every working directory."""
 
         def absolute(path: str) -> str:
-            is_word = path in ("", "bytes", "sentencepiece", "auto", "gemma")
+            is_word = path in ("", "bytes", "sentencepiece", AUTO, GEMMA)
             return path if is_word or not os.path.exists(path) else os.path.abspath(path)
 
         data = dataclasses.replace(
@@ -171,7 +172,7 @@ class TrainConfig:
         values = {**fields, "model": model.to_json()}
         data = values.get("data")
         if isinstance(data, dict) and holds_chats(data) and "chat_template" not in data:
-            values["data"] = {**data, "chat_template": "gemma"}  # before there were others
+            values["data"] = {**data, "chat_template": GEMMA}  # before there were others
         return config_json.from_json(TrainConfig, values, renamed=RENAMED, before=BEFORE)
 
 

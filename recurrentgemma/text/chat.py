@@ -19,6 +19,7 @@ from recurrentgemma.text.chat_encoding import END_OF_TURN as END_OF_TURN
 from recurrentgemma.text.chat_encoding import START_OF_TURN as START_OF_TURN
 from recurrentgemma.text.chat_messages import ANSWERS, Message
 from recurrentgemma.text.chat_messages import check_text as check_text
+from recurrentgemma.text.gemma_chat import GEMMA as GEMMA
 from recurrentgemma.text.gemma_chat import GEMMA_TEMPLATE, GemmaChat
 from recurrentgemma.text.gemma_chat import format_chat as format_chat
 from recurrentgemma.text.tokenizer_files import LEGACY_TEMPLATE, ROLES, TEMPLATE, read_text
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from recurrentgemma.text.template_sandbox import Template
     from recurrentgemma.text.tokenizer import Tokenizer
 
-AUTO, GEMMA = "auto", "gemma"
+AUTO = "auto"  # as a template: the tokenizer's own, else Gemma's format
 
 
 class ChatFormat:
@@ -189,7 +190,7 @@ def named_template(tokenizer: "Tokenizer", template: str | Path) -> "Template":
         return own[given]
     if Path(given).is_file():
         return Template(read_text(Path(given)), given)
-    names = ", ".join(map(repr, ("auto", "gemma", *own)))
+    names = ", ".join(map(repr, (AUTO, GEMMA, *own)))
     raise UserError(
         f"there is no chat template {given!r}: expected {names}, the path of a file that holds a "
         f"Jinja template, or its text"

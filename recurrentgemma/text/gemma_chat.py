@@ -25,6 +25,7 @@ from recurrentgemma.text.chat_messages import Message, checked_messages
 if TYPE_CHECKING:
     from recurrentgemma.text.tokenizer import Tokenizer
 
+GEMMA = "gemma"  # what the format is called where a template may be named
 GEMMA_TEMPLATE = (  # the same, for transformers
     "{{ bos_token }}{% set turns = namespace(system='') %}{% for message in messages %}"
     "{% if message['role'] == 'system' %}{% if not loop.first %}"
@@ -57,7 +58,7 @@ class GemmaChat:
     Raises UserError: the tokenizer has no turn tokens (the model then knows no chat format).
     """
 
-    name = shown = "gemma"
+    name = shown = GEMMA
 
     def __init__(self, tokenizer: "Tokenizer") -> None:
         if not {START_OF_TURN, END_OF_TURN} <= tokenizer.control_tokens.keys():

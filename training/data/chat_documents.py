@@ -19,7 +19,7 @@ from recurrentgemma.text.tokenizer import Tokenizer
 from training.data import sources
 from training.data.document import Document
 from training.data.documents import BYTES_PER_TOKEN, SAMPLES, tokenizer_fingerprint
-from training.data.sources.chat_lines import ChatLines, is_answer, shown
+from training.data.sources.chat_lines import PLAIN, ChatLines, is_answer, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ChatDocuments:
         self._source, self._tokenizer = source, tokenizer
         self.blocks = source.blocks
         self._format: ChatFormat | None = None
-        if source.template != "none":
+        if source.template != PLAIN:
             try:
                 self._format = chat_format(tokenizer, GEMMA if source.template == GEMMA else AUTO)
             except UserError as error:

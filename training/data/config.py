@@ -44,7 +44,7 @@ class DataConfig:
     epochs: float = 0.0
     """How often each document is learned from, of all sources equally often; 0: sources are gone
     through again and again, as far as the steps go."""
-    chat_template: str = "auto"
+    chat_template: str = AUTO
     """How `chat:` sources are written: `auto`, by the tokenizer's own chat template, else in
     Gemma's format; `gemma`; or a file with a Jinja template. The run keeps it with its
     tokenizer."""

@@ -24,7 +24,7 @@ from recurrentgemma.parameters import param_shapes
 from recurrentgemma.text.tokenizer import Tokenizer, check_vocabulary
 from training.data.chat_documents import ChatDocuments, Examples, count_examples
 from training.data.documents import load_named_tokenizer
-from training.data.sources.chat_lines import ChatLines
+from training.data.sources.chat_lines import PLAIN, ChatLines
 from training.data.sources.spec import parse_spec
 from training.finetuning.lora import LoraConfig, adapted_layers
 
@@ -104,7 +104,7 @@ def chat_specs(
     """
     options = {"messages": messages, "prompt": prompt, "response": response}
     options |= {"answers": "last" if answers == "last" else ""}
-    options |= {"template": "none" if plain else ""}
+    options |= {"template": PLAIN if plain else ""}
     text = "&".join(f"{option}={value}" for option, value in options.items() if value)
     specs = []
     for name in data:

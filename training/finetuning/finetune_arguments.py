@@ -9,6 +9,7 @@ import tyro
 
 from recurrentgemma.config import Remat
 from recurrentgemma.errors import UserError
+from recurrentgemma.text.chat import AUTO
 from training.finetuning.lora_config import LoraConfig
 from training.launch import Launch
 
@@ -35,7 +36,7 @@ class FinetuneArguments:
     run_dir: Path | None = None
     """Where the run is kept; runs/NAME-tuned by default. If it holds a run, that run goes on."""
     lora: LoraArguments = dataclasses.field(default_factory=LoraArguments)
-    chat_template: Annotated[str, tyro.conf.arg(aliases=["--template"])] = "auto"
+    chat_template: Annotated[str, tyro.conf.arg(aliases=["--template"])] = AUTO
     """`auto`: the checkpoint's own, else Gemma's format; `gemma`; a file with a Jinja template; or
     `none`: prompt and response as plain text, for tokenizers without turns."""
     answers: Literal["all", "last"] = "all"

@@ -10,10 +10,12 @@ from checkpoints.hub_names import short_title
 from checkpoints.store import CONFIG, read_run_config
 from recurrentgemma import sharding
 from recurrentgemma.errors import UserError
+from recurrentgemma.text.chat import AUTO, GEMMA
 from training import pins
 from training.configs import TrainConfig, holds_chats
 from training.data.config import DataConfig, write_chats_by
 from training.data.passes import Deal
+from training.data.sources.chat_lines import PLAIN
 from training.finetuning.finetune import (
     RATES,
     WARMUP,
@@ -26,7 +28,6 @@ from training.finetuning.finetune_arguments import FinetuneArguments, lora_confi
 from training.finetuning.lora import adapted_layers
 from training.optim import OptimConfig
 
-PLAIN = "none"  # as a chat template: plain text
 FEW_STEPS = 20  # fewer are remarked on
 
 
@@ -145,11 +146,11 @@ def prepare(arguments: FinetuneArguments) -> PreparedRun:
 
 def _chat_template(given: str, run_dir: Path) -> str:
     """DataConfig.chat_template; a run that began when there was only Gemma's format keeps it."""
-    if given in ("auto", PLAIN) and (run_dir / CONFIG).is_file():
+    if given in (AUTO, PLAIN) and (run_dir / CONFIG).is_file():
         data = read_run_config(run_dir)[1].get("data", {})
         if holds_chats(data) and "chat_template" not in data:
-            return "gemma"
-    return "auto" if given == PLAIN else given
+            return GEMMA
+    return AUTO if given == PLAIN else given
 
 
 def _counts_tokens(run_dir: Path) -> bool:

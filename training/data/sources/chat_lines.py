@@ -16,13 +16,15 @@ import functools
 from typing import Any
 
 from recurrentgemma.errors import UserError
+from recurrentgemma.text.chat import AUTO, GEMMA
 from recurrentgemma.text.chat_messages import ANSWERS, Message
 from training.data.sources.chat_forms import Form, Talk, checked, form_of, pair
 from training.data.sources.json_lines import JsonLines
 from training.data.sources.parquet import ParquetRows
 from training.data.sources.spec import SourceSpec, find_files
 
-TEMPLATES = ("auto", "gemma", "none")
+PLAIN = "none"  # as a template: prompt and response, one after the other
+TEMPLATES = (AUTO, GEMMA, PLAIN)
 NAMED = "fields by name"  # a form that the options say
 
 
@@ -35,7 +37,7 @@ class ChatLines:
         self._records = ParquetRows(spec) if is_parquet else JsonLines(spec)
         self.size, self.blocks = self._records.size, self._records.blocks
         self._firsts = self._records.firsts
-        self.template = spec.options.get("template", "auto")
+        self.template = spec.options.get("template", AUTO)
         if self.template not in TEMPLATES:
             raise UserError(
                 f"{spec.text!r}: template={self.template}: expected {' or '.join(TEMPLATES)}"
