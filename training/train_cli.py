@@ -173,5 +173,10 @@ def with_steps_of(saved: TrainConfig, config: TrainConfig, given: Mapping[str, s
 
 
 def _number(text: str | None) -> int | None:
-    """What an option says, if that is a number at all: tyro refuses what is none."""
-    return int(text) if text and text.isdecimal() else None
+    """What an option says, if that is a number above 0, such as 1_000: what is none is refused
+    later, by tyro or by TrainConfig."""
+    try:
+        number = int(text or "")
+    except ValueError:
+        return None
+    return number if number > 0 else None

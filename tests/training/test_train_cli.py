@@ -47,6 +47,8 @@ def test_where_the_defaults_come_from(small: TrainConfig, tmp_path: Path):
     assert parse(["--preset", "tiny"]).launch == Launch()
     scaled = parse(["--preset", "griffin_1b", "--batch_size", "64", "--row-length", "1024"]).config
     assert scaled.steps == round(25e9 / (64 * 1024))
+    few = parse(["--preset", "griffin_1b", "--steps", "1_000"]).config
+    assert (few.steps, few.optimizer.warmup_steps) == (1000, 50)
     run.begin_run(tmp_path, small, ByteTokenizer())
     remember(tmp_path, ONE)
     arguments = parse(["--run-dir", str(tmp_path), "--log-every", "7"])
