@@ -85,6 +85,18 @@ def tokenizer_of(
     return None, None
 
 
+def named_tokenizer_of(
+    checkpoint: OpenCheckpoint, named: str, vocab_size: int
+) -> tuple[Tokenizer | None, str]:
+    """The tokenizer that lies with the checkpoint `named`, and what to call it, so that it is found
+    again: the checkpoint's own name, if that is one of a hub, else the directory; (None, "") where
+    there is none. Raises ValueError as tokenizer_of."""
+    tokenizer, home = tokenizer_of(checkpoint, vocab_size)
+    if tokenizer is None:
+        return None, ""
+    return tokenizer, str(home) if read_name(named) is None else named
+
+
 def open_checkpoint(path: str | Path) -> OpenCheckpoint:
     """Open a checkpoint of any format.
 

@@ -10,8 +10,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from checkpoints.hub_names import read_name
-from checkpoints.load import open_checkpoint, tokenizer_of
+from checkpoints.load import named_tokenizer_of, open_checkpoint
 from checkpoints.shapes import known_fields
 from recurrentgemma.errors import UserError
 from training.configs import TrainConfig
@@ -57,9 +56,7 @@ def complete(
         start = open_checkpoint(config.init_from)
         known = start.config.vocab_size if start.config else known_fields(start)["vocab_size"]
         if not tokenizer:
-            file = tokenizer_of(start, known)[1]
-            by_name = read_name(config.init_from) is not None  # a name stays one, at its commit
-            tokenizer = "" if file is None else config.init_from if by_name else str(file)
+            tokenizer = named_tokenizer_of(start, config.init_from, known)[1]
             config = dataclasses.replace(config, tokenizer=tokenizer)
         if not vocabulary_given:
             config = _with_vocabulary(config, known)

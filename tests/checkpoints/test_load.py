@@ -10,7 +10,7 @@ import pytest
 import recurrentgemma as rg
 from checkpoints import adapters, store
 from checkpoints.convert import convert
-from checkpoints.load import load_checkpoint, tokenizer_of
+from checkpoints.load import load_checkpoint, named_tokenizer_of, open_checkpoint, tokenizer_of
 from checkpoints.open_checkpoint import OpenCheckpoint
 from griffin_lm import main as griffin
 from recurrentgemma.errors import UserError
@@ -92,3 +92,15 @@ def test_where_a_base_ends_answers_counts_with_its_adapters(tmp_path: Path):
     _, _, tokenizer = load_checkpoint(folder)
     assert tokenizer is not None
     assert tokenizer.stop_ids == (257, 260, 65)
+
+
+def test_what_a_tokenizer_is_called_that_came_with_a_checkpoint(deepminds, tmp_path: Path):
+    ours = deepminds[1].parent
+    checkpoint = open_checkpoint(ours)
+    for named, called in ((str(ours), str(ours)), ("some/base", "some/base")):
+        tokenizer, name = named_tokenizer_of(checkpoint, named, CONFIG.vocab_size)
+        assert isinstance(tokenizer, ByteTokenizer)
+        assert name == called
+    store.write(tmp_path / "bare", random_params(CONFIG), CONFIG)
+    bare = open_checkpoint(tmp_path / "bare")
+    assert named_tokenizer_of(bare, "some/base", CONFIG.vocab_size) == (None, "")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from checkpoints.hub_names import read_name
-from checkpoints.load import open_checkpoint, tokenizer_of
+from checkpoints.load import named_tokenizer_of, open_checkpoint
 from checkpoints.model_json import config_named
 from checkpoints.shapes import resolve_config
 from checkpoints.store import STEPS, newest_whole
@@ -61,17 +61,15 @@ def read_base(
     """
     checkpoint = open_checkpoint(named)
     stored = resolve_config(checkpoint, None if config is None else config_named(config), None)
-    is_name = read_name(named) is not None
     if tokenizer:
         tokens, where = load_named_tokenizer(tokenizer, stored.vocab_size), tokenizer
     else:
-        tokens, home = tokenizer_of(checkpoint, stored.vocab_size)
+        tokens, where = named_tokenizer_of(checkpoint, named, stored.vocab_size)
         if tokens is None:
             raise UserError(
                 f"{named}: no tokenizer lies beside this checkpoint; put it there, or name it with "
                 f"--tokenizer"
             )
-        where = named if is_name else str(home)
     check_vocabulary(tokens, stored.vocab_size)
     trained = dataclasses.replace(
         stored,
@@ -80,7 +78,7 @@ def read_base(
         remat=remat,
         scan_layers=scan_layers,
     )
-    if is_name:
+    if read_name(named) is not None:
         return Base(named, trained, tokens, where)
     path = Path(named)
     if not full and (path / STEPS).is_dir():
