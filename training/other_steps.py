@@ -6,7 +6,8 @@ begins to fall (optim.decay_start). So another number of steps is no other run a
 goes on from a checkpoint that is not later than that, in the old schedule and in the new one. The
 papers of WSD do the same: they keep the checkpoint before the decay and go on from it (MiniCPM,
 arXiv 2404.06395, section 4; Hägele et al., arXiv 2405.18392), and never warm up a decayed model
-again. What has decayed already is kept as a run of its own:
+again. What has decayed already is kept as a run of its own (where the program is killed before all
+of it is there, the next start undoes it):
 
     runs/NAME/checkpoints/80/                      where the run goes on
     runs/NAME/decayed-100/                         the run as it was: config.json, metrics.jsonl,
@@ -30,6 +31,8 @@ from training.run_folder import METRICS
 
 DECAYED = "decayed-{step}"
 """The folder, in a run's, of a model whose decay another number of steps puts off."""
+UNFINISHED = "decayed.unfinished"
+"""That folder until everything is in it."""
 
 
 def prepare(
@@ -95,17 +98,32 @@ def step_to_go_on_from(
     return start
 
 
+def undo_unfinished(run_dir: Path) -> None:
+    """Where a program was killed while it moved a run's decayed steps, they go back.
+
+    Raises UserError: another program trains the run.
+    """
+    unfinished = run_dir / UNFINISHED
+    if not unfinished.exists():
+        return
+    with files.locked(run_dir):
+        for folder in sorted((unfinished / store.STEPS).glob("*"), key=lambda path: int(path.name)):
+            folder.rename(run_dir / store.STEPS / folder.name)
+        shutil.rmtree(unfinished)
+
+
 def _set_aside(run_dir: Path, steps: Sequence[int]) -> Path:
-    """Move these steps into a run folder of their own; killed in between, it is done again."""
+    """Move these steps into a run folder of their own, which has its name once all are there."""
+    unfinished = run_dir / UNFINISHED
+    (unfinished / store.STEPS).mkdir(parents=True)
+    for name in (store.CONFIG, METRICS, *FILES, *BESIDE):
+        if (run_dir / name).is_file():
+            shutil.copyfile(run_dir / name, unfinished / name)
+    for step in sorted(steps, reverse=True):  # so that the newest left is always one to go on from
+        (run_dir / store.STEPS / str(step)).rename(unfinished / store.STEPS / str(step))
     kept, number = run_dir / DECAYED.format(step=max(steps)), 1
-    while any((kept / store.STEPS / str(step)).exists() for step in steps):
+    while kept.exists():
         number += 1  # of a decay before this one
         kept = run_dir / f"{DECAYED.format(step=max(steps))}-{number}"
-    (kept / store.STEPS).mkdir(parents=True, exist_ok=True)
-    for name in (store.CONFIG, METRICS, *FILES, *BESIDE):
-        if (run_dir / name).is_file() and not (kept / name).exists():
-            with files.new_file(kept / name) as unfinished:
-                shutil.copyfile(run_dir / name, unfinished)
-    for step in sorted(steps, reverse=True):  # so that the newest left is always one to go on from
-        (run_dir / store.STEPS / str(step)).rename(kept / store.STEPS / str(step))
+    unfinished.rename(kept)
     return kept

@@ -65,6 +65,12 @@ def open_run(run_dir: Path, config: TrainConfig, report: Callable[[str], None] =
     Raises UserError: the directory holds something else, or a run whose config differs; it says
     where.
     """
+
+    def undo() -> None:
+        if processes.is_first():
+            other_steps.undo_unfinished(run_dir)
+
+    processes.all_or_none(undo)
     return run_folder.open_run(
         run_dir,
         content(config),

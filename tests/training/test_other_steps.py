@@ -14,7 +14,7 @@ from checkpoints import store
 from checkpoints.files import locked
 from recurrentgemma.errors import UserError
 from tests.checkpoints import run_steps
-from training import loop, other_steps
+from training import loop, other_steps, run
 from training.configs import TrainConfig
 from training.launch import Launch
 from training.observe.metrics import TIMINGS, read_metrics
@@ -102,6 +102,39 @@ def test_a_second_decay_at_the_same_step_is_kept_beside_the_first(tmp_path):
         other_steps._set_aside(tmp_path, (90, 100))
     for name in ("decayed-100", "decayed-100-2"):
         assert {path.name for path in (tmp_path / name / "checkpoints").iterdir()} == {"90", "100"}
+
+
+@pytest.mark.parametrize("done", range(4))
+def test_killed_among_the_steps_it_is_undone(tmp_path, monkeypatch, done):
+    """After so many of the renames: of three steps, then of the folder."""
+    steps, rename, calls = (80, 90, 100), Path.rename, []
+
+    def rename_or_die(self: Path, target: Path) -> Path:
+        if len(calls) == done:
+            raise KeyboardInterrupt
+        calls.append(target)
+        return rename(self, target)
+
+    for step in (70, *steps):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename_or_die)
+        with pytest.raises(KeyboardInterrupt):
+            other_steps._set_aside(tmp_path, steps)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 4 - done
+    other_steps.undo_unfinished(tmp_path)
+    other_steps._set_aside(tmp_path, steps)
+    for kept, there in ((tmp_path, (70,)), (tmp_path / "decayed-100", steps)):
+        assert sorted(int(path.name) for path in (kept / "checkpoints").iterdir()) == [*there]
+    assert [path.name for path in tmp_path.glob("decayed*")] == ["decayed-100"]
+
+
+def test_a_run_begins_with_undoing(wsd, run_dir):
+    unfinished = run_dir / other_steps.UNFINISHED / "checkpoints"
+    unfinished.mkdir(parents=True)
+    (run_dir / "checkpoints" / "12").rename(unfinished / "12")
+    assert run.open_run(run_dir, wsd) == 12
+    assert not unfinished.parent.exists()
 
 
 def on_disk(run_dir: Path, saved: TrainConfig, steps: int, *there: int) -> int:
