@@ -16,9 +16,8 @@ from recurrentgemma.errors import UserError
 DESCRIPTION = """Train Griffin, Hawk and an MQA Transformer of 250,000 parameters for a task of the
 Griffin paper (section 6.2), and measure them at lengths far beyond that of training.
 
-On two cores that do nothing else, induction_heads should take about 40 minutes and
-selective_copying about two hours (0.09 and 0.18 CPU seconds a step); killed, the same command goes
-on where it was.
+A step takes 0.09 CPU seconds, so that on two cores that do nothing else induction_heads should take
+about 40 minutes and selective_copying 80. Killed, the same command goes on where it was.
 
 examples:
   griffin eval synthetic induction_heads --out results/induction

@@ -9,10 +9,10 @@
 Every step sees new sequences, drawn on the device. The loss is at the answers alone (Griffin paper,
 appendix H). AdamW; the paper gives neither its learning rate, nor schedule, nor batch size.
 
-Sequences grow, which the paper's do not: they begin at choices.shortest tokens and double, in equal
-parts of the first half of all steps, up to the task's length, which the second half has. A step has
-about tokens_per_step tokens whatever their length. What a task asks is the same at every length,
-and a short sequence says it for a fraction of the work.
+Sequences grow, which the paper's do not: the first quarter of all steps has choices.shortest
+tokens, then they double in equal parts of the second quarter, and the last half has the task's
+length. A step has about tokens_per_step tokens whatever their length. What a task asks is the same
+at every length, and a short sequence says it for a fraction of the work.
 
 B batch, T time, A answers, V vocabulary.
 """
@@ -63,13 +63,18 @@ class TrainingChoices:
         lengths = [min(self.shortest, length)]
         while lengths[-1] < length:
             lengths.append(min(2 * lengths[-1], length))
-        grows = max(1, self.steps // 2 // (len(lengths) - 1)) if len(lengths) > 1 else 1
-        return lengths[min(step // grows, len(lengths) - 1)]
+        quarter, between = max(self.steps // 4, 1), lengths[1:-1]
+        if step < quarter:
+            return lengths[0]
+        place = (step - quarter) * len(between) // quarter
+        return between[place] if place < len(between) else length
 
 
 STUDY = {
-    "selective_copying": TrainingChoices(steps=6000, tokens_per_step=4096, shortest=64),
-    "induction_heads": TrainingChoices(steps=2000, tokens_per_step=2048, shortest=16),
+    "selective_copying": TrainingChoices(
+        steps=8000, tokens_per_step=2048, shortest=64, learning_rate=4e-3
+    ),
+    "induction_heads": TrainingChoices(steps=3000, tokens_per_step=2048, shortest=16),
 }
 """What solves each task on two cores within the times that synthetic_cli.py tells."""
 

@@ -72,11 +72,11 @@ def test_choices_are_checked(given: dict, message: str):
 
 def test_sequences_grow_to_the_tasks_length():
     choices = TrainingChoices(steps=800, tokens_per_step=1, shortest=16)
-    assert [choices.length_at(step, 64) for step in (0, 199, 200, 399, 400, 799)] == [
-        *(16, 16, 32, 32, 64, 64)
+    assert [choices.length_at(step, 128) for step in (0, 199, 200, 299, 300, 399, 400, 799)] == [
+        *(16, 16, 32, 32, 64, 64, 128, 128)
     ]
-    assert choices.length_at(0, 8) == choices.length_at(0, 16) - 8 == 8
-    assert [choices.length_at(step, 24) for step in (399, 400)] == [16, 24]
+    for length, lengths in ((8, [8, 8]), (16, [16, 16]), (24, [16, 24])):
+        assert [choices.length_at(step, length) for step in (199, 200)] == lengths
 
 
 def test_there_is_a_study_of_every_task():
