@@ -135,6 +135,7 @@ class HarnessModel(TemplateLM):
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = True
     ) -> list[float]:
+        """The log-likelihood of each text as a whole, its state carried from end to end."""
         documents = [
             [self.prefix_token_id, *self.tok_encode(request.args[0], False)] for request in requests
         ]
