@@ -98,10 +98,19 @@ def test_wsd_rises_stays_and_falls():
     np.testing.assert_allclose(rates, [0.0, 0.5, 1.0, 1.0, 1.0, 0.55, 0.1, 0.1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
-def test_muon_takes_the_weights_of_linear_layers_and_nothing_else(scan_layers):
+@pytest.mark.parametrize(("num_layers", "scan_layers"), [(3, False), (6, True)])
+def test_muon_takes_the_weights_of_linear_layers_and_nothing_else(num_layers, scan_layers):
     """Its steps of them are orthogonal matrices, each layer's its own, of AdamW's size."""
-    config = dataclasses.replace(tiny(), num_layers=6, scan_layers=scan_layers)
+    config = dataclasses.replace(
+        tiny(),
+        vocab_size=512,
+        width=128,
+        mlp_width=384,
+        lru_width=128,
+        head_dim=32,
+        num_layers=num_layers,
+        scan_layers=scan_layers,
+    )
     params = nnx.state(Griffin(config, rngs=nnx.Rngs(0)), nnx.Param)
     optim = OptimConfig(learning_rate=1.0, warmup_steps=0, weight_decay=0.0, algorithm="muon")
     tx = make_optimizer(optim, steps=10)
