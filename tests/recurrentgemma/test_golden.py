@@ -2,6 +2,7 @@
 """Logits, decoding and every gradient against float64 values of DeepMind's code (tests/golden)."""
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -86,6 +87,11 @@ def test_prefill_and_decode(positions: str):
     assert np.abs(np.concatenate(pieces, 1) - want).max() < 2e-5
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def gradients(graphdef, params, batch):
+    return jax.grad(lambda p: next_token_loss(nnx.merge(graphdef, p), batch)[0])(params)
+
+
 @pytest.mark.parametrize(
     ("positions", "golden", "scan_layers", "remat"),
     [
@@ -106,12 +112,7 @@ def test_gradients(positions: str, golden: str, scan_layers: bool, remat: str):
         jnp.asarray(where[:, :-1]),
     )
     graphdef, params = nnx.split(model, nnx.Param)
-
-    @jax.jit
-    def gradients(params):
-        return jax.grad(lambda p: next_token_loss(nnx.merge(graphdef, p), batch)[0])(params)
-
-    got = flat_params(nnx.merge(graphdef, gradients(params)))
+    got = flat_params(nnx.merge(graphdef, gradients(graphdef, params, batch)))
     want = split_mlp(dict(np.load(GOLDEN / f"grads_{golden}.npz")))
     for name, value in want.items():
         error = np.abs(np.asarray(got[name], np.float64) - value).max() / np.abs(value).max()
