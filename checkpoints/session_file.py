@@ -75,7 +75,7 @@ def write(path: Path, point: Point, lm: "LanguageModel") -> None:
         tensors |= _tensors(jax.device_get(point.state))
     session = json.dumps(header, sort_keys=True)
     metadata = {"format": FORMAT, "version": str(VERSION), "session": session}
-    metadata["sha256"] = _digest(session, tensors)
+    metadata["sha256"] = digest(session, tensors)
     with naming(path), new_file(path) as unfinished:
         unfinished.write_bytes(save(tensors, metadata))
 
@@ -142,7 +142,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             "it was saved by a newer one; update this one"
         )
     session = metadata.get("session", "")
-    if _digest(session, tensors) != metadata.get("sha256"):
+    if digest(session, tensors) != metadata.get("sha256"):
         raise UserError(f"{path} is damaged: its content is not what was saved; copy it again")
     header = json.loads(session)
     assert set(header) == set(_HEADER)
@@ -195,13 +195,14 @@ def _state(config: GriffinConfig, tensors: Mapping[str, np.ndarray]) -> State:
     return State(tensors["position"], tensors["wrapped"], tuple(layers))  # type: ignore[arg-type]
 
 
-def _digest(session: str, tensors: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(session.encode())
+def digest(header: str, tensors: Mapping[str, np.ndarray]) -> str:
+    """Of a header and of every tensor's name, type, shape and content."""
+    sha256 = hashlib.sha256(header.encode())
     for name in sorted(tensors):
         array = tensors[name]
-        digest.update(f"\0{name} {array.dtype} {array.shape}\0".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+        sha256.update(f"\0{name} {array.dtype} {array.shape}\0".encode())
+        sha256.update(array.tobytes())
+    return sha256.hexdigest()
 
 
 def is_session(path: Path) -> bool:

@@ -34,6 +34,9 @@ EVALUATIONS = {
     "throughput": Evaluation(
         "eval.throughput_cli:main", "time per token against context and batch"
     ),
+    "dynamic": Evaluation(
+        "eval.dynamic.dynamic_cli:main", "documents scored while the model learns from them"
+    ),
 }
 
 

@@ -4,12 +4,14 @@
     y = x W^T + bias + scale (x A) B          W [J, I], A [I, R], B [R, J]
 
 (LoRA, arXiv 2106.09685). A layer's adapter stands beside its weight and is applied alike by who
-trains it (training/finetuning/lora.py), who scores with it and who serves with it. With an adapter
+trains it (training/finetuning/lora.py), who adapts at test time (eval/dynamic/), who scores with it
+and who serves with it. With an adapter
 for each row of a batch, A is [B, I, R] and B [B, R, J]. Adapters are float32 whatever the base is,
 and by canonical name, `blocks.0/mlp_block/ffw_up/weight_lora_a` and `..._b`, everywhere but in the
 model.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,10 +21,15 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from recurrentgemma import parallel, params, sharding
+from recurrentgemma.config import GriffinConfig
+from recurrentgemma.errors import UserError
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.layers import Linear, matmul
+from recurrentgemma.lora_config import LoraConfig
+from recurrentgemma.parameters import param_shapes
 
 A, B = "weight_lora_a", "weight_lora_b"  # beside `weight`
+FIRST_A = jax.nn.initializers.he_uniform()
 
 
 class AdaptedLinear(Linear):
@@ -61,6 +68,49 @@ def over_tensor(name: str) -> bool:
     """Whether a layer's outputs are divided over the tensor axis."""
     last = name.split("/")[-1]
     return sharding.MESH_AXES[sharding.logical_axes(f"{last}/weight")[0]] == "tensor"
+
+
+def adapted_layers(config: GriffinConfig, lora: LoraConfig) -> dict[str, tuple[int, int]]:
+    """The chosen layers by canonical name, each with its weight's shape [J, I].
+
+    Raises:
+      ValueError: no layer has such a name, or one is smaller than the rank.
+    """
+    linear = {
+        name.removesuffix("/weight"): shape
+        for name, shape in param_shapes(config).items()
+        if name.endswith("/weight")
+    }
+    chosen = {name: s for name, s in linear.items() if re.fullmatch(lora.layers, name)}
+    if not chosen:
+        raise UserError(
+            f"lora.layers={lora.layers!r} is the name of no linear layer; they are "
+            f"{', '.join(linear)}"
+        )
+    for name, shape in chosen.items():
+        if lora.rank > min(shape):
+            raise UserError(
+                f"lora.rank={lora.rank} is larger than {min(shape)}, a side of {name}: choose a "
+                f"smaller rank, or other layers with lora.layers"
+            )
+    return {name: (shape[0], shape[1]) for name, shape in chosen.items()}
+
+
+def fresh_adapters(config: GriffinConfig, lora: LoraConfig, *, seed: int) -> params.Flat:
+    """Adapters of the chosen layers with which the model gives the same logits: A as He's uniform
+    initialisation draws it, B zero. They follow from the seed and the layer's name.
+
+    Raises:
+      ValueError: as adapted_layers.
+    """
+    order = [name.removesuffix("/weight") for name in param_shapes(config)]
+    key = jax.random.key(seed)
+    flat: params.Flat = {}
+    for name, (outputs, inputs) in adapted_layers(config, lora).items():
+        layer_key = jax.random.fold_in(key, order.index(name))
+        flat[f"{name}/{A}"] = FIRST_A(layer_key, (inputs, lora.rank), jnp.float32)
+        flat[f"{name}/{B}"] = jnp.zeros((lora.rank, outputs), jnp.float32)
+    return flat
 
 
 def attach(model: Griffin, flat: Mapping[str, ArrayLike], *, scale: float) -> Griffin:

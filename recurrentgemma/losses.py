@@ -61,8 +61,31 @@ def loss_and_state(
     )
     tokens = parallel.all_reduce(jnp.sum(batch.weights_BT), *sharding.TOKEN_AXES)
     weights_BT = batch.weights_BT / jnp.maximum(tokens, 1)
+    loss, nll_BT, log_z_BT = hidden_loss(model, x_BTD, batch.targets_BT, weights_BT, z_loss=z_loss)
+
+    def over_tokens(x: jax.Array) -> jax.Array:
+        return parallel.all_reduce(x, *sharding.TOKEN_AXES)
+
+    metrics = {
+        "nll": over_tokens(jnp.sum(nll_BT * weights_BT)),
+        "tokens": tokens,
+        "log_z": over_tokens(jnp.sum(log_z_BT * weights_BT)),
+    }
+    return over_tokens(loss), (metrics, jax.lax.stop_gradient(state))
+
+
+def hidden_loss(
+    model: Griffin,
+    x_BTD: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    *,
+    z_loss: float = 0.0,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """sum_t w_t (nll_t + z_loss log(Z_t)^2) of what model.hidden gave, over this device's tokens;
+    nll_BT and log_z_BT, in nats, which carry no gradient."""
     x_MD = parallel.replicate(x_BTD.reshape(-1, x_BTD.shape[-1]), "tensor")
-    targets_M, weights_M = batch.targets_BT.reshape(-1), weights_BT.reshape(-1)
+    targets_M, weights_M = targets_BT.reshape(-1), weights_BT.reshape(-1)
     given = (targets_M, weights_M, model.config.logits_soft_cap, z_loss)
     losses: Any
     if parallel.divided(*sharding.PARAMETER_AXES):
@@ -72,16 +95,7 @@ def loss_and_state(
     else:
         losses = _weighted_loss(x_MD, model.embedder.table(x_MD.dtype), *given)
     loss, nll_M, log_z_M = losses
-
-    def over_tokens(x: jax.Array) -> jax.Array:
-        return parallel.all_reduce(x, *sharding.TOKEN_AXES)
-
-    metrics = {
-        "nll": over_tokens(jnp.sum(nll_M * weights_M)),
-        "tokens": tokens,
-        "log_z": over_tokens(jnp.sum(log_z_M * weights_M)),
-    }
-    return over_tokens(loss), (metrics, jax.lax.stop_gradient(state))
+    return loss, nll_M.reshape(targets_BT.shape), log_z_M.reshape(targets_BT.shape)
 
 
 def token_log_probs(

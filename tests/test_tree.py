@@ -22,6 +22,7 @@ UNTESTED = {  # source files without a test file of their name, and why
     "recurrentgemma/__init__.py": "the public names: test_public_names.py",
     "checkpoints/bench.py": MEASURES,
     "eval/perplexity_bench.py": MEASURES,
+    "eval/dynamic/dynamic_bench.py": MEASURES,
     "kernels/measure/dot_bench.py": MEASURES,
     "kernels/measure/tpu_report.py": MEASURES,
     "recurrentgemma/generation/session_bench.py": MEASURES,

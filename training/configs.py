@@ -12,11 +12,11 @@ import tyro
 from recurrentgemma import config_json
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
+from recurrentgemma.lora_config import LoraConfig
 from recurrentgemma.sharding import nearest_divisor
 from recurrentgemma.text.chat import AUTO, GEMMA
 from training.data.config import DataConfig
 from training.data.sources.spec import absolute_spec
-from training.finetuning.lora_config import LoraConfig
 from training.optim import OptimConfig
 
 MAY_CHANGE_ON_RESUMING = (

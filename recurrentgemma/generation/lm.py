@@ -7,6 +7,7 @@
 B batch, T time, V vocabulary.
 """
 
+import copy
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -37,6 +38,7 @@ from recurrentgemma.generation.session import Session
 from recurrentgemma.generation.walk import CHUNKS, ChunkProgram, chunk_logits
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import token_log_probs
+from recurrentgemma.params import from_flat_params
 from recurrentgemma.state import State
 from recurrentgemma.text.chat import AUTO, Message, chat_format, check_text
 from recurrentgemma.text.streaming import TextStream
@@ -91,6 +93,17 @@ class LanguageModel:
         self._logits = ChunkProgram(chunk_logits, graphdef, self.config)
         self._reader = Reader(self._generator, tokenizer)
         self._fingerprint: str | None = None  # of the weights, once somebody has asked
+
+    def with_params(self, flat: Mapping[str, Any]) -> "LanguageModel":
+        """The same with these parameters, by canonical name; what was compiled serves both."""
+        other = copy.copy(self)
+        other.model = from_flat_params(self.config, flat)
+        _, other._params = nnx.split(other.model)
+        other._generator = copy.copy(self._generator)
+        other._generator.params = other._params
+        other._reader = Reader(other._generator, self.tokenizer)
+        other._fingerprint = None
+        return other
 
     def __repr__(self) -> str:
         tokenizer = "no tokenizer"

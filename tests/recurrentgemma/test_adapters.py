@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from recurrentgemma.adapters import A, B, attach, flat_adapters, low_rank
+from recurrentgemma.adapters import (
+    A,
+    B,
+    adapted_layers,
+    attach,
+    flat_adapters,
+    fresh_adapters,
+    low_rank,
+)
 from recurrentgemma.griffin import Griffin
+from recurrentgemma.lora_config import LoraConfig
 from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.params import Flat, flat_params, from_flat_params
 from tests.recurrentgemma.models import GRIFFIN, call, make, tokens
@@ -112,6 +121,22 @@ def test_they_can_be_trained_without_qwix():
     grads = gradient(trained)
     assert jax.tree.structure(grads) == jax.tree.structure(trained)
     assert all(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(grads))
+
+
+def test_fresh_ones_change_nothing_and_follow_from_seed_and_name():
+    lora, ids = LoraConfig(rank=2, layers=r".*/ffw_(up|down)"), tokens(0, 1, 8)
+    assert adapted_layers(GRIFFIN, lora)["blocks.4/mlp_block/ffw_up"] == (48, 32)
+    flat = fresh_adapters(GRIFFIN, lora, seed=3)
+    assert len(flat) == 2 * 2 * GRIFFIN.num_layers
+    expected, _ = make("griffin")(ids)
+    model = attach(make("griffin"), flat, scale=lora.scale)
+    np.testing.assert_array_equal(call(model, ids)[0], call(make("griffin"), ids)[0])
+    np.testing.assert_allclose(call(model, ids)[0], expected, atol=2e-5)
+    name = f"blocks.1/mlp_block/ffw_up/{A}"
+    fewer = fresh_adapters(GRIFFIN, LoraConfig(rank=2, layers=".*/ffw_up"), seed=3)
+    np.testing.assert_array_equal(fewer[name], flat[name])
+    assert not np.array_equal(flat[name], flat[name.replace("1", "2", 1)])
+    assert not np.array_equal(flat[name], fresh_adapters(GRIFFIN, lora, seed=4)[name])
 
 
 def test_what_cannot_be():

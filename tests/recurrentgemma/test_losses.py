@@ -12,7 +12,7 @@ from flax import nnx
 import recurrentgemma as rg
 from recurrentgemma import losses
 from recurrentgemma.griffin import Griffin
-from recurrentgemma.losses import Batch, next_token_loss, token_log_probs
+from recurrentgemma.losses import Batch, hidden_loss, next_token_loss, token_log_probs
 from tests.recurrentgemma.models import call, make, tokens
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -73,6 +73,10 @@ def test_metrics_and_log_probs_agree():
     assert float(metrics["nll"]) == pytest.approx(float(nll), rel=1e-6)
     assert float(metrics["tokens"]) == pytest.approx(float(np.sum(batch.weights_BT)), rel=1e-6)
     assert loss > metrics["nll"]
+    x_BTD, _ = model.hidden(batch.tokens_BT, positions=batch.positions_BT)
+    weighted, nll_BT, _ = hidden_loss(model, x_BTD, batch.targets_BT, batch.weights_BT)
+    np.testing.assert_allclose(nll_BT, -log_probs, rtol=1e-5)
+    assert float(weighted) == pytest.approx(float(nll * np.sum(batch.weights_BT)), rel=1e-5)
 
 
 def test_weights_of_zero_give_no_loss_and_no_nan():

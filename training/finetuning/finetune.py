@@ -18,15 +18,16 @@ from checkpoints.load import named_tokenizer_of, open_checkpoint
 from checkpoints.model_json import config_named
 from checkpoints.shapes import resolve_config
 from checkpoints.store import STEPS, newest_whole
+from recurrentgemma.adapters import adapted_layers
 from recurrentgemma.config import Dtype, GriffinConfig, Remat
 from recurrentgemma.errors import UserError
+from recurrentgemma.lora_config import LoraConfig
 from recurrentgemma.parameters import param_shapes
 from recurrentgemma.text.tokenizer import Tokenizer, check_vocabulary
 from training.data.chat_documents import ChatDocuments, Examples, count_examples
 from training.data.documents import load_named_tokenizer
 from training.data.sources.chat_lines import PLAIN, ChatLines
 from training.data.sources.spec import parse_spec
-from training.finetuning.lora import LoraConfig, adapted_layers
 
 RATES = {"full": 1e-5, "lora": 2e-4}  # learning rates where none is given
 WARMUP = 0.03  # of the steps, where none is given

@@ -9,8 +9,8 @@ import tyro
 
 from recurrentgemma.config import Remat
 from recurrentgemma.errors import UserError
+from recurrentgemma.lora_config import LoraConfig
 from recurrentgemma.text.chat import AUTO
-from training.finetuning.lora_config import LoraConfig
 from training.launch import Launch
 
 

@@ -20,18 +20,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import qwix
 from flax import nnx
 from jax.sharding import Mesh
 
 from recurrentgemma import adapters, params, sharding
-from recurrentgemma.adapters import A, B
-from recurrentgemma.config import GriffinConfig
+from recurrentgemma.adapters import A, B, adapted_layers, fresh_adapters
 from recurrentgemma.errors import UserError
 from recurrentgemma.griffin import Griffin
-from recurrentgemma.parameters import param_shapes
-from training.finetuning.lora_config import LoraConfig as LoraConfig
+from recurrentgemma.lora_config import LoraConfig as LoraConfig
 
 RUNS = "hidden"  # the method of Griffin that everything else calls
 LINEAR = "recurrentgemma.layers.Linear.__call__"
@@ -58,32 +55,6 @@ class GriffinLora(qwix.LoraProvider):
         a_IR, b_RJ, name = getattr(layer, A)[...], getattr(layer, B)[...], layer.qwix_path[-1]
         z = adapters.low_rank(x, a_IR, b_RJ, name=name, sums=layer.sums)
         return y + z * (self._rule.alpha / self._rule.rank)
-
-
-def adapted_layers(config: GriffinConfig, lora: LoraConfig) -> dict[str, tuple[int, int]]:
-    """The chosen layers by canonical name, each with its weight's shape [J, I].
-
-    Raises:
-      ValueError: no layer has such a name, or one is smaller than the rank.
-    """
-    linear = {
-        name.removesuffix("/weight"): shape
-        for name, shape in param_shapes(config).items()
-        if name.endswith("/weight")
-    }
-    chosen = {name: s for name, s in linear.items() if re.fullmatch(lora.layers, name)}
-    if not chosen:
-        raise UserError(
-            f"lora.layers={lora.layers!r} is the name of no linear layer; they are "
-            f"{', '.join(linear)}"
-        )
-    for name, shape in chosen.items():
-        if lora.rank > min(shape):
-            raise UserError(
-                f"lora.rank={lora.rank} is larger than {min(shape)}, a side of {name}: choose a "
-                f"smaller rank, or other layers with lora.layers"
-            )
-    return {name: (shape[0], shape[1]) for name, shape in chosen.items()}
 
 
 def adapt(model: Griffin, lora: LoraConfig, *, seed: int, mesh: Mesh | None = None) -> Griffin:
@@ -120,16 +91,9 @@ def adapt(model: Griffin, lora: LoraConfig, *, seed: int, mesh: Mesh | None = No
         adapted: Any = qwix.apply_lora_to_model(
             bare, GriffinLora(rule), methods=(RUNS,), rngs=nnx.Rngs(seed), skip_nnx_init=True
         )
-    order = [name.removesuffix("/weight") for name in param_shapes(config)]
-    key = jax.random.key(seed)
 
     def first_values() -> params.Flat:
-        flat: params.Flat = {}
-        for name, (outputs, inputs) in chosen.items():
-            layer_key = jax.random.fold_in(key, order.index(name))
-            shape_a, shape_b = (inputs, lora.rank), (lora.rank, outputs)
-            flat[f"{name}/{A}"] = rule.lora_a_initializer(layer_key, shape_a, jnp.float32)
-            flat[f"{name}/{B}"] = rule.lora_b_initializer(layer_key, shape_b, jnp.float32)
+        flat = fresh_adapters(config, lora, seed=seed)
         return params.stack(
             config, flat, [f"{_joined(p)}/{which}" for p in paths for which in (A, B)]
         )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from checkpoints.hub_names import short_title
 from checkpoints.store import CONFIG, read_run_config
 from recurrentgemma import sharding
+from recurrentgemma.adapters import adapted_layers
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.chat import AUTO, GEMMA
 from training import pins
@@ -25,7 +26,6 @@ from training.finetuning.finetune import (
     read_examples,
 )
 from training.finetuning.finetune_arguments import FinetuneArguments, lora_config
-from training.finetuning.lora import adapted_layers
 from training.optim import OptimConfig
 
 FEW_STEPS = 20  # fewer are remarked on

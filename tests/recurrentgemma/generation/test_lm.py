@@ -14,7 +14,7 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.generation.sampling import Sampling
 from recurrentgemma.griffin import Griffin
-from recurrentgemma.params import from_flat_params
+from recurrentgemma.params import flat_params, from_flat_params
 from recurrentgemma.text.chat import encode_chat
 from recurrentgemma.text.tokenizer import ByteTokenizer
 from tests.recurrentgemma.generation.small_models import CONFIG
@@ -238,6 +238,22 @@ def test_a_language_model_shows_what_it_is(lm, bare):
         "ByteTokenizer of 261 ids)"
     )
     assert "no tokenizer" in repr(bare)
+
+
+def test_with_other_parameters(lm):
+    """Another language model, which compiles nothing; the first one stays what it is."""
+    flat = flat_params(lm.model)
+    moved = flat | {"final_norm/scale": flat["final_norm/scale"] + 1.0}
+    before, other = lm.score(TEXT), lm.with_params(moved)
+    expected = LanguageModel(from_flat_params(lm.config, moved), lm.tokenizer)
+    np.testing.assert_allclose(other.score(TEXT), expected.score(TEXT), atol=1e-5)
+    assert np.abs(other.score(TEXT) - before).max() > 0.01
+    assert other.generate("Once", max_tokens=8) == expected.generate("Once", max_tokens=8)
+    assert other.session().complete("Once", max_tokens=8) == expected.session().complete(
+        "Once", max_tokens=8
+    )
+    assert other._score is lm._score
+    np.testing.assert_array_equal(lm.score(TEXT), before)
 
 
 def test_load(lm, run_dir):

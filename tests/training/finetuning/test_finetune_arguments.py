@@ -4,8 +4,8 @@
 import pytest
 
 from recurrentgemma.errors import UserError
+from recurrentgemma.lora_config import LoraConfig
 from training.finetuning.finetune_arguments import LoraArguments, lora_config
-from training.finetuning.lora_config import LoraConfig
 
 
 def test_adapters_count_twice_unless_alpha_is_given():

@@ -16,7 +16,7 @@ from flax import nnx
 from checkpoints.adapters import from_flat
 from checkpoints.adapters import merged as add_adapters
 from checkpoints.open_checkpoint import OpenCheckpoint, StoredTensor, read_params
-from recurrentgemma.adapters import flat_adapters
+from recurrentgemma.adapters import adapted_layers, flat_adapters
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss
@@ -28,7 +28,6 @@ from training.data.document import Document
 from training.finetuning.lora import (
     LoraConfig,
     adapt,
-    adapted_layers,
     split,
 )
 from training.optim import OptimConfig, make_optimizer

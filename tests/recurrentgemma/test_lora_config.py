@@ -4,7 +4,7 @@
 import pytest
 
 from recurrentgemma.errors import UserError
-from training.finetuning.lora_config import LoraConfig
+from recurrentgemma.lora_config import LoraConfig
 
 
 def test_what_it_takes():
