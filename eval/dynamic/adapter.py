@@ -142,6 +142,7 @@ class OnlineAdapter:
         logp = np.zeros(0, np.float32) if stopped else self.flush()
         if self.choices.learns and self.choices.reset_parameters:
             self._learner.restart(np.array([True]))
+            self._now = None  # other parameters of the same version
             if self._replay is not None:
                 self._replay.restart()
         self._learner.resume()

@@ -90,7 +90,7 @@ def run_cell(
     solved = {}
     for length in lengths:
         bar.say(f"{name}: {length:,} tokens")
-        tokens_at_once = 2**16
+        tokens_at_once = 2**20  # 4 MiB of ids
         solved[str(length)] = list(
             measure(
                 config,

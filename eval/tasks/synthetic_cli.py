@@ -43,12 +43,14 @@ class SyntheticArguments:
     sequences: int = 64
     """That are measured at each length."""
     steps: int | None = None
-    """Of training; by default as the study of the task, and so are the next three."""
+    """Of training; by default as the study of the task, and so are the next four."""
     tokens_per_step: int | None = None
     """Of all sequences of a step."""
     shortest: int | None = None
     """Tokens of the first sequences, which then double up to the training length; that length
     itself for training at one length from the start, as the paper's."""
+    weight_decay: float | None = None
+    """Times the learning rate."""
     learning_rate: float | None = None
     """Of AdamW, at its highest."""
     result: Result = dataclasses.field(default_factory=ResultOptions)
@@ -61,7 +63,7 @@ class SyntheticArguments:
 
     def training(self) -> TrainingChoices:
         """The study's, and what is given otherwise."""
-        names = ("steps", "tokens_per_step", "shortest", "learning_rate")
+        names = ("steps", "tokens_per_step", "shortest", "weight_decay", "learning_rate")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return dataclasses.replace(STUDY[self.task], **given)
 

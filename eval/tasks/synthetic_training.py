@@ -9,10 +9,10 @@
 Every step sees new sequences, drawn on the device. The loss is at the answers alone (Griffin paper,
 appendix H). AdamW; the paper gives neither its learning rate, nor schedule, nor batch size.
 
-Sequences grow, which the paper's do not: the first quarter of all steps has choices.shortest
-tokens, then they double in equal parts of the second quarter, and the last half has the task's
-length. A step has about tokens_per_step tokens whatever their length. What a task asks is the same
-at every length, and a short sequence says it for a fraction of the work.
+Sequences grow, which the paper's do not: they begin at choices.shortest tokens and double, in equal
+parts of the first steps (choices.growing), up to the task's length, which the others have. A step
+has about tokens_per_step tokens whatever their length. What a task asks is the same at every
+length, and a short sequence says it for a fraction of the work.
 
 B batch, T time, A answers, V vocabulary.
 """
@@ -30,6 +30,7 @@ from eval.tasks.synthetic_task import SyntheticTask
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.griffin import Griffin
+from recurrentgemma.sharding import parameter_name
 
 POINT_SEQUENCES = (
     64  # whole ones, new each time, by which a point of the learning curve is measured
@@ -44,7 +45,11 @@ class TrainingChoices:
     tokens_per_step: int
     shortest: int
     """Tokens of the first sequences; the task's length: they do not grow."""
+    growing: float
+    """The share of all steps, from the first on, in which sequences grow."""
     learning_rate: float = 3e-3
+    weight_decay: float = 0.1
+    """Times the learning rate, on the embedding and the weights of linear layers."""
     warmup_steps: int = 100
     block: int = 100
     """Steps of one call, and of one point of the learning curve."""
@@ -63,18 +68,15 @@ class TrainingChoices:
         lengths = [min(self.shortest, length)]
         while lengths[-1] < length:
             lengths.append(min(2 * lengths[-1], length))
-        quarter, between = max(self.steps // 4, 1), lengths[1:-1]
-        if step < quarter:
-            return lengths[0]
-        place = (step - quarter) * len(between) // quarter
-        return between[place] if place < len(between) else length
+        grown = max(self.growing * self.steps, 1)  # steps from which on they have their full length
+        return lengths[min(int(step * (len(lengths) - 1) / grown), len(lengths) - 1)]
 
 
 STUDY = {
     "selective_copying": TrainingChoices(
-        steps=8000, tokens_per_step=2048, shortest=64, learning_rate=4e-3
+        steps=8000, tokens_per_step=2048, shortest=64, growing=0.5, learning_rate=4e-3
     ),
-    "induction_heads": TrainingChoices(steps=3000, tokens_per_step=2048, shortest=16),
+    "induction_heads": TrainingChoices(steps=2000, tokens_per_step=2048, shortest=16, growing=0.2),
 }
 """What solves each task on two cores within the times that synthetic_cli.py tells."""
 
@@ -109,7 +111,10 @@ class SyntheticTraining:
             choices.learning_rate / 10,
         )
         tx = optax.chain(
-            optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.0)
+            optax.clip_by_global_norm(1.0),
+            optax.adamw(
+                schedule, b2=0.98, weight_decay=choices.weight_decay, mask=decayed_parameters
+            ),
         )
         self._start = jax.jit(partial(_start, config, tx))
         self._advance = jax.jit(
@@ -126,6 +131,17 @@ class SyntheticTraining:
         """`block` steps from `step` on, which is state.step, without waiting for them. `state` is
         donated."""
         return self._advance(state, length=self._choices.length_at(step, self._length))
+
+
+def decayed_parameters(params: Any) -> Any:
+    """Which parameters decay: what multiplies logits and activations, so that a task cannot be
+    solved by making these larger, but nothing of the recurrence and its convolution."""
+
+    def decays(path: tuple[Any, ...], param: jax.Array) -> bool:
+        name = parameter_name(path)
+        return param.ndim > 1 and "rg_lru" not in name and "conv_1d" not in name
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 @lru_cache(maxsize=1)  # the seeds of a model share its programs

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from eval.dynamic.config import DynamicConfig
 from eval.options import Model, ModelOptions, ModelPath, Result, ResultOptions, identity
 from recurrentgemma.errors import MissingExtra, UserError
+from recurrentgemma.sharding import MeshConfig
 
 DESCRIPTION = """Evaluate a model on tasks of EleutherAI's lm-evaluation-harness, or on task files
 in its form.
@@ -22,6 +24,7 @@ examples:
   griffin eval tasks google/recurrentgemma-2b --tasks arc_easy hellaswag --out results/tasks
   griffin eval tasks runs/demo --tasks ./mine.yaml --limit 100
   griffin eval tasks google/recurrentgemma-2b-it --tasks gsm8k --chat --num-fewshot 5
+  griffin eval tasks runs/demo --tasks ./mine.yaml --adapt --dynamic.parameters mlp
 """
 
 RATES = ("acc", "exact_match")  # metrics that are a share of examples
@@ -45,8 +48,15 @@ class TasksArguments:
     own template, else Gemma's format."""
     system: str | None = None
     """A system message before each prompt."""
+    adapt: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Dynamic evaluation: learn from a context before its answers, from a document while it is
+    scored. Each request begins with the checkpoint's parameters."""
+    dynamic: DynamicConfig = dataclasses.field(default_factory=DynamicConfig)
+    statistics: Path | None = None
+    """Gradient statistics for --dynamic.optimizer.algorithm rms: a file that `griffin eval dynamic
+    --statistics.file` has written."""
     batch_size: int = 8
-    """Rows that are read, or decoded, side by side."""
+    """Rows that are read, or decoded, side by side; with --adapt it is one at a time."""
     model: Model = dataclasses.field(default_factory=ModelOptions)
     result: Result = dataclasses.field(default_factory=ResultOptions)
 
@@ -58,6 +68,15 @@ class TasksArguments:
                 raise UserError(f"{name}={value}: expected at least {least}")
         if self.chat_template is not None and not self.chat:
             raise UserError("--chat-template has no effect without --chat")
+        learns = self.dynamic != DynamicConfig() or self.statistics is not None
+        if learns and not self.adapt:
+            raise UserError("--dynamic and --statistics have no effect without --adapt")
+        if self.adapt and self.model.mesh != MeshConfig():
+            raise UserError("--mesh has no effect with --adapt, which reads one row at a time")
+        if self.adapt and self.dynamic.replay.of == "text":
+            raise UserError(
+                "--dynamic.replay.of text: tasks have no text to replay; expected stream"
+            )
 
 
 def main(argv: list[str]) -> None:
@@ -82,9 +101,11 @@ def run(arguments: TasksArguments) -> dict[str, Any]:
         )
     import lm_eval
 
+    from eval.dynamic.statistics import read
     from eval.plots import bars
     from eval.progress_bar import progress_bar
     from eval.results import PROGRESS, Table, open_results, show
+    from eval.tasks.adapting import Adapting
     from eval.tasks.harness import AsItIs, HarnessModel
     from eval.tasks.harness_tasks import file_checksums, metrics, named_tasks, run_tasks
     from recurrentgemma.text.chat import use_template
@@ -102,6 +123,12 @@ def run(arguments: TasksArguments) -> dict[str, Any]:
         "lm_eval": lm_eval.__version__,
         **{name: getattr(arguments, name) for name in own},
     }
+    statistics = None
+    if arguments.adapt:
+        settings["dynamic"] = arguments.dynamic.to_json()
+        if arguments.statistics is not None:
+            statistics = read(arguments.statistics)
+            settings["statistics"] = statistics.fingerprint
     folder = arguments.result.out
     with open_results(folder, kind="tasks", settings=settings) as results:
         if results.finished is None:
@@ -115,7 +142,10 @@ def run(arguments: TasksArguments) -> dict[str, Any]:
                     bar.update(ready)
 
                 size = arguments.batch_size
-                reader = AsItIs(lm, batch_size=size, mesh=arguments.model.make_mesh())
+                if arguments.adapt:
+                    reader = Adapting(lm, arguments.dynamic, statistics=statistics)
+                else:
+                    reader = AsItIs(lm, batch_size=size, mesh=arguments.model.make_mesh())
                 model = HarnessModel(lm, batch_size=size, reader=reader, progress=progress)
                 given = run_tasks(
                     model,

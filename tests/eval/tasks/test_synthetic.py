@@ -19,7 +19,7 @@ from recurrentgemma.generation.lm import load
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 TASK = dataclasses.replace(TASKS["induction_heads"], length=8, window=4)
-CHOICES = TrainingChoices(steps=6, tokens_per_step=32, shortest=8, warmup_steps=1, block=2)
+CHOICES = TrainingChoices(steps=6, tokens_per_step=32, shortest=8, growing=0.0, block=2)
 
 
 @pytest.fixture(autouse=True)

@@ -6,17 +6,31 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from eval.tasks.synthetic_models import synthetic_model
 from eval.tasks.synthetic_task import TASKS, measure
-from eval.tasks.synthetic_training import STUDY, SyntheticTraining, TrainingChoices
+from eval.tasks.synthetic_training import (
+    STUDY,
+    SyntheticTraining,
+    TrainingChoices,
+    decayed_parameters,
+)
 from recurrentgemma.errors import UserError
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.sharding import parameter_name
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 TASK = dataclasses.replace(TASKS["induction_heads"], length=8)
 CHOICES = TrainingChoices(
-    steps=200, tokens_per_step=256, shortest=8, learning_rate=1e-2, warmup_steps=10, block=50
+    steps=200,
+    tokens_per_step=256,
+    shortest=8,
+    growing=0.0,
+    learning_rate=1e-2,
+    warmup_steps=10,
+    block=50,
 )
 CONFIG = dataclasses.replace(
     synthetic_model("hawk", window=4, context_length=8), num_layers=1, width=16, mlp_width=32
@@ -71,12 +85,24 @@ def test_choices_are_checked(given: dict, message: str):
 
 
 def test_sequences_grow_to_the_tasks_length():
-    choices = TrainingChoices(steps=800, tokens_per_step=1, shortest=16)
-    assert [choices.length_at(step, 128) for step in (0, 199, 200, 299, 300, 399, 400, 799)] == [
-        *(16, 16, 32, 32, 64, 64, 128, 128)
+    choices = TrainingChoices(steps=800, tokens_per_step=1, shortest=16, growing=0.25)
+    assert [choices.length_at(step, 64) for step in (0, 99, 100, 199, 200, 799)] == [
+        *(16, 16, 32, 32, 64, 64)
     ]
     for length, lengths in ((8, [8, 8]), (16, [16, 16]), (24, [16, 24])):
         assert [choices.length_at(step, length) for step in (199, 200)] == lengths
+
+
+def test_the_recurrence_does_not_decay():
+    params = nnx.split(nnx.eval_shape(lambda: Griffin(CONFIG, rngs=nnx.Rngs(0))))[1]
+    decayed = {
+        parameter_name(path)
+        for path, decays in jax.tree_util.tree_leaves_with_path(decayed_parameters(params))
+        if decays
+    }
+    assert "embedder/input_embedding" in decayed
+    assert not [name for name in decayed if "rg_lru" in name or "conv" in name or "bias" in name]
+    assert len(decayed) == 1 + 3 + 3  # the embedding, the recurrent block's layers, the MLP's
 
 
 def test_there_is_a_study_of_every_task():

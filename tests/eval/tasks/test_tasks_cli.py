@@ -56,11 +56,30 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch, capsys):
         (["--tasks", "./none.yaml"], r"there is no task file none\.yaml"),
         (["--tasks", "a", "--limit", "0"], "limit=0: expected at least 1"),
         (["--tasks", "a", "--chat-template", "gemma"], "no effect without --chat"),
+        (["--tasks", "a", "--dynamic.parameters", "mlp"], "no effect without --adapt"),
+        (["--tasks", "a", "--adapt", "--mesh.data", "2"], "--mesh has no effect with --adapt"),
     ],
 )
 def test_bad_options(options: list[str], message: str):
     with pytest.raises(UserError, match=message):
         main(["model", *options])
+
+
+def test_a_model_that_learns(tmp_path: Path, capsys):
+    write_model(tmp_path / "model")
+    write_tasks(tmp_path)
+    argv = [str(tmp_path / "model"), "--tasks", str(tmp_path / "books.yaml"), "--json"]
+
+    def bits(*options: str) -> float:
+        main([*argv, *options])
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return result["tasks"]["my_books"]["bits_per_byte"]
+
+    learned = ["--adapt", "--dynamic.segment-length", "16", "--dynamic.parameters", "biases"]
+    still = ["--dynamic.optimizer.algorithm", "none"]
+    before = bits("--devices", "1")
+    assert bits(*learned[:3], *still) == pytest.approx(before, rel=1e-5)
+    assert bits(*learned, "--dynamic.optimizer.learning-rate", "0.01") < before - 0.05
 
 
 def test_without_the_harness(monkeypatch: pytest.MonkeyPatch):
