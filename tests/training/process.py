@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 
 from checkpoints import store
+from kernels.measure.command import options
 from recurrentgemma.sharding import MeshConfig
 from tests.compiling import QUICKLY, compiling, kept_in
 from training import cluster, loop
@@ -85,6 +86,7 @@ def train(of: Process) -> None:
 
 
 if __name__ == "__main__":
+    options(__doc__).parse_args()
     for line in sys.stdin:
         pids = [fork(Process(**given)) for given in json.loads(line)]
         print(json.dumps(pids), flush=True)

@@ -98,8 +98,8 @@ def test_the_carried_state_is_used(sourced, tmp_path):
     assert loop.train(short, tmp_path / "carry", ONE)
     assert loop.train(cut, tmp_path / "cut", ONE)
     losses = [[r["loss"] for r in records(tmp_path / name)] for name in ("carry", "cut")]
-    assert losses[0][0] == losses[1][0]
-    assert losses[0][1] != losses[1][1]
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-6)  # two programs
+    assert losses[0][1] != pytest.approx(losses[1][1], rel=1e-4)
 
 
 def test_a_mesh_has_the_losses_of_one_device(sourced, tmp_path):

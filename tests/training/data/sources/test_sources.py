@@ -57,7 +57,10 @@ def test_text_that_is_not_utf8(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "content", "message"),
-    [("text", "", "each|every one of its 1 files is empty"), ("jsonl", "\n \n", "no line of its")],
+    [
+        ("text", "", "each|every one of its 1 files is empty"),
+        ("jsonl", "\n \n", "every line is empty"),
+    ],
 )
 def test_an_empty_source(kind: str, content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_text(content)
