@@ -17,7 +17,7 @@ DESCRIPTION = """Train Griffin, Hawk and an MQA Transformer of 250,000 parameter
 Griffin paper (section 6.2), and measure them at lengths far beyond that of training.
 
 A step takes 0.09 CPU seconds, so that on two cores that do nothing else induction_heads should take
-about 40 minutes and selective_copying 80. Killed, the same command goes on where it was.
+about an hour and selective_copying 80 minutes. Killed, the same command goes on where it was.
 
 examples:
   griffin eval synthetic induction_heads --out results/induction

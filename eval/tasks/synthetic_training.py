@@ -76,7 +76,7 @@ STUDY = {
     "selective_copying": TrainingChoices(
         steps=8000, tokens_per_step=2048, shortest=64, growing=0.5, learning_rate=4e-3
     ),
-    "induction_heads": TrainingChoices(steps=2000, tokens_per_step=2048, shortest=16, growing=0.2),
+    "induction_heads": TrainingChoices(steps=4000, tokens_per_step=2048, shortest=16, growing=0.1),
 }
 """What solves each task on two cores within the times that synthetic_cli.py tells."""
 
