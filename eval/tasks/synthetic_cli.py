@@ -21,7 +21,7 @@ about an hour and selective_copying 80 minutes. Killed, the same command goes on
 
 examples:
   griffin eval synthetic induction_heads --out results/induction
-  griffin eval synthetic selective_copying --models hawk --seeds 1 --training.steps 2000
+  griffin eval synthetic selective_copying --models hawk --seeds 1 --steps 2000
 """
 
 MODELS: tuple[ModelName, ...] = ("griffin", "hawk", "mqa")
