@@ -124,6 +124,8 @@ def read(
         )
         second_1ND, _ = model.hidden(tokens_1T[:, size:], state, positions=positions_1T[:, size:])
         x_1TD = jnp.concatenate([first_1LD, second_1ND], 1)
+    if not choices.overlap:  # all in their order; a CPU is slow at the gradient of picking
+        return x_1TD, state
     return x_1TD[:, segment.index_M], state
 
 
