@@ -115,7 +115,7 @@ def _open(spec: SourceSpec, builder: Any, name: str, split: str) -> tuple[Any, i
         if not splits[split].num_examples:
             raise UserError("it has no examples")
         examples = builder.as_data_source(split=split)
-    except NotImplementedError:  # by which TFDS says that a format has no random access
+    except NotImplementedError:  # so TFDS says that a format has no random access: told as an error
         raise UserError(
             f"{spec.text!r} is prepared as {builder.info.file_format.value} in "
             f"{builder.data_path}, which has no random access; prepare it with {command}, in "
