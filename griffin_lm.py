@@ -80,7 +80,12 @@ VERBS = {
         "numbers about a model: perplexity, extrapolation and more",
         "--dtype bfloat16, a lower --batch-size or --chunk-length",
     ),
-    "report": Verb("eval.report:main", "one HTML page of the results of `griffin eval`"),
+    "report": Verb("eval.report:main", "one HTML page of the results of evaluations and recipes"),
+    "recipe": Verb(
+        "training.recipes.recipe_cli:main",
+        "experiments of companion papers: plasticity and more",
+        "fewer --seeds",
+    ),
     "convert": Verb(
         "checkpoints.convert_cli:main",
         "convert between griffin, Hugging Face and DeepMind checkpoints",

@@ -262,7 +262,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _check_same(folder: Path, record: Mapping[str, Any], results: Results) -> None:
     if record.get("kind") != results.kind:
         raise UserError(
-            f"{folder} has a `griffin eval {record.get('kind')}`, and this is {results.kind}: give "
+            f"{folder} has results of {record.get('kind')}, and this is {results.kind}: give "
             "another --out"
         )
     there, here = flat(record["settings"]), flat(results.settings)

@@ -144,7 +144,7 @@ def study(arguments: StudyArguments) -> dict[str, Any]:
         raise UserError("--domains: expected NAME=SOURCE of two domains or more")
     from eval.documents import SourceDocuments
     from eval.dynamic.retention import Retention
-    from eval.dynamic.study_cells import Cells, Subject, cut_domain
+    from eval.dynamic.study_cells import DynamicCells, Subject, cut_domain
     from eval.options import ModelOptions, identity
     from eval.results import open_results
 
@@ -154,7 +154,7 @@ def study(arguments: StudyArguments) -> dict[str, Any]:
         if name not in ("out", "models", "parts")
     }
     rows: list[dict[str, Any]] = []
-    cells = Cells(arguments.out / "cells")
+    cells = DynamicCells(arguments.out / "cells")
     for given in arguments.models:
         name, path = given.split("=", 1) if "=" in given else (Path(given).name, given)
         lm = ModelOptions().load(path)

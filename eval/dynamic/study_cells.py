@@ -8,16 +8,14 @@ pieces, on which learning rates are chosen.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from checkpoints.files import naming, new_file
 from checkpoints.session_file import weights_fingerprint
+from eval.cells import Cells
 from eval.documents import Documents, InMemory
 from eval.dynamic.config import DynamicConfig
 from eval.dynamic.flops import adapted_parameters, flops_per_token
@@ -89,12 +87,11 @@ class Subject:
     segments: int = 512
 
 
-class Cells:
+class DynamicCells:
     """Finished cells in a folder, and how to finish others."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        self._cells = Cells(folder)
         self._statistics: dict[str, Statistics] = {}
 
     def measure(self, subject: Subject, domain: Domain, choices: DynamicConfig) -> dict[str, Any]:
@@ -125,7 +122,7 @@ class Cells:
 
     def all(self) -> list[dict[str, Any]]:
         """Every finished cell."""
-        return [json.loads(path.read_text("utf-8")) for path in sorted(self.folder.glob("*.json"))]
+        return self._cells.all()
 
     def _cell(
         self,
@@ -142,13 +139,12 @@ class Cells:
             "text": pieces.fingerprint,
             "choices": choices.to_json(),
         }
-        digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
-        path = self.folder / f"{subject.name}.{domain}.{digest}.json"
-        if path.is_file():
-            return json.loads(path.read_text("utf-8"))
+        name = f"{subject.name}.{domain}"
+        if (finished := self._cells.take(name, known)) is not None:
+            return finished
         learner = self._learner(subject, choices, len(pieces))
         flops = flops_per_token(subject.lm.config, choices)
-        cell = known | {
+        numbers: dict[str, Any] = {
             "flops_per_token": flops.per_token,
             "flops": flops._asdict(),
             "adapted_parameters": adapted_parameters(subject.lm.config, choices),
@@ -156,12 +152,10 @@ class Cells:
         try:
             scores = Evaluation(learner, pieces, retention=retention).finish()
         except LossNotFinite as error:
-            cell |= {"stopped": str(error), "bits_per_byte": 1e9}  # worse than any, and JSON
+            numbers |= {"stopped": str(error), "bits_per_byte": 1e9}  # worse than any, and JSON
         else:
-            cell |= _numbers(scores)
-        with naming(path), new_file(path) as unfinished:
-            unfinished.write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
-        return cell
+            numbers |= _numbers(scores)
+        return self._cells.keep(name, known, numbers)
 
     def _learner(self, subject: Subject, choices: DynamicConfig, count: int) -> Learner:
         """What is compiled serves all cells of the same program."""

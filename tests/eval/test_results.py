@@ -64,7 +64,7 @@ def test_another_evaluation_is_refused_by_name(tmp_path: Path):
         ):
             pass
         with (
-            pytest.raises(UserError, match="has a `griffin eval perplexity`, and this is dynamic"),
+            pytest.raises(UserError, match="has results of perplexity, and this is dynamic"),
             open_results(tmp_path, kind="dynamic", settings=SETTINGS),
         ):
             pass

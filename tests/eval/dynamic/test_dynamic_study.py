@@ -54,7 +54,7 @@ def test_it_runs_and_goes_on(tmp_path: Path, monkeypatch):
         *("--training", f"text:{tmp_path}/own.txt", "--pieces", "2", "--tokens", "64"),
         *("--tuning", "32", "--lengths", "16", "--retention-tokens", "32", "--parts", "updates"),
     ]
-    measure, calls = study_cells.Cells.measure, []
+    measure, calls = study_cells.DynamicCells.measure, []
 
     def stopping(self, subject, domain, choices):
         calls.append(choices)
@@ -62,7 +62,7 @@ def test_it_runs_and_goes_on(tmp_path: Path, monkeypatch):
             raise KeyboardInterrupt
         return measure(self, subject, domain, choices)
 
-    monkeypatch.setattr(study_cells.Cells, "measure", stopping)
+    monkeypatch.setattr(study_cells.DynamicCells, "measure", stopping)
     with pytest.raises(KeyboardInterrupt):
         main(argv)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/cells").iterdir()}

@@ -10,7 +10,7 @@ from eval.documents import InMemory
 from eval.dynamic import study_cells
 from eval.dynamic.retention import Retention
 from eval.dynamic.stream import dynamic_evaluation
-from eval.dynamic.study_cells import FACTOR, Cells, Subject, cut_domain, with_rate
+from eval.dynamic.study_cells import FACTOR, DynamicCells, Subject, cut_domain, with_rate
 from recurrentgemma.errors import UserError
 from tests.eval.dynamic.small import PLAIN, documents, ids_of, language_model
 from training.data.document import Document
@@ -45,21 +45,21 @@ def test_pieces_are_apart_and_begin_with_bos():
 
 def test_a_cell_is_measured_once(subject, tmp_path, monkeypatch):
     domain = cut_domain("d", TEXT, language_model(), count=3, tokens=20, tuning=9)
-    cells = Cells(tmp_path)
+    cells = DynamicCells(tmp_path)
     cell = cells.measure(subject, domain, PLAIN)
     expected = dynamic_evaluation(language_model(), domain.pieces, PLAIN, streams=3)
     assert cell["bits_per_byte"] == pytest.approx(expected.score.bits_per_byte, rel=1e-6)
     assert len(cell["pieces"]) == 3
     assert cell["forgotten"] is not None
     monkeypatch.setattr(study_cells, "Learner", None)  # nothing is measured any more
-    assert Cells(tmp_path).measure(subject, domain, PLAIN) == cell
+    assert DynamicCells(tmp_path).measure(subject, domain, PLAIN) == cell
     assert cells.all() == [cell]
     assert json.loads(next(tmp_path.glob("small.d.*.json")).read_text()) == cell
 
 
 def test_the_rate_is_searched_and_a_loss_that_is_not_finite_is_the_worst(subject, tmp_path):
     domain = cut_domain("d", TEXT, language_model(), count=3, tokens=20, tuning=19)
-    cells = Cells(tmp_path)
+    cells = DynamicCells(tmp_path)
     best = cells.rate(subject, [domain], with_rate(PLAIN, 3.0))
     tried = {
         cell["choices"]["optimizer"]["learning_rate"]: cell["bits_per_byte"] for cell in cells.all()

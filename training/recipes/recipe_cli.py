@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`griffin recipe`: the companion papers' experiments, found by their folders."""
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+import pkgutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from recurrentgemma.errors import UserError, did_you_mean
+
+EXAMPLES = """Run an experiment of a companion paper, or all that its README reports.
+
+Results go to OUT/NAME/EXPERIMENT: result.json, plots, and the finished cells (one arm, one seed),
+so that the same command goes on where it was stopped. `griffin report OUT/NAME/*` makes one page.
+
+examples:
+  griffin recipe --list
+  griffin recipe plasticity --list
+  griffin recipe plasticity adam --seeds 3
+  griffin recipe plasticity --study
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecipeArguments:
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = None
+    """Of a recipe."""
+    experiment: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT")] = (
+        None
+    )
+    """Of that recipe, the one to run."""
+    list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Name the recipes, or the experiments of one."""
+    study: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Run every experiment of the recipe."""
+    seeds: int | None = None
+    """Of each arm; by default as the experiment says."""
+    out: Path = Path("docs/results")
+    """The folder of all recipes' results."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the result as one last line of JSON."""
+
+    def check(self) -> None:
+        """Raises UserError: what to do is not said, or said twice."""
+        if self.name is None and not self.list:
+            raise UserError("no recipe is named: `griffin recipe --list` lists them")
+        wanted = [self.list, self.study, self.experiment is not None]
+        if sum(wanted) != 1:
+            raise UserError(
+                "expected one of --list, --study and the name of an experiment; `griffin recipe "
+                f"{self.name} --list` lists them"
+            )
+        if self.list and self.seeds is not None:
+            raise UserError("--seeds has no effect with --list: leave one of them out")
+        if self.study and self.json:
+            raise UserError("--json prints one result: name an experiment in place of --study")
+
+
+def main(argv: Sequence[str]) -> None:
+    """List or run. Raises UserError: there is no such recipe or experiment; see experiment.py."""
+    run(tyro.cli(RecipeArguments, prog="griffin recipe", description=EXAMPLES, args=argv))
+
+
+def run(arguments: RecipeArguments) -> None:
+    """List or run."""
+    arguments.check()
+    if arguments.name is None:
+        _print_list({name: _summary(name) for name in recipes()}, arguments.json)
+        return
+    if arguments.name not in recipes():
+        raise UserError(
+            f"{arguments.name!r} is no recipe{did_you_mean(arguments.name, recipes())}: they are "
+            f"{', '.join(recipes())}"
+        )
+    module = importlib.import_module(f"training.recipes.{arguments.name}.experiments")
+    experiments = {one.name: one for one in module.EXPERIMENTS}
+    if arguments.list:
+        lines = {
+            one.name: f"{one.question} ({one.cost}, {one.seeds} seeds)"
+            for one in experiments.values()
+        }
+        _print_list(lines, arguments.json)
+        return
+    if arguments.experiment is not None and arguments.experiment not in experiments:
+        raise UserError(
+            f"{arguments.experiment!r} is no experiment of {arguments.name}"
+            f"{did_you_mean(arguments.experiment, experiments)}: they are {', '.join(experiments)}"
+        )
+    from eval.results import show
+    from training.recipes.experiment import run_experiment
+
+    chosen = experiments if arguments.experiment is None else [arguments.experiment]
+    for name in chosen:
+        folder = arguments.out / arguments.name / name
+        record = run_experiment(arguments.name, experiments[name], folder, seeds=arguments.seeds)
+        print(f"{name}: {record['result']['verdict']}")
+        show(record, as_json=arguments.json, folder=folder)
+
+
+def recipes() -> list[str]:
+    """The folders beside this file that have experiments."""
+    import training.recipes as package
+
+    return sorted(
+        module.name
+        for module in pkgutil.iter_modules(package.__path__)
+        if module.ispkg
+        and importlib.util.find_spec(f"{package.__name__}.{module.name}.experiments")
+    )
+
+
+def _summary(name: str) -> str:
+    """The first line of a recipe's docstring."""
+    docstring = importlib.import_module(f"training.recipes.{name}").__doc__
+    assert docstring is not None
+    return docstring.splitlines()[0]
+
+
+def _print_list(lines: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(lines))
+        return
+    width = max(map(len, lines), default=0)
+    for name, line in lines.items():
+        print(f"{name:{width}}  {line}")
