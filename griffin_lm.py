@@ -91,6 +91,11 @@ VERBS = {
         "convert between griffin, Hugging Face and DeepMind checkpoints",
     ),
     "merge": Verb("checkpoints.merge_cli:main", "add LoRA adapters to the weights of their base"),
+    "prune": Verb(
+        "training.pruning.prune_cli:main",
+        "remove hidden units of the MLPs: a smaller checkpoint",
+        "--dtype bfloat16, a lower --batch-size or --chunk-length",
+    ),
     "bench": Verb("recurrentgemma.bench_cli:main", "time the kernels against the machine's limit"),
     "demo": Verb("training.demo:main", "train a small Griffin on Shakespeare, then serve it"),
 }

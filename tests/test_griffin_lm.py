@@ -56,7 +56,7 @@ def arguments_of(command: str) -> list[str]:
 def test_the_verbs_are_frozen():
     assert list(griffin_lm.VERBS) == [
         *("info", "data", "plan", "train", "finetune", "generate", "chat", "serve", "eval"),
-        *("report", "recipe", "convert", "merge", "bench", "demo"),
+        *("report", "recipe", "convert", "merge", "prune", "bench", "demo"),
     ]
 
 

@@ -18,6 +18,7 @@ from recurrentgemma.text.chat import AUTO, GEMMA
 from training.data.config import DataConfig
 from training.data.sources.spec import absolute_spec
 from training.optim import OptimConfig
+from training.pruning.config import PruneConfig
 
 MAY_CHANGE_ON_RESUMING = (
     "grad_accumulation_steps",
@@ -49,6 +50,7 @@ class TrainConfig:
 
     model: GriffinConfig
     optimizer: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    prune: PruneConfig = dataclasses.field(default_factory=PruneConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     text: tuple[str, ...] = ()
     """UTF-8 files to train on, one document each, of which the last tenth is held out; without
@@ -128,6 +130,11 @@ class TrainConfig:
             raise UserError("data.eval_sources without data.sources: name what to train on, too")
         if self.lora is not None and not self.init_from:
             raise UserError("lora without init_from: adapters need a checkpoint to be added to")
+        if self.lora is not None and self.prune.penalty:
+            raise UserError(
+                f"prune.penalty={self.prune.penalty} has no effect with lora: the weights of units "
+                "stay as they are; train every parameter"
+            )
         context_length = self.model.context_length
         if "global_attention" in self.model.block_types and self.sequence_length > context_length:
             raise UserError(

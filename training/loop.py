@@ -33,6 +33,7 @@ from training.observe.stopwatch import Stopwatch
 from training.observe.trackers import TensorBoard, Tracker, WeightsAndBiases, import_wandb
 from training.optim import decay_start, learning_rate_schedule, make_optimizer
 from training.planning.fit import fitting
+from training.pruning.shrink import measure_zero_units, shrinking
 from training.step import TrainState, TrainStep, init_train_state, make_train_step
 
 INTERRUPTED = (
@@ -198,6 +199,16 @@ def _build(
     )
     batches.check_steps(config.steps)
     tx = make_optimizer(config.optimizer, steps=config.steps)
+    learning_rate = learning_rate_schedule(config.optimizer, config.steps)
+    if config.prune.penalty:
+        tx = shrinking(
+            tx,
+            config.prune,
+            config.model,
+            steps=config.steps,
+            learning_rate=learning_rate,
+            seed=config.seed,
+        )
     model = fitting(
         config.model,
         rows=config.batch_size // config.grad_accumulation_steps,
@@ -215,7 +226,8 @@ def _build(
         mesh=mesh,
         z_loss=config.z_loss,
         grad_accumulation_steps=config.grad_accumulation_steps,
-        schedule=learning_rate_schedule(config.optimizer, config.steps),
+        schedule=learning_rate,
+        measure=measure_zero_units if config.prune.penalty else None,
     )
     step, tokens = int(train_state.step), config.batch_size * config.sequence_length
     watch = Stopwatch(

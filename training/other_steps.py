@@ -67,6 +67,11 @@ def step_to_go_on_from(
         return 0
     change = f"steps: {saved.steps} -> {asked.steps}"
     fresh = f"begin another run from its parameters, --init-from {run_dir} --run-dir NEW"
+    if saved.prune.penalty:
+        raise UserError(
+            f"{change}: the prune.penalty of every step hangs on how many there are, so {run_dir}, "
+            f"at step {newest}, must keep its {saved.steps}; {fresh}"
+        )
     before, after = (decay_start(config.optimizer, config.steps) for config in (saved, asked))
     if before is None or after is None:
         raise UserError(

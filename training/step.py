@@ -2,6 +2,7 @@
 """One optimizer step as a pure function: train_step(train_state, batch) -> (train_state,
 metrics)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, cast
 
 import jax
@@ -68,6 +69,7 @@ def make_train_step(
     z_loss: float = 0.0,
     grad_accumulation_steps: int = 1,
     schedule: optax.Schedule | None = None,
+    measure: Callable[[Any], Metrics] | None = None,
 ) -> TrainStep:
     """The jitted step for models of this structure. It donates the train state it is given.
 
@@ -75,6 +77,7 @@ def make_train_step(
     grad_accumulation_steps: the rows of a batch (of each device) go in so many parts, one after the
     other, whose gradients are added: the same step in less memory.
     frozen: parameters that are used and not trained.
+    measure: more metrics, scalars, of the parameters after the step.
     A train state with a carried state goes on from it where a row's first position is above 0;
     gradients end at the batch's edge.
 
@@ -154,6 +157,8 @@ def make_train_step(
         }
         if schedule is not None:
             metrics["learning_rate"] = jnp.asarray(schedule(updates_before))
+        if measure is not None:
+            metrics |= measure(params)
         return TrainState(step + 1, params, opt_state, skipped, carried), metrics
 
     return cast(TrainStep, jax.jit(train_step, donate_argnums=0))

@@ -19,6 +19,7 @@ from training.configs import TrainConfig
 from training.launch import Launch
 from training.observe.metrics import TIMINGS, read_metrics
 from training.optim import decay_start
+from training.pruning.config import PruneConfig
 from training.run_folder import METRICS
 
 ONE = Launch(devices=1, tensorboard=False)
@@ -164,6 +165,14 @@ def test_a_cosine_is_refused_with_the_reason(small, wsd):
         on_disk(Path("runs/x"), small, 20, 8)
     assert on_disk(Path("runs/x"), small, 20) == 0
     assert decay_start(small.optimizer, 12) is None
+
+
+def test_a_pruning_schedule_hangs_on_the_steps(wsd):
+    pruned = dataclasses.replace(wsd, prune=PruneConfig(penalty=0.2))
+    with pytest.raises(
+        UserError, match=r"steps: 12 -> 20: the prune\.penalty of every step .* 12;"
+    ):
+        on_disk(Path("runs/x"), pruned, 20, 8)
 
 
 def test_nothing_is_moved_for_a_run_that_is_refused(small, wsd, run_dir):

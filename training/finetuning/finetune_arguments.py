@@ -12,6 +12,7 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.lora_config import LoraConfig
 from recurrentgemma.text.chat import AUTO
 from training.launch import Launch
+from training.pruning.config import PruneConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class FinetuneArguments:
     run_dir: Path | None = None
     """Where the run is kept; runs/NAME-tuned by default. If it holds a run, that run goes on."""
     lora: LoraArguments = dataclasses.field(default_factory=LoraArguments)
+    prune: PruneConfig = dataclasses.field(default_factory=PruneConfig)
     chat_template: Annotated[str, tyro.conf.arg(aliases=["--template"])] = AUTO
     """`auto`: the checkpoint's own, else Gemma's format; `gemma`; a file with a Jinja template; or
     `none`: prompt and response as plain text, for tokenizers without turns."""

@@ -114,6 +114,7 @@ def prepare(arguments: FinetuneArguments) -> PreparedRun:
             weight_decay=arguments.weight_decay,
             beta2=0.999,
         ),
+        prune=arguments.prune,
         data=data,
         tokenizer=base.tokenizer_from,
         init_from=base.init_from,
