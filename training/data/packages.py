@@ -74,10 +74,16 @@ def npm_download(package: str, version: str) -> Callable[[str, Path], None]:
     return download
 
 
-def _run(command: list[str], wanted: Path) -> None:
+def apt_download(package: str, folder: Path) -> None:
+    """For `fetch`: a Debian package, NAME_VERSION_ARCHITECTURE.deb, by apt-get."""
+    name, version, _ = package.split("_")
+    _run(["apt-get", "download", "--quiet", f"{name}={version}"], folder / package, cwd=folder)
+
+
+def _run(command: list[str], wanted: Path, cwd: Path | None = None) -> None:
     shown = f"{Path(command[0]).name} {command[-1]}"
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
     except FileNotFoundError:
         raise NotFetched(f"{shown}: there is no {command[0]} on this machine; install it") from None
     if done.returncode != 0 or not wanted.exists():

@@ -80,3 +80,16 @@ def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
     assert packages.cache_directory() == tmp_path / "xdg" / "griffin-lm"
     monkeypatch.setenv("GRIFFIN_CACHE", str(tmp_path / "own"))
     assert packages.cache_directory() == tmp_path / "own"
+
+
+def test_apt_puts_the_package_where_it_is_wanted(tmp_path, monkeypatch):
+    """An apt-get of ours, which writes what it was asked into the folder it is in."""
+    apt = tmp_path / "bin" / "apt-get"
+    apt.parent.mkdir()
+    apt.write_text('#!/bin/sh\nfor word; do :; done\nprintf %s "$word" > some_1.2-3_all.deb\n')
+    apt.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{apt.parent}:/bin:/usr/bin")
+    sha256 = hashlib.sha256(b"some=1.2-3").hexdigest()
+    file = "some_1.2-3_all.deb"
+    path = packages.fetch(file, sha256, packages.apt_download, remedy=REMEDY, cache=tmp_path / "c")
+    assert path.read_bytes() == b"some=1.2-3"

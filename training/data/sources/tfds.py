@@ -32,9 +32,9 @@ class TfdsSplit:
         self.spec = spec.text
         self._feature = spec.options.get("feature", "text")
         name = match["name"] + (f":{match['version']}" if match["version"] else "")
-        builder = _builder(spec, name)
+        builder = dataset_builder(spec, name)
         split = match["split"] or "train"
-        self._examples, all_examples = _open(spec, builder, match["name"], split)
+        self._examples, all_examples = open_split(spec, builder, match["name"], split)
         self._full_name = f"{builder.info.full_name}:{split}"
         self.size = round(int(builder.info.dataset_size) * len(self) / all_examples)
         features = builder.info.features
@@ -64,7 +64,7 @@ class TfdsSplit:
         return decode_utf8(value, self.name(index))
 
 
-def _builder(spec: SourceSpec, name: str) -> Any:
+def dataset_builder(spec: SourceSpec, name: str) -> Any:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import constants
     from tensorflow_datasets.core.registered import DatasetNotFoundError
@@ -98,7 +98,7 @@ def _builder(spec: SourceSpec, name: str) -> Any:
         raise UserError(f"{spec.text!r}: {str(error).splitlines()[0]}") from None
 
 
-def _open(spec: SourceSpec, builder: Any, name: str, split: str) -> tuple[Any, int]:
+def open_split(spec: SourceSpec, builder: Any, name: str, split: str) -> tuple[Any, int]:
     """The examples of the split, and how many the whole dataset has."""
     options = [repr(name), f"file_format={FORMAT!r}"]
     if "data_dir" in spec.options:
