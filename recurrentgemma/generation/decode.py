@@ -21,6 +21,7 @@ from flax import nnx
 
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.generation.draw import SamplingArrays, log_probs, masked, sample
+from recurrentgemma.generation.logit_changes import LogitChanges, changed
 from recurrentgemma.generation.walk import ChunkProgram, prefill
 from recurrentgemma.state import State
 
@@ -33,6 +34,7 @@ class DecodeOptions(NamedTuple):
     sampling: SamplingArrays
     stop_BS: Any  # int32, tokens that end the row; -1 is none
     max_tokens_B: Any  # int32
+    changes: LogitChanges | None = None  # a program of its own where there are any
 
 
 class DecodeState(NamedTuple):
@@ -42,6 +44,7 @@ class DecodeState(NamedTuple):
     token_B: jax.Array  # int32, the token to read next
     count_B: jax.Array  # int32, tokens generated
     done_B: jax.Array  # bool
+    counts_BV: Any = None  # int32, how often each token was generated; None where nobody asks
 
 
 class Decoded(NamedTuple):
@@ -81,22 +84,28 @@ def decode(
         return (i < steps) & ~jnp.all(decode_state.done_B)
 
     def step(loop):
-        i, (state, token_B, count_B, done_B), out = loop
+        i, (state, token_B, count_B, done_B, counts_BV), out = loop
         x_B1D, state = model.hidden(token_B[:, None], state)
         logits_BV = model.unembed(x_B1D[:, 0])
         if vocab_size < logits_BV.shape[1]:
             logits_BV = logits_BV[:, :vocab_size]
-        allowed_BV = logits_BV if allowed_BM is None else masked(logits_BV, allowed_BM)
-        token_B = sample(allowed_BV, options.sampling, count_B)
+        drawn_BV = logits_BV
+        if options.changes is not None:
+            drawn_BV = changed(drawn_BV, options.changes, counts_BV, count_B, options.stop_BS)
+        if allowed_BM is not None:
+            drawn_BV = masked(drawn_BV, allowed_BM)
+        token_B = sample(drawn_BV, options.sampling, count_B)
         columns = [token_B] if top is None else [token_B, *log_probs(logits_BV, token_B, top)]
         out = [
             jax.lax.dynamic_update_slice_in_dim(all_BC, new_B[:, None], i, 1)
             for all_BC, new_B in zip(out, columns, strict=True)
         ]
         count_B = jnp.where(done_B, count_B, count_B + 1)
+        if counts_BV is not None:
+            counts_BV = counts_BV.at[jnp.arange(batch_size), token_B].add(1)
         stopped_B = jnp.any(token_B[:, None] == options.stop_BS, axis=1)
         done_B |= stopped_B | (count_B >= options.max_tokens_B)
-        return i + 1, DecodeState(state, token_B, count_B, done_B), out
+        return i + 1, DecodeState(state, token_B, count_B, done_B, counts_BV), out
 
     shape = (batch_size, CAPACITY)
     out = [jnp.zeros(shape, jnp.int32)]
@@ -169,6 +178,9 @@ class Generator:
         if allowed_BM is not None:
             batch_size = len(options.max_tokens_B)
             allowed_BM = check_allowed(allowed_BM, steps, batch_size, self.vocab_size)
+        if options.changes is not None and decode_state.counts_BV is None:
+            counts = np.zeros((len(options.max_tokens_B), self.vocab_size), np.int32)
+            decode_state = decode_state._replace(counts_BV=counts)
         steps = min(steps, CAPACITY)
         return self._decode(
             self.params, decode_state, options, np.int32(steps), allowed_BM, top=top

@@ -43,6 +43,20 @@ def sampling_arrays(samplings: Sequence[Sampling]) -> SamplingArrays:
     )
 
 
+def stop_array(
+    samplings: Sequence[Sampling], own: Sequence[int], *, width: int | None = None
+) -> np.ndarray:
+    """The tokens that end each row, int32 [B, S]; -1 is none.
+
+    own: the tokenizer's. width: S; by default as much as is needed.
+    """
+    rows = [
+        [*dict.fromkeys((*(() if s.ignore_eos else own), *s.stop_token_ids))] for s in samplings
+    ]
+    width = max(1, *map(len, rows)) if width is None else width
+    return np.array([row + [-1] * (width - len(row)) for row in rows], np.int32)
+
+
 def likeliest(logits_BV: jax.Array) -> jax.Array:
     """The likeliest token of each row, the first of equals, int32 [B].
 

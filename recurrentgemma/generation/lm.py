@@ -23,7 +23,8 @@ from recurrentgemma.counts import parameter_count
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.completion import Completion, run
 from recurrentgemma.generation.decode import DecodeOptions, Generator
-from recurrentgemma.generation.draw import sampling_arrays
+from recurrentgemma.generation.draw import sampling_arrays, stop_array
+from recurrentgemma.generation.logit_changes import logit_changes
 from recurrentgemma.generation.prompts import Prompt, Prompts, as_ids, as_prompts
 from recurrentgemma.generation.reading import Reader
 from recurrentgemma.generation.sampling import (
@@ -148,6 +149,9 @@ class LanguageModel:
           stop: a string, or several, before which the text ends.
           seed: a whole number; by default each call differs. A prompt's answer does not depend on
             the other prompts of the call: equal prompts with an equal seed get equal answers.
+          logit_bias, frequency_penalty, presence_penalty, repetition_penalty: see `Sampling`.
+          stop_token_ids, ignore_eos, min_tokens: what else ends the answer, what does not, and not
+            before when.
         sampling: all options as one `Sampling` (or one a prompt) in place of the keywords.
 
         It also ends at the end of the text or of the model's turn (tokenizer.stop_ids). Raises
@@ -303,7 +307,7 @@ class LanguageModel:
         rows = self._samplings(len(ids), sampling, options)
         for prompt, row in zip(ids, rows, strict=True):
             self._check_context(len(prompt) + row.max_tokens - 1)
-        decode_options = self._decode_options(rows, logprobs, stop_ids)
+        decode_options = self._decode_options(rows, logprobs, stop_ids, prompts=ids)
         texts = [
             None if self.tokenizer is None else TextStream(self.tokenizer, prompt, row.stop)
             for prompt, row in zip(ids, rows, strict=True)
@@ -337,17 +341,23 @@ class LanguageModel:
         return rows
 
     def _decode_options(
-        self, rows: Sequence[Sampling], logprobs: int | None, stop_ids: Collection[int] = ()
+        self,
+        rows: Sequence[Sampling],
+        logprobs: int | None,
+        stop_ids: Collection[int] = (),
+        *,
+        prompts: Sequence[Sequence[int]],
     ) -> DecodeOptions:
-        """stop_ids: that end an answer, beside the tokenizer's."""
+        """stop_ids: that end an answer, beside the tokenizer's. prompts: what is penalised for its
+        repetition."""
         if logprobs is not None and not 0 <= logprobs <= self.config.vocab_size:
             raise UserError(f"logprobs is {logprobs!r}: expected None or a number from 0")
-        own = self.tokenizer.stop_ids if self.tokenizer else ()
-        ends = tuple(dict.fromkeys((*own, *sorted(stop_ids))))
+        own = (*(self.tokenizer.stop_ids if self.tokenizer else ()), *sorted(stop_ids))
         return DecodeOptions(
             sampling_arrays(rows),
-            np.array([ends or (-1,)] * len(rows), np.int32),
+            stop_array(rows, own),
             np.array([row.max_tokens for row in rows], np.int32),
+            logit_changes(rows, prompts, self._generator.vocab_size),
         )
 
     def _encode(self, prompt: Prompt) -> list[int]:

@@ -16,6 +16,8 @@ from typing import Any, TypedDict, TypeVar
 
 from recurrentgemma.errors import UserError, did_you_mean
 
+MAX_STOP_TOKENS = 16  # of Sampling.stop_token_ids: an engine has room for them in every slot
+
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable)
 PerPrompt = T | Sequence[T]  # one value for all prompts, or one for each
@@ -31,6 +33,13 @@ class SamplingOptions(TypedDict, total=False):
     min_p: PerPrompt[float]
     stop: str | Sequence[str] | Sequence[Sequence[str]]
     seed: PerPrompt[int | None]
+    logit_bias: PerPrompt[Mapping[int, float]]
+    frequency_penalty: PerPrompt[float]
+    presence_penalty: PerPrompt[float]
+    repetition_penalty: PerPrompt[float]
+    stop_token_ids: Sequence[int] | Sequence[Sequence[int]]
+    ignore_eos: PerPrompt[bool]
+    min_tokens: PerPrompt[int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +60,21 @@ class Sampling:
     """Strings before which the text ends."""
     seed: int | None = None
     """Gives the same text again; by default each run differs."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Added to the logits of tokens, as (id, bias); in Python a mapping will do."""
+    frequency_penalty: float = 0.0
+    """Taken from a token's logit for each time that the answer has it already."""
+    presence_penalty: float = 0.0
+    """Taken once from the logits of tokens that the answer has."""
+    repetition_penalty: float = 1.0
+    """Logits of tokens of prompt and answer are divided by it where above 0, else multiplied; in a
+    session of the answer alone, for what it has read is not kept."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end the answer, beside the tokenizer's."""
+    ignore_eos: bool = False
+    """The tokenizer's own tokens do not end the answer."""
+    min_tokens: int = 0
+    """Before so many tokens, those that end the answer are not drawn."""
 
     def __post_init__(self) -> None:
         for name, (convert, good, expected) in _EXPECTED.items():
@@ -63,6 +87,22 @@ class Sampling:
             if not fits:
                 raise UserError(f"{name} is {given!r}: expected {expected}", field=name)
             object.__setattr__(self, name, value)
+        if self.min_tokens > self.max_tokens:
+            raise UserError(
+                f"min_tokens is {self.min_tokens}: expected at most max_tokens, {self.max_tokens}",
+                field="min_tokens",
+            )
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether tokens are drawn from other logits than the model's (logit_changes.py)."""
+        return bool(
+            self.logit_bias
+            or self.frequency_penalty
+            or self.presence_penalty
+            or self.repetition_penalty != 1
+            or self.min_tokens
+        )
 
 
 def samplings(count: int, options: Mapping[str, Any]) -> list[Sampling]:
@@ -76,10 +116,11 @@ def samplings(count: int, options: Mapping[str, Any]) -> list[Sampling]:
 
 def one_a_prompt(name: str, value: Any, count: int) -> Sequence:
     """`value` for each of `count` prompts. Raises UserError for a sequence of another length."""
-    many = isinstance(value, Sequence) or getattr(value, "ndim", 0) > 0  # or a NumPy array
-    shared = isinstance(value, str) or not many
-    if name == "stop" and not shared:
-        shared = all(isinstance(string, str) for string in value)
+    shared = isinstance(value, str) or not _many(value)
+    if name in ("stop", "stop_token_ids") and not shared:  # a prompt's value is a sequence itself
+        shared = all(isinstance(item, str) or not _many(item) for item in value)
+    if name == "logit_bias" and not shared:
+        shared = all(_many(item) and len(item) == 2 and not any(map(_many, item)) for item in value)
     values = [value] * count if shared else list(value)
     if len(values) != count:
         raise UserError(f"{name} has {len(values)} values for {count} prompts", field=name)
@@ -116,6 +157,10 @@ def takes_sampling_options(method: Method) -> Method:
     return checked  # type: ignore[return-value]
 
 
+def _many(value: Any) -> bool:
+    return isinstance(value, Sequence) or getattr(value, "ndim", 0) > 0  # or a NumPy array
+
+
 def _number(value: Any) -> float:
     if isinstance(value, str):
         raise TypeError
@@ -128,6 +173,22 @@ def _whole_or_none(value: Any) -> int | None:
 
 def _strings(value: Any) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    return tuple(operator.index(id) for id in value)
+
+
+def _biases(value: Any) -> tuple[tuple[int, float], ...]:
+    pairs = value.items() if isinstance(value, Mapping) else value
+    biases = {operator.index(id): _number(bias) for id, bias in pairs}
+    return tuple(sorted(biases.items()))
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
 
 
 def _is_text(value: Any) -> bool:
@@ -146,4 +207,19 @@ _EXPECTED: dict[str, tuple[Callable, Callable, str]] = {
         lambda seed: seed is None or -(2**63) <= seed < 2**64,
         "a whole number of at most 64 bits",
     ),
+    "logit_bias": (
+        _biases,
+        lambda pairs: all(0 <= id < 2**31 and abs(bias) <= 100 for id, bias in pairs),
+        "token ids with numbers from -100 to 100",
+    ),
+    "frequency_penalty": (_number, lambda x: -2 <= x <= 2, "a number from -2 to 2"),
+    "presence_penalty": (_number, lambda x: -2 <= x <= 2, "a number from -2 to 2"),
+    "repetition_penalty": (_number, lambda x: 0 < x <= 100, "a number over 0 and at most 100"),
+    "stop_token_ids": (
+        _ids,
+        lambda ids: len(ids) <= MAX_STOP_TOKENS and all(0 <= id < 2**31 for id in ids),
+        f"at most {MAX_STOP_TOKENS} token ids",
+    ),
+    "ignore_eos": (_truth, lambda _: True, "True or False"),
+    "min_tokens": (operator.index, lambda n: 0 <= n < 2**31, f"a whole number below {2**31}"),
 }

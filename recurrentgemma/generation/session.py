@@ -282,7 +282,7 @@ class Session:
     ) -> Iterator[str]:
         """Check everything, then the iterator that fills `completion` and moves the session."""
         (row,) = self.lm._samplings(1, sampling, options)
-        decode_options = self.lm._decode_options([row], logprobs)
+        decode_options = self.lm._decode_options([row], logprobs, prompts=[()])
         if start is self._point and self._ready is not None:
             start = self._ready
         start = self._reader.ended(start)

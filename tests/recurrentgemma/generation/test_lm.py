@@ -201,12 +201,14 @@ def test_chat_by_another_template(lm, tmp_path, monkeypatch):
     assert lm.chat("1 + 1", template=tmp_path / "my.jinja", **written, **options) == expected
     ends = []
     decode_options = lm._decode_options
-    monkeypatch.setattr(lm, "_decode_options", lambda *a: ends.append(a[2]) or decode_options(*a))
+    monkeypatch.setattr(
+        lm, "_decode_options", lambda *a, **k: ends.append(a[2]) or decode_options(*a, **k)
+    )
     turns = "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n"
     turns += "{% endfor %}{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
     lm.chat("1", template=turns, **options)
     assert lm.tokenizer.control_tokens["<end_of_turn>"] in ends[0]  # what ends an answer there
-    assert 77 in decode_options([Sampling()], None, {77}).stop_BS
+    assert 77 in decode_options([Sampling()], None, {77}, prompts=[()]).stop_BS
     with pytest.raises(UserError, match="tools: Gemma's chat format has none"):
         lm.chat("1 + 1", tools=written["tools"])
 

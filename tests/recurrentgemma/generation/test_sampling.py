@@ -36,6 +36,18 @@ from recurrentgemma.generation.sampling import Sampling, SamplingOptions, sampli
         ("stop", ("half a character: \ud800",)),
         ("seed", 2**64),
         ("seed", 0.5),
+        ("logit_bias", {5: 100.5}),
+        ("logit_bias", {-1: 1}),
+        ("logit_bias", {"5": 1}),
+        ("logit_bias", ((5,),)),
+        ("frequency_penalty", 2.1),
+        ("presence_penalty", float("nan")),
+        ("repetition_penalty", 0),
+        ("stop_token_ids", tuple(range(17))),
+        ("stop_token_ids", 5),
+        ("ignore_eos", 1),
+        ("min_tokens", -1),
+        ("min_tokens", 129),
     ],
 )
 def test_values_out_of_range(option, bad):
@@ -85,6 +97,17 @@ def test_one_value_for_all_prompts_or_one_for_each():
 )
 def test_stop_strings_are_shared_or_one_list_a_prompt(stop, expected):
     assert [row.stop for row in samplings(2, {"stop": stop})] == expected
+
+
+def test_tokens_and_biases_are_shared_or_one_a_prompt():
+    both = samplings(2, {"stop_token_ids": [7, 8], "logit_bias": {5: 1, 3: -2}})
+    assert [row.stop_token_ids for row in both] == [(7, 8)] * 2
+    assert [row.logit_bias for row in both] == [((3, -2.0), (5, 1.0))] * 2
+    assert samplings(2, {"logit_bias": [(3, -2), (5, 1)]})[1].logit_bias == both[0].logit_bias
+    one_each = samplings(2, {"stop_token_ids": [[7], []], "logit_bias": [{5: 1}, {}]})
+    assert [row.stop_token_ids for row in one_each] == [(7,), ()]
+    assert [row.logit_bias for row in one_each] == [((5, 1.0),), ()]
+    assert [row.changes_logits for row in one_each] == [True, False]
 
 
 def test_the_keywords_are_the_fields():
