@@ -65,6 +65,7 @@ class ChunkProgram:
     separate_start: rows that begin with nothing read have a program of their own for the first
       chunk, which spares it the empty window. Without, they begin with an empty state: there is
       half as much to compile.
+    donate: the state before a chunk is given up, and its memory used for the one after it.
     """
 
     def __init__(
@@ -76,24 +77,28 @@ class ChunkProgram:
         mesh: Mesh | None = None,
         result_spec: P = sharding.BATCH,
         separate_start: bool = False,
+        donate: bool = True,
     ):
         self.config, self.mesh = config, mesh
         self._separate_start = separate_start
         # Closed over, because hashing a model's structure anew would slow every single call.
         run, init = partial(_run, function, graphdef), partial(init_state, config)
         if mesh is None:
-            self.jitted = jax.jit(run, donate_argnums=1)
+            self.jitted = jax.jit(run, donate_argnums=1 if donate else ())
             self._fresh = jax.jit(init, static_argnums=0)
         else:
             run_on_mesh = partial(
                 _run_on_mesh, mesh, run, sharding.state_specs(config), result_spec
             )
             whole, places = NamedSharding(mesh, P()), state_shardings(config, mesh)
-            self.jitted = jax.jit(run_on_mesh, donate_argnums=1, out_shardings=(whole, places))
+            self.jitted = jax.jit(
+                run_on_mesh, donate_argnums=1 if donate else (), out_shardings=(whole, places)
+            )
             self._fresh = jax.jit(init, static_argnums=0, out_shardings=places)
 
     def __call__(self, params, chunk: TokenChunk, state: State | None) -> tuple[Any, State]:
-        """The function's result for a chunk, and the state after it. `state` is donated."""
+        """The function's result for a chunk, and the state after it. `state` is donated, unless
+        the program was made to keep it."""
         _, *arrays, lengths_B = chunk
         if self.mesh is not None:
             arrays = [x if x is None else place(self.mesh, sharding.BATCH, x)[0] for x in arrays]

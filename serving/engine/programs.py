@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the engine runs on the device: compiled once, for any mix of requests.
 
-B slots, T tokens of a chunk, D model width, N reported likeliest tokens.
+B slots, R prompts read together, T tokens of a chunk, D model width, V vocabulary, N reported
+likeliest tokens.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,51 +20,77 @@ from recurrentgemma.generation.decode import (
     Decoded,
     DecodeOptions,
     DecodeState,
-    check_allowed,
     decode,
 )
 from recurrentgemma.generation.draw import log_probs
 from recurrentgemma.generation.lm import LanguageModel
-from recurrentgemma.generation.walk import CHUNKS, ChunkProgram, Row, TokenChunk, Walk, prefill
+from recurrentgemma.generation.logit_changes import LogitChanges
+from recurrentgemma.generation.walk import ChunkProgram, TokenChunk, prefill
 from recurrentgemma.griffin import Griffin
-from recurrentgemma.state import State, insert_slot
+from recurrentgemma.state import State, insert_slot, take_slot
+from serving.engine.chunks import SIZES
 
 MAX_TOP = 5
-SCORED_CHUNKS = CHUNKS[::2]  # fewer sizes than are read without scores: there is less to compile
 SCORED_AT_ONCE = 64  # tokens of a prompt whose logits are held at a time
 
-Scores = tuple[jax.Array, jax.Array, jax.Array]  # logp_1T, top_logp_1TN, top_tokens_1TN
+Scores = tuple[jax.Array, jax.Array, jax.Array]  # logp_RT, top_logp_RTN, top_tokens_RTN
+
+
+class RowChunk(NamedTuple):
+    """The next tokens of one prompt, as numpy arrays, and the state before them, of one row."""
+
+    tokens_T: np.ndarray
+    targets_T: np.ndarray | None  # to be scored
+    state: State
 
 
 class Programs:
-    """The programs for one model, whose parameters stay on the device. States are donated."""
+    """The programs for one model, whose parameters stay on the device.
 
-    def __init__(self, lm: LanguageModel, *, vocab_size: int):
+    rows: prompts that one call reads. A call has so many rows whether there are as many or not,
+      because the shape of a program must not depend on who else is there.
+    """
+
+    def __init__(self, lm: LanguageModel, *, vocab_size: int, rows: int = 1):
         graphdef, self._params = nnx.split(lm.model)
-        self.vocab_size, self.top = vocab_size, min(MAX_TOP, vocab_size)
+        self.vocab_size, self.top, self.rows = vocab_size, min(MAX_TOP, vocab_size), rows
         # Closed over: hashing a model's structure anew would slow every single call.
         score = partial(_score, vocab_size=vocab_size, top=self.top)
-        self._read = ChunkProgram(prefill, graphdef, lm.config)
-        self._score = ChunkProgram(score, graphdef, lm.config)
+        # A state that was read stays as it is: it may be kept, or begin several answers.
+        self._read = ChunkProgram(partial(_rows, prefill), graphdef, lm.config, donate=False)
+        self._score = ChunkProgram(partial(_rows, score), graphdef, lm.config, donate=False)
         self._decode = jax.jit(
             partial(decode, graphdef, vocab_size=vocab_size),
             donate_argnums=1,
             static_argnames="top",
         )
         self._insert = jax.jit(insert_slot, donate_argnums=0)
+        self._change = jax.jit(_change_row, donate_argnums=(0, 1))
+        self.empty = self.fresh()
 
     def fresh(self, batch_size: int = 1) -> State:
         """The state of sequences that have seen nothing."""
         return self._read.fresh(batch_size)
 
-    def read(self, prompt: Row, *, scored: bool = False, state: State | None = None) -> Walk:
-        """A walk over all of a prompt but its last token, one chunk at a time, with the Scores of
-        the tokens after each if `scored`. `state`: what stands before the prompt."""
-        if not scored:
-            return self._read.walk(self._params, [prompt[:-1]], state=state)
-        return self._score.walk(
-            self._params, [prompt[:-1]], targets=[prompt[1:]], state=state, sizes=SCORED_CHUNKS
-        )
+    def read(self, chunks: Sequence[RowChunk], *, size: int) -> tuple[list[State], Scores | None]:
+        """The states after chunks of at most `size` tokens, at most `rows` of them; and where all
+        of them have targets, the scores of these."""
+        scored = chunks[0].targets_T is not None
+        tokens_RT = np.zeros((self.rows, size), np.int32)
+        targets_RT = np.zeros((self.rows, size), np.int32) if scored else None
+        lengths_R = np.zeros(self.rows, np.int32)
+        for row, (tokens_T, targets_T, _) in enumerate(chunks):
+            lengths_R[row] = len(tokens_T)
+            tokens_RT[row, : len(tokens_T)] = tokens_T
+            if targets_RT is not None:
+                assert targets_T is not None
+                targets_RT[row, : len(tokens_T)] = targets_T
+        states = [chunk.state for chunk in chunks]
+        states += [self.empty] * (self.rows - len(chunks))
+        chunk = TokenChunk(0, tokens_RT, targets_RT, None, lengths_R)
+        program = self._score if scored else self._read
+        scores, after = program(self._params, chunk, tuple(states))  # type: ignore[arg-type]
+        return list(after)[: len(chunks)], scores
 
     def insert(self, state: State, slot: int, one: State) -> State:
         """The slots with one of them replaced."""
@@ -78,68 +105,67 @@ class Programs:
         scored: bool,
         allowed_BM: np.ndarray | None = None,
     ) -> tuple[DecodeState, Decoded]:
-        """Up to `steps` more tokens in each slot that is not done; as Generator.advance."""
-        if allowed_BM is not None:
-            slots = len(decode_state.token_B)
-            allowed_BM = check_allowed(allowed_BM, steps, slots, self.vocab_size)
+        """Up to `steps` more tokens in each slot that is not done; as Generator.advance.
+
+        allowed_BM: with options.changes, which are a program together; one step unless it allows
+          everything.
+        """
         top = self.top if scored else None
         return self._decode(
             self._params, decode_state, options, np.int32(steps), allowed_BM, top=top
         )
 
-    def warm_up(
-        self,
-        decode_state: Callable[[], DecodeState],
-        options: DecodeOptions,
-        *,
-        constrained: bool,
-    ) -> None:
-        """Compile everything, as much of it at a time as there are cores.
+    def change(
+        self, changes: LogitChanges, counts_BV: jax.Array, slot: int, one: LogitChanges
+    ) -> tuple[LogitChanges, jax.Array]:
+        """The changes of all slots with one of them replaced, which has generated nothing yet. The
+        first two are donated."""
+        return self._change(changes, counts_BV, np.int32(slot), one)
 
-        decode_state: gives new, empty slots each time it is called.
-        constrained: the decoding of masks too, which takes as long to compile as that without.
-        """
+    def warm_up(self, calls: Sequence[Callable[[], Any]]) -> None:
+        """Compile all that reads prompts and what `calls` call, as much of it at a time as there
+        are cores."""
 
-        def read(size: int) -> Any:
-            chunk_1T, lengths_1 = np.zeros((1, size), np.int32), np.zeros(1, np.int32)
-            chunk = TokenChunk(0, chunk_1T, None, None, lengths_1)
-            return self._read(self._params, chunk, self.fresh())
 
-        def score(size: int) -> Any:
-            chunk_1T, lengths_1 = np.zeros((1, size), np.int32), np.zeros(1, np.int32)
-            chunk = TokenChunk(0, chunk_1T, chunk_1T, None, lengths_1)
-            return self._score(self._params, chunk, self.fresh())
+        def read(size: int, scored: bool) -> Any:
+            tokens_T = np.zeros(0, np.int32)
+            return self.read([RowChunk(tokens_T, tokens_T if scored else None, self.empty)], size=size)
 
-        def insert() -> Any:
-            return self.insert(decode_state().state, 0, self.fresh())
-
-        def decode(scored: bool, masked: bool) -> Any:
-            words = (len(options.max_tokens_B), -(-self.vocab_size // 32))
-            allowed_BM = np.full(words, 2**32 - 1, np.uint32) if masked else None
-            return self.decode(decode_state(), options, 1, scored=scored, allowed_BM=allowed_BM)
-
-        jobs: list[Callable[[], Any]] = [insert]
-        masks = (False, True) if constrained else (False,)
-        jobs += [partial(decode, scored, mask) for scored in (False, True) for mask in masks]
-        jobs += [partial(read, size) for size in CHUNKS]
-        jobs += [partial(score, size) for size in SCORED_CHUNKS]
+        jobs = [*calls, *(partial(read, size, scored) for size in SIZES for scored in (False, True))]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for compiled in [pool.submit(job) for job in jobs]:
                 jax.block_until_ready(compiled.result())
 
 
+def _rows(function, model: Griffin, tokens_RT, targets_RT, states, *, positions, lengths):
+    """A function of a batch, where each row's state comes, and goes, as a state of its own."""
+    state = jax.tree.map(lambda *rows: jnp.concatenate(rows), *states)
+    result, state = function(
+        model, tokens_RT, targets_RT, state, positions=positions, lengths=lengths
+    )
+    return result, tuple(take_slot(state, row) for row in range(len(states)))
+
+
+def _change_row(changes: LogitChanges, counts_BV: jax.Array, slot, one: LogitChanges):
+    def put(all_B, one_1):
+        return jax.lax.dynamic_update_slice_in_dim(all_B, one_1, slot, 0)
+
+    zero_1V = jnp.zeros((1, counts_BV.shape[1]), counts_BV.dtype)
+    return jax.tree.map(put, changes, one), put(counts_BV, zero_1V)
+
+
 def _score(
-    model: Griffin, tokens_1T, targets_1T, state, *, positions, lengths, vocab_size: int, top: int
+    model: Griffin, tokens_RT, targets_RT, state, *, positions, lengths, vocab_size: int, top: int
 ) -> tuple[Scores, State]:
-    x_1TD, state = model.hidden(tokens_1T, state, positions=positions, lengths=lengths)
-    block = min(SCORED_AT_ONCE, tokens_1T.shape[1])
+    x_RTD, state = model.hidden(tokens_RT, state, positions=positions, lengths=lengths)
+    block = min(SCORED_AT_ONCE, tokens_RT.shape[1])
 
     def score(args) -> Scores:
         x_SD, targets_S = args
         return log_probs(model.unembed(x_SD)[:, :vocab_size], targets_S, top)
 
     scores = jax.lax.map(
-        score, (x_1TD.reshape(-1, block, x_1TD.shape[-1]), targets_1T.reshape(-1, block))
+        score, (x_RTD.reshape(-1, block, x_RTD.shape[-1]), targets_RT.reshape(-1, block))
     )
-    logp, top_logp, top_tokens = (jnp.reshape(s, (1, -1, *s.shape[2:])) for s in scores)
+    logp, top_logp, top_tokens = (jnp.reshape(s, (*tokens_RT.shape, *s.shape[2:])) for s in scores)
     return (logp, top_logp, top_tokens), state

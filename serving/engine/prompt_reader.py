@@ -1,50 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefill of one prompt, a chunk a call, so that other sequences go on being decoded between."""
+"""Prefill: prompts are read a chunk at a time, several of them in one call of the device, so that
+other sequences go on being decoded between."""
+
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
 from recurrentgemma.state import State
-from serving.engine.programs import Programs
+from serving.engine.chunks import GRID, Span, next_span
+from serving.engine.programs import Programs, RowChunk
 from serving.engine.request import TokenScore, token_scores
 
 
 class PromptReader:
-    """Reads all of a prompt but its last token, with which decoding begins.
+    """Reads `tokens_T` but for the last token, with which decoding begins.
 
-    scored: also find the log-probability of each of its tokens but the first.
-    state: what stands before the prompt, which this donates; None: nothing.
+    state: of the first `start` tokens, a place of the grid; it is kept as it is.
+    scored: also find the log-probability of each token but the first; then nothing is read yet.
+    at_boundary: is given each place of the grid that was reached, and the state there.
     """
 
     def __init__(
         self,
-        programs: Programs,
         tokens_T: np.ndarray,
+        state: State,
         *,
-        scored: bool,
-        state: State | None = None,
+        start: int = 0,
+        scored: bool = False,
+        at_boundary: Callable[[int, State], None] = lambda position, state: None,
     ):
-        self.tokens_left = len(tokens_T) - 1
+        assert not (scored and start), "a score that was not read"
+        self.tokens_T = tokens_T
+        self.start = self.position = start
+        self.state = state
+        self.scored = scored
         self.scores = [TokenScore(token_id=int(tokens_T[0]), logprob=None, top=())]
-        self._walk = programs.read(tokens_T, scored=scored, state=state)
+        self._at_boundary = at_boundary
 
     @property
-    def state(self) -> State:
-        """Of what was read so far."""
-        assert self._walk.state is not None
-        return self._walk.state
+    def tokens_left(self) -> int:
+        return len(self.tokens_T) - 1 - self.position
 
     @property
     def finished(self) -> bool:
-        return self._walk.finished
+        return self.tokens_left == 0
 
-    def advance(self) -> None:
-        """Read the next chunk and wait for it."""
-        chunk, scores = self._walk.advance()
-        if scores is not None:
-            logp_1T, top_logp_1TN, top_tokens_1TN = jax.device_get(scores)
-            assert chunk.targets_BT is not None
-            targets_T = chunk.targets_BT[0, : chunk.lengths_B[0]]
-            self.scores += token_scores(targets_T, logp_1T[0], top_logp_1TN[0], top_tokens_1TN[0])
-        jax.block_until_ready(self._walk.state)
-        self.tokens_left -= int(chunk.lengths_B[0])
+    @property
+    def span(self) -> Span:
+        """What is read next."""
+        return next_span(self.position, len(self.tokens_T) - 1)
+
+    @property
+    def program(self) -> tuple[int, bool]:
+        """Readers of one program can be read in one call."""
+        return self.span.size, self.scored
+
+    def chunk(self) -> RowChunk:
+        start, stop, _ = self.span
+        targets_T = self.tokens_T[start + 1 : stop + 1] if self.scored else None
+        return RowChunk(self.tokens_T[start:stop], targets_T, self.state)
+
+    def take(self, state: State, scores: Sequence[TokenScore]) -> None:
+        """What came of the chunk."""
+        self.position, self.state = self.span.stop, state
+        self.scores += scores
+        if self.position % GRID == 0:
+            self._at_boundary(self.position, state)
+
+
+def advance(programs: Programs, readers: Sequence[PromptReader]) -> None:
+    """Read the next chunk of each, all of one program, and wait for it."""
+    (size, scored) = readers[0].program
+    assert all(reader.program == (size, scored) for reader in readers)
+    chunks = [reader.chunk() for reader in readers]
+    states, scores = programs.read(chunks, size=size)
+    logps = None if scores is None else jax.device_get(scores)
+    jax.block_until_ready(states)
+    for row, (reader, chunk) in enumerate(zip(readers, chunks, strict=True)):
+        told: list[TokenScore] = []
+        if logps is not None:
+            assert chunk.targets_T is not None
+            told = token_scores(chunk.targets_T, *(array[row] for array in logps))
+        reader.take(states[row], told)

@@ -50,6 +50,18 @@ class Event:
     prompt_scores: tuple[TokenScore, ...] = ()
     num_generated: int = 0  # so far, with the tokens that ended the answer
     finish_reason: Literal["stop", "length"] | None = None
+    cached_tokens: int = 0  # of the prompt, which did not have to be read
+    times: "Times | None" = None  # of the whole sequence, in its last event
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Times:
+    """When what became of a sequence, by time.monotonic()."""
+
+    submitted: float
+    admitted: float  # reading of its prompt began
+    read: float  # its prompt is read
+    ended: float
 
 
 def token_scores(

@@ -2,13 +2,15 @@
 """One request on its way through the engine: from the tokens that its slot generates to events."""
 
 import dataclasses
+import time
+from array import array
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from recurrentgemma.text.tokenizer import Tokenizer
-from serving.engine.request import Event, GenerationRequest, TokenScore
+from serving.engine.request import Event, GenerationRequest, Times, TokenScore
 from serving.engine.transcript import Transcript
 
 
@@ -18,10 +20,13 @@ class LiveSequence:
     def __init__(self, id: int, request: GenerationRequest, tokenizer: Tokenizer | None):
         self.id = id
         self.request = request
-        self._tokens: list[int] = []  # of a constrained answer only: others may have no end
+        self.tokens = array("i")  # all that were generated
+        self.cached_tokens = 0
+        self.submitted = self.admitted = self.read = time.monotonic()
         self._num_generated = 0
         self._tokenizer = tokenizer
-        self._stop_ids = frozenset(tokenizer.stop_ids if tokenizer else ())
+        own = tokenizer.stop_ids if tokenizer and not request.sampling.ignore_eos else ()
+        self._stop_ids = frozenset((*own, *request.sampling.stop_token_ids))
         self._transcript = Transcript(
             tokenizer,
             request.prompt,
@@ -41,11 +46,11 @@ class LiveSequence:
         reason = None if self.request.sampling.max_tokens else "length"
         if reason is None and not told:
             return None
-        return Event(request_id=self.id, prompt_scores=told, finish_reason=reason)
+        return self._event(prompt_scores=told, finish_reason=reason)
 
     def allowed(self) -> np.ndarray | None:
         """Which tokens may come next, as GenerationRequest.allowed says; None: any."""
-        return None if self.request.allowed is None else self.request.allowed(self._tokens)
+        return None if self.request.allowed is None else self.request.allowed(self.tokens)
 
     def push(self, scores: Sequence[TokenScore], *, done: bool) -> Event | None:
         """The event of the tokens that one dispatch has generated, if there is something to tell.
@@ -54,8 +59,7 @@ class LiveSequence:
         """
         transcript = self._transcript
         stop_token = done and scores[-1].token_id in self._stop_ids
-        if self.request.allowed is not None:
-            self._tokens += [score.token_id for score in scores]
+        self.tokens.extend(score.token_id for score in scores)
         pushed, text, released = transcript.push(scores[: len(scores) - stop_token])
         self._num_generated += pushed
         if done and not transcript.stopped:
@@ -71,13 +75,29 @@ class LiveSequence:
             reason = "length"
         if reason is None and not (text or released):
             return None
-        return Event(
-            request_id=self.id,
+        return self._event(
             text=text,
             token_ids=tuple(score.token_id for score in released),
             scores=self._told(released) if self.request.logprobs is not None else (),
-            num_generated=self._num_generated,
             finish_reason=reason,
+        )
+
+    def _event(self, *, finish_reason: Literal["stop", "length"] | None, **told: Any) -> Event:
+        times = None
+        if finish_reason is not None:
+            times = Times(
+                submitted=self.submitted,
+                admitted=self.admitted,
+                read=self.read,
+                ended=time.monotonic(),
+            )
+        return Event(
+            request_id=self.id,
+            num_generated=self._num_generated,
+            cached_tokens=self.cached_tokens,
+            finish_reason=finish_reason,
+            times=times,
+            **told,
         )
 
     def _told(self, scores: Sequence[TokenScore]) -> tuple[TokenScore, ...]:

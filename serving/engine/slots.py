@@ -7,15 +7,17 @@ B slots, S stop tokens, C tokens of one dispatch, M 32-bit words of a bit a toke
 likeliest tokens.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from recurrentgemma.generation.decode import DecodeOptions, DecodeState
-from recurrentgemma.generation.draw import sampling_arrays
-from recurrentgemma.generation.sampling import Sampling
+from recurrentgemma.generation.decode import DecodeOptions, DecodeState, check_allowed
+from recurrentgemma.generation.draw import sampling_arrays, stop_array
+from recurrentgemma.generation.logit_changes import LogitChanges, logit_changes, no_changes
+from recurrentgemma.generation.sampling import MAX_STOP_TOKENS, Sampling
 from recurrentgemma.state import State
 from serving.engine.programs import Programs
 from serving.engine.request import TokenScore, token_scores
@@ -29,26 +31,47 @@ class SlotTokens(NamedTuple):
 
 
 class Slots:
-    """`size` states, decoded together. Everything about a slot but its state is the host's."""
+    """`size` states, decoded together. Everything about a slot but its state is the host's, and
+    what it changes in the logits.
 
-    def __init__(self, programs: Programs, size: int, *, stop_ids: tuple[int, ...]):
+    stop_ids: the tokenizer's tokens that end an answer.
+    constrained: whether logits may be changed and tokens be allowed, which is a program of its own
+      that costs nothing where nobody asks for it.
+    """
+
+    def __init__(
+        self, programs: Programs, size: int, *, stop_ids: tuple[int, ...], constrained: bool
+    ):
         self.size = size
         self._programs = programs
+        self._stop_ids = stop_ids
         self._state = programs.fresh(size)
         self._token_B = np.zeros(size, np.int32)
         self._count_B = np.zeros(size, np.int32)
         self._done_B = np.ones(size, np.bool_)
         self._options = DecodeOptions(
             sampling_arrays([Sampling(seed=0)] * size),
-            np.array([stop_ids or (-1,)] * size, np.int32),
+            self._stops([Sampling()] * size),
             np.ones(size, np.int32),
         )
+        self._changes = jax.device_put(no_changes(size, programs.vocab_size)) if constrained else None
+        self._counts_BV = self._no_counts() if constrained else None
+        self._changing: set[int] = set()  # slots that change their logits
+        self._everything_BM = np.full((size, self._words), 2**32 - 1, np.uint32)
 
-    def put(self, slot: int, state: State, token: int, sampling: Sampling) -> None:
-        """Begin to decode in a slot. `token` comes after all that `state` has seen, which is
-        donated."""
+    def put(
+        self, slot: int, state: State, prompt: Sequence[int] | np.ndarray, sampling: Sampling
+    ) -> None:
+        """Begin to decode in a slot, with the prompt's last token; `state` is that of all tokens
+        before it, which is kept as it is."""
         self._state = self._programs.insert(self._state, slot, state)
-        self._token_B[slot] = token
+        if sampling.changes_logits:
+            changes = logit_changes([sampling], [prompt], self._programs.vocab_size)  # type: ignore[list-item]
+            assert changes is not None
+            self._set_changes(slot, changes)
+            self._changing.add(slot)
+        self._options.stop_BS[slot] = self._stops([sampling])[0]
+        self._token_B[slot] = prompt[-1]
         self._count_B[slot] = 0
         self._done_B[slot] = False
         self._options.max_tokens_B[slot] = sampling.max_tokens
@@ -59,6 +82,9 @@ class Slots:
         """End a slot; it is decoded along, for nobody, until another state is put into it."""
         self._done_B[slot] = True
         self._options.sampling.temperature_B[slot] = 0  # a slot that samples makes all pay for it
+        if slot in self._changing:
+            self._set_changes(slot, no_changes(1, self._programs.vocab_size))
+            self._changing.remove(slot)
 
     def decode(
         self, steps: int, *, scored: bool, allowed: Mapping[int, np.ndarray] | None = None
@@ -67,20 +93,25 @@ class Slots:
 
         scored: with log-probabilities.
         allowed: slot -> bits of the tokens that may come next there, and in other slots any; needs
-          steps = 1. A program of its own, which costs nothing where nobody asks for it.
+          steps = 1.
         """
-        allowed_BM = None
+        options, counts_BV, allowed_BM = self._options, None, None
+        if allowed or self._changing:
+            options = options._replace(changes=self._changes)
+            counts_BV, allowed_BM = self._counts_BV, self._everything_BM
         if allowed:
-            words = -(-self._programs.vocab_size // 32)
-            allowed_BM = np.full((self.size, words), 2**32 - 1, np.uint32)
+            allowed_BM = self._everything_BM.copy()
             for slot, allowed_M in allowed.items():
                 allowed_BM[slot] = allowed_M
-        before = self._decode_state(self._state)
+            check_allowed(allowed_BM, steps, self.size, self._programs.vocab_size)
+        before = self._decode_state(self._state, counts_BV)
         after, decoded = self._programs.decode(
-            before, self._options, steps, scored=scored, allowed_BM=allowed_BM
+            before, options, steps, scored=scored, allowed_BM=allowed_BM
         )
         self._state = after.state
-        decoded, token_B, count_B, done_B = jax.device_get((decoded, *after[1:]))
+        if after.counts_BV is not None:
+            self._counts_BV = after.counts_BV
+        decoded, token_B, count_B, done_B = jax.device_get((decoded, *after[1:4]))
         self._token_B, self._count_B = np.array(token_B), np.array(count_B)
         self._done_B = np.array(done_B)
         slots = []
@@ -94,15 +125,47 @@ class Slots:
             slots.append(SlotTokens(scores, bool(self._done_B[slot])))
         return slots
 
-    def warm_up(self, *, constrained: bool) -> None:
+    def warm_up(self) -> None:
         """Compile all that any request can need, and hold as many states of prompts as there can
         ever be: what does not fit into the device's memory shows now."""
-        self._programs.warm_up(
-            lambda: self._decode_state(self._programs.fresh(self.size)),
-            self._options,
-            constrained=constrained,
-        )
-        jax.block_until_ready([self._programs.fresh() for _ in range(self.size)])
+        programs = self._programs
 
-    def _decode_state(self, state: State) -> DecodeState:
-        return DecodeState(state, self._token_B, self._count_B, self._done_B)  # type: ignore[arg-type]
+        def insert() -> Any:
+            return programs.insert(programs.fresh(self.size), 0, programs.empty)
+
+        def decode(scored: bool, constrained: bool) -> Any:
+            options, counts_BV, allowed_BM = self._options, None, None
+            if constrained:
+                options = options._replace(changes=self._changes)
+                counts_BV, allowed_BM = self._no_counts(), self._everything_BM
+            before = self._decode_state(programs.fresh(self.size), counts_BV)
+            return programs.decode(before, options, 1, scored=scored, allowed_BM=allowed_BM)
+
+        kinds = (False, True) if self._changes is not None else (False,)
+        calls = [insert, *(partial(decode, s, kind) for s in (False, True) for kind in kinds)]
+        programs.warm_up(calls)
+        if self._changes is not None:
+            self._set_changes(0, no_changes(1, programs.vocab_size))
+        jax.block_until_ready([programs.fresh() for _ in range(self.size)])
+
+    @property
+    def _words(self) -> int:
+        return -(-self._programs.vocab_size // 32)
+
+    def _stops(self, samplings: Sequence[Sampling]) -> np.ndarray:
+        """Of each slot; as wide as they can get, which is part of the programs."""
+        width = max(1, len(self._stop_ids) + MAX_STOP_TOKENS)
+        return stop_array(samplings, self._stop_ids, width=width)
+
+    def _no_counts(self) -> jax.Array:
+        return jax.device_put(np.zeros((self.size, self._programs.vocab_size), np.int32))
+
+    def _set_changes(self, slot: int, one: LogitChanges) -> None:
+        assert self._changes is not None
+        assert self._counts_BV is not None
+        self._changes, self._counts_BV = self._programs.change(
+            self._changes, self._counts_BV, slot, one
+        )
+
+    def _decode_state(self, state: State, counts_BV: Any) -> DecodeState:
+        return DecodeState(state, self._token_B, self._count_B, self._done_B, counts_BV)  # type: ignore[arg-type]

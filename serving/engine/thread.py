@@ -7,6 +7,7 @@ The engine is synchronous and belongs to this thread alone. Other threads speak 
 bounded: what does not fit is refused at once.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -71,6 +72,7 @@ class EngineThread:
         self._failure = _FAILED
         self._wake = threading.Condition()  # guards the fields below
         self._notes: list[tuple[Literal["submit", "cancel"], Job]] = []
+        self._taken: list[tuple[Literal["submit", "cancel"], Job]] = []  # being carried out
         self._listeners: dict[
             int, tuple[Job, int]
         ] = {}  # engine's id -> (job, which of its sequences)
@@ -167,15 +169,19 @@ class EngineThread:
                 self._wake.wait()
             if self._closing:
                 return False
-            notes, self._notes = self._notes, []
-        for kind, job in notes:
+            self._taken, self._notes = self._notes, []
+        for kind, job in self._taken:
             if kind == "submit":
-                for index, request in enumerate(job.requests):
-                    self._listeners[engine.submit(request)] = (job, index)
+                index = 0
+                for _, alike in itertools.groupby(job.requests, _prompt_of):
+                    for number in engine.submit_all(list(alike)):
+                        self._listeners[number] = (job, index)
+                        index += 1
             else:
                 for id in [id for id, (owner, _) in self._listeners.items() if owner is job]:
                     engine.cancel(id)
                     self._forget(id)
+        self._taken = []
         return True
 
     def _dispatch(self, event: Event) -> None:
@@ -192,11 +198,15 @@ class EngineThread:
     def _end(self, status: Status, reason: str) -> None:
         with self._wake:
             self._closing = True
-            notes, self._notes = self._notes, []
+            notes, self._notes = [*self._taken, *self._notes], []
         waiting = [job for kind, job in notes if kind == "submit"]
         self._become(status)
-        for job in {id(job): job for job, _ in self._listeners.values()}.values():
-            job.deliver(0, EngineUnavailable(reason))
-        for job in waiting:
+        heard = [job for job, _ in self._listeners.values()]
+        for job in {id(job): job for job in (*heard, *waiting)}.values():
             job.deliver(0, EngineUnavailable(reason))
         self._listeners.clear()
+
+
+def _prompt_of(request: GenerationRequest) -> int:
+    """Equal for requests with one prompt, which is read once."""
+    return id(request.prompt)

@@ -71,10 +71,12 @@ class FakeEngine:
     def check(self, request: GenerationRequest) -> None:
         assert list(request.prompt) == self.tokens(list(request.prompt))
 
-    def submit(self, request: GenerationRequest) -> int:
-        self._next_id += 1
-        self.live[self._next_id] = (request, 0)
-        return self._next_id
+    def submit_all(self, requests: list[GenerationRequest]) -> list[int]:
+        first = self._next_id + 1
+        for request in requests:
+            self._next_id += 1
+            self.live[self._next_id] = (request, 0)
+        return list(range(first, self._next_id + 1))
 
     def cancel(self, id: int) -> None:
         del self.live[id]
@@ -179,7 +181,7 @@ def language_model() -> Callable[..., LanguageModel]:
 @pytest.fixture(scope="session")
 def griffin() -> Engine:
     """Three slots over a small Griffin, warmed up; every test leaves it idle."""
-    engine = Engine(_language_model("griffin"), slots=3)
+    engine = Engine(_language_model("griffin"), slots=3, constrained=True)
     engine.warm_up()
     return engine
 

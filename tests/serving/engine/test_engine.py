@@ -67,6 +67,8 @@ requests = st.builds(
     min_p=st.sampled_from([0.0, 0.02]),
     stop=st.sampled_from([(), ("e",), ("ab", "\n", "t")]),
     seed=st.integers(-(2**63), 2**63 - 1),
+    stop_token_ids=st.sampled_from([(), (66, 101)]),
+    ignore_eos=st.booleans(),
 )
 
 
@@ -123,11 +125,16 @@ def test_nothing_is_compiled_after_the_warm_up(griffin):
     engine.warm_up()  # again: another module's tests may have cleared JAX's caches
     programs = engine._programs
     compiled = [programs._read.jitted, programs._score.jitted, programs._read._fresh]
-    compiled += [programs._decode, programs._insert]
+    compiled += [programs._decode, programs._insert, programs._change]
     before = [function._cache_size() for function in compiled]
     for length in (1, 2, 17, 70, 100):
         request = request_of(
-            (65,) * length, max_tokens=length % 9, logprobs=3, prompt_logprobs=length > 1
+            (65,) * length,
+            max_tokens=length % 9,
+            logprobs=3,
+            prompt_logprobs=length > 1,
+            stop_token_ids=(length,),
+            presence_penalty=length % 2,
         )
         run(engine, [(0, request), (1, dataclasses.replace(request, logprobs=None))])
     assert [function._cache_size() for function in compiled] == before
@@ -218,7 +225,7 @@ def test_a_short_prompt_does_not_wait_for_long_ones(griffin, monkeypatch):
 
 def test_short_prompts_do_not_starve_a_long_one(griffin, monkeypatch):
     monkeypatch.setattr(engine_module, "BLOCK_SECONDS", 0.0)
-    long = griffin.submit(request_of((2,) * 4000, max_tokens=1))  # of about eight chunks
+    long = griffin.submit(request_of((2,) * 1000, max_tokens=1))  # of eight chunks
     for _ in range(40):
         griffin.submit(request_of((65,) * 10, max_tokens=1))
         if any(event.request_id == long for event in griffin.step()):
@@ -319,7 +326,7 @@ def test_without_a_tokenizer(language_model):
 def test_an_answer_keeps_to_what_is_allowed(griffin, language_model, monkeypatch):
     """Digits and letters by turns; the others of the batch answer what they answer alone."""
     monkeypatch.setattr(engine_module, "BLOCK_SECONDS", 0.2)
-    engine = Engine(language_model("griffin"), slots=3, constrained=True)
+    engine = griffin
 
     def allowed(tokens):
         bits_V = np.zeros(9 * 32, np.uint8)
@@ -336,8 +343,10 @@ def test_an_answer_keeps_to_what_is_allowed(griffin, language_model, monkeypatch
     for i, id in enumerate(ids):
         assert i == 6 or chr(id) in ("0123456789" if i % 2 else "abcxyz")
     assert len(ids) >= 7
-    with pytest.raises(ValueError, match="constrained="):
-        griffin.submit(bound)
+    unconstrained = Engine(language_model("hawk"), slots=1)
+    for request in (bound, request_of((65,), presence_penalty=1.0)):
+        with pytest.raises(ValueError, match="constrained="):
+            unconstrained.submit(request)
 
 
 def test_no_slots(language_model):

@@ -1,22 +1,13 @@
 """Whose turn it is: the first in line and the one with the least left, by turns."""
 
-from types import SimpleNamespace
-
 from serving.engine.prompt_turns import PromptTurns
 
 
-class Reader:
-    """Of `chunks` chunks."""
+class Reading:
+    """Of `chunks` chunks, in a program."""
 
-    def __init__(self, chunks: int):
-        self.tokens_left = chunks
-
-    @property
-    def finished(self) -> bool:
-        return self.tokens_left == 0
-
-    def advance(self) -> None:
-        self.tokens_left -= 1
+    def __init__(self, name: str, chunks: int, size: int = 16):
+        self.name, self.tokens_left, self.program = name, chunks, (size, False)
 
 
 def order(arrivals: dict[str, tuple[int, int]]) -> list[str]:
@@ -26,11 +17,15 @@ def order(arrivals: dict[str, tuple[int, int]]) -> list[str]:
     while len(finished) < len(arrivals):
         for name, (when, chunks) in arrivals.items():
             if when == chunk:
-                turns.add(SimpleNamespace(id=name), Reader(chunks))  # type: ignore[arg-type]
+                turns.add(Reading(name, chunks))
         chunk += 1
-        prompt = turns.advance() if len(turns) else None
-        if prompt is not None:
-            finished.append(f"{prompt[0].id} {chunk}")
+        if not len(turns):
+            continue
+        (reading,) = turns.next(1)
+        reading.tokens_left -= 1
+        if not reading.tokens_left:
+            turns.remove(reading)
+            finished.append(f"{reading.name} {chunk}")
     return finished
 
 
@@ -49,19 +44,21 @@ def test_of_equals_the_first_is_read_first():
     assert order({"a": (0, 5), "b": (0, 5), "c": (0, 5)}) == ["a 5", "b 10", "c 15"]
 
 
-def test_a_prompt_of_one_token_has_nothing_to_read():
-    assert order({"a": (0, 3), "one": (1, 0)}) == ["one 3", "a 4"]
+def test_others_of_the_same_program_come_along():
+    turns = PromptTurns()
+    sizes = {"a": 128, "b": 16, "c": 128, "d": 128, "e": 128}
+    for name, size in sizes.items():
+        turns.add(Reading(name, 1 if name == "d" else 3, size))
+    assert [reading.name for reading in turns.next(3)] == ["d", "a", "c"]
+    assert [reading.name for reading in turns.next(3)] == ["a", "c", "d"]
+    assert [reading.name for reading in turns.next(9)] == ["d", "a", "c", "e"]
 
 
 def test_removing():
     turns = PromptTurns()
-    for name in ("a", "b"):
-        turns.add(SimpleNamespace(id=name), Reader(3))  # type: ignore[arg-type]
-    turns.advance()
-    assert turns.remove("a")  # type: ignore[arg-type]
-    assert not turns.remove("a")  # type: ignore[arg-type]
-    assert len(turns) == 1
-    while (prompt := turns.advance()) is None:
-        pass
-    assert prompt[0].id == "b"
-    assert len(turns) == 0
+    readings = [Reading(name, 3) for name in "ab"]
+    for reading in readings:
+        turns.add(reading)
+    turns.remove(readings[0])
+    assert [reading.name for reading in turns] == ["b"]
+    assert turns.next(2) == [readings[1]]

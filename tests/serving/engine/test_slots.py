@@ -4,21 +4,22 @@ import numpy as np
 import pytest
 
 from recurrentgemma.generation.sampling import Sampling
-from serving.engine.prompt_reader import PromptReader
+from serving.engine.prompt_reader import PromptReader, advance
 from serving.engine.slots import Slots
 
 
 @pytest.fixture
 def slots(griffin) -> Slots:
     """As many as the engine's, whose programs are compiled."""
-    return Slots(griffin._programs, griffin.slots, stop_ids=griffin.lm.tokenizer.stop_ids)
+    stop_ids = griffin.lm.tokenizer.stop_ids
+    return Slots(griffin._programs, griffin.slots, stop_ids=stop_ids, constrained=True)
 
 
 def put(griffin, slots: Slots, slot: int, prompt, **options) -> None:
-    reader = PromptReader(griffin._programs, np.array(prompt), scored=False)
+    reader = PromptReader(np.array(prompt), griffin._programs.empty)
     while not reader.finished:
-        reader.advance()
-    slots.put(slot, reader.state, prompt[-1], Sampling(**options))
+        advance(griffin._programs, [reader])
+    slots.put(slot, reader.state, prompt, Sampling(**options))
 
 
 def drain(griffin, slots: Slots, steps: int = 4) -> list[list[int]]:
@@ -69,3 +70,20 @@ def test_log_probabilities_where_they_are_asked_for(griffin, slots):
     assert [id for id, _ in score.top] == [id for id, _ in completion.top_logprobs[0]]
     (score,) = slots.decode(1, scored=False)[0].scores
     assert (score.logprob, score.top) == (None, ())
+
+
+def test_changed_logits_are_of_one_slot_and_gone_with_it(griffin, slots):
+    options = {"max_tokens": 9, "seed": 3}
+    penalties = {"repetition_penalty": 5.0, "frequency_penalty": 1.0, "logit_bias": {70: 3.0}}
+    prompt = [65, 66, 67]
+    put(griffin, slots, 0, prompt, **options, **penalties)
+    put(griffin, slots, 1, prompt, **options)
+    tokens = drain(griffin, slots)
+    assert tokens[0] == expected(griffin, prompt, **options, **penalties)
+    assert tokens[1] == expected(griffin, prompt, **options) != tokens[0]
+    slots.clear(0)
+    put(griffin, slots, 0, prompt, **options)
+    put(griffin, slots, 1, prompt, **options, presence_penalty=2.0)
+    tokens = drain(griffin, slots)
+    assert tokens[0] == expected(griffin, prompt, **options)
+    assert tokens[1] == expected(griffin, prompt, **options, presence_penalty=2.0)

@@ -63,6 +63,16 @@ def test_cancelling_frees_what_is_left(engine_thread, fake_engine, wait_until):
     assert text(told, 1) == ["zz"]
 
 
+def test_an_engine_that_fails_when_asked_is_told_too(engine_thread, fake_engine, monkeypatch):
+    def broken(requests):
+        raise RuntimeError("no memory for a queue")
+
+    monkeypatch.setattr(fake_engine, "submit_all", broken)
+    victim, told = job("a")
+    engine_thread.submit(victim)
+    assert isinstance(told.get(timeout=30)[1], EngineUnavailable)
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A prompt on its way through the engine, with all sequences that begin with it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from serving.engine.prompt_reader import PromptReader
+from serving.engine.sequence import LiveSequence
+
+
+class Prompt:
+    """Sequences of one prompt, which is read once; each then begins with its state.
+
+    Without sequences it is read for the cache alone (engine.py: what a next turn would read).
+    """
+
+    def __init__(self, tokens_T: np.ndarray, sequences: Sequence[LiveSequence]):
+        self.tokens_T = tokens_T
+        self.sequences = list(sequences)
+        self.reader: PromptReader | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether a sequence asks for the log-probabilities of the prompt."""
+        return any(sequence.request.prompt_logprobs for sequence in self.sequences)
+
+    @property
+    def waited_for(self) -> bool:
+        return bool(self.sequences)
+
+    @property
+    def tokens_left(self) -> int:
+        assert self.reader is not None
+        return self.reader.tokens_left
+
+    @property
+    def program(self) -> tuple[int, bool]:
+        assert self.reader is not None
+        return self.reader.program
