@@ -23,6 +23,7 @@ from checkpoints.hub_names import title
 from recurrentgemma.errors import TemplateError, UserError, is_out_of_memory
 from serving.engine.engine import Engine
 from serving.engine.thread import EngineThread, Status
+from serving.features.prefix_cache import PrefixCache
 from serving.http.server import MAX_BODY_MIB, create_app, curl_example
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ examples:
       -d '{"messages": [{"role": "user", "content": "Name three rivers."}]}'
 """
 
+GIB = 2**30
 _STOP_IN_S = 5.0  # what an open connection, and then the engine, may take to end after Ctrl-C
 
 
@@ -54,6 +56,13 @@ class ServeArguments:
     """How many sequences are decoded at once; each costs one state (griffin info PATH)."""
     queue: int = 256
     """How many more may wait for a slot; beyond that a request is answered with 429."""
+    prompts: int = 1
+    """How many prompts one call of the device reads. More is faster where many come at once, and
+    slower for one that is alone: a program's shape does not depend on who is there."""
+    cache: float = 1.0
+    """GiB of the device for states of prompts' beginnings, which then are not read again."""
+    host_cache: float = 0.0
+    """GiB of the host, for those that the device has no room for."""
     max_prompt: int = 1_000_000
     """The longest prompt, in tokens; a longer one is answered with 400."""
     max_body: int = MAX_BODY_MIB
@@ -78,7 +87,8 @@ def main(argv: list[str]) -> int:
 
 def serve(arguments: ServeArguments) -> int:
     """Serve until SIGINT or SIGTERM, then return 0 (1 when the engine has failed meanwhile)."""
-    for option, least in (("slots", 1), ("queue", 0), ("max_prompt", 1), ("max_body", 1)):
+    least_of = {"slots": 1, "queue": 0, "prompts": 1, "cache": 0, "host_cache": 0}
+    for option, least in (least_of | {"max_prompt": 1, "max_body": 1}).items():
         given = getattr(arguments, option)
         if given < least:
             name = option.replace("_", "-")
@@ -101,7 +111,17 @@ def serve(arguments: ServeArguments) -> int:
             elif lm.tokenizer is not None:
                 _check_chats(lm.tokenizer, arguments.path)
             _say("compiling")
-            engine = Engine(lm, slots=arguments.slots, max_prompt=arguments.max_prompt)
+            engine = Engine(
+                lm,
+                slots=arguments.slots,
+                max_prompt=arguments.max_prompt,
+                constrained=True,
+                rows=arguments.prompts,
+                cache=PrefixCache(
+                    device_bytes=int(arguments.cache * GIB),
+                    host_bytes=int(arguments.host_cache * GIB),
+                ),
+            )
             engine.warm_up()
             _say(f"{model_name} is ready after {time.monotonic() - began:.1f} s")
             return engine

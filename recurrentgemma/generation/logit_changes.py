@@ -94,9 +94,7 @@ def changed(
     """
     seen_BV = changes.in_prompt_BV | (counts_BV > 0)
     repetition_B1 = changes.repetition_B[:, None]
-    penalised_BV = jnp.where(
-        logits_BV > 0, logits_BV / repetition_B1, logits_BV * repetition_B1
-    )
+    penalised_BV = jnp.where(logits_BV > 0, logits_BV / repetition_B1, logits_BV * repetition_B1)
     logits_BV = jnp.where(seen_BV, penalised_BV, logits_BV)
     logits_BV -= changes.frequency_B[:, None] * counts_BV.astype(jnp.float32)
     logits_BV -= changes.presence_B[:, None] * (counts_BV > 0).astype(jnp.float32)

@@ -15,31 +15,28 @@ where it is what would have been computed. It is what `LanguageModel.generate` a
 
 import itertools
 import time
-from collections import deque
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.decode import CAPACITY
 from recurrentgemma.generation.lm import LanguageModel
-from recurrentgemma.state import State
 from recurrentgemma.text.chat import check_text
-from serving.engine.chunks import GRID, kept_boundaries, last_boundary
+from serving.engine.intake import Intake
 from serving.engine.programs import Programs
 from serving.engine.prompt import Prompt
-from serving.engine.prompt_reader import PromptReader, advance
-from serving.engine.prompt_turns import PromptTurns
 from serving.engine.request import Event, GenerationRequest
 from serving.engine.sequence import LiveSequence
 from serving.engine.slots import Slots
-from serving.features.prefix_cache import Key, PrefixCache, prefix_keys
+from serving.features.prefix_cache import PrefixCache
 
 # A step decodes for about this long, and reads prompts for no longer than it decodes: what arrives
 # meanwhile waits no longer, and what is decoded takes at most twice as long as alone.
 BLOCK_SECONDS = 0.04
 MAX_STEPS = min(32, CAPACITY)  # of one dispatch; a stop string is looked for after each
+STEPS_BETWEEN = 4  # of one dispatch, while prompts are read
 
 
 class Engine:
@@ -75,13 +72,9 @@ class Engine:
         self.cache = cache
         self.vocab_size = lm.tokenizer.vocab_size if lm.tokenizer else lm.config.vocab_size
         self.token_name = lru_cache(maxsize=None)(self._token_name)
-        self._model = model
         self._programs = Programs(lm, vocab_size=self.vocab_size, rows=rows)
         self._ids = itertools.count()
-        self._waiting: deque[Prompt] = deque()
-        self._reading = PromptTurns()
-        self._read: deque[tuple[Prompt, State]] = deque()  # some of their sequences wait for a slot
-        self._later: deque[Prompt] = deque()  # to be read for the cache, when nobody waits
+        self._intake = Intake(self._programs, slots, cache, model)
         self._running: list[LiveSequence | None] = [None] * slots
         stop_ids = lm.tokenizer.stop_ids if lm.tokenizer else ()
         self._slots = Slots(
@@ -93,9 +86,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether `step` has something to do."""
-        return bool(
-            self._waiting or self._reading or self._read or self._later or self.running
-        )
+        return bool(self.running or len(self._intake))
 
     @property
     def running(self) -> int:
@@ -145,7 +136,7 @@ class Engine:
         assert all(np.array_equal(first, request.prompt) for request in requests[1:])
         tokenizer = self.lm.tokenizer
         sequences = [LiveSequence(next(self._ids), request, tokenizer) for request in requests]
-        self._waiting.append(Prompt(first, sequences))
+        self._intake.submit(Prompt(first, sequences))
         return [sequence.id for sequence in sequences]
 
     def cancel(self, id: int) -> None:
@@ -156,12 +147,8 @@ class Engine:
         for slot, sequence in enumerate(self._running):
             if sequence is not None and sequence.id == id:
                 return self._free(slot)
-        for prompt in (*self._reading, *self._waiting, *(prompt for prompt, _ in self._read)):
-            for sequence in prompt.sequences:
-                if sequence.id == id:
-                    prompt.sequences.remove(sequence)
-                    return self._forget_unless_waited_for(prompt)
-        raise ValueError(f"there is no request {id}: it has ended, or never was")
+        if not self._intake.cancel(id):
+            raise ValueError(f"there is no request {id}: it has ended, or never was")
 
     def step(self) -> list[Event]:
         """Read prompts for a while, decode for a while, and tell what came of it."""
@@ -227,103 +214,36 @@ class Engine:
         then the cache."""
         if not self.running:
             self._reading_seconds = BLOCK_SECONDS
-        while self._admit(events):
-            if self.running and self._reading_seconds <= 0:
+        while True:
+            self._begin(self._intake.admit(self.running), events)
+            if not self._intake.has_to_read or (self.running and self._reading_seconds <= 0):
                 return
             began = time.monotonic()
-            readings = self._reading.next(self._programs.rows) if self._reading else [self._later[0]]
-            advance(self._programs, [prompt.reader for prompt in readings])
-            for prompt in readings:
-                if not prompt.tokens_left:
-                    self._begin(prompt, events)
+            self._begin(self._intake.advance(), events)
             self._reading_seconds -= time.monotonic() - began
             if not self.running and self._reading_seconds <= 0:
                 return
 
-    def _admit(self, events: list[Event]) -> bool:
-        """Begin to read what waits, as far as slots are free; whether there is something to read.
-        """
-        self._place()
-        while self._waiting and self._states < self.slots:
-            prompt = self._waiting.popleft()
-            now = time.monotonic()
-            reader = self._open(prompt)
-            for sequence in prompt.sequences:
-                sequence.admitted, sequence.cached_tokens = now, reader.start
-            self._reading.add(prompt)
-            if reader.finished:
-                self._begin(prompt, events)
-        while not self._reading and self._later and self._later[0].reader is None:
-            if self._open(self._later[0]).finished:
-                self._later.popleft()
-        return bool(self._reading or self._later)
-
-    @property
-    def _states(self) -> int:
-        """Of prompts and in slots."""
-        return self.running + len(self._reading) + len(self._read)
-
-    def _open(self, prompt: Prompt) -> PromptReader:
-        """Begin to read a prompt, after what the cache has of it."""
-        keys: list[Key] = []
-        start, state = 0, None
-        if self.cache is not None:
-            keys = prefix_keys(self._model, prompt.tokens_T[:-1], GRID)
-            if not prompt.scored:
-                count, state = self.cache.longest(keys)
-                start = count * GRID
-            if prompt.waited_for:
-                self.cache.counts.queried += len(prompt.tokens_T)
-                self.cache.counts.hit += start
-        prompt.reader = PromptReader(
-            prompt.tokens_T,
-            self._programs.empty if state is None else state,
-            start=start,
-            scored=prompt.scored,
-            at_boundary=partial(self._keep, keys, kept_boundaries(len(prompt.tokens_T) - 1)),
-        )
-        return prompt.reader
-
-    def _keep(self, keys: list[Key], boundaries: set[int], position: int, state: State) -> None:
-        if self.cache is not None and position in boundaries:
-            self.cache.put(keys[position // GRID - 1], state)
-
-    def _begin(self, prompt: Prompt, events: list[Event]) -> None:
-        """What is read goes into free slots, or waits for them."""
-        assert prompt.reader is not None
-        if prompt in self._later:
-            return self._later.remove(prompt)
-        self._reading.remove(prompt)
+    def _begin(self, prompts: Sequence[Prompt], events: list[Event]) -> None:
+        """Tell of prompts that are read, and put into free slots what is ready."""
         now = time.monotonic()
-        for sequence in list(prompt.sequences):
-            sequence.read = now
-            event = sequence.prompt_read(prompt.reader.scores)
-            if event is not None:
-                events.append(event)
-                if event.finish_reason is not None:
-                    prompt.sequences.remove(sequence)
-        if prompt.waited_for:
-            self._read.append((prompt, prompt.reader.state))
-        self._place()
-
-    def _place(self) -> None:
-        """Put sequences whose prompts are read into free slots."""
-        while self._read and None in self._running:
-            prompt, state = self._read[0]
+        for prompt in prompts:
+            for sequence in list(prompt.sequences):
+                sequence.read = now
+                event = sequence.prompt_read(prompt.opened.scores)
+                if event is not None:
+                    events.append(event)
+                    if event.finish_reason is not None:
+                        self._intake.cancel(sequence.id)
+        while self._intake.ready and None in self._running:
+            prompt = self._intake.ready[0]
             sequence = prompt.sequences.pop(0)
             slot = self._running.index(None)
-            self._slots.put(slot, state, sequence.request.prompt, sequence.request.sampling)
+            request = sequence.request
+            self._slots.put(slot, prompt.opened.state, request.prompt, request.sampling)
             self._running[slot] = sequence
             if not prompt.sequences:
-                self._read.popleft()
-
-    def _forget_unless_waited_for(self, prompt: Prompt) -> None:
-        if prompt.waited_for:
-            return
-        if prompt in self._waiting:
-            self._waiting.remove(prompt)
-        self._reading.remove(prompt)
-        self._read = deque(entry for entry in self._read if entry[0] is not prompt)
+                self._intake.ready.popleft()
 
     def _free(self, slot: int) -> None:
         self._running[slot] = None
@@ -338,8 +258,8 @@ class Engine:
         steps = self._steps
         if any(s.request.allowed for _, s in running):
             steps = 1
-        elif self._reading or self._waiting:
-            steps = min(steps, 4)  # somebody waits
+        elif self._intake.reading:
+            steps = min(steps, STEPS_BETWEEN)
         slots = self._slots.decode(steps, scored=scored, allowed=allowed)
         taken = max(len(slot.scores) for slot in slots)
         took = time.monotonic() - began
@@ -352,18 +272,4 @@ class Engine:
                 events.append(event)
                 if event.finish_reason is not None:
                     self._free(slot)
-                    self._read_later(sequence)
-
-    def _read_later(self, sequence: LiveSequence) -> None:
-        """What a chat's next turn begins with: prompt and answer, read in chunks of the grid. The
-        state in the slot was computed a token at a time, which is not the same to the last bit."""
-        if self.cache is None:
-            return
-        prompt_T = np.asarray(sequence.request.prompt, np.int32)
-        tokens_T = np.concatenate([prompt_T, np.frombuffer(sequence.tokens, np.int32)])
-        end = last_boundary(len(tokens_T) - 1)
-        if end <= len(prompt_T) - 1:
-            return  # the prompt's own reading came as far
-        self._later.append(Prompt(tokens_T[: end + 1], []))
-        if len(self._later) > self.slots:
-            self._later.popleft()
+                    self._intake.read_later(sequence)

@@ -126,12 +126,16 @@ class Programs:
         """Compile all that reads prompts and what `calls` call, as much of it at a time as there
         are cores."""
 
-
         def read(size: int, scored: bool) -> Any:
             tokens_T = np.zeros(0, np.int32)
-            return self.read([RowChunk(tokens_T, tokens_T if scored else None, self.empty)], size=size)
+            return self.read(
+                [RowChunk(tokens_T, tokens_T if scored else None, self.empty)], size=size
+            )
 
-        jobs = [*calls, *(partial(read, size, scored) for size in SIZES for scored in (False, True))]
+        jobs = [
+            *calls,
+            *(partial(read, size, scored) for size in SIZES for scored in (False, True)),
+        ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for compiled in [pool.submit(job) for job in jobs]:
                 jax.block_until_ready(compiled.result())

@@ -10,10 +10,8 @@ from serving.engine.sequence import LiveSequence
 
 
 class Prompt:
-    """Sequences of one prompt, which is read once; each then begins with its state.
-
-    Without sequences it is read for the cache alone (engine.py: what a next turn would read).
-    """
+    """Sequences of one prompt, which is read once; each then begins with its state. Without
+    sequences it is read for the cache alone. `reader`: since it is being read."""
 
     def __init__(self, tokens_T: np.ndarray, sequences: Sequence[LiveSequence]):
         self.tokens_T = tokens_T
@@ -26,15 +24,14 @@ class Prompt:
         return any(sequence.request.prompt_logprobs for sequence in self.sequences)
 
     @property
-    def waited_for(self) -> bool:
-        return bool(self.sequences)
+    def opened(self) -> PromptReader:
+        assert self.reader is not None
+        return self.reader
 
     @property
     def tokens_left(self) -> int:
-        assert self.reader is not None
-        return self.reader.tokens_left
+        return self.opened.tokens_left
 
     @property
     def program(self) -> tuple[int, bool]:
-        assert self.reader is not None
-        return self.reader.program
+        return self.opened.program

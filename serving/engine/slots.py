@@ -54,7 +54,9 @@ class Slots:
             self._stops([Sampling()] * size),
             np.ones(size, np.int32),
         )
-        self._changes = jax.device_put(no_changes(size, programs.vocab_size)) if constrained else None
+        self._changes = (
+            jax.device_put(no_changes(size, programs.vocab_size)) if constrained else None
+        )
         self._counts_BV = self._no_counts() if constrained else None
         self._changing: set[int] = set()  # slots that change their logits
         self._everything_BM = np.full((size, self._words), 2**32 - 1, np.uint32)

@@ -54,7 +54,10 @@ class PrefixCache:
     def __init__(self, *, device_bytes: int, host_bytes: int = 0):
         self.counts = CacheCounts()
         self._most = {"device": device_bytes, "host": host_bytes}
-        self._kept: dict[str, OrderedDict[Key, Any]] = {"device": OrderedDict(), "host": OrderedDict()}
+        self._kept: dict[str, OrderedDict[Key, Any]] = {
+            "device": OrderedDict(),
+            "host": OrderedDict(),
+        }
         self._bytes = {"device": 0, "host": 0}
 
     def __len__(self) -> int:

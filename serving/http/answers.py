@@ -19,6 +19,7 @@ from serving.http.protocol import (
     Completion,
     CompletionRequest,
     Logprobs,
+    PromptTokensDetails,
     Usage,
     new_completion_id,
     now,
@@ -75,6 +76,13 @@ def sampling_of(body: RequestFields, *, max_tokens: int) -> Sampling:
         min_p=body.min_p,
         stop=tuple(body.stop),
         seed=secrets.randbits(31) if body.seed is None else body.seed,
+        logit_bias=tuple(body.logit_bias.items()),
+        frequency_penalty=body.frequency_penalty,
+        presence_penalty=body.presence_penalty,
+        repetition_penalty=body.repetition_penalty,
+        stop_token_ids=tuple(body.stop_token_ids),
+        ignore_eos=body.ignore_eos,
+        min_tokens=body.min_tokens,
     )
 
 
@@ -86,16 +94,29 @@ def asked_of(request: GenerationRequest, body: RequestFields) -> tuple[Generatio
     return tuple(dataclasses.replace(request, sampling=sampling) for sampling in seeds)
 
 
-def usage_of(questions: Questions, generated: Iterable[int]) -> Usage:
-    """generated: the tokens of each choice."""
-    prompts = questions.requests[:: questions.body.n]
-    prompt_tokens = sum(len(request.prompt) for request in prompts)
-    completion_tokens = sum(generated)
-    return Usage(
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        total_tokens=prompt_tokens + completion_tokens,
-    )
+class Counts:
+    """The tokens of one HTTP request, as its events tell them."""
+
+    def __init__(self, questions: Questions):
+        self._questions = questions
+        self._generated = [0] * len(questions.requests)
+        self._cached = [0] * len(questions.requests)
+
+    def take(self, index: int, event: Event) -> None:
+        self._generated[index] = event.num_generated
+        self._cached[index] = event.cached_tokens
+
+    def usage(self) -> Usage:
+        n = self._questions.body.n  # choices of one prompt, which counts once
+        prompts = self._questions.requests[::n]
+        prompt_tokens = sum(len(request.prompt) for request in prompts)
+        completion_tokens = sum(self._generated)
+        return Usage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=prompt_tokens + completion_tokens,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(self._cached[::n])),
+        )
 
 
 class Answer:
@@ -110,7 +131,7 @@ class Answer:
         assert isinstance(questions.body, CompletionRequest)
         self._with_logprobs = questions.body.logprobs is not None
         self._begun = [False] * len(questions.requests)
-        self._generated = [0] * len(questions.requests)
+        self._counts = Counts(questions)
         self._show_ids = questions.body.return_token_ids or engine.lm.tokenizer is None
 
     def take(self, index: int, event: Event) -> None:
@@ -133,7 +154,7 @@ class Answer:
     def chunk(self, index: int, event: Event) -> Choice:
         """The part of choice `index` that this event adds."""
         first, self._begun[index] = not self._begun[index], True
-        self._generated[index] = event.num_generated
+        self._counts.take(index, event)
         choice = Choice(index=index, text=event.text, logprobs=None, finish_reason=None)
         echo = self._questions.echoes[index]
         if first:
@@ -149,7 +170,7 @@ class Answer:
         return choice
 
     def usage(self) -> Usage:
-        return usage_of(self._questions, self._generated)
+        return self._counts.usage()
 
     def _logprobs(self, scores: Iterable[TokenScore]) -> Logprobs:
         name = self._engine.token_name

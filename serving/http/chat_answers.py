@@ -13,7 +13,7 @@ from recurrentgemma.errors import TemplateError, UserError
 from recurrentgemma.text.chat import ChatFormat, chat_format
 from serving.engine.engine import Engine
 from serving.engine.request import Event, GenerationRequest, TokenScore
-from serving.http.answers import Questions, asked_of, sampling_of, usage_of
+from serving.http.answers import Counts, Questions, asked_of, sampling_of
 from serving.http.chat_protocol import (
     MAX_TOKENS,
     AnswerMessage,
@@ -106,7 +106,7 @@ class ChatAnswer:
         self._questions, self._engine = questions, engine
         self._head: dict[str, Any] = {"id": new_chat_id(), "created": now(), "model": model}
         self._begun = [False] * len(questions.requests)
-        self._generated = [0] * len(questions.requests)
+        self._counts = Counts(questions)
         self._parts: list[list[DeltaChoice]] = [[] for _ in questions.requests]
         self._stops = engine.lm.tokenizer.stop_ids if engine.lm.tokenizer else ()
 
@@ -123,7 +123,7 @@ class ChatAnswer:
 
     def last(self) -> BaseModel:
         """The last chunk of a stream whose usage is asked for."""
-        return self._chunk([], {"usage": usage_of(self._questions, self._generated)})
+        return self._chunk([], {"usage": self._counts.usage()})
 
     def whole(self) -> BaseModel:
         """The answer, once every choice has ended."""
@@ -131,7 +131,7 @@ class ChatAnswer:
             **self._head,
             object="chat.completion",
             choices=[self._joined(index, parts) for index, parts in enumerate(self._parts)],
-            usage=usage_of(self._questions, self._generated),
+            usage=self._counts.usage(),
         )
         if self._questions.body.return_token_ids:
             answer.prompt_token_ids = list(map(int, self._questions.requests[0].prompt))
@@ -145,7 +145,7 @@ class ChatAnswer:
         return DeltaChoice(index=index, delta=delta, logprobs=None, finish_reason=None)
 
     def _delta(self, index: int, event: Event) -> DeltaChoice:
-        self._generated[index] = event.num_generated
+        self._counts.take(index, event)
         body = self._questions.body
         delta = Delta() if event.finish_reason and not event.text else Delta(content=event.text)
         choice = DeltaChoice(index=index, delta=delta, logprobs=None, finish_reason=None)

@@ -71,12 +71,17 @@ class Choice(BaseModel):
     prompt_token_ids: list[int] | None = None  # with return_token_ids, in the first chunk
 
 
+class PromptTokensDetails(BaseModel):
+    cached_tokens: int  # that were not read anew
+
+
 class Usage(BaseModel):
     """Every prompt counts once, however many choices it has; a token that ends an answer counts."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
 
 
 class Completion(BaseModel):

@@ -2,10 +2,11 @@
 """What every request for text may say, in OpenAI's words, as a pydantic model: how to sample, how
 to answer, and what is taken because it changes nothing.
 
-A field that changes the answer is honoured, or refused with a 400 that names it. `top_k` and
-`min_p` are ours, beside OpenAI's fields, and so is `return_token_ids` (the name vLLM gave it). A
-field of OpenAI's that this server does not do is accepted at the value at which it does nothing, so
-that clients which always send it still work, and so are the fields that never change an answer.
+A field that changes the answer is honoured, or refused with a 400 that names it. `top_k`, `min_p`,
+`repetition_penalty`, `stop_token_ids`, `ignore_eos`, `min_tokens` and `return_token_ids` are
+additions, by the names that vLLM gave them. A field of OpenAI's that this server does not do is
+accepted at the value at which it does nothing, so that clients which always send it still work, and
+so are the fields that never change an answer.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -13,9 +14,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from recurrentgemma.generation.sampling import MAX_STOP_TOKENS
+
 INT32_MAX = 2**31 - 1
 MAX_LOGPROBS = 5
 MAX_STOP_STRINGS = 128
+MAX_BIASES = 1024
 MAX_STOP_LENGTH = 1000  # characters: each is looked for after every token
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -38,20 +42,13 @@ class RequestFields(BaseModel):
     # does not do, with the values at which they change nothing.
     without_effect: ClassVar[dict[str, tuple[Any, ...]]] = {
         "early_stopping": (None, False),
-        "frequency_penalty": (None, 0),
-        "ignore_eos": (None, False),
         "include_stop_str_in_output": (None, False),
         "length_penalty": (None, 1),
-        "logit_bias": (None, {}),
-        "min_tokens": (None, 0),
-        "presence_penalty": (None, 0),
         "priority": (None, 0),
         "prompt_logprobs": (None,),
-        "repetition_penalty": (None, 1),
         "response_format": (None, {"type": "text"}),
         "skip_special_tokens": (None, True),
         "spaces_between_special_tokens": (None, True),
-        "stop_token_ids": (None, []),
         "truncate_prompt_tokens": (None,),
         "typical_p": (None, 1),
         "use_beam_search": (None, False),
@@ -67,6 +64,13 @@ class RequestFields(BaseModel):
         default_factory=list, max_length=MAX_STOP_STRINGS
     )
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    logit_bias: dict[int, float] = Field(default_factory=dict, max_length=MAX_BIASES)
+    frequency_penalty: float = Field(0.0, ge=-2.0, le=2.0)
+    presence_penalty: float = Field(0.0, ge=-2.0, le=2.0)
+    repetition_penalty: float = Field(1.0, gt=0.0, le=100.0)
+    stop_token_ids: list[int] = Field(default_factory=list, max_length=MAX_STOP_TOKENS)
+    ignore_eos: bool = False
+    min_tokens: int = Field(0, ge=0, le=INT32_MAX)
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
@@ -100,6 +104,23 @@ class RequestFields(BaseModel):
                     {"param": name, "fields": ", ".join(sorted(cls.model_fields))},
                 )
         return {k: v for k, v in body.items() if v is not None and k not in cls.without_effect}
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _biases(cls, given: Any) -> Any:
+        """By token id, which JSON can only write as a string."""
+        if not isinstance(given, dict):
+            raise invalid("expected an object of token ids with numbers from -100 to 100")
+        biases = {}
+        for id, bias in given.items():
+            number = isinstance(bias, int | float) and not isinstance(bias, bool)
+            whole = isinstance(id, str) and id.isascii() and id.isdecimal()
+            if not (whole and len(id) < 10 and number and -100 <= bias <= 100):
+                raise invalid(
+                    f"{str(id)[:20]!r}: expected a token id with a number from -100 to 100"
+                )
+            biases[int(id)] = float(bias)
+        return biases
 
     @field_validator("stop", mode="before")
     @classmethod

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.sampling import Sampling
 from serving.engine import engine as engine_module
+from serving.engine.chunks import GRID, last_boundary
 from serving.engine.engine import Engine
 from serving.engine.request import GenerationRequest
+from serving.features.prefix_cache import PrefixCache
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -196,10 +198,10 @@ def test_decoding_goes_on_while_a_long_prompt_is_read(griffin, monkeypatch):
     engine.step()
     long = engine.submit(request_of((2,) * 6000, max_tokens=5))
     owners = [{event.request_id for event in engine.step()} for _ in range(3)]
-    assert len(engine._reading) == 1
+    assert len(engine._intake.reading) == 1
     assert all(owner == {short} for owner in owners if owner)
     engine.cancel(long)
-    assert len(engine._reading) == 0
+    assert len(engine._intake.reading) == 0
     engine.cancel(short)
     assert not engine.busy
 
@@ -218,7 +220,7 @@ def test_a_short_prompt_does_not_wait_for_long_ones(griffin, monkeypatch):
             events[event.request_id].append(event)
             if event.request_id == ids[2] and len(events[ids[2]]) == 1:
                 assert steps <= 2 * 3 + 1
-                assert len(griffin._reading) == 2
+                assert len(griffin._intake.reading) == 2
     for id, request in zip(ids, [*long, short], strict=True):
         assert text(events[id]) == griffin.lm.generate(request.prompt, sampling=request.sampling)
 
@@ -242,7 +244,7 @@ def test_prompts_that_are_read_hold_no_more_states_than_there_are_slots(griffin,
         griffin.submit(request_of((2,) * (50 + 16 * i), max_tokens=20))
     while griffin.busy:
         griffin.step()
-        assert griffin.running + len(griffin._reading) <= griffin.slots
+        assert griffin.running + len(griffin._intake.reading) <= griffin.slots
 
 
 def test_cancelling(griffin):
@@ -352,3 +354,102 @@ def test_an_answer_keeps_to_what_is_allowed(griffin, language_model, monkeypatch
 def test_no_slots(language_model):
     with pytest.raises(ValueError, match="slots is 0"):
         Engine(language_model("hawk"), slots=0)
+
+
+def ids_and_scores(events) -> tuple[list, list]:
+    return (
+        [id for event in events for id in event.token_ids],
+        [score.logprob for event in events for score in event.scores],
+    )
+
+
+def test_several_answers_to_one_prompt_read_it_once(griffin):
+    """More of them than slots, one with the prompt's scores, one cancelled."""
+    prompt = tuple(range(40, 90))
+    requests = [
+        request_of(prompt, max_tokens=9, temperature=1.0, seed=seed, prompt_logprobs=seed == 3)
+        for seed in range(6)
+    ]
+    ids = griffin.submit_all(requests)
+    events = {id: [] for id in ids}
+    griffin.cancel(ids[2])
+    while griffin.busy:
+        for event in griffin.step():
+            events[event.request_id].append(event)
+        assert len(griffin._intake.reading) + len(griffin._intake.ready) <= 1
+    del events[ids[2]]
+    for id, request in zip(ids, requests, strict=True):
+        if id in events:
+            expected = griffin.lm.complete([prompt], sampling=request.sampling)[0]
+            assert text(events[id]) == expected.text
+            assert len([s for e in events[id] for s in e.prompt_scores]) == (
+                len(prompt) if request.prompt_logprobs else 0
+            )
+            times = events[id][-1].times
+            assert times.submitted <= times.admitted <= times.read <= times.ended
+    assert len({e[-1].times.admitted for e in events.values()}) == 1
+
+
+@pytest.fixture(scope="module")
+def cached(language_model) -> Engine:
+    """Two slots, and a cache of a few states; its programs are warmed up by whoever is first."""
+    cache = PrefixCache(device_bytes=2**20)
+    return Engine(language_model("griffin"), slots=2, rows=2, cache=cache)
+
+
+def test_a_warm_cache_changes_no_bit(cached):
+    """Log-probabilities included: prompts that begin alike, one that is read beside them, and the
+    next turn of a chat, which begins with prompt and answer."""
+    random = np.random.default_rng(5)
+    system = tuple(random.integers(0, 256, 2 * GRID + 9).tolist())
+    prompts = [system + tuple(random.integers(0, 256, n).tolist()) for n in (5, 300, 40)]
+    requests = [request_of(p, max_tokens=2 * GRID, ignore_eos=True, logprobs=1) for p in prompts]
+
+    def ask(number: int, *others: int):
+        answers = run(cached, [(0, requests[i]) for i in (number, *others)])
+        return ids_and_scores(answers[0]), answers[0][-1].cached_tokens
+
+    cold = {}
+    for number in range(3):
+        cached.cache.clear()
+        cold[number], hit = ask(number)
+        assert hit == 0
+    cached.cache.clear()
+    ask(0)
+    for number, others, expected in ((1, (), 2 * GRID), (2, (0, 1), 2 * GRID), (0, (), 2 * GRID)):
+        warm, hit = ask(number, *others)
+        assert warm == cold[number]
+        assert hit == expected
+
+    turn = prompts[0] + tuple(cold[0][0]) + (3, 4, 5)
+    following = request_of(turn, max_tokens=20, logprobs=1)
+    answers = run(cached, [(0, following)])[0]
+    assert answers[-1].cached_tokens == last_boundary(len(turn) - 4)  # all of the answer is read
+    cached.cache.clear()
+    again = run(cached, [(0, following)])[0]
+    assert again[-1].cached_tokens == 0
+    assert ids_and_scores(again) == ids_and_scores(answers)
+
+
+def test_what_is_scored_is_read(cached):
+    prompt = tuple(range(2 * GRID))
+    request = request_of(prompt, max_tokens=1, logprobs=0, prompt_logprobs=True)
+    for _ in range(2):
+        events = run(cached, [(0, request)])[0]
+        assert events[-1].cached_tokens == 0
+        assert len(events[0].prompt_scores) == len(prompt)
+
+
+def test_whoever_waits_comes_before_the_cache(cached, monkeypatch):
+    monkeypatch.setattr(engine_module, "BLOCK_SECONDS", 0.0)
+    cached.cache.clear()
+    run(cached, [(0, request_of((7,) * (GRID - 5), max_tokens=GRID, ignore_eos=True))])
+    first = cached.submit(request_of((7,) * (GRID - 5), max_tokens=GRID, ignore_eos=True))
+    while cached.busy and not cached._intake._later:
+        cached.step()
+    asked = cached.submit(request_of((9,) * 5, max_tokens=1))
+    while not any(event.request_id == asked for event in cached.step()):
+        assert cached.busy
+    assert first != asked
+    while cached.busy:
+        cached.step()

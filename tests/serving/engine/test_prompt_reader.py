@@ -35,9 +35,7 @@ def test_it_reads_all_but_the_last_token(griffin, scored):
     read(programs, reader)
     assert (reader.position, reader.tokens_left) == (len(TOKENS) - 1, 0)
     expected = call(griffin.lm.model, TOKENS[None, :-1])[1]
-    np.testing.assert_allclose(
-        logits(griffin, reader.state), logits(griffin, expected), atol=2e-5
-    )
+    np.testing.assert_allclose(logits(griffin, reader.state), logits(griffin, expected), atol=2e-5)
     if scored:
         assert [score.token_id for score in reader.scores] == TOKENS.tolist()
         assert reader.scores[0].logprob is None

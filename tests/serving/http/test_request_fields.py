@@ -14,6 +14,7 @@ def test_null_is_the_default_and_one_stop_is_a_list():
         {"n": None, "logit_bias": {}}
     ) == RequestFields.model_validate({})
     assert RequestFields.model_validate({"stop": "a"}).stop == ["a"]
+    assert RequestFields.model_validate({"logit_bias": {"5": 1}}).logit_bias == {5: 1.0}
 
 
 UNSET = {  # what clients of vLLM and LiteLLM send at its default
@@ -55,8 +56,13 @@ def test_what_clients_leave_unset_is_taken(kind, own):
 @pytest.mark.parametrize(
     ("fields", "param", "code"),
     [
-        ({"logit_bias": {"5": 1}}, "logit_bias", "unsupported_parameter"),
-        ({"presence_penalty": False}, "presence_penalty", "unsupported_parameter"),
+        ({"length_penalty": False}, "length_penalty", "unsupported_parameter"),
+        ({"logit_bias": {"5": 101}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"a": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"5": True}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias", "invalid_value"),
+        ({"presence_penalty": False}, "presence_penalty", "invalid_value"),
+        ({"frequency_penalty": 2.1}, "frequency_penalty", "invalid_value"),
         ({"prompt": "a"}, "prompt", "unknown_parameter"),
         ({"stop": ["a", ""]}, "stop", "invalid_value"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),

@@ -12,6 +12,12 @@ def complete(ask, **body):
     return ask("POST", "/v1/completions", json=body)
 
 
+def usage(prompt: int, completion: int) -> dict:
+    tokens = {"prompt_tokens": prompt, "completion_tokens": completion}
+    cached = {"prompt_tokens_details": {"cached_tokens": 0}}
+    return tokens | {"total_tokens": prompt + completion} | cached
+
+
 def test_a_completion(ask):
     answer = complete(ask, model="fake", prompt="abc", max_tokens=5)
     assert answer.status_code == 200
@@ -22,7 +28,7 @@ def test_a_completion(ask):
     assert body["choices"] == [
         {"index": 0, "text": "abcab", "logprobs": None, "finish_reason": "length"}
     ]
-    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+    assert body["usage"] == usage(3, 5)
 
 
 @pytest.mark.parametrize(
@@ -44,12 +50,12 @@ def test_every_form_of_prompt(ask, prompt, texts):
 def test_n_counts_each_prompt_once(ask):
     body = complete(ask, prompt=["ab", "c"], n=2, max_tokens=2).json()
     assert [choice["text"] for choice in body["choices"]] == ["ab", "ab", "cc", "cc"]
-    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 8, "total_tokens": 11}
+    assert body["usage"] == usage(3, 8)
 
 
 def test_choices_take_consecutive_seeds_and_prompts_the_same(ask, fake_engine, monkeypatch):
-    seen, submit = [], fake_engine.submit
-    monkeypatch.setattr(fake_engine, "submit", lambda r: (seen.append(r), submit(r))[1])
+    seen, submit_all = [], fake_engine.submit_all
+    monkeypatch.setattr(fake_engine, "submit_all", lambda r: (seen.extend(r), submit_all(r))[1])
     complete(ask, prompt=["ab", "c"], n=2, seed=7, max_tokens=1)
     assert [request.sampling.seed for request in seen] == [7, 8, 7, 8]
 
@@ -132,13 +138,16 @@ BAD = {
     "token outside": ({"prompt": [5, 128]}, "prompt", "token 128 is outside the vocabulary of 128"),
     "huge token": ({"prompt": [2**70]}, "prompt", "outside the vocabulary"),
     "negative token": ({"prompt": [-1]}, "prompt", "token -1 is outside the vocabulary"),
-    "unknown field": ({"max_token": 3}, "max_token", "the fields are: echo, logprobs, max_tokens"),
-    "unsupported": ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
+    "unknown field": ({"max_token": 3}, "max_token", "the fields are: echo, frequency_penalty,"),
+    "unsupported": ({"length_penalty": 0.5}, "length_penalty", "not supported"),
+    "penalty": ({"frequency_penalty": -2.5}, "frequency_penalty", "greater than or equal to -2"),
     "best_of": ({"best_of": 3}, "best_of", "not supported"),
     "user": ({"user": 5}, "user", "valid string (got 5)"),
-    "false is not 0": ({"presence_penalty": False}, "presence_penalty", "not supported"),
-    "ignore_eos": ({"ignore_eos": True}, "ignore_eos", "not supported"),
-    "logit bias": ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
+    "false is not 0": ({"length_penalty": False}, "length_penalty", "not supported"),
+    "ignore_eos": ({"ignore_eos": 1}, "ignore_eos", "valid boolean"),
+    "logit bias": ({"logit_bias": {"5": 101}}, "logit_bias", "'5': expected a token id with"),
+    "min_tokens": ({"min_tokens": 17}, "min_tokens", "expected at most max_tokens, 2"),
+    "stop tokens": ({"stop_token_ids": [1] * 17}, "stop_token_ids", "at most 16"),
     "max_tokens": ({"max_tokens": -1}, "max_tokens", "greater than or equal to 0 (got -1)"),
     "max_tokens text": ({"max_tokens": "5"}, "max_tokens", "valid integer (got '5')"),
     "max_tokens float": ({"max_tokens": 1.5}, "max_tokens", "valid integer"),
@@ -285,7 +294,7 @@ def test_a_chat(chat):
     assert body["choices"] == [
         {"index": 0, "message": message, "logprobs": None, "finish_reason": "length"}
     ]
-    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+    assert body["usage"] == usage(3, 5)
     parts = [{"type": "text", "text": "ab"}, {"type": "text", "text": "c"}]
     assert chat(parts, max_completion_tokens=5).json()["choices"] == body["choices"]
 
