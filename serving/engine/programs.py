@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -88,8 +88,8 @@ class Programs:
         states = [chunk.state for chunk in chunks]
         states += [self.empty] * (self.rows - len(chunks))
         chunk = TokenChunk(0, tokens_RT, targets_RT, None, lengths_R)
-        program = self._score if scored else self._read
-        scores, after = program(self._params, chunk, tuple(states))  # type: ignore[arg-type]
+        program = cast(Any, self._score if scored else self._read)  # a state a row, not a State
+        scores, after = program(self._params, chunk, tuple(states))
         return list(after)[: len(chunks)], scores
 
     def insert(self, state: State, slot: int, one: State) -> State:
@@ -141,7 +141,9 @@ class Programs:
                 jax.block_until_ready(compiled.result())
 
 
-def _rows(function, model: Griffin, tokens_RT, targets_RT, states, *, positions, lengths):
+def _rows(
+    function, model: Griffin, tokens_RT, targets_RT, states, *, positions, lengths
+) -> tuple[Any, Any]:
     """A function of a batch, where each row's state comes, and goes, as a state of its own."""
     state = jax.tree.map(lambda *rows: jnp.concatenate(rows), *states)
     result, state = function(
