@@ -20,8 +20,16 @@ import numpy as np
 from flax import nnx
 
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.generation.draw import SamplingArrays, log_probs, masked, sample
-from recurrentgemma.generation.logit_changes import LogitChanges, changed
+from recurrentgemma.generation.draw import (
+    SamplingArrays,
+    log_probs,
+    masked,
+    sample,
+    sampling_arrays,
+    stop_array,
+)
+from recurrentgemma.generation.logit_changes import LogitChanges, changed, logit_changes
+from recurrentgemma.generation.sampling import Sampling
 from recurrentgemma.generation.walk import ChunkProgram, prefill
 from recurrentgemma.state import State
 
@@ -35,6 +43,22 @@ class DecodeOptions(NamedTuple):
     stop_BS: Any  # int32, tokens that end the row; -1 is none
     max_tokens_B: Any  # int32
     changes: LogitChanges | None = None  # a program of its own where there are any
+
+
+def decode_options(
+    samplings: Sequence[Sampling],
+    prompts: Sequence[Sequence[int]],
+    stop_ids: Sequence[int],
+    vocab_size: int,
+) -> DecodeOptions:
+    """One row for each, as numpy arrays. stop_ids: the tokenizer's. Raises UserError as
+    logit_changes does."""
+    return DecodeOptions(
+        sampling_arrays(samplings),
+        stop_array(samplings, stop_ids),
+        np.array([sampling.max_tokens for sampling in samplings], np.int32),
+        logit_changes(samplings, prompts, vocab_size),
+    )
 
 
 class DecodeState(NamedTuple):

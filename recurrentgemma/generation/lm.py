@@ -22,9 +22,7 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.counts import parameter_count
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.completion import Completion, run
-from recurrentgemma.generation.decode import DecodeOptions, Generator
-from recurrentgemma.generation.draw import sampling_arrays, stop_array
-from recurrentgemma.generation.logit_changes import logit_changes
+from recurrentgemma.generation.decode import DecodeOptions, Generator, decode_options
 from recurrentgemma.generation.prompts import Prompt, Prompts, as_ids, as_prompts
 from recurrentgemma.generation.reading import Reader
 from recurrentgemma.generation.sampling import (
@@ -149,9 +147,7 @@ class LanguageModel:
           stop: a string, or several, before which the text ends.
           seed: a whole number; by default each call differs. A prompt's answer does not depend on
             the other prompts of the call: equal prompts with an equal seed get equal answers.
-          logit_bias, frequency_penalty, presence_penalty, repetition_penalty: see `Sampling`.
-          stop_token_ids, ignore_eos, min_tokens: what else ends the answer, what does not, and not
-            before when.
+          logit_bias, three penalties, stop_token_ids, ignore_eos, min_tokens: see `Sampling`.
         sampling: all options as one `Sampling` (or one a prompt) in place of the keywords.
 
         It also ends at the end of the text or of the model's turn (tokenizer.stop_ids). Raises
@@ -348,17 +344,11 @@ class LanguageModel:
         *,
         prompts: Sequence[Sequence[int]],
     ) -> DecodeOptions:
-        """stop_ids: that end an answer, beside the tokenizer's. prompts: what is penalised for its
-        repetition."""
+        """stop_ids: that end an answer, beside the tokenizer's. prompts: for their repetition."""
         if logprobs is not None and not 0 <= logprobs <= self.config.vocab_size:
             raise UserError(f"logprobs is {logprobs!r}: expected None or a number from 0")
         own = (*(self.tokenizer.stop_ids if self.tokenizer else ()), *sorted(stop_ids))
-        return DecodeOptions(
-            sampling_arrays(rows),
-            stop_array(rows, own),
-            np.array([row.max_tokens for row in rows], np.int32),
-            logit_changes(rows, prompts, self._generator.vocab_size),
-        )
+        return decode_options(rows, prompts, own, self._generator.vocab_size)
 
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):

@@ -70,9 +70,9 @@ def test_alone_and_with_others_it_is_the_same_bit_for_bit(griffin):
     alone = [PromptReader(TOKENS[:length], programs.empty) for length in lengths]
     for reader in alone:
         read(programs, reader)
-    together = [PromptReader(TOKENS[:length], programs.empty) for length in lengths]
-    read(programs, *reversed(together))
-    for one, other in zip(alone, together, strict=True):
+    others = [PromptReader(TOKENS[:length], programs.empty) for length in lengths]
+    read(programs, *reversed(others))
+    for one, other in zip(alone, others, strict=True):
         equal(one.state, other.state)
 
 
