@@ -23,6 +23,7 @@ from checkpoints.hub_names import title
 from recurrentgemma.errors import TemplateError, UserError, is_out_of_memory
 from serving.engine.engine import Engine
 from serving.engine.thread import EngineThread, Status
+from serving.features.constraints import Constraints
 from serving.features.prefix_cache import PrefixCache
 from serving.http.server import MAX_BODY_MIB, create_app, curl_example
 
@@ -116,6 +117,7 @@ def serve(arguments: ServeArguments) -> int:
                 slots=arguments.slots,
                 max_prompt=arguments.max_prompt,
                 constrained=True,
+                constraints=_constraints(lm.tokenizer),
                 rows=arguments.prompts,
                 cache=PrefixCache(
                     device_bytes=int(arguments.cache * GIB),
@@ -169,6 +171,15 @@ def serve(arguments: ServeArguments) -> int:
             ) from thread.error
         raise thread.error
     return 0 if thread.error is None else 1
+
+
+def _constraints(tokenizer: "Tokenizer | None") -> Constraints | None:
+    """Where the tokenizer can be held to a form."""
+    try:
+        return None if tokenizer is None else Constraints(tokenizer)
+    except UserError as error:
+        _say(f"no schemas, regular expressions or grammars: {error}")
+        return None
 
 
 def _check_chats(tokenizer: "Tokenizer", path: str) -> None:

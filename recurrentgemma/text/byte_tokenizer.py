@@ -43,6 +43,9 @@ class ByteTokenizer:
     def settled(self, ids: Sequence[int]) -> bool:
         return True
 
+    def token_bytes(self) -> list[bytes | None]:
+        return [bytes([i]) if i < 256 else None for i in range(self.vocab_size)]
+
     def save(self, directory: str | Path) -> None:
         (Path(directory) / FILE).write_text(json.dumps(_CONTENT) + "\n", encoding="utf-8")
 

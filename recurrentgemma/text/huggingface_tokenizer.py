@@ -81,6 +81,7 @@ class HuggingFaceTokenizer:
             self.roles = {"unk_token": unknown} | self.roles
         decoder = parsed.get("decoder")
         steps = decoder.get("decoders", [decoder]) if decoder else []
+        self._decoders = {step["type"] for step in steps}
         self._grows = all(map(_grows, steps))
         self._fallback: set[int] = set()
         if any(step["type"] == "ByteFallback" for step in steps):
@@ -138,6 +139,30 @@ class HuggingFaceTokenizer:
     def _joins_words(self) -> bool:
         return joins_words(list(self._tokenizer.get_vocab(with_added_tokens=True)))
 
+    def token_bytes(self) -> list[bytes | None]:
+        """Raises UserError: its decoder is neither of bytes nor of SentencePiece's kind."""
+        if not self._decoders & {"ByteLevel", "Metaspace", "ByteFallback", "Replace"}:
+            raise UserError(
+                f"what a token adds to a text cannot be told with the decoder of this tokenizer, "
+                f"{', '.join(sorted(self._decoders)) or 'none'}: expected ByteLevel, Metaspace or "
+                "ByteFallback"
+            )
+        of_character = _byte_level() if "ByteLevel" in self._decoders else None
+        texts: list[bytes | None] = [None] * self.vocab_size
+        special = {*self.control_tokens.values(), self.bos_id, self.eos_id, self.pad_id}
+        for piece, token in self._tokenizer.get_vocab(with_added_tokens=True).items():
+            if token in special or piece in self.roles.values():
+                continue
+            if token in self._fallback:
+                texts[token] = bytes([int(piece[3:5], 16)])
+            elif piece in self.other_tokens:
+                texts[token] = piece.encode()
+            elif of_character is not None:
+                texts[token] = bytes(of_character[character] for character in piece)
+            else:
+                texts[token] = piece.replace("\u2581", " ").encode()
+        return texts
+
     def save(self, directory: str | Path) -> None:
         directory = Path(directory)
         (directory / FILE).write_text(self.content, encoding="utf-8")
@@ -146,6 +171,15 @@ class HuggingFaceTokenizer:
         config = {"tokenizer_class": "PreTrainedTokenizerFast"} | self.config | roles
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (directory / ROLES).write_text(text, encoding="utf-8")
+
+
+def _byte_level() -> dict[str, int]:
+    """The byte that each character stands for in GPT-2's vocabularies: printable ones for
+    themselves, the others from U+0100 on, in their order."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = [byte for byte in range(256) if byte not in printable]
+    of_character = {chr(byte): byte for byte in printable}
+    return of_character | {chr(256 + number): byte for number, byte in enumerate(others)}
 
 
 def _unknown(model: Mapping[str, Any]) -> str | None:

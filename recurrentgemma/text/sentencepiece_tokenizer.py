@@ -79,6 +79,19 @@ class SentencePieceTokenizer:
     def _joins_words(self) -> bool:
         return joins_words(self._processor.id_to_piece(list(range(self.vocab_size))))
 
+    def token_bytes(self) -> list[bytes | None]:
+        processor = self._processor
+        silent = (processor.is_control, processor.is_unknown, processor.is_unused)
+        texts: list[bytes | None] = []
+        for token, piece in enumerate(processor.id_to_piece(list(range(self.vocab_size)))):
+            if processor.is_byte(token):
+                texts.append(bytes([int(piece[3:5], 16)]))
+            elif piece in self.control_tokens or any(kind(token) for kind in silent):
+                texts.append(None)
+            else:
+                texts.append(piece.replace("\u2581", " ").encode())
+        return texts
+
     def save(self, directory: str | Path) -> None:
         (Path(directory) / FILE).write_bytes(self.model)
 

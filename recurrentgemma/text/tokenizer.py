@@ -103,6 +103,10 @@ class Tokenizer(Protocol):
         """Whether more ids can only add to `decode(ids)`, but for up to three U+FFFD at its end."""
         ...
 
+    def token_bytes(self) -> list[bytes | None]:
+        """What each token adds to a text, in bytes; None for control tokens and the like."""
+        ...
+
     @property
     def joins_words(self) -> bool:
         """Whether a token may hold the end of a word and the space after it (pieces.py)."""

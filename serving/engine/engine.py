@@ -30,6 +30,7 @@ from serving.engine.prompt import Prompt
 from serving.engine.request import Event, GenerationRequest
 from serving.engine.sequence import LiveSequence
 from serving.engine.slots import Slots
+from serving.features.constraints import Constraints
 from serving.features.prefix_cache import PrefixCache
 
 # A step decodes for about this long, and reads prompts for no longer than it decodes: what arrives
@@ -43,11 +44,12 @@ class Engine:
     """A language model with `slots` sequences in flight. One thread at a time may call it.
 
     max_prompt: most tokens of a prompt; None for no limit.
-    constrained: whether a request may say which tokens are allowed (GenerationRequest.allowed) and
-      change logits (Sampling.changes_logits).
+    constrained: whether a request may have a constraint, and change logits
+      (Sampling.changes_logits).
     rows: prompts that one call of the device reads. More is faster where many come, and slower for
       one that is alone, for a program's shape does not depend on who is there.
     cache: keeps states of prompts' beginnings. model: the name of this model there.
+    constraints: of the tokenizer, for whoever makes a request; None where it has none.
     Raises UserError for less than one slot or row.
     """
 
@@ -61,6 +63,7 @@ class Engine:
         rows: int = 1,
         cache: PrefixCache | None = None,
         model: str = "",
+        constraints: Constraints | None = None,
     ):
         for name, value in (("slots", slots), ("rows", rows)):
             if value < 1:
@@ -69,7 +72,7 @@ class Engine:
         self.slots = slots
         self.max_prompt = max_prompt
         self.constrained = constrained
-        self.cache = cache
+        self.cache, self.constraints = cache, constraints
         self.vocab_size = lm.tokenizer.vocab_size if lm.tokenizer else lm.config.vocab_size
         self.token_name = lru_cache(maxsize=None)(self._token_name)
         self._programs = Programs(lm, vocab_size=self.vocab_size, rows=rows)
@@ -108,7 +111,7 @@ class Engine:
         if request.sampling.stop and self.lm.tokenizer is None:
             message = "a stop string needs a tokenizer, and this checkpoint has none: leave it out"
             raise UserError(message, field="stop")
-        constrains = request.allowed is not None or request.sampling.changes_logits
+        constrains = request.constraint is not None or request.sampling.changes_logits
         if constrains and not self.constrained:
             raise ValueError("a request constrains its answer: make the Engine with constrained=")
         for field in ("logit_bias", "stop_token_ids"):
@@ -256,7 +259,7 @@ class Engine:
         masks = {slot: sequence.allowed() for slot, sequence in running}
         allowed = {slot: mask_M for slot, mask_M in masks.items() if mask_M is not None}
         steps = self._steps
-        if any(s.request.allowed for _, s in running):
+        if any(s.request.constraint for _, s in running):
             steps = 1
         elif self._intake.reading:
             steps = min(steps, STEPS_BETWEEN)

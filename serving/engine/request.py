@@ -12,8 +12,8 @@ import numpy as np
 
 from recurrentgemma.generation.sampling import Sampling
 
-# From an answer's tokens so far to those that may come next, as bits, uint32 [M] (draw.masked), one
-# of them at least; None allows all.
+# From an answer's tokens so far, one more than before, to those that may come next, as bits, uint32
+# [M] (draw.masked), one of them at least; None allows all.
 AllowedTokens = Callable[[Sequence[int]], np.ndarray | None]
 
 
@@ -35,8 +35,8 @@ class GenerationRequest:
     sampling: Sampling  # max_tokens of 0 only reads the prompt
     logprobs: int | None = None  # how many of the likeliest tokens to report beside each token
     prompt_logprobs: bool = False  # report the prompt's tokens too, in the first event
-    allowed: AllowedTokens | None = None
-    """Constrains the answer: called before each token; depends on nothing but its argument."""
+    constraint: Callable[[], AllowedTokens] | None = None
+    """Constrains answers: called once for each sequence, and what it gives before each token."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

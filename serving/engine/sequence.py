@@ -23,6 +23,7 @@ class LiveSequence:
         self.tokens = array("i")  # all that were generated
         self.cached_tokens = 0
         self.submitted = self.admitted = self.read = time.monotonic()
+        self._allowed = None if request.constraint is None else request.constraint()
         self._num_generated = 0
         self._tokenizer = tokenizer
         own = tokenizer.stop_ids if tokenizer and not request.sampling.ignore_eos else ()
@@ -49,8 +50,8 @@ class LiveSequence:
         return self._event(prompt_scores=told, finish_reason=reason)
 
     def allowed(self) -> np.ndarray | None:
-        """Which tokens may come next, as GenerationRequest.allowed says; None: any."""
-        return None if self.request.allowed is None else self.request.allowed(self.tokens)
+        """Which tokens may come next, as GenerationRequest.constraint says; None: any."""
+        return None if self._allowed is None else self._allowed(self.tokens)
 
     def push(self, scores: Sequence[TokenScore], *, done: bool) -> Event | None:
         """The event of the tokens that one dispatch has generated, if there is something to tell.

@@ -25,6 +25,7 @@ from serving.http.protocol import (
     now,
 )
 from serving.http.request_fields import RequestFields
+from serving.http.structure import constraint_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,10 +43,12 @@ def read_questions(body: CompletionRequest, engine: Engine) -> Questions:
     1.
 
     Raises UserError, which names the field: a text prompt or a stop string without a tokenizer, a
-    token outside the vocabulary, a prompt that is too long, alone or together with its answer.
+    token outside the vocabulary, a prompt that is too long, alone or together with its answer, a
+    form of the answer that cannot be kept to.
     """
     requests: list[GenerationRequest] = []
     echoes = []
+    constraint = constraint_of(body, engine)
     for prompt in body.prompt:
         tokens_T = engine.tokens(prompt)
         echo = ""
@@ -56,6 +59,7 @@ def read_questions(body: CompletionRequest, engine: Engine) -> Questions:
             sampling=sampling_of(body, max_tokens=body.max_tokens),
             logprobs=body.logprobs,
             prompt_logprobs=body.echo and body.logprobs is not None,
+            constraint=constraint,
         )
         engine.check(request)
         if requests:  # without a seed one is drawn for all prompts

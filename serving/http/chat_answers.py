@@ -29,6 +29,7 @@ from serving.http.chat_protocol import (
     new_chat_id,
 )
 from serving.http.protocol import now
+from serving.http.structure import constraint_of
 
 
 def read_chat(body: ChatRequest, engine: Engine) -> Questions:
@@ -45,6 +46,7 @@ def read_chat(body: ChatRequest, engine: Engine) -> Questions:
             "/v1/completions",
             field="messages",
         )
+    constraint = constraint_of(body, engine)
     ids = _written(body, chat_format(tokenizer))
     try:
         tokens_T = engine.tokens(ids)
@@ -57,6 +59,7 @@ def read_chat(body: ChatRequest, engine: Engine) -> Questions:
             prompt=tokens_T,
             sampling=sampling_of(body, max_tokens=most),
             logprobs=body.top_logprobs if body.logprobs else None,
+            constraint=constraint,
         )
         engine.check(request)
     except UserError as error:

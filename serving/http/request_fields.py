@@ -33,6 +33,51 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: Literal[False] | None = False  # vLLM's; the usage comes at the end
 
 
+class JsonSchema(BaseModel):
+    model_config = STRICT
+
+    name: str
+    description: str | None = None
+    strict: bool | None = None  # a schema is always kept to
+    json_schema: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """OpenAI's way to ask for JSON."""
+
+    model_config = STRICT
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> "ResponseFormat":
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise invalid(
+                f"'json_schema' belongs to 'type': 'json_schema', and this is {self.type}"
+            )
+        return self
+
+
+class StructuredOutputs(BaseModel):
+    """vLLM's way to ask for text of a form: one of these."""
+
+    model_config = STRICT
+
+    json_schema: dict[str, Any] | None = Field(None, alias="json")
+    json_object: Literal[True] | None = None
+    regex: str | None = None
+    choice: list[str] | None = Field(None, min_length=1, max_length=1024)
+    grammar: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "StructuredOutputs":
+        given = self.model_dump(exclude_none=True)
+        if len(given) != 1:
+            raise invalid("expected one of json, json_object, regex, choice, grammar")
+        return self
+
+
 class RequestFields(BaseModel):
     """The fields that requests of every kind have."""
 
@@ -46,7 +91,6 @@ class RequestFields(BaseModel):
         "length_penalty": (None, 1),
         "priority": (None, 0),
         "prompt_logprobs": (None,),
-        "response_format": (None, {"type": "text"}),
         "skip_special_tokens": (None, True),
         "spaces_between_special_tokens": (None, True),
         "truncate_prompt_tokens": (None,),
@@ -71,6 +115,8 @@ class RequestFields(BaseModel):
     stop_token_ids: list[int] = Field(default_factory=list, max_length=MAX_STOP_TOKENS)
     ignore_eos: bool = False
     min_tokens: int = Field(0, ge=0, le=INT32_MAX)
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
@@ -137,6 +183,13 @@ class RequestFields(BaseModel):
                 "invalid_value",
                 "'stream_options' needs 'stream': true",
                 {"param": "stream_options"},
+            )
+        asked = self.response_format is not None and self.response_format.type != "text"
+        if asked and self.structured_outputs is not None:
+            raise invalid(
+                "'structured_outputs' and 'response_format' are two answers to one question: give "
+                "one of them",
+                "structured_outputs",
             )
         return self
 

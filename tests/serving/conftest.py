@@ -26,6 +26,7 @@ from recurrentgemma.text.tokenizer import ByteTokenizer, Tokenizer
 from serving.engine.engine import Engine
 from serving.engine.request import Event, GenerationRequest, TokenScore
 from serving.engine.thread import EngineThread
+from serving.features.constraints import Constraints
 from serving.http.server import create_app
 
 VOCABULARY = 128
@@ -38,6 +39,7 @@ class FakeEngine:
 
     def __init__(self, *, slots: int = 2):
         self.lm = SimpleNamespace(tokenizer="ascii")
+        self.constraints = None
         self.slots = slots
         self.gate = threading.Event()
         self.gate.set()
@@ -181,7 +183,9 @@ def language_model() -> Callable[..., LanguageModel]:
 @pytest.fixture(scope="session")
 def griffin() -> Engine:
     """Three slots over a small Griffin, warmed up; every test leaves it idle."""
-    engine = Engine(_language_model("griffin"), slots=3, constrained=True)
+    constraints = Constraints(ByteTokenizer())
+    lm = _language_model("griffin")
+    engine = Engine(lm, slots=3, constrained=True, constraints=constraints)
     engine.warm_up()
     return engine
 

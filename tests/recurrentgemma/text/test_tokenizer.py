@@ -33,6 +33,23 @@ def test_ids_lie_in_the_vocabulary_and_bos_comes_first(tokenizer):
     assert tokenizer.encode("") == [tokenizer.bos_id]
 
 
+def test_bytes_of_tokens_are_those_of_the_text(lossless):
+    texts = [
+        "To be, or not\n\n  to be",
+        "d\u00e9j\u00e0 \u6771\u4eac \U0001f389\t<b>",
+        " a",
+        "x" * 40,
+    ]
+    for name, tokenizer in lossless.items():
+        of_token = tokenizer.token_bytes()
+        assert len(of_token) == tokenizer.vocab_size
+        for text in texts:
+            parts = [of_token[id] for id in tokenizer.encode(text, bos=False)]
+            assert b"".join(part or b"?" for part in parts) == text.encode(), name
+        silent = [tokenizer.bos_id, tokenizer.eos_id, *tokenizer.control_tokens.values()]
+        assert all(of_token[id] is None for id in silent if id is not None)
+
+
 def test_control_tokens_without_text(tokenizer):
     ids = [i for i in (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) if i is not None]
     assert len(set(ids)) == len(ids) >= 2

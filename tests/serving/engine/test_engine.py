@@ -337,7 +337,7 @@ def test_an_answer_keeps_to_what_is_allowed(griffin, language_model, monkeypatch
 
     options = {"max_tokens": 12, "temperature": 2.0, "seed": 3}
     free = request_of((65, 66), **options, stop=("zz",))
-    bound = dataclasses.replace(free, allowed=allowed)
+    bound = dataclasses.replace(free, constraint=lambda: allowed)
     answers = run(engine, [(0, free), (0, bound), (3, free)])
     expected = griffin.lm.generate((65, 66), sampling=free.sampling)
     assert text(answers[0]) == text(answers[2]) == expected

@@ -147,6 +147,24 @@ BAD = {
     "ignore_eos": ({"ignore_eos": 1}, "ignore_eos", "valid boolean"),
     "logit bias": ({"logit_bias": {"5": 101}}, "logit_bias", "'5': expected a token id with"),
     "min_tokens": ({"min_tokens": 17}, "min_tokens", "expected at most max_tokens, 2"),
+    "form": ({"response_format": {"type": "xml"}}, "response_format.type", "'json_schema'"),
+    "no schema": ({"response_format": {"type": "json_schema"}}, "response_format", "belongs to"),
+    "no such form": ({"structured_outputs": {"yaml": 1}}, "structured_outputs.yaml", "Extra"),
+    "two forms": (
+        {"structured_outputs": {"regex": "a", "choice": ["a"]}},
+        "structured_outputs",
+        "expected one of json, json_object, regex",
+    ),
+    "a form twice": (
+        {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+        "structured_outputs",
+        "give one of them",
+    ),
+    "no constraints": (
+        {"structured_outputs": {"regex": "a"}},
+        "structured_outputs.regex",
+        "cannot be held to a form",
+    ),
     "stop tokens": ({"stop_token_ids": [1] * 17}, "stop_token_ids", "at most 16"),
     "max_tokens": ({"max_tokens": -1}, "max_tokens", "greater than or equal to 0 (got -1)"),
     "max_tokens text": ({"max_tokens": "5"}, "max_tokens", "valid integer (got '5')"),
@@ -325,7 +343,7 @@ def test_bad_chats_name_the_field(chat, ask, fake_engine):
     for content, fields, param, message in (
         (image, {}, "messages.0.content.0", "part of type 'image_url'"),
         (None, {}, "messages.0.content", "expected a string"),
-        ("a", {"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        ("a", {"response_format": {"type": "json_object"}}, "response_format", "held to a form"),
         ("a", {"tools": [{}]}, "tools", "cannot write tools"),
         ("a", {"messages": []}, "messages", "at least one message"),
         ("a", {"n": 5}, "n", "more than the 4 sequences"),

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers that keep to a JSON schema, a regular expression, a choice of texts or a grammar.
+
+llguidance says, for the tokens of an answer so far, which may come next; the engine draws from
+those alone. Where the text may end, each token that ends an answer may come, and once it must end,
+nothing else.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import llguidance
+import llguidance.numpy
+import numpy as np
+
+from recurrentgemma.errors import UserError
+from recurrentgemma.text.tokenizer import Tokenizer
+
+Kind = Literal["json", "json_object", "regex", "choice", "grammar"]
+
+
+class Constraints:
+    """For a tokenizer. Making one takes a second with 256,000 tokens; a server makes one.
+
+    Raises UserError: the tokenizer has no token that ends a text, or does not tell what its tokens
+    add to one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        if not tokenizer.stop_ids:
+            raise UserError(
+                "this tokenizer has no token that ends a text, so that an answer which must end "
+                "there cannot: it takes no grammars and no schemas"
+            )
+        self._stop_ids = tokenizer.stop_ids
+        self._words = -(-tokenizer.vocab_size // 32)
+        self._tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Tokens(tokenizer)))
+
+    def compiled(self, kind: Kind, given: Any, *, field: str) -> Callable[[], "Constraint"]:
+        """What begins a constraint, as GenerationRequest.constraint.
+
+        given: a JSON schema; nothing for json_object; a regular expression; texts; a grammar in
+          llguidance's dialect of Lark, or in GBNF.
+        Raises UserError, which names the field: it is none, or asks for what is not supported.
+        """
+        try:
+            grammar = _grammar(kind, given)
+        except (ValueError, TypeError) as error:
+            raise _invalid(kind, str(error), field) from None
+        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            raise _invalid(kind, matcher.get_error(), field)
+        return lambda: Constraint(matcher.deep_copy(), self._words, self._stop_ids)
+
+
+class Constraint:
+    """Of one answer: see request.AllowedTokens. M 32-bit words."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, words: int, stop_ids: Sequence[int]):
+        self._matcher, self._stop_ids = matcher, stop_ids
+        self._read = 0
+        self._bits_1M = np.zeros((1, words), np.int32)
+
+    def __call__(self, tokens: Sequence[int]) -> np.ndarray:
+        for token in tokens[self._read :]:
+            self._matcher.consume_token(token)
+        self._read = len(tokens)
+        llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits_1M, 0)
+        bits_M = self._bits_1M[0].view(np.uint32).copy()
+        if self._matcher.is_error():
+            raise RuntimeError(f"llguidance: {self._matcher.get_error()}")
+        if self._matcher.is_accepting():
+            for token in self._stop_ids:
+                bits_M[token // 32] |= np.uint32(1 << token % 32)
+        return bits_M
+
+
+class _Tokens:
+    """A tokenizer as llguidance wants it: its end of text is the first token that ends answers."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self.eos_token_id, self.bos_token_id = tokenizer.stop_ids[0], tokenizer.bos_id
+        texts = tokenizer.token_bytes()
+        self.special_token_ids = [token for token, text in enumerate(texts) if text is None]
+        # Bytes of its own for each control token, in the form that llguidance tells them by.
+        self.tokens = [
+            b"\xff<%d>" % token if text is None else text for token, text in enumerate(texts)
+        ]
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        if isinstance(text, bytes):
+            text = text.decode(errors="replace")
+        return self._tokenizer.encode(text, bos=False)
+
+
+def _grammar(kind: Kind, given: Any) -> str:
+    matcher = llguidance.LLMatcher
+    if kind == "json":
+        return matcher.grammar_from_json_schema(json.dumps(given))
+    if kind == "json_object":
+        return matcher.grammar_from_json_schema('{"type": "object"}')
+    if kind == "regex":
+        return matcher.grammar_from_regex(given)
+    if kind == "choice":
+        texts = " | ".join(json.dumps(text, ensure_ascii=False) for text in given)
+        return matcher.grammar_from_lark(f"start: {texts}")
+    return llguidance.grammar_from("grammar", given)
+
+
+def _invalid(kind: Kind, reason: str, field: str) -> UserError:
+    names = {"json": "JSON schema", "regex": "regular expression", "grammar": "grammar"}
+    message = f"the {names.get(kind, kind)} cannot be kept to: {reason.strip()}"
+    return UserError(message, field=field)
