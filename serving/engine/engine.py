@@ -100,13 +100,14 @@ class Engine:
         """Raise UserError for a request that cannot be answered. Any thread may call it."""
         self.tokens(request.prompt)
         length, most = len(request.prompt), request.sampling.max_tokens
-        config, needed = self.lm.config, length + max(most - 1, 0)
+        seen = 0 if request.before is None else request.before.count
+        config, needed = self.lm.config, seen + length + max(most - 1, 0)
         if "global_attention" in config.block_types and needed > config.context_length:
             raise UserError(
-                f"a prompt of {length} tokens and max_tokens {most} need {needed} tokens of "
+                f"a prompt of {seen + length} tokens and max_tokens {most} need {needed} tokens of "
                 "context, and this model's global attention holds "
                 f"context_length={config.context_length}: shorten them",
-                field="prompt" if length > config.context_length else "max_tokens",
+                field="prompt" if seen + length > config.context_length else "max_tokens",
             )
         if request.sampling.stop and self.lm.tokenizer is None:
             message = "a stop string needs a tokenizer, and this checkpoint has none: leave it out"
@@ -135,8 +136,11 @@ class Engine:
         """
         for request in requests:
             self.check(request)
-        first = self.tokens(requests[0].prompt)
+        first, before = self.tokens(requests[0].prompt), requests[0].before
         assert all(np.array_equal(first, request.prompt) for request in requests[1:])
+        if before is not None:
+            assert len(requests) == 1, "a session goes on one way"
+            first = np.concatenate([np.array(before.unread, np.int32), first])
         tokenizer = self.lm.tokenizer
         sequences = [LiveSequence(next(self._ids), request, tokenizer) for request in requests]
         self._intake.submit(Prompt(first, sequences))
@@ -233,6 +237,7 @@ class Engine:
         for prompt in prompts:
             for sequence in list(prompt.sequences):
                 sequence.read = now
+                sequence.state = None if prompt.before is None else prompt.opened.state
                 event = sequence.prompt_read(prompt.opened.scores)
                 if event is not None:
                     events.append(event)

@@ -94,7 +94,7 @@ class Intake:
     def read_later(self, sequence: LiveSequence) -> None:
         """What a chat's next turn begins with: prompt and answer, in chunks of the grid. The state
         in the slot was computed a token at a time, which is not the same to the last bit."""
-        if self._cache is None:
+        if self._cache is None or sequence.request.before is not None:
             return
         prompt_T = np.asarray(sequence.request.prompt, np.int32)
         tokens_T = np.concatenate([prompt_T, np.frombuffer(sequence.tokens, np.int32)])
@@ -106,10 +106,12 @@ class Intake:
             self._later.popleft()
 
     def _open(self, prompt: Prompt) -> PromptReader:
-        """Begin to read a prompt, after what the cache has of it."""
+        """Begin to read a prompt, after what stands before it, or what the cache has of it."""
         keys: list[Key] = []
-        start, state = 0, None
-        if self._cache is not None:
+        start, state, anew = 0, None, 0
+        if prompt.before is not None:
+            state, anew = prompt.before.state, max(0, len(prompt.before.unread) - 1)
+        elif self._cache is not None:
             keys = prefix_keys(self._model, prompt.tokens_T[:-1], GRID)
             if not prompt.scored:
                 count, state = self._cache.longest(keys)
@@ -121,13 +123,14 @@ class Intake:
             prompt.tokens_T,
             self._programs.empty if state is None else state,
             start=start,
+            anew=anew,
             scored=prompt.scored,
             at_boundary=partial(self._keep, keys, kept_boundaries(len(prompt.tokens_T) - 1)),
         )
         return prompt.reader
 
     def _keep(self, keys: list[Key], boundaries: set[int], position: int, state: State) -> None:
-        if self._cache is not None and position in boundaries:
+        if keys and self._cache is not None and position in boundaries:
             self._cache.put(keys[position // GRID - 1], state)
 
     def _forget(self, prompt: Prompt) -> None:

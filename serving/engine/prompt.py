@@ -5,13 +5,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from recurrentgemma.generation.reading import Point
 from serving.engine.prompt_reader import PromptReader
 from serving.engine.sequence import LiveSequence
 
 
 class Prompt:
     """Sequences of one prompt, which is read once; each then begins with its state. Without
-    sequences it is read for the cache alone. `reader`: since it is being read."""
+    sequences it is read for the cache alone. `reader`: since it is being read.
+
+    tokens_T: all that is read, what a session has not read yet included.
+    """
 
     def __init__(self, tokens_T: np.ndarray, sequences: Sequence[LiveSequence]):
         self.tokens_T = tokens_T
@@ -22,6 +26,11 @@ class Prompt:
     def scored(self) -> bool:
         """Whether a sequence asks for the log-probabilities of the prompt."""
         return any(sequence.request.prompt_logprobs for sequence in self.sequences)
+
+    @property
+    def before(self) -> Point | None:
+        """Of the one sequence that goes on with a session."""
+        return self.sequences[0].request.before if self.sequences else None
 
     @property
     def opened(self) -> PromptReader:

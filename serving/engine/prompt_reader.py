@@ -17,6 +17,8 @@ class PromptReader:
     """Reads `tokens_T` but for the last token, with which decoding begins.
 
     state: of the first `start` tokens, a place of the grid; it is kept as it is.
+    anew: the grid begins anew after so many tokens, of what a session has not read yet, so that it
+      makes no difference whether they are read with the prompt or before.
     scored: also find the log-probability of each token but the first; then nothing is read yet.
     at_boundary: is given each place of the grid that was reached, and the state there.
     """
@@ -27,6 +29,7 @@ class PromptReader:
         state: State,
         *,
         start: int = 0,
+        anew: int = 0,
         scored: bool = False,
         at_boundary: Callable[[int, State], None] = lambda position, state: None,
     ):
@@ -34,7 +37,7 @@ class PromptReader:
         self.tokens_T = tokens_T
         self.start = self.position = start
         self.state = state
-        self.scored = scored
+        self.scored, self._anew = scored, anew
         self.scores = [TokenScore(token_id=int(tokens_T[0]), logprob=None, top=())]
         self._at_boundary = at_boundary
 
@@ -49,7 +52,11 @@ class PromptReader:
     @property
     def span(self) -> Span:
         """What is read next."""
-        return next_span(self.position, len(self.tokens_T) - 1)
+        length = len(self.tokens_T) - 1
+        if self.position < self._anew:
+            return next_span(self.position, self._anew)
+        start, stop, size = next_span(self.position - self._anew, length - self._anew)
+        return Span(start + self._anew, stop + self._anew, size)
 
     @property
     def program(self) -> tuple[int, bool]:

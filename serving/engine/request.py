@@ -10,7 +10,9 @@ from typing import Literal
 
 import numpy as np
 
+from recurrentgemma.generation.reading import Point
 from recurrentgemma.generation.sampling import Sampling
+from recurrentgemma.state import State
 
 # From an answer's tokens so far, one more than before, to those that may come next, as bits, uint32
 # [M] (draw.masked), one of them at least; None allows all.
@@ -35,6 +37,10 @@ class GenerationRequest:
     sampling: Sampling  # max_tokens of 0 only reads the prompt
     logprobs: int | None = None  # how many of the likeliest tokens to report beside each token
     prompt_logprobs: bool = False  # report the prompt's tokens too, in the first event
+    before: Point | None = None
+    """What stands before the prompt, a session: its text ends there, and what it has not read is
+    read with the prompt. The last event then has the state after all tokens but the prompt's last
+    one."""
     constraint: Callable[[], AllowedTokens] | None = None
     """Constrains answers: called once for each sequence, and what it gives before each token."""
 
@@ -52,6 +58,7 @@ class Event:
     finish_reason: Literal["stop", "length"] | None = None
     cached_tokens: int = 0  # of the prompt, which did not have to be read
     times: "Times | None" = None  # of the whole sequence, in its last event
+    state: State | None = None  # see GenerationRequest.before
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

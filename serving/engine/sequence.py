@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from recurrentgemma.state import State
 from recurrentgemma.text.tokenizer import Tokenizer
 from serving.engine.request import Event, GenerationRequest, Times, TokenScore
 from serving.engine.transcript import Transcript
@@ -22,15 +23,21 @@ class LiveSequence:
         self.request = request
         self.tokens = array("i")  # all that were generated
         self.cached_tokens = 0
+        self.state: State | None = (
+            None  # after the prompt but its last token, where it is asked for
+        )
         self.submitted = self.admitted = self.read = time.monotonic()
         self._allowed = None if request.constraint is None else request.constraint()
         self._num_generated = 0
         self._tokenizer = tokenizer
         own = tokenizer.stop_ids if tokenizer and not request.sampling.ignore_eos else ()
         self._stop_ids = frozenset((*own, *request.sampling.stop_token_ids))
+        context = request.prompt
+        if request.before is not None:
+            context = [*request.before.context, *request.prompt]
         self._transcript = Transcript(
             tokenizer,
-            request.prompt,
+            context,
             stop=request.sampling.stop,
             token_by_token=request.logprobs is not None,
         )
@@ -98,6 +105,7 @@ class LiveSequence:
             cached_tokens=self.cached_tokens,
             finish_reason=finish_reason,
             times=times,
+            state=None if finish_reason is None else self.state,
             **told,
         )
 

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Named sessions: what a model has read and said, as one small file each, whatever its length.
+
+    sessions = Sessions(Path("sessions"), lm)
+    with sessions.lease("alice") as lease:          # nobody else goes on with it meanwhile
+        request = GenerationRequest(prompt=ids, before=lease.point, ...)
+        ...
+        lease.answered(request, state, tokens)      # or it stays as it was
+
+A file is that of `Session.save`: `lm.session("sessions/alice.session")` goes on from it, and what
+`Session.save` wrote there is a session here. A session is read from its file when it is used and
+written when an answer is over: a server that is killed loses none.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from checkpoints import session_file
+from recurrentgemma.errors import UserError
+from recurrentgemma.generation.lm import LanguageModel
+from recurrentgemma.generation.reading import LOOKBACK_TOKENS, START, Point
+from recurrentgemma.state import State
+from recurrentgemma.text.pieces import HeldText, ids_of
+from recurrentgemma.text.tokenizer import Tokenizer
+from serving.engine.request import GenerationRequest
+
+ENDING = ".session"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+class NoSuchSession(UserError):
+    """There is no session of this name."""
+
+
+class SessionBusy(Exception):
+    """Another request goes on with this session."""
+
+
+class SessionDamaged(UserError):
+    """A session's file cannot be gone on with; the others are as they were."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SessionInfo:
+    """What is known of a session without reading it."""
+
+    name: str
+    bytes: int
+    used: float  # seconds since the epoch
+    busy: bool
+
+
+class Sessions:
+    """The sessions in a folder, of one model. Any thread may call it.
+
+    most: of them; one more is refused until another is deleted.
+    """
+
+    def __init__(self, folder: Path, lm: LanguageModel, *, most: int = 10_000):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._lm, self._most = folder, lm, most
+        self._lock = threading.Lock()
+        self._busy: set[str] = set()
+
+    def names(self) -> list[str]:
+        """Of all sessions, sorted."""
+        return sorted(
+            path.name.removesuffix(ENDING) for path in self._folder.glob(f"[!.]*{ENDING}")
+        )
+
+    def info(self, name: str) -> SessionInfo:
+        """Raises NoSuchSession, UserError for what is no name."""
+        try:
+            status = os.stat(self._path(name))
+        except FileNotFoundError:
+            raise NoSuchSession(f"there is no session {name!r}", field="session") from None
+        return SessionInfo(
+            name=name, bytes=status.st_size, used=status.st_mtime, busy=name in self._busy
+        )
+
+    def point(self, name: str) -> Point:
+        """Where a session stands. Raises NoSuchSession, SessionDamaged."""
+        self.info(name)
+        try:
+            return session_file.read(self._path(name), self._lm)
+        except UserError as error:
+            raise SessionDamaged(f"session {name!r}: {error}", field="session") from None
+
+    @contextlib.contextmanager
+    def lease(self, name: str, *, new: bool = True) -> Iterator["Lease"]:
+        """The session of this name for one request, an empty one where there is none and `new`.
+
+        Raises SessionBusy, SessionDamaged, NoSuchSession; UserError: there are too many.
+        """
+        path = self._path(name)
+        with self._lock:
+            if name in self._busy:
+                raise SessionBusy(f"session {name!r} is answering another request: try again")
+            self._busy.add(name)
+        try:
+            if new and not path.is_file():
+                if len(self.names()) >= self._most:
+                    raise UserError(
+                        f"there are {self._most:,} sessions, which is the most this server keeps: "
+                        "delete some",
+                        field="session",
+                    )
+                yield Lease(self, name, START)
+            else:
+                yield Lease(self, name, self.point(name))
+        finally:
+            with self._lock:
+                self._busy.discard(name)
+
+    def write(self, name: str, point: Point) -> None:
+        """The session stands there now; its file is whole at any time."""
+        session_file.write(self._path(name), point, self._lm)
+
+    def fork(self, name: str, new: str) -> None:
+        """A copy under another name. Raises NoSuchSession, SessionBusy, SessionDamaged; UserError:
+        there is one of that name."""
+        if self._path(new).exists():
+            raise UserError(f"there is a session {new!r}: choose another name", field="name")
+        with self.lease(name, new=False) as lease, self.lease(new) as other:
+            self.write(other.name, lease.point)
+
+    def delete(self, name: str) -> None:
+        """Raises NoSuchSession, SessionBusy."""
+        self.info(name)
+        with self._lock:
+            if name in self._busy:
+                raise SessionBusy(f"session {name!r} is answering a request: try again")
+            self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        if not NAME.fullmatch(name):
+            raise UserError(
+                f"{name[:100]!r} is no name of a session: expected up to 100 letters, digits, and "
+                "any of _.- after the first",
+                field="session",
+            )
+        return self._folder / f"{name}{ENDING}"
+
+
+def prompt_after(tokenizer: Tokenizer, point: Point, text: str) -> list[int]:
+    """The ids of a text that goes on where a session stands, with what it holds as text."""
+    return ids_of(tokenizer, point.held._replace(text=point.held.text + text))
+
+
+class Lease:
+    """A session while one request goes on with it."""
+
+    def __init__(self, sessions: Sessions, name: str, point: Point):
+        self.name, self.point = name, point
+        self._sessions = sessions
+
+    def answered(
+        self,
+        request: GenerationRequest,
+        state: State,
+        tokens: Sequence[int],
+        *,
+        messages: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """The session has read the request's prompt, and what was answered.
+
+        state: of the last event. tokens: of the answer, without one that ended it. messages: of the
+        chat so far, this turn included.
+        """
+        prompt = [int(id) for id in request.prompt]
+        added = (*prompt, *tokens)
+        self.point = Point(
+            state=state,
+            unread=(prompt[-1], *tokens),
+            count=self.point.count + len(added),
+            context=(*self.point.context, *added)[-LOOKBACK_TOKENS:],
+            held=HeldText(before=None),
+            messages=tuple(messages),
+        )
+        self._sessions.write(self.name, self.point)
