@@ -34,6 +34,10 @@ EVALUATIONS = {
     "throughput": Evaluation(
         "eval.throughput_cli:main", "time per token against context and batch"
     ),
+    "diagnostics": Evaluation(
+        "eval.diagnostics.diagnostics_cli:main",
+        "ranks, dead units, saturated gates, curvature, and whether it can still learn",
+    ),
     "dynamic": Evaluation(
         "eval.dynamic.dynamic_cli:main", "documents scored while the model learns from them"
     ),

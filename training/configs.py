@@ -27,6 +27,7 @@ MAY_CHANGE_ON_RESUMING = (
     "eval_every",
     "eval_tokens",
     "eval_cut",
+    "diagnostics_every",
     "save_every",
     "keep",
     "data.threads",
@@ -87,6 +88,8 @@ class TrainConfig:
     eval_cut: bool = False
     """Cut held-out documents into rows, each read from a fresh state, as training reads them,
     instead of carrying the state through; always so with global attention."""
+    diagnostics_every: int = 0
+    """Steps between diagnostics of a fixed batch: ranks, units, gates, norms; 0: none."""
     save_every: int = 500
     """Steps between checkpoints."""
     keep: int = 2
@@ -100,6 +103,10 @@ class TrainConfig:
                 raise UserError(
                     f"{name}={getattr(self, name)}: expected a whole number of at least 1"
                 )
+        if self.diagnostics_every < 0:
+            raise UserError(
+                f"diagnostics_every={self.diagnostics_every}: expected a number of steps, or 0"
+            )
         if self.steps >= 2**31:
             raise UserError(
                 f"steps={self.steps}: expected at most {2**31 - 1}, because the optimizer counts "

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from checkpoints.huggingface_json import huggingface_problems
 from checkpoints.processes import is_first
 from checkpoints.store import Checkpoints
+from eval.diagnostics.panel import update_ratios
 from eval.perplexity import score_documents
 from recurrentgemma import sharding
 from recurrentgemma.counts import flops_per_token, parameter_count
@@ -23,6 +24,7 @@ from recurrentgemma.sharded import init_params, start_state
 from training import cluster, pins, run, run_folder
 from training.configs import TrainConfig
 from training.data.batches import Batches
+from training.diagnostics import Diagnostics
 from training.finetuning import lora
 from training.inputs import Feed, Inputs, open_inputs
 from training.launch import Launch, own_rows, remember
@@ -34,7 +36,7 @@ from training.observe.trackers import TensorBoard, Tracker, WeightsAndBiases, im
 from training.optim import decay_start, learning_rate_schedule, make_optimizer
 from training.planning.fit import fitting
 from training.pruning.shrink import measure_zero_units, shrinking
-from training.step import TrainState, TrainStep, init_train_state, make_train_step
+from training.step import OBSERVED, TrainState, TrainStep, init_train_state, make_train_step
 
 INTERRUPTED = (
     "stopped at step {step}; the same command goes on from there, as does "
@@ -108,10 +110,14 @@ def _loop(built: "_Built", train_state: TrainState, signals: list[int]) -> int:
             data_state, epoch = batches.state(), batches.epoch
             train_state, metrics = built.train_step(train_state, batch, *built.frozen)
             step += 1
+            observed = metrics.pop(OBSERVED, {})
             progress.step(step, metrics, epoch=epoch)  # reads the step before: this one runs on
             if built.trace.step(metrics):
                 progress.say(f"step {step:,}: traced into {built.trace.folder}")
             stopping = cluster.should_stop(step, bool(signals))
+            if built.diagnostics is not None and step % config.diagnostics_every == 0:
+                panel = built.diagnostics(train_state.params, built.frozen, observed)
+                progress.evaluated(panel)
             ranked, failed = built.evaluate(step, train_state)
             saved = step in (config.steps, before_decay) or step % config.save_every == 0
             if saved or stopping or failed:
@@ -138,6 +144,7 @@ class _Built(NamedTuple):
     progress: TrainingProgress
     trace: Trace
     checkpoints: Checkpoints
+    diagnostics: Diagnostics | None
 
     def evaluate(
         self, step: int, train_state: TrainState
@@ -228,7 +235,11 @@ def _build(
         grad_accumulation_steps=config.grad_accumulation_steps,
         schedule=learning_rate,
         measure=measure_zero_units if config.prune.penalty else None,
+        observe=update_ratios if config.diagnostics_every else None,
     )
+    diagnostics = None
+    if config.diagnostics_every:
+        diagnostics = Diagnostics(config, graphdef, inputs.mixture, mesh)
     step, tokens = int(train_state.step), config.batch_size * config.sequence_length
     watch = Stopwatch(
         items_per_step=tokens,
@@ -269,6 +280,7 @@ def _build(
         progress=progress,
         trace=Trace(run_dir, launch.profile),
         checkpoints=checkpoints,
+        diagnostics=diagnostics,
     )
     return built, train_state
 

@@ -19,7 +19,8 @@ from recurrentgemma.sharded import on_mesh, place
 from recurrentgemma.state import State
 from training.data.batches import Batch
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
+OBSERVED = "observed"
 
 
 class TrainState(NamedTuple):
@@ -70,6 +71,7 @@ def make_train_step(
     grad_accumulation_steps: int = 1,
     schedule: optax.Schedule | None = None,
     measure: Callable[[Any], Metrics] | None = None,
+    observe: Callable[[Any, Any], dict[str, jax.Array]] | None = None,
 ) -> TrainStep:
     """The jitted step for models of this structure. It donates the train state it is given.
 
@@ -86,7 +88,8 @@ def make_train_step(
     `param_norm` (after the step), `tokens` (targets counted), `padding` (share of the batch),
     `learning_rate` (where its schedule is given), and int32 `skipped`. A step whose loss or
     gradient norm is not finite leaves parameters, optimizer and carried state as they were and is
-    counted; its batch is not seen again.
+    counted; its batch is not seen again. `observed` is what observe(params, updates) makes of the
+    parameters before the step and its updates (where it is given): no number, but arrays by name.
     """
 
     def merge(params: Any, frozen: Any) -> Griffin:
@@ -139,6 +142,7 @@ def make_train_step(
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, new_opt_state = tx.update(grads, opt_state, params)
+        observed = None if observe is None else observe(params, updates)
         new_params = optax.apply_updates(params, updates)
         params, opt_state, carried = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
@@ -159,6 +163,8 @@ def make_train_step(
             metrics["learning_rate"] = jnp.asarray(schedule(updates_before))
         if measure is not None:
             metrics |= measure(params)
+        if observed is not None:
+            metrics[OBSERVED] = observed
         return TrainState(step + 1, params, opt_state, skipped, carried), metrics
 
     return cast(TrainStep, jax.jit(train_step, donate_argnums=0))
