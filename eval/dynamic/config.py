@@ -16,6 +16,7 @@ from recurrentgemma.lora_config import LoraConfig
 Parameters = Literal["all", "mlp", "recurrence", "attention", "biases", "lora"]
 Algorithm = Literal["none", "sgd", "rms", "adam"]
 LORA = LoraConfig(rank=8, alpha=16.0)
+RATES = {"none": 0.0, "sgd": 0.1, "adam": 1e-3, "rms": 3e-5}
 EPS = {"rms": 2e-5, "adam": 1e-8}  # of Krause et al. 2018 (their code), and of Adam
 
 
@@ -43,8 +44,10 @@ class OptimizerConfig:
     none: nothing is learned, which is static scoring
     """
 
-    algorithm: Algorithm = "adam"
-    learning_rate: float = 1e-4
+    algorithm: Algorithm = "sgd"
+    learning_rate: float | None = None
+    """By default what was best for all parameters in docs/results/dynamic: 0.1 for sgd, 1e-3 for
+    adam, 3e-5 for rms. It matters most, and a larger model may want a smaller one."""
     decay: float = 0.0
     """What of its distance to the checkpoint a parameter loses in each update."""
     clip_norm: float = 0.0
@@ -96,6 +99,11 @@ class OptimizerConfig:
                     f"{self.algorithm}: leave it out"
                 )
 
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return RATES[self.algorithm] if self.learning_rate is None else self.learning_rate
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReplayConfig:
@@ -136,7 +144,7 @@ class DynamicConfig:
     """Only these layers' parameters, such as 4-7 or 0,2,5; by default all, and the embedding."""
     lora: LoraConfig = LORA
     optimizer: OptimizerConfig = OptimizerConfig()
-    segment_length: int = 128
+    segment_length: int = 32
     """How many tokens are scored before they are learned from."""
     update_every: int = 1
     """Parameters change after so many segments, by the mean of their gradients."""
@@ -192,7 +200,7 @@ class DynamicConfig:
         are compiled once."""
         optimizer = dataclasses.replace(
             self.optimizer,
-            learning_rate=OptimizerConfig.learning_rate,
+            learning_rate=None,
             decay=float(self.optimizer.decay > 0),
         )
         return dataclasses.replace(self, optimizer=optimizer, seed=0)

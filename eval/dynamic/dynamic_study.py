@@ -36,7 +36,7 @@ from eval.dynamic.config import (
 from recurrentgemma.errors import UserError
 
 PARAMETERS: tuple[Parameters, ...] = ("all", "mlp", "recurrence", "lora")
-RATES: dict[Algorithm, float] = {"sgd": 0.3, "rms": 1e-3, "adam": 1e-3}  # where the search begins
+ALGORITHMS: tuple[Algorithm, ...] = ("sgd", "rms", "adam")
 STATIC_LENGTH = 256
 PARTS = ("grid", "memories", "layers", "updates")
 COLUMNS = ("bits_per_byte", "gain", "low", "high", "FLOPs", "forgotten", "rate")
@@ -60,7 +60,7 @@ class StudyArguments:
     """Of each piece."""
     tuning: int = 2048
     """Tokens of each piece on which learning rates are chosen."""
-    lengths: tuple[int, ...] = (16, 64, 256)
+    lengths: tuple[int, ...] = (32, 128, 512)
     """Segment lengths of the grid; the other parts take the middle one."""
     segments: int = 512
     """Of the gradient statistics."""
@@ -86,16 +86,14 @@ def plan(parts: tuple[str, ...], lengths: tuple[int, ...], layers: int) -> list[
         if part in parts:
             variants.append(Variant(part, name, choices))
 
-    def adapting(length: int, algorithm: Algorithm = "adam", **changes: Any) -> DynamicConfig:
+    def adapting(length: int, algorithm: Algorithm = "sgd", **changes: Any) -> DynamicConfig:
         decay = 1e-3 if algorithm == "rms" else 0.0
-        optimizer = OptimizerConfig(
-            algorithm=algorithm, learning_rate=RATES[algorithm], decay=decay
-        )
+        optimizer = OptimizerConfig(algorithm=algorithm, decay=decay)
         return DynamicConfig(segment_length=length, optimizer=optimizer, **changes)
 
     for length in lengths:
         for parameters in PARAMETERS:
-            for algorithm in RATES:
+            for algorithm in ALGORITHMS:
                 choices = adapting(length, algorithm, parameters=parameters)
                 add("grid", f"{parameters} {algorithm} {length}", choices)
     for overlap in dict.fromkeys((0, middle, 4 * middle, 16 * middle)):

@@ -39,7 +39,7 @@ def anchored(
 
     Raises UserError: the optimizer needs them and there are none, or they are of other parameters.
     """
-    rate, decay = jnp.float32(config.learning_rate), jnp.float32(config.decay)
+    rate, decay = jnp.float32(config.rate), jnp.float32(config.decay)
     if config.algorithm != "rms":
         return Anchor(pretrained, rate, decay)
     if mean_square is None:

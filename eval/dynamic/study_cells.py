@@ -108,7 +108,7 @@ class DynamicCells:
 
         def bits(step: int) -> float:
             if step not in tried:
-                moved = with_rate(choices, choices.optimizer.learning_rate * FACTOR**step)
+                moved = with_rate(choices, choices.optimizer.rate * FACTOR**step)
                 cells = [
                     self._cell(subject, f"{d.name}.tuning", d.tuning, moved, None) for d in domains
                 ]
@@ -118,7 +118,7 @@ class DynamicCells:
         best, direction = 0, 1 if bits(1) < bits(0) else -1
         while bits(best + direction) < bits(best) and len(tried) < MOST_RATES:
             best += direction
-        return with_rate(choices, choices.optimizer.learning_rate * FACTOR**best)
+        return with_rate(choices, choices.optimizer.rate * FACTOR**best)
 
     def all(self) -> list[dict[str, Any]]:
         """Every finished cell."""

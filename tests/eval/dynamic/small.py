@@ -43,7 +43,7 @@ RICH = dataclasses.replace(
     learn_overlap=True,
     update_every=2,
     replay=ReplayConfig(rows=1, capacity=2),
-    optimizer=OptimizerConfig(learning_rate=1e-2, decay=1e-3, clip_norm=1.0),
+    optimizer=OptimizerConfig(algorithm="adam", learning_rate=1e-2, decay=1e-3, clip_norm=1.0),
 )
 """And another, in which every choice is another one."""
 

@@ -24,6 +24,12 @@ def test_lengths():
     assert (static.segment_length, static.overlap, static.targets) == (8, 3, 8)
 
 
+def test_each_algorithm_has_a_rate_of_its_own():
+    assert OptimizerConfig().rate == OptimizerConfig(algorithm="sgd").rate == 0.1
+    assert OptimizerConfig(algorithm="adam").rate == 1e-3
+    assert OptimizerConfig(algorithm="adam", learning_rate=0.0).rate == 0.0
+
+
 def test_they_are_described_by_what_differs():
     assert DynamicConfig().describe() == "the defaults"
     text = DynamicConfig(parameters="mlp", optimizer=OptimizerConfig(learning_rate=1.0)).describe()
@@ -37,7 +43,7 @@ def test_they_are_described_by_what_differs():
         (OptimizerConfig, {"learning_rate": -1.0}, r"learning_rate=-1\.0: expected a number from"),
         (OptimizerConfig, {"learning_rate": float("nan")}, "learning_rate=nan: expected"),
         (OptimizerConfig, {"decay": 2.0}, "a share of the distance"),
-        (OptimizerConfig, {"sum_of_squares": True}, "no effect with optimizer.algorithm=adam"),
+        (OptimizerConfig, {"sum_of_squares": True}, "no effect with optimizer.algorithm=sgd"),
         (OptimizerConfig, {"algorithm": "sgd", "beta1": 0.5}, "beta1 has no effect"),
         (OptimizerConfig, {"algorithm": "none", "decay": 0.5}, "decay has no effect"),
         (ReplayConfig, {"weight": 2.0}, r"no effect with replay\.rows=0"),

@@ -43,7 +43,7 @@ def test_sgd_with_decay_and_clipping():
 
 
 def test_adam():
-    config = OptimizerConfig(learning_rate=0.1, beta1=0.5, beta2=0.9)
+    config = OptimizerConfig(algorithm="adam", learning_rate=0.1, beta1=0.5, beta2=0.9)
     assert_close(updates(config), {n: -0.1 * jnp.sign(g) for n, g in GRADS.items()})
 
 
