@@ -3,19 +3,23 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import recurrentgemma as rg
 from eval.perplexity import perplexity
 from recurrentgemma.errors import UserError
+from tests.checkpoints import run_steps
 from training import loop
 from training.configs import TrainConfig
 from training.launch import Launch
 from training.observe.metrics import read_metrics
 from training.pruning.config import PruneConfig
 from training.pruning.prune_cli import main
+from training.run import read_config
 
 SIZES = ["--batch-size", "2", "--chunk-length", "64"]
 
@@ -55,6 +59,16 @@ def test_dead_units_are_removed_and_the_text_is_as_likely(
     assert main([*given, *SIZES, "--criterion", "random", "--eval-data", f"text:{song}"]) == 0
     assert rg.load(half).config.mlp_width == 8
     assert "by random" in capsys.readouterr().out
+
+
+def test_it_goes_on_bit_for_bit(run: Path, tmp_path: Path):
+    """The count of updates, by which penalty and noise go, is in the checkpoint."""
+    shutil.copytree(run, tmp_path / "again")
+    shutil.rmtree(tmp_path / "again/checkpoints/40")
+    assert loop.train(read_config(run), tmp_path / "again", Launch(devices=1, tensorboard=False))
+    params = run_steps.restore(run, 40).params
+    for name, array in run_steps.restore(tmp_path / "again", 40).params.items():
+        np.testing.assert_array_equal(array, params[name], err_msg=name)
 
 
 def test_a_user_s_mistakes(run: Path, song: Path, tmp_path: Path):

@@ -14,6 +14,7 @@ from flax import nnx
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import loss_and_state
 from recurrentgemma.params import by_path, flat_params, from_flat_params, unstack
+from recurrentgemma.sharding import MeshConfig, make_mesh, shardings
 from tests.recurrentgemma.models import GRIFFIN
 from tests.training.test_step import golden_batch
 from training.configs import TrainConfig
@@ -70,6 +71,23 @@ def test_scanned_layers_are_drawn_alike():
         (_, one), (_, two) = shrunk(CONFIG, **options), shrunk(SCANNED, **options)
         for name, array in one.items():
             np.testing.assert_allclose(array, two[name], atol=1e-6, err_msg=name)
+
+
+def test_on_a_mesh_it_is_the_same():
+    """Units and width divided over devices: the same steps, the same noise."""
+    params = nnx.state(Griffin(CONFIG, rngs=nnx.Rngs(0)), nnx.Param)
+    grads = jax.tree.map(lambda x: jnp.full_like(x, 1e-3), params)
+    prune = PruneConfig(penalty=0.11, schedule="constant", noise=1e-3)
+    rate = optax.constant_schedule(1.0)
+    tx = shrinking(optax.sgd(1.0), prune, CONFIG, steps=10, learning_rate=rate, seed=3)
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=2), jax.devices()[:4])
+    places = shardings(mesh, params)
+    expected, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+    there = [jax.device_put(tree, places) for tree in (grads, params)]
+    got, _ = jax.jit(tx.update)(there[0], tx.init(there[1]), there[1])
+    names = by_path(there[1])
+    assert len(names["blocks/0/mlp_block/ffw_up/weight"].sharding.device_set) == 4
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, expected)
 
 
 def test_no_gradient_leaves_zero(small: TrainConfig):
