@@ -15,7 +15,7 @@ class PruneConfig:
 
     penalty: float = 0.0
     """Group lasso on each unit of the MLPs (its gate, up and down weights): a unit that no gradient
-    holds up goes to zero. 0: none; 0.1 to 1 is a range to try."""
+    holds up goes to zero. 0: none; 0.03 to 0.3 is a range to try."""
     schedule: PenaltySchedule = "one_cycle"
     """one_cycle: up over the first 30% of the span, then down to nothing; constant; or warm_up: up
     over the first 30% of the span, then constant."""

@@ -57,6 +57,7 @@ VGG = Training(
     train_images=12_000,
     steps=1000,
     batch_size=64,
+    learning_rate=5e-3,
 )
 WIDE = Training(
     network=MLPConfig(widths=(768, 768), style=BATCH_NORM), steps=600, penalty=0.1, batch_size=128
@@ -75,14 +76,14 @@ EXPERIMENTS = (
         name="vgg",
         question="and with a small VGG?",
         cost="20 minutes",
-        arms=arms(VGG, penalties=(1e-1, 3e-1), ablated=3e-1, densities=(0.5,)),
+        arms=arms(VGG, penalties=(3e-2, 1e-1), ablated=1e-1, densities=(0.5,)),
         measure=measure,
         conclude=findings.conclude_accuracy,
     ),
     Experiment(
         name="speed",
         question="does a training that removes units take less time than the dense one?",
-        cost="8 minutes",
+        cost="10 minutes",
         arms={
             "dense": dataclasses.replace(WIDE, method="dense", penalty=0.0),
             "DemP": WIDE,
@@ -95,7 +96,7 @@ EXPERIMENTS = (
     Experiment(
         name="revivals",
         question="do dead units stay dead?",
-        cost="8 minutes",
+        cost="10 minutes",
         arms={
             "AdamW": dataclasses.replace(MLP, penalty=3e-2, removes=False, looks=30),
             "AdamW, no noise": dataclasses.replace(
@@ -111,14 +112,14 @@ EXPERIMENTS = (
     Experiment(
         name="griffin",
         question="which way of pruning half of a Griffin's MLP units costs least?",
-        cost="15 minutes",
+        cost="20 minutes",
         arms={
             "dense": Pruned(way="dense"),
             "small": Pruned(way="small"),
             "variation": Pruned(way="variation"),
             "magnitude": Pruned(way="magnitude"),
             "random": Pruned(way="random"),
-            "group lasso": Pruned(way="group lasso", penalty=0.3, noise=5e-5),
+            "group lasso": Pruned(way="group lasso", penalty=0.18, noise=5e-5),
         },
         measure=language.measure,
         conclude=findings.conclude_language,
