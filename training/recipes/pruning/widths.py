@@ -119,7 +119,7 @@ def is_needed(config: NetworkConfig, width: str) -> bool:
 
 @functools.lru_cache(maxsize=32)
 def shared_axes(
-    config: Any, image_shape: tuple[int, int, int], outputs: int
+    config: Any, image_shape: tuple[int, ...], outputs: int
 ) -> Mapping[str, tuple[Axis, ...]]:
     """Width -> its axes, over parameters and running statistics."""
     names = list(network_widths(config))
@@ -181,7 +181,7 @@ def silenced(tree: Any, shared: Mapping[str, tuple[Axis, ...]], masks: Mapping[s
     return jax.tree_util.tree_map_with_path(mask, tree)
 
 
-def parameter_count(config: Any, image_shape: tuple[int, int, int], outputs: int) -> int:
+def parameter_count(config: Any, image_shape: tuple[int, ...], outputs: int) -> int:
     """By shapes, without a network."""
     network = Network(config, image_shape=image_shape, outputs=outputs)
     params, _ = jax.eval_shape(network.init, jax.random.key(0))

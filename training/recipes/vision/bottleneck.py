@@ -37,9 +37,7 @@ class BottleneckConfig:
     large_images: bool = True
     style: Style = BATCH_NORM
 
-    def module(
-        self, image_shape: tuple[int, int, int], outputs: int, *, rngs: nnx.Rngs
-    ) -> nnx.Module:
+    def module(self, image_shape: tuple[int, ...], outputs: int, *, rngs: nnx.Rngs) -> nnx.Module:
         return _Bottlenecks(self, image_shape[-1], outputs, rngs=rngs)
 
     def inner_widths(self) -> tuple[tuple[int, int], ...]:

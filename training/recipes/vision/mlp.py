@@ -20,9 +20,7 @@ class MLPConfig:
     widths: tuple[int, ...] = (256, 256)
     style: Style = PLAIN
 
-    def module(
-        self, image_shape: tuple[int, int, int], outputs: int, *, rngs: nnx.Rngs
-    ) -> nnx.Module:
+    def module(self, image_shape: tuple[int, ...], outputs: int, *, rngs: nnx.Rngs) -> nnx.Module:
         return _Chain(image_shape, (), self.widths, outputs, self.style, rngs=rngs)
 
 
@@ -35,9 +33,7 @@ class CNNConfig:
     widths: tuple[int, ...] = (256,)
     style: Style = PLAIN
 
-    def module(
-        self, image_shape: tuple[int, int, int], outputs: int, *, rngs: nnx.Rngs
-    ) -> nnx.Module:
+    def module(self, image_shape: tuple[int, ...], outputs: int, *, rngs: nnx.Rngs) -> nnx.Module:
         return _Chain(image_shape, self.channels, self.widths, outputs, self.style, rngs=rngs)
 
 
@@ -54,7 +50,7 @@ class _Chain(nnx.Module):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         channels: tuple[int, ...],
         widths: tuple[int, ...],
         outputs: int,
@@ -85,7 +81,7 @@ class _Chain(nnx.Module):
         return Outputs(self.head(features_BF), features_BF, hidden)
 
 
-def readers(config: MLPConfig | CNNConfig, image_shape: tuple[int, int, int]) -> dict[str, Reader]:
+def readers(config: MLPConfig | CNNConfig, image_shape: tuple[int, ...]) -> dict[str, Reader]:
     """Hidden layer -> what reads its units."""
     channels = config.channels if isinstance(config, CNNConfig) else ()
     height, width, _ = image_shape

@@ -25,9 +25,7 @@ Stats = Any
 class NetworkConfig(Protocol):
     """Frozen dataclasses: MLPConfig, CNNConfig, ResNetConfig, ViTConfig."""
 
-    def module(
-        self, image_shape: tuple[int, int, int], outputs: int, *, rngs: nnx.Rngs
-    ) -> nnx.Module:
+    def module(self, image_shape: tuple[int, ...], outputs: int, *, rngs: nnx.Rngs) -> nnx.Module:
         """A newly initialised network, images to Outputs."""
         ...
 
@@ -35,7 +33,7 @@ class NetworkConfig(Protocol):
 class Network:
     """A config for images of one shape and so many outputs."""
 
-    def __init__(self, config: NetworkConfig, *, image_shape: tuple[int, int, int], outputs: int):
+    def __init__(self, config: NetworkConfig, *, image_shape: tuple[int, ...], outputs: int):
         self.config, self.image_shape, self.outputs = config, image_shape, outputs
         module = nnx.eval_shape(functools.partial(self._module, jax.random.key(0)))
         self._graphdef = nnx.split(module, nnx.Param, nnx.BatchStat, ...)[0]

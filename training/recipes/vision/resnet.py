@@ -37,9 +37,7 @@ class ResNetConfig:
     inner: tuple[int, ...] | None = None
     style: Style = BATCH_NORM
 
-    def module(
-        self, image_shape: tuple[int, int, int], outputs: int, *, rngs: nnx.Rngs
-    ) -> nnx.Module:
+    def module(self, image_shape: tuple[int, ...], outputs: int, *, rngs: nnx.Rngs) -> nnx.Module:
         return _ResNet(self, image_shape[-1], outputs, rngs=rngs)
 
     def inner_widths(self) -> tuple[int, ...]:

@@ -33,9 +33,7 @@ class VGGConfig:
     first_stride: int = 1
     style: Style = BATCH_NORM
 
-    def module(
-        self, image_shape: tuple[int, int, int], outputs: int, *, rngs: nnx.Rngs
-    ) -> nnx.Module:
+    def module(self, image_shape: tuple[int, ...], outputs: int, *, rngs: nnx.Rngs) -> nnx.Module:
         return _VGG(self, image_shape, outputs, rngs=rngs)
 
 
@@ -43,7 +41,7 @@ class _VGG(nnx.Module):
     def __init__(
         self,
         config: VGGConfig,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         outputs: int,
         *,
         rngs: nnx.Rngs,

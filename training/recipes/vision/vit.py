@@ -28,9 +28,7 @@ class ViTConfig:
     mlp_widths: tuple[int, ...] | None = None
     style: Style = GELU
 
-    def module(
-        self, image_shape: tuple[int, int, int], outputs: int, *, rngs: nnx.Rngs
-    ) -> nnx.Module:
+    def module(self, image_shape: tuple[int, ...], outputs: int, *, rngs: nnx.Rngs) -> nnx.Module:
         """Raises UserError: a side is no multiple of the patch, or the width none of the heads."""
         if image_shape[0] % self.patch or image_shape[1] % self.patch:
             raise UserError(
@@ -74,7 +72,7 @@ class _ViT(nnx.Module):
     def __init__(
         self,
         config: ViTConfig,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         outputs: int,
         *,
         rngs: nnx.Rngs,
