@@ -175,6 +175,8 @@ def run(argv: list[str]) -> int:
 def main(argv: list[str] | None = None) -> int:
     """The command's exit status: 0, 2 for a user's error, 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
+    # JAX uses OpenBLAS for decompositions on a CPU; its threads wait for cores that XLA holds.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # What a terminal's encoding lacks is written as an escape: no text ends in an error.
