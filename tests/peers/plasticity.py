@@ -18,14 +18,15 @@ if __name__ == "__main__":  # before what only its own environment has
     )
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
 
 import torch
 from torch import nn
 
 
-def main(width: int, steps: int) -> None:
-    torch.set_num_threads(2)
+def main(width: int, steps: int, threads: int) -> None:
+    torch.set_num_threads(threads)
     x = torch.randn(5000, 784)
     network = nn.Sequential(
         *(nn.Linear(784, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()),
@@ -51,4 +52,4 @@ def main(width: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(arguments.width, arguments.steps)
+    main(arguments.width, arguments.steps, arguments.threads)

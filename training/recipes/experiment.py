@@ -4,7 +4,7 @@
     Experiment(
         name="adam",
         question="does a small epsilon of Adam lose plasticity?",
-        cost="8 minutes",
+        cost="8 CPU minutes",
         arms={"default": Choices(), "layer norm": Choices(layer_norm=True)},
         measure=measure,      # the cells that are missing -> (cell, its numbers), one by one
         conclude=conclude,    # arm -> the numbers of its seeds -> Findings
@@ -58,7 +58,8 @@ Conclude = Callable[[Mapping[str, Sequence[Mapping[str, Any]]]], Findings]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Values and two functions; see above. cost: on two cores, with all seeds."""
+    """Values and two functions; see above. cost: with all seeds; of CPU time two
+    cores do nearly two minutes in one."""
 
     name: str
     question: str

@@ -86,7 +86,7 @@ def conclude_adam(arms: Arms) -> Findings:
 ADAM = Experiment(
     name="adam",
     question="does Adam's small epsilon cost plasticity, and what keeps it?",
-    cost="5 to 10 minutes",
+    cost="10 CPU minutes",
     arms=adam_arms(Stream(tasks=6, steps=1500), (256, 256), 5000, 1000),
     measure=train_streams,
     conclude=conclude_adam,

@@ -284,7 +284,7 @@ def conclude_domains(arms: Arms) -> Findings:
 DOMAINS = Experiment(
     name="domains",
     question="does a Griffin lose plasticity over 20 languages, and what keeps it?",
-    cost="60 minutes",
+    cost="70 CPU minutes",
     arms=domain_arms(DomainArm()),
     measure=train_domains,
     conclude=conclude_domains,

@@ -134,7 +134,7 @@ SHARED = TDArm(choices=Choices(network=MLPConfig()))
 TABLE = Experiment(
     name="mdps",
     question="which interventions keep plasticity in Q-learning, on which MDP?",
-    cost="30 minutes",
+    cost="65 CPU minutes",
     arms=mdp_arms(SHARED, widths=(128, 128), channels=(8, 16), dense=64),
     measure=train_td,
     conclude=conclude_mdps,

@@ -84,7 +84,7 @@ def conclude_offsets(arms: Arms) -> Findings:
 OFFSET = Experiment(
     name="offsets",
     question="does a large offset of targets cost plasticity, and does a two-hot head keep it?",
-    cost="10 minutes",
+    cost="15 CPU minutes",
     arms=offset_arms(2500, (256, 256), 2000, 1000),
     measure=train_streams,
     conclude=conclude_offsets,

@@ -16,6 +16,7 @@ from eval.diagnostics.representation import (
     singular_values,
     units_of,
 )
+from training.recipes.plasticity.heads import decode
 from training.recipes.plasticity.learner import Learner, State, rows_of, weights_norm
 
 KERNEL = 64  # images of the tangent kernel
@@ -42,13 +43,15 @@ def units(learner: Learner, state: State, x_NHWC: jax.Array) -> dict[str, jax.Ar
 
 def panel(learner: Learner, state: State, x_NHWC: jax.Array) -> dict[str, jax.Array]:
     """`units`, the ranks of the features (NaN of fewer images than features), their leading
-    singular values, and the effective rank of the tangent kernel on KERNEL images."""
+    singular values, and the effective rank of the tangent kernel (of the numbers that the head
+    predicts, not of its bins) on KERNEL images."""
     features_NF = learner.outputs(state.params, state.stats, x_NHWC).features_BF
     features = features_of(features_NF)
     sigma_D = singular_values(features)
 
     def outputs(params: Any, x: jax.Array) -> jax.Array:
-        return learner.outputs(params, state.stats, x).outputs_BO
+        outputs_BOK = learner.shaped(learner.outputs(params, state.stats, x).outputs_BO)
+        return decode(learner.choices.head, outputs_BOK)
 
     kernel_NN = tangent_kernel(outputs, state.params, x_NHWC[:KERNEL])
     return {

@@ -140,7 +140,7 @@ STREAM = Stream(tasks=20, steps=800)
 REMEDIES = Experiment(
     name="remedies",
     question="do layer norm and L2 together keep what either alone loses?",
-    cost="15 to 20 minutes",
+    cost="20 CPU minutes",
     arms=remedy_arms(STREAM, WIDTHS, 1800, 600),
     measure=train_streams,
     conclude=conclude_remedies,
@@ -148,7 +148,7 @@ REMEDIES = Experiment(
 FRACTION = Experiment(
     name="fractions",
     question="does the harm grow with the share of labels that change?",
-    cost="8 minutes",
+    cost="9 CPU minutes",
     arms=fraction_arms(Stream(tasks=15, steps=800), WIDTHS, 1800, 600),
     measure=train_streams,
     conclude=conclude_fractions,

@@ -6,8 +6,8 @@
 The study is that of Adam, with fewer steps: `--arms` arms (numbers alone differ) x `--seeds` seeds
 of an MLP on random labels of 5,000 images. One process is timed whole, from its start to its end,
 import and compilation included, `--processes` times, and its time is multiplied by the number of
-cells; so is PyTorch's (tests/peers/plasticity.py, the same network, batches and optimizer, two
-threads).
+cells; so is PyTorch's (tests/peers/plasticity.py: the same network, batches, optimizer), with one
+thread and with two, of which the faster counts.
 Expected: see docs/performance.md.
 """
 
@@ -53,12 +53,13 @@ def main(argv: list[str] | None = None) -> None:
     one = [timed([*ours, "--cells=1"]) for _ in range(arguments.processes)]
     seconds["one process a cell"] = cells * sum(one) / len(one)
     if arguments.torch is not None:
-        command = [arguments.torch, str(REFERENCE), *sizes]
-        one = [timed(command) for _ in range(arguments.processes)]
-        seconds["PyTorch, one process a cell"] = cells * sum(one) / len(one)
+        for threads in (1, 2):
+            command = [arguments.torch, str(REFERENCE), *sizes, f"--threads={threads}"]
+            one = [timed(command) for _ in range(arguments.processes)]
+            seconds[f"PyTorch, {threads} threads, one process a cell"] = cells * sum(one) / len(one)
     print(f"{cells} cells of 2 x {arguments.steps} steps, width {arguments.width}")
     for name, value in seconds.items():
-        print(f"{name:30} {value:8.1f} s  {value / seconds['one program']:5.1f} x")
+        print(f"{name:42} {value:8.1f} s  {value / seconds['one program']:5.1f} x")
     print(json.dumps(seconds))
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from recurrentgemma.errors import UserError
 from training.recipes.experiment import Cell, as_json
 from training.recipes.plasticity import streams
 from training.recipes.plasticity.heads import decode, value_loss
@@ -38,6 +39,13 @@ class StreamArm:
     measured: int = 1000
     points: int = 2
     full: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises UserError: the points do not divide the steps."""
+        if self.points < 1 or self.stream.steps % self.points:
+            raise UserError(
+                f"points={self.points}: expected a divisor of a task's {self.stream.steps} steps"
+            )
 
 
 class Carry(NamedTuple):
@@ -112,17 +120,13 @@ class Run:
 
     def _score(self, learner: Learner, state: State, task: streams.Task) -> dict[str, jax.Array]:
         """Over all images: the accuracy, or of numbers the squared error."""
-        x_NHWC = self.data.x_NHWC
-        chunks = -(-x_NHWC.shape[0] // CHUNK)
-        assert x_NHWC.shape[0] % chunks == 0, "images: expected a multiple of the chunks"
 
-        def outputs(x_BHWC: jax.Array) -> jax.Array:
-            x_BHWC = streams.shown(self.structure.stream, x_BHWC, task.places_P)
-            return learner.shaped(learner.outputs(state.params, state.stats, x_BHWC).outputs_BO)
+        def outputs(x_HWC: jax.Array) -> jax.Array:
+            x_1HWC = streams.shown(self.structure.stream, x_HWC[None], task.places_P)
+            one = learner.outputs(state.params, state.stats, x_1HWC)
+            return learner.shaped(one.outputs_BO)[0]
 
-        shape = (chunks, x_NHWC.shape[0] // chunks, *x_NHWC.shape[1:])
-        outputs_NOK = jax.lax.map(outputs, x_NHWC.reshape(shape))
-        outputs_NOK = outputs_NOK.reshape(x_NHWC.shape[0], *outputs_NOK.shape[2:])
+        outputs_NOK = jax.lax.map(outputs, self.data.x_NHWC, batch_size=CHUNK)
         if self.structure.stream.kind == "targets":
             predicted_N = decode(learner.choices.head, outputs_NOK[:, 0])
             return {"error": jnp.mean(jnp.square(predicted_N - task.values_N))}

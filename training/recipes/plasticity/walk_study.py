@@ -234,7 +234,7 @@ def walk_arms(td: TDArm, **sizes: Any) -> dict[str, WalkArm]:
 WALKS = Experiment(
     name="walk",
     question="does gradient descent leave a sharper landscape than a random walk of equal steps?",
-    cost="15 minutes",
+    cost="15 CPU minutes",
     arms=walk_arms(
         TDArm(
             choices=Choices(network=MLPConfig(), algorithm="sgd"),

@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from recurrentgemma.errors import UserError
 from tests.training.recipes.plasticity.small_pictures import small_pictures
 from training.recipes.experiment import Cell
 from training.recipes.plasticity import train
@@ -40,6 +41,11 @@ def test_random_labels_are_learned_side_by_side_as_alone():
     alone = run_group([cells[2]], small_pictures())[0]
     np.testing.assert_allclose(alone["points"]["loss"], other["points"]["loss"], rtol=1e-2)
     np.testing.assert_allclose(alone["accuracy"], other["accuracy"], atol=0.03)
+
+
+def test_points_divide_the_steps():
+    with pytest.raises(UserError, match="points=7: expected a divisor of a task's 120 steps"):
+        dataclasses.replace(ARM, points=7)
 
 
 def test_numbers_are_learned_with_a_target_s_offset(monkeypatch):
