@@ -176,6 +176,11 @@ class RequestFields(BaseModel):
             raise invalid("a stop string is empty: it would end every answer at once")
         return stops
 
+    @field_validator("response_format")
+    @classmethod
+    def _any_text(cls, form: ResponseFormat | None) -> ResponseFormat | None:
+        return None if form is None or form.type == "text" else form
+
     @model_validator(mode="after")
     def _belong_together(self) -> "RequestFields":
         if self.stream_options is not None and not self.stream:
@@ -184,8 +189,7 @@ class RequestFields(BaseModel):
                 "'stream_options' needs 'stream': true",
                 {"param": "stream_options"},
             )
-        asked = self.response_format is not None and self.response_format.type != "text"
-        if asked and self.structured_outputs is not None:
+        if self.response_format is not None and self.structured_outputs is not None:
             raise invalid(
                 "'structured_outputs' and 'response_format' are two answers to one question: give "
                 "one of them",

@@ -32,7 +32,7 @@ def _asked(body: RequestFields) -> tuple[Any, Any, str] | None:
     form, outputs = body.response_format, body.structured_outputs
     if form is not None and form.json_schema is not None:
         return "json", form.json_schema.json_schema, "response_format.json_schema.schema"
-    if form is not None and form.type == "json_object":
+    if form is not None:
         return "json_object", None, "response_format"
     if outputs is None:
         return None

@@ -79,7 +79,8 @@ def test_a_model_that_learns(tmp_path: Path, capsys):
     still = ["--dynamic.optimizer.algorithm", "none"]
     before = bits("--devices", "1")
     assert bits(*learned[:3], *still) == pytest.approx(before, rel=1e-5)
-    assert bits(*learned, "--dynamic.optimizer.learning-rate", "0.01") < before - 0.05
+    adam = ["--dynamic.optimizer.algorithm", "adam", "--dynamic.optimizer.learning-rate", "0.01"]
+    assert bits(*learned, *adam) < before - 0.05
 
 
 def test_without_the_harness(monkeypatch: pytest.MonkeyPatch):

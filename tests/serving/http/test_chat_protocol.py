@@ -44,7 +44,7 @@ BAD = {
     "no messages": ({"messages": ...}, "messages", "valid list"),
     "a text": ({"messages": "Hi"}, "messages", "valid list"),
     "a list of texts": ({"messages": ["Hi"]}, "messages.0", "valid dictionary"),
-    "JSON": ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+    "a form": ({"response_format": {"type": "xml"}}, "response_format.type", "'json_schema'"),
     "functions": ({"functions": [{}]}, "functions", "not supported"),
     "forced": ({"tool_choice": "required"}, "tool_choice", '"auto" or "none"'),
     "one tool": ({"tool_choice": {"type": "function"}}, "tool_choice", '"auto" or "none"'),
