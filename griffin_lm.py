@@ -175,7 +175,7 @@ def run(argv: list[str]) -> int:
 def main(argv: list[str] | None = None) -> int:
     """The command's exit status: 0, 2 for a user's error, 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
-    # JAX uses OpenBLAS for decompositions on a CPU; its threads wait for cores that XLA holds.
+    # JAX decomposes by OpenBLAS on a CPU, which is slower on several threads (docs/diagnostics.md).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
