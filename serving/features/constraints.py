@@ -3,10 +3,12 @@
 
 llguidance says, for the tokens of an answer so far, which may come next; the engine draws from
 those alone. Where the text may end, each token that ends an answer may come, and once it must end,
-nothing else.
+nothing else. An answer for which llguidance gives up on the way ends there, and the log says why:
+its text is then not whole, and no other answer is touched.
 """
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ import numpy as np
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import Tokenizer
 
+_log = logging.getLogger(__name__)
 Kind = Literal["json", "json_object", "regex", "choice", "grammar"]
 
 
@@ -68,9 +71,11 @@ class Constraint:
         self._read = len(tokens)
         llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits_1M, 0)
         bits_M = self._bits_1M[0].view(np.uint32).copy()
-        if self._matcher.is_error():
-            raise RuntimeError(f"llguidance: {self._matcher.get_error()}")
-        if self._matcher.is_accepting():
+        failed = self._matcher.is_error()
+        if failed:  # such as a grammar that becomes too large on the way; the others go on
+            _log.warning("a constrained answer is ended: %s", self._matcher.get_error())
+            bits_M[:] = 0
+        if failed or self._matcher.is_accepting():
             for token in self._stop_ids:
                 bits_M[token // 32] |= np.uint32(1 << token % 32)
         return bits_M

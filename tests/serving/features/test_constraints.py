@@ -71,6 +71,12 @@ def test_two_answers_do_not_share_where_they_stand(of_bytes):
     assert allowed(second([])) == {97}
 
 
+def test_one_that_fails_on_the_way_ends_its_answer_and_is_logged(of_bytes, caplog):
+    constraint = of_bytes.compiled("regex", "[0-9]+", field="form")()
+    assert allowed(constraint([97])) == {257, 260}  # what it did not allow
+    assert "a constrained answer is ended" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("kind", "given", "message"),
     [
