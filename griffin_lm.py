@@ -96,7 +96,9 @@ VERBS = {
         "remove hidden units of the MLPs: a smaller checkpoint",
         "--dtype bfloat16, a lower --batch-size or --chunk-length",
     ),
-    "bench": Verb("recurrentgemma.bench_cli:main", "time the kernels against the machine's limit"),
+    "bench": Verb(
+        "serving.bench.bench_cli:main", "how fast the kernels are here, or a server under load"
+    ),
     "demo": Verb("training.demo:main", "train a small Griffin on Shakespeare, then serve it"),
 }
 

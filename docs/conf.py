@@ -19,6 +19,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import griffin_lm  # noqa: E402
 from eval.eval_cli import EVALUATIONS  # noqa: E402
+from serving.bench.bench_cli import BENCHES  # noqa: E402
 
 project = "griffin-lm"
 author = "the authors of griffin-lm"
@@ -62,10 +63,11 @@ class Commands(Directive):
 
         os.environ["COLUMNS"] = "100"
         sections: list[nodes.Node] = []
+        tables = {"eval": EVALUATIONS, "bench": BENCHES}
         verbs = [
-            verb if verb != "eval" else f"eval {name}"
+            f"{verb} {name}".strip()
             for verb in griffin_lm.VERBS
-            for name in (EVALUATIONS if verb == "eval" else ("",))
+            for name in tables.get(verb, ("",))
         ]
         for verb in ("", *verbs):
             name = f"griffin {verb}".strip()

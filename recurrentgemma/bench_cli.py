@@ -3,7 +3,7 @@
 
 import dataclasses
 import json
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -19,8 +19,6 @@ HEADER = ("op", "shape", "dtype", "pass", "implementation", "ms", "GB/s", "of li
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchArguments:
-    what: Annotated[Literal["kernels"], tyro.conf.Positional]
-    """What to time."""
     full: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """More and larger shapes, in float32 and bfloat16."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -29,7 +27,9 @@ class BenchArguments:
 
 def main(argv: list[str]) -> int:
     """Time and print."""
-    arguments = tyro.cli(BenchArguments, prog="griffin bench", description=EXAMPLES, args=argv)
+    arguments = tyro.cli(
+        BenchArguments, prog="griffin bench kernels", description=EXAMPLES, args=argv
+    )
     from rich.console import Console
     from rich.table import Table
 

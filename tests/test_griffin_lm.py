@@ -16,6 +16,7 @@ import pytest
 import griffin_lm
 from eval.eval_cli import EVALUATIONS
 from recurrentgemma.errors import MissingExtra, UserError
+from serving.bench.bench_cli import BENCHES
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ROOT / "tests" / "flags.txt"
@@ -26,9 +27,10 @@ def griffin(*argv: str, **kwargs) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, **kwargs)
 
 
-# What takes arguments: the verbs, the two halves of `griffin data`, and every evaluation.
-COMMANDS = [name for name in griffin_lm.VERBS if name not in ("data", "eval")]
+# What takes arguments: the verbs, the halves of `griffin data`, every evaluation and measurement.
+COMMANDS = [name for name in griffin_lm.VERBS if name not in ("data", "eval", "bench")]
 COMMANDS += ["data tokenize", "data info", *(f"eval {name}" for name in EVALUATIONS)]
+COMMANDS += [f"bench {name}" for name in BENCHES]
 
 
 def arguments_of(command: str) -> list[str]:

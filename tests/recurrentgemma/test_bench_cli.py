@@ -35,9 +35,9 @@ def asked(monkeypatch) -> list[bool]:
 
 
 def test_the_command(asked, capsys):
-    assert bench_cli.main(["kernels", "--json"]) == 0
+    assert bench_cli.main(["--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [ROW]
-    assert bench_cli.main(["kernels", "--full"]) == 0
+    assert bench_cli.main(["--full"]) == 0
     shown = capsys.readouterr().out
     for word in ("linear_scan", "2x5x3", "forward+backward", "xla", "12.30", "4.6", "78%", "9.10"):
         assert word in shown
