@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`griffin serve`: take the port, load and compile, serve until Ctrl-C.
+"""`griffin serve`: take the port, load and compile, serve until Ctrl-C or SIGTERM.
 
 The port is taken first, so that one in use is known before minutes of loading, and so that
 `GET /health` can say "loading" meanwhile.
 """
 
 import dataclasses
-import errno
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -25,7 +23,10 @@ from serving.engine.engine import Engine
 from serving.engine.thread import EngineThread, Status
 from serving.features.constraints import Constraints
 from serving.features.prefix_cache import PrefixCache
-from serving.http.server import MAX_BODY_MIB, create_app, curl_example
+from serving.http.options import MAX_BODY_MIB, ServerOptions, api_keys
+from serving.http.server import create_app, curl_example
+from serving.listening import listen, url_of
+from serving.stopping import Stopping
 
 if TYPE_CHECKING:
     from recurrentgemma.text.tokenizer import Tokenizer
@@ -37,6 +38,7 @@ examples:
   griffin serve google/recurrentgemma-2b-it --port 9000 --slots 32
   curl -N http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
       -d '{"prompt": "O Romeo, ", "max_tokens": 64, "stream": true}'
+  GRIFFIN_API_KEYS=secret griffin serve runs/demo         for those who have the key
   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
       -d '{"messages": [{"role": "user", "content": "Name three rivers."}]}'
 """
@@ -68,6 +70,14 @@ class ServeArguments:
     """The longest prompt, in tokens; a longer one is answered with 400."""
     max_body: int = MAX_BODY_MIB
     """The longest body of a request, in MiB; a longer one is answered with 413."""
+    timeout: float = 0.0
+    """Seconds that an answer may take; one that takes longer is given up (504). 0: any time."""
+    max_open: int = 1000
+    """Requests that may be open at once; one more is answered with 503."""
+    drain: float = 25.0
+    """Seconds that running answers may take to end after SIGTERM; new ones get 503. 0: none."""
+    cors: tuple[str, ...] = ()
+    """Origins whose web pages may ask this server, such as https://chat.example; * for any."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of parameters and activations; by default as the checkpoint is stored."""
     config: str | None = None
@@ -89,14 +99,22 @@ def main(argv: list[str]) -> int:
 def serve(arguments: ServeArguments) -> int:
     """Serve until SIGINT or SIGTERM, then return 0 (1 when the engine has failed meanwhile)."""
     least_of = {"slots": 1, "queue": 0, "prompts": 1, "cache": 0, "host_cache": 0}
-    for option, least in (least_of | {"max_prompt": 1, "max_body": 1}).items():
+    least_of |= {"max_prompt": 1, "max_body": 1, "timeout": 0, "max_open": 1, "drain": 0}
+    for option, least in least_of.items():
         given = getattr(arguments, option)
         if given < least:
             name = option.replace("_", "-")
             raise UserError(f"--{name} {given}: expected {least} or more")
     model_name = arguments.model_name or title(arguments.path)
+    options = ServerOptions(
+        max_body_mib=arguments.max_body,
+        most_open=arguments.max_open,
+        timeout_s=arguments.timeout,
+        api_keys=api_keys(os.environ),
+        cors=arguments.cors,
+    )
     with listen(arguments.host, arguments.port) as listener:
-        url = _url(arguments.host, listener.getsockname()[1])
+        url = url_of(arguments.host, listener.getsockname()[1])
 
         def build() -> Engine:
             import recurrentgemma as rg  # here: this is what takes long
@@ -140,23 +158,21 @@ def serve(arguments: ServeArguments) -> int:
 
         was_ready = threading.Event()
         thread = EngineThread(build, max_waiting=arguments.queue, on_change=changed)
-        app = create_app(thread, model_name=model_name, max_body_mib=arguments.max_body)
+        app = create_app(thread, model_name=model_name, options=options)
         config = uvicorn.Config(
             app, log_level="warning", timeout_graceful_shutdown=int(_STOP_IN_S), lifespan="off"
         )
         server = uvicorn.Server(config)
-        stop = server.handle_exit
-
-        def stop_answers_too(sig: int, frame) -> None:
-            thread.close(timeout_s=0.0)  # ends streams that uvicorn would wait for
-            stop(sig, frame)
-
-        server.handle_exit = stop_answers_too
+        stopping = Stopping(server, thread, drain_s=arguments.drain)
+        server.handle_exit = stopping.signalled
         signal.signal(signal.SIGTERM, _interrupt)  # uvicorn raises it anew when it is done
         thread.start()
         try:
             server.run(sockets=[listener])
+            stopped = stopping.drained
         except KeyboardInterrupt:
+            stopped = True
+        if stopped:
             for sig in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(sig, signal.SIG_IGN)  # it is ending already
             _say("stopped")
@@ -197,34 +213,6 @@ def _check_chats(tokenizer: "Tokenizer", path: str) -> None:
         )
     except UserError:
         return
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises OSError that says what to do, UserError for no port."""
-    if not 0 <= port < 65536:
-        raise UserError(f"--port {port}: expected 0 (any free port) to 65535")
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
-    except socket.gaierror as error:
-        raise OSError(
-            f"--host {host!r} is not an address of this machine ({error.strerror}): try 127.0.0.1"
-        ) from None
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            reason = "is already in use: stop what listens there, or choose another --port"
-        elif error.errno == errno.EACCES:
-            reason = "needs more rights than you have: choose a --port from 1024 on"
-        elif error.errno == errno.EADDRNOTAVAIL:
-            reason = "is not an address of this machine: try --host 127.0.0.1"
-        else:
-            reason = f"cannot be listened on ({error.strerror})"
-        raise OSError(f"port {port} on {host} {reason} (0 takes any free port)") from None
-
-
-def _url(host: str, port: int) -> str:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
 def _say(line: str) -> None:

@@ -8,10 +8,11 @@ bounded: what does not fit is refused at once.
 """
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from recurrentgemma.errors import UserError, is_out_of_memory
 from serving.engine.engine import Engine
@@ -25,6 +26,7 @@ STALLED_AFTER_S = 120.0
 _FAILED = "the engine has failed: see the server's log and restart it"
 _FULL = "the engine has run out of device memory: restart it with fewer --slots"
 _STOPPING = "the server is shutting down"
+_DRAINING = "the server ends what it has begun and takes nothing new: ask another one, or try later"
 
 
 class QueueFull(Exception):
@@ -33,6 +35,14 @@ class QueueFull(Exception):
 
 class EngineUnavailable(Exception):
     """The engine is loading, has failed or is stopping; the message says which."""
+
+
+class Occupancy(NamedTuple):
+    """Sequences that have a slot, and that wait for one."""
+
+    slots: int
+    running: int
+    waiting: int
 
 
 class Job:
@@ -78,6 +88,8 @@ class EngineThread:
         ] = {}  # engine's id -> (job, which of its sequences)
         self._unfinished = 0
         self._closing = False
+        self.draining = False
+        self.last_event = -math.inf  # when the engine last told something, by time.monotonic()
         self._step_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -95,13 +107,19 @@ class EngineThread:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def drain(self) -> None:
+        """From now on nothing new is taken; what was taken goes on to its end."""
+        self.draining = True
+
     @property
     def engine(self) -> Engine:
-        """The engine, to ask what it can do. Raises EngineUnavailable unless it is ready."""
+        """The engine, to ask what it can do. Raises EngineUnavailable unless it takes requests."""
         if self.status == "failed":
             raise EngineUnavailable(self._failure)
         if self._closing:
             raise EngineUnavailable(_STOPPING)
+        if self.draining:
+            raise EngineUnavailable(_DRAINING)
         if self.status == "loading" or self._engine is None:
             raise EngineUnavailable("the model is loading or compiling: try again in a moment")
         return self._engine
@@ -114,6 +132,15 @@ class EngineThread:
     def unfinished(self) -> int:
         """How many sequences run or wait."""
         return self._unfinished
+
+    @property
+    def occupancy(self) -> Occupancy | None:
+        """How full it is, while it lives and is not loading."""
+        if self.status != "ready" or self._engine is None:
+            return None
+        unfinished = self._unfinished
+        running = min(self._engine.running, unfinished)
+        return Occupancy(slots=self._engine.slots, running=running, waiting=unfinished - running)
 
     def stalled_for_s(self) -> float:
         """How long past its limit the running step is; 0 in a healthy engine."""
@@ -149,6 +176,8 @@ class EngineThread:
                 self._step_began = time.monotonic()
                 events = engine.step()
                 self._step_began = None
+                if events:
+                    self.last_event = time.monotonic()
                 for event in events:
                     self._dispatch(event)
         except BaseException as error:  # whatever it was, nobody may wait for it in vain

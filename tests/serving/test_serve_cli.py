@@ -43,6 +43,8 @@ def test_a_port_in_use_is_an_error_before_anything_is_loaded(capsys):
         (["--queue", "-1"], "--queue -1: expected 0 or more"),
         (["--max-body", "0"], "--max-body 0: expected 1 or more"),
         (["--max-prompt", "0"], "--max-prompt 0: expected 1 or more"),
+        (["--drain", "-1"], "--drain -1.0: expected 0 or more"),
+        (["--max-open", "0"], "--max-open 0: expected 1 or more"),
     ],
 )
 def test_bad_options(capsys, options, message):
@@ -155,6 +157,31 @@ def test_a_mistake_in_the_checkpoints_own_template_is_a_warning(capsys):
     tokenizer.control_tokens = {}
     _check_chats(tokenizer, "runs/x")
     assert capsys.readouterr().out == ""
+
+
+def test_sigterm_lets_answers_end(run_dir):
+    """With a key, too: 503 for what comes then, and the probe says why."""
+    options = [run_dir, "--port", "0", "--slots", "2", "--timeout", "60"]
+    with griffin_serve(*options, GRIFFIN_API_KEYS="secret") as (process, until):
+        url = re.findall(r"http://127.0.0.1:\d+", until("serving at"))[0]
+        assert httpx.get(f"{url}/v1/models").status_code == 401
+        assert httpx.get(f"{url}/ready", timeout=30).status_code == 200
+        key = {"Authorization": "Bearer secret"}
+        long = {"prompt": "a", "max_tokens": 4000, "stream": True, "ignore_eos": True}
+        stream = httpx.stream("POST", f"{url}/v1/completions", json=long, headers=key, timeout=60)
+        with stream as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            while httpx.get(f"{url}/ready").json()["status"] == "ready":
+                pass
+            refused = httpx.post(f"{url}/v1/completions", json={"prompt": "a"}, headers=key)
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert httpx.get(f"{url}/health").status_code == 200
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+        until("stopped")
+        assert process.wait(30) == 0
+        assert process.communicate()[1] == ""
 
 
 def test_an_interrupt_while_compiling(run_dir):

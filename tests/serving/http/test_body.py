@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from serving.http import body
+from serving.http.options import ServerOptions
 from serving.http.protocol import CompletionRequest, RequestError
 from serving.http.server import create_app
 
@@ -87,7 +88,7 @@ def test_a_long_name_is_not_sent_back_whole(ask):
 
 def test_a_body_too_large(engine_thread, running_server):
     """Announced or not: the server reads no more of it than it takes."""
-    app = create_app(engine_thread, model_name="fake", max_body_mib=0.01)
+    app = create_app(engine_thread, model_name="fake", options=ServerOptions(max_body_mib=0.01))
     with running_server(app) as url:
         fits = json.dumps({"prompt": "a" * 10_000})
         for content in (b"x" * 20_000, iter([b"x" * 8_000] * 3)):

@@ -130,14 +130,17 @@ def test_health_while_loading(fake_engine, running_thread, running_server, wait_
     thread.start()
     with running_server(create_app(thread, model_name="fake")) as url:
         health = httpx.get(f"{url}/health")
-        assert (health.status_code, health.json()["status"]) == (503, "loading")
+        assert (health.status_code, health.json()["status"]) == (200, "loading")  # it lives
+        ready = httpx.get(f"{url}/ready")
+        assert (ready.status_code, ready.json()["status"]) == (503, "loading")
         early = httpx.post(f"{url}/v1/completions", json={"prompt": "a"})
         assert early.status_code == 503
         assert "loading or compiling" in early.json()["error"]["message"]
         fake_engine.gate.set()
-        wait_until(lambda: httpx.get(f"{url}/health").status_code == 200)
+        wait_until(lambda: httpx.get(f"{url}/ready").status_code == 200)
         assert thread.close(timeout_s=10)
         assert httpx.get(f"{url}/health").json()["status"] == "stopped"
+        assert httpx.get(f"{url}/ready").json()["status"] == "stopped"
 
 
 def test_health_when_a_step_hangs(url, fake_engine, engine_thread, monkeypatch, wait_until):

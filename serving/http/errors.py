@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error as an answer in OpenAI's form."""
+
+import logging
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from recurrentgemma.errors import TemplateError, UserError
+from serving.engine.thread import EngineUnavailable, QueueFull
+from serving.http.protocol import RequestError
+
+_log = logging.getLogger(__name__)
+BUG = RequestError(
+    500,
+    "this is the server's fault, not the request's: its log has the details",
+    code="internal_error",
+)
+
+
+def error_response(error: RequestError) -> JSONResponse:
+    headers = {"Retry-After": "1"} if error.status in (429, 503) else None
+    return JSONResponse(error.body.model_dump(), status_code=error.status, headers=headers)
+
+
+def told(error: Exception) -> RequestError:
+    """What a client is told of an error. One that is not foreseen is a bug of ours."""
+    match error:
+        case RequestError():
+            return error
+        case TemplateError():
+            return RequestError(500, str(error), code="chat_template_error")
+        case UserError():
+            return RequestError(400, str(error), param=error.field, code="invalid_value")
+        case QueueFull():
+            return RequestError(429, str(error), code="queue_full")
+        case EngineUnavailable():
+            return RequestError(503, str(error), code="unavailable")
+    return BUG
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    async def tell(request: Request, error: Exception) -> Response:
+        if isinstance(error, TemplateError):
+            _log.error("%s", error)
+        return error_response(told(error))
+
+    async def tell_of_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return error_response(RequestError(error.status_code, message))
+
+    kinds = (RequestError, UserError, TemplateError, QueueFull, EngineUnavailable)
+    for kind in (*kinds, Exception):  # Starlette raises what is no other anew: it is logged
+        app.add_exception_handler(kind, tell)
+    app.add_exception_handler(HTTPException, tell_of_http)

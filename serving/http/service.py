@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the routes have in common: one engine thread, the model's name, bodies, answers."""
+
+import asyncio
+from typing import Any, Protocol, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from serving.engine.engine import Engine
+from serving.engine.request import Event
+from serving.engine.thread import EngineThread
+from serving.http import events
+from serving.http.answers import Questions
+from serving.http.body import MIB, read_json
+from serving.http.events import Events
+from serving.http.options import ServerOptions
+from serving.http.protocol import RequestError, now
+from serving.http.request_fields import RequestFields
+from serving.http.streams import AnswerInParts, chunks_of, sse
+
+BODY_WITHIN_S = 60.0  # that a body may take to arrive
+
+Fields = TypeVar("Fields", bound=BaseModel)
+
+
+class WholeAnswer(AnswerInParts, Protocol):
+    def take(self, index: int, event: Event) -> None: ...
+    def whole(self) -> BaseModel: ...
+
+
+class Service:
+    def __init__(self, engine_thread: EngineThread, *, model_name: str, options: ServerOptions):
+        self.engine_thread, self.model_name, self.options = engine_thread, model_name, options
+        self._created = now()
+
+    @property
+    def engine(self) -> Engine:
+        """Raises EngineUnavailable."""
+        return self.engine_thread.engine
+
+    async def read(self, request: Request, schema: type[Fields]) -> Fields:
+        """The body. Raises RequestError: 400, 404 for another model, 408, 413."""
+        most = int(self.options.max_body_mib * MIB)
+        try:
+            async with asyncio.timeout(BODY_WITHIN_S):
+                body = await read_json(request, schema, max_bytes=most)
+        except TimeoutError:
+            message = f"the body was not here after {BODY_WITHIN_S:g} s: send it faster"
+            raise RequestError(408, message, code="timeout") from None
+        name = getattr(body, "model", None)
+        if name is not None:
+            self.check_model(name)
+        return body
+
+    def check_model(self, name: str) -> None:
+        if name != self.model_name:
+            message = f"there is no model {name!r} here; this server has {self.model_name!r}"
+            raise RequestError(404, message, param="model", code="model_not_found")
+
+    def model_card(self) -> dict[str, Any]:
+        return {
+            "id": self.model_name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "griffin-lm",
+        }
+
+    def check_capacity(self, body: RequestFields, prompts: int, field: str) -> None:
+        capacity = self.engine_thread.capacity
+        if body.n * prompts > capacity:
+            message = (
+                f"{prompts} prompts x n={body.n} is more than the {capacity} sequences this server "
+                "holds: send fewer at once"
+            )
+            param = "n" if body.n > 1 else field
+            raise RequestError(400, message, param=param, code="invalid_value")
+
+    def ask(self, request: Request, questions: Questions) -> Events:
+        """Raises QueueFull, EngineUnavailable."""
+        return Events(
+            self.engine_thread,
+            questions.requests,
+            request,
+            timeout_s=self.options.timeout_s,
+            most_behind=events.MOST_BEHIND if questions.body.stream else None,
+        )
+
+    async def answered(
+        self, request: Request, questions: Questions, answer: WholeAnswer
+    ) -> Response:
+        """The answer as JSON, or as a stream where one is asked for."""
+        told, body = self.ask(request, questions), questions.body
+        if body.stream:
+            return sse(chunks_of(told, answer, body))
+        async for index, event in told:
+            answer.take(index, event)
+        return json_response(answer.whole())
+
+
+def json_response(value: BaseModel) -> Response:
+    body = value.model_dump_json(exclude_unset=True)
+    return Response(body, media_type="application/json")
