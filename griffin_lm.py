@@ -75,6 +75,11 @@ VERBS = {
         "serve a model over an OpenAI-compatible HTTP API",
         "fewer --slots",
     ),
+    "batch": Verb(
+        "serving.batch.batch_cli:main",
+        "answer a file of requests in OpenAI's batch format, offline",
+        "fewer --slots",
+    ),
     "eval": Verb(
         "eval.eval_cli:main",
         "numbers about a model: perplexity, extrapolation and more",

@@ -57,8 +57,8 @@ def arguments_of(command: str) -> list[str]:
 
 def test_the_verbs_are_frozen():
     assert list(griffin_lm.VERBS) == [
-        *("info", "data", "plan", "train", "finetune", "generate", "chat", "serve", "eval"),
-        *("report", "recipe", "convert", "merge", "prune", "bench", "demo"),
+        *("info", "data", "plan", "train", "finetune", "generate", "chat", "serve", "batch"),
+        *("eval", "report", "recipe", "convert", "merge", "prune", "bench", "demo"),
     ]
 
 

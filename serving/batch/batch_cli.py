@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`griffin batch`: OpenAI's batches, offline."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from checkpoints.hub_names import title
+from recurrentgemma.errors import UserError
+
+if TYPE_CHECKING:
+    from serving.engine.engine import Engine
+
+EXAMPLES = """Answer a file of requests in OpenAI's batch format, without a server.
+
+Each line is {"custom_id": ..., "method": "POST", "url": "/v1/completions", "body": {...}}, or of
+/v1/chat/completions. OUT has the answers in the order of the requests; those that were refused
+stand in a file of their own beside it. A batch that was stopped, killed even, goes on by the same
+command.
+
+examples:
+  griffin batch runs/demo asked.jsonl answers.jsonl
+  griffin batch google/recurrentgemma-2b-it asked.jsonl answers.jsonl --slots 64 --prompts 8
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchArguments:
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    """A run, a checkpoint of any format, or a model's name on a hub."""
+    requests: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN.jsonl")]
+    """What is asked."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.jsonl")]
+    """Where the answers go."""
+    errors: Path | None = None
+    """Where the lines go that were refused; by default OUT.errors.jsonl. Without any there is no
+    such file."""
+    slots: int = 32
+    """How many sequences are decoded at once; each costs one state (griffin info PATH)."""
+    prompts: int = 4
+    """How many prompts one call of the device reads."""
+    cache: float = 1.0
+    """GiB of the device for states of prompts' beginnings, which then are not read again."""
+    max_prompt: int = 1_000_000
+    """The longest prompt, in tokens; a longer one is refused."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of parameters and activations; by default as the checkpoint is stored."""
+    config: str | None = None
+    """A preset, or one of our config.json files, for a checkpoint that does not say what it is."""
+    chat_template: str | None = None
+    """How chats are written: gemma, or a file with a Jinja template; by default the checkpoint's
+    own template, else Gemma's format."""
+    model_name: str | None = None
+    """What requests call the model; by default the last part of the path, or the name."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print what was done as JSON in a last line."""
+
+
+def main(argv: list[str]) -> int:
+    """Answer. Returns 1 where a line was refused. Raises UserError for a bad option, a file that
+    is no batch, or a checkpoint that cannot be loaded."""
+    arguments = tyro.cli(BatchArguments, prog="griffin batch", description=EXAMPLES, args=argv)
+    return run(arguments)
+
+
+def run(arguments: BatchArguments) -> int:
+    from eval.progress_bar import progress_bar
+    from serving.batch.answerer import Answerer
+    from serving.batch.batch import answer_all
+    from serving.batch.journal import finished, open_journal
+    from serving.batch.lines import Requests
+
+    for option, least in {"slots": 1, "prompts": 1, "cache": 0, "max_prompt": 1}.items():
+        if getattr(arguments, option) < least:
+            name = option.replace("_", "-")
+            raise UserError(f"--{name} {getattr(arguments, option)}: expected {least} or more")
+    requests, out = Requests(arguments.requests), arguments.out
+    errors = arguments.errors or out.with_name(f"{out.stem}.errors{out.suffix}")
+    if len({path.resolve() for path in (arguments.requests, out, errors)}) < 3:
+        raise UserError("the requests, the answers and the errors need three different files")
+    if finished(out, errors, requests):
+        print(f"{out} has all {len(requests):,} answers already")
+        return 1 if errors.exists() else 0
+    model = arguments.model_name or title(arguments.path)
+    settings = {"path": arguments.path, "model": model, "dtype": arguments.dtype}
+    with open_journal(out, requests, settings) as journal:
+        before = len(journal.done)
+        if before:
+            print(f"{before:,} of {len(requests):,} lines were answered before")
+        if before < len(requests):
+            answerer = Answerer(_engine(arguments), model=model)
+            with progress_bar("answering", len(requests), unit="lines") as bar:
+                tokens = journal.tokens
+
+                def answered() -> None:
+                    written = journal.tokens - tokens
+                    bar.update(len(journal.done), f"{written:,} tokens, {journal.refused} refused")
+
+                try:
+                    answer_all(requests, journal, answerer, answered=answered)
+                except KeyboardInterrupt:
+                    done = f"{len(journal.done):,} of {len(requests):,} lines are answered"
+                    bar.say(f"{done}; the same command goes on")
+                    raise
+        journal.finish(out, errors)
+        refused = journal.refused
+        summary = {"lines": len(requests), "refused": refused, "completion_tokens": journal.tokens}
+    print(f"{out}: {len(requests) - refused:,} answers, {journal.tokens:,} tokens")
+    if refused:
+        print(f"{errors}: {refused:,} lines that were refused")
+    if arguments.json:
+        print(json.dumps(summary))
+    return 1 if refused else 0
+
+
+def _engine(arguments: BatchArguments) -> "Engine":
+    import recurrentgemma as rg
+    from recurrentgemma.text.chat import use_template
+    from serving.engine.engine import Engine
+    from serving.features.constraints import Constraints
+    from serving.features.prefix_cache import PrefixCache
+
+    lm = rg.load(arguments.path, arguments.config, dtype=arguments.dtype)
+    constraints = None
+    if lm.tokenizer is not None:
+        if arguments.chat_template is not None:
+            use_template(lm.tokenizer, arguments.chat_template)
+        try:
+            constraints = Constraints(lm.tokenizer)
+        except UserError as error:
+            print(f"no schemas, regular expressions or grammars: {error}")
+    elif arguments.chat_template is not None:
+        raise UserError("--chat-template: this checkpoint has no tokenizer")
+    return Engine(
+        lm,
+        slots=arguments.slots,
+        max_prompt=arguments.max_prompt,
+        constrained=True,
+        constraints=constraints,
+        rows=arguments.prompts,
+        cache=PrefixCache(device_bytes=int(arguments.cache * 2**30), host_bytes=0),
+    )
