@@ -24,6 +24,7 @@ from serving.engine.thread import EngineThread, Status
 from serving.features.constraints import Constraints
 from serving.features.prefix_cache import PrefixCache
 from serving.http.options import MAX_BODY_MIB, ServerOptions, api_keys
+from serving.http.request_log import log_requests_to
 from serving.http.server import create_app, curl_example
 from serving.listening import listen, url_of
 from serving.stopping import Stopping
@@ -76,6 +77,12 @@ class ServeArguments:
     """Requests that may be open at once; one more is answered with 503."""
     drain: float = 25.0
     """Seconds that running answers may take to end after SIGTERM; new ones get 503. 0: none."""
+    open_metrics: bool = False
+    """/metrics needs no key (GRIFFIN_API_KEYS)."""
+    log_requests: bool = True
+    """A line of JSON for each request that is over, without its text."""
+    log_prompts: bool = False
+    """What was asked and answered stands in the log, too."""
     cors: tuple[str, ...] = ()
     """Origins whose web pages may ask this server, such as https://chat.example; * for any."""
     dtype: Literal["float32", "bfloat16"] | None = None
@@ -111,8 +118,12 @@ def serve(arguments: ServeArguments) -> int:
         most_open=arguments.max_open,
         timeout_s=arguments.timeout,
         api_keys=api_keys(os.environ),
+        open_metrics=arguments.open_metrics,
+        log_prompts=arguments.log_prompts,
         cors=arguments.cors,
     )
+    if arguments.log_prompts and not arguments.log_requests:
+        raise UserError("--log-prompts adds to the log of requests: leave out --no-log-requests")
     with listen(arguments.host, arguments.port) as listener:
         url = url_of(arguments.host, listener.getsockname()[1])
 
@@ -158,6 +169,8 @@ def serve(arguments: ServeArguments) -> int:
 
         was_ready = threading.Event()
         thread = EngineThread(build, max_waiting=arguments.queue, on_change=changed)
+        if arguments.log_requests:
+            log_requests_to(sys.stdout)
         app = create_app(thread, model_name=model_name, options=options)
         config = uvicorn.Config(
             app, log_level="warning", timeout_graceful_shutdown=int(_STOP_IN_S), lifespan="off"

@@ -134,6 +134,11 @@ class EngineThread:
         return self._unfinished
 
     @property
+    def built(self) -> Engine | None:
+        """The engine, to look at, whatever becomes of it."""
+        return self._engine
+
+    @property
     def occupancy(self) -> Occupancy | None:
         """How full it is, while it lives and is not loading."""
         if self.status != "ready" or self._engine is None:

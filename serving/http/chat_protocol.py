@@ -50,6 +50,10 @@ class ChatRequest(RequestFields):
     chat_template_kwargs: dict[str, Any] | None = None
 
     @property
+    def texts(self) -> Any:
+        return self.messages
+
+    @property
     def most_tokens(self) -> int | None:
         """Of an answer; None where the request does not say."""
         given = self.max_completion_tokens

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from recurrentgemma.errors import TemplateError, UserError
 from serving.engine.thread import EngineUnavailable, QueueFull
 from serving.http.protocol import RequestError
+from serving.http.request_record import record_of
 
 _log = logging.getLogger(__name__)
 BUG = RequestError(
@@ -45,7 +46,12 @@ def add_error_handlers(app: FastAPI) -> None:
     async def tell(request: Request, error: Exception) -> Response:
         if isinstance(error, TemplateError):
             _log.error("%s", error)
-        return error_response(told(error))
+        failure, record = told(error), record_of(request)
+        record.error = failure.body.error.code
+        response = error_response(failure)
+        if failure is BUG:  # which is told outside of what adds it to all others
+            response.headers["X-Request-Id"] = record.id
+        return response
 
     async def tell_of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

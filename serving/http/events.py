@@ -8,13 +8,16 @@ whose time is up; the slots are free after the engine's step.
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 from fastapi import Request
 
-from serving.engine.request import Event, GenerationRequest
+from serving.engine.request import Event
 from serving.engine.thread import EngineThread, EngineUnavailable, Job
+from serving.http.answers import Questions
+from serving.http.errors import told
 from serving.http.protocol import RequestError
+from serving.http.request_record import record_of
 
 MOST_BEHIND = 4096  # events of a sequence that nobody has read; each has a token or more
 
@@ -40,9 +43,10 @@ class Events:
     def __init__(
         self,
         engine_thread: EngineThread,
-        requests: Sequence[GenerationRequest],
+        questions: Questions,
         request: Request,
         *,
+        model: str,
         timeout_s: float = 0.0,
         most_behind: int | None = None,
     ):
@@ -54,25 +58,31 @@ class Events:
                 loop.call_soon_threadsafe(self._put, index, event)
 
         self._engine_thread = engine_thread
+        requests = questions.requests
         self._unfinished = len(requests)
+        self._record = record_of(request)
         self._most = math.inf if most_behind is None else most_behind * len(requests)
-        self._given_up = False
+        self._given_up = self._closed = False
         self._job = Job(requests, deliver)
         engine_thread.submit(self._job)
+        self._record.asked(questions, model)
         self._watch = asyncio.create_task(self._until_gone(request))
         self._timer: asyncio.TimerHandle | None = None
         if timeout_s:
             self._timer = loop.call_later(timeout_s, self._give_up, _too_late(timeout_s))
 
     def close(self) -> None:
+        self._closed = True
         self._watch.cancel()
         if self._timer is not None:
             self._timer.cancel()
         self._cancel()
 
     def _put(self, index: int, event: Event | EngineUnavailable) -> None:
-        if self._given_up:
+        if self._given_up or self._closed:
             return
+        if isinstance(event, Event):
+            self._record.told(index, event)
         if self._queue.qsize() >= self._most:
             self._give_up(_TOO_SLOW)
         else:
@@ -101,6 +111,7 @@ class Events:
             while self._unfinished or self._given_up:
                 index, event = await self._queue.get()
                 if isinstance(event, Exception):
+                    self._record.error = told(event).body.error.code
                     raise event
                 if event.finish_reason is not None:
                     self._unfinished -= 1

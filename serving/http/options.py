@@ -16,6 +16,8 @@ class ServerOptions:
     most_open: int = 1000  # requests at once; one more is answered with 503
     timeout_s: float = 0.0  # that an answer may take; 0: as long as it takes
     api_keys: tuple[str, ...] = ()  # one of which a request must have; none: anybody may ask
+    open_metrics: bool = False  # /metrics needs no key
+    log_prompts: bool = False  # what was asked and answered, in the log
     cors: tuple[str, ...] = ()  # origins whose pages may ask; "*" is any
 
 

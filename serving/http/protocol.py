@@ -32,6 +32,10 @@ class CompletionRequest(RequestFields):
     echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
+    @property
+    def texts(self) -> Any:
+        return self.prompt
+
     @field_validator("prompt", mode="before")
     @classmethod
     def _prompts(cls, prompt: Any) -> list[str | list[int]]:

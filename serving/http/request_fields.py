@@ -128,6 +128,11 @@ class RequestFields(BaseModel):
     store: bool | None = None
     metadata: dict[str, Any] | None = None
 
+    @property
+    def texts(self) -> Any:
+        """What is asked, for a log that was told to have it."""
+        raise NotImplementedError
+
     @model_validator(mode="before")
     @classmethod
     def _only_what_is_done(cls, body: Any) -> Any:

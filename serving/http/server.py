@@ -20,9 +20,11 @@ from serving.http.chat_answers import ChatAnswer, read_chat
 from serving.http.chat_protocol import ChatCompletion, ChatRequest
 from serving.http.errors import add_error_handlers
 from serving.http.freed_memory import GiveBackMemory
+from serving.http.metrics import Metrics, add_metrics
 from serving.http.options import ServerOptions
 from serving.http.probes import add_probes
 from serving.http.protocol import Completion, CompletionRequest
+from serving.http.request_log import RequestLog
 from serving.http.service import Service
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{model}</title>
@@ -57,7 +59,9 @@ def create_app(
     _add_answers(app, service)
     _add_models(app, service)
     add_error_handlers(app)
-    _add_middleware(app, options)
+    metrics = Metrics(engine_thread, model_name)
+    add_metrics(app, metrics)
+    _add_middleware(app, options, metrics)
 
     @app.get("/", include_in_schema=False)
     async def index(request: Request) -> HTMLResponse:
@@ -106,12 +110,13 @@ def _add_models(app: FastAPI, service: Service) -> None:
         return service.model_card()
 
 
-def _add_middleware(app: FastAPI, options: ServerOptions) -> None:
+def _add_middleware(app: FastAPI, options: ServerOptions, metrics: Metrics) -> None:
     """The last one comes first."""
     app.add_middleware(GiveBackMemory)
     app.add_middleware(AtMost, most=options.most_open)
     if options.api_keys:
-        app.add_middleware(ApiKeys, keys=options.api_keys)
+        also_open = ("/metrics",) if options.open_metrics else ()
+        app.add_middleware(ApiKeys, keys=options.api_keys, also_open=also_open)
     if options.cors:  # before the keys: a browser asks without one first
         app.add_middleware(
             CORSMiddleware,
@@ -120,3 +125,4 @@ def _add_middleware(app: FastAPI, options: ServerOptions) -> None:
             allow_headers=["*"],
             expose_headers=["Retry-After", "X-Request-Id"],
         )
+    app.add_middleware(RequestLog, metrics=metrics, log_prompts=options.log_prompts)

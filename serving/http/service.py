@@ -81,8 +81,9 @@ class Service:
         """Raises QueueFull, EngineUnavailable."""
         return Events(
             self.engine_thread,
-            questions.requests,
+            questions,
             request,
+            model=self.model_name,
             timeout_s=self.options.timeout_s,
             most_behind=events.MOST_BEHIND if questions.body.stream else None,
         )

@@ -39,7 +39,7 @@ class FakeEngine:
 
     def __init__(self, *, slots: int = 2):
         self.lm = SimpleNamespace(tokenizer="ascii")
-        self.constraints = None
+        self.constraints = self.cache = None
         self.slots = slots
         self.gate = threading.Event()
         self.gate.set()
