@@ -1,6 +1,7 @@
 # make demo   set up .venv, train a small Griffin on Shakespeare and serve it (stop with Ctrl-C)
 # make test   set up .venv and run every test
 # make quick  two thirds of the tests, in 3 minutes
+# make browser  the tests of the server's page in headless Chromium, which it installs (580 MB)
 # make docs   the documentation as a site, in docs/_build/html
 # make lint   ruff and pyright
 # make clean  remove .venv and the caches; runs/ stays
@@ -15,7 +16,7 @@ LIBTPU := $(VENV)/libtpu/.ready
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3 python)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: demo test quick docs lint clean venv
+.PHONY: demo test quick browser docs lint clean venv
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -26,6 +27,16 @@ test: $(READY) $(LIBTPU)
 
 quick: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow and not gpu and not long"
+
+# Not a part of `make test`: Playwright and Chromium take 580 MB.
+browser: $(READY)
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || { \
+	    echo "error: there is no Chromium, and apt-get cannot install it here: install one." >&2; \
+	    exit 1; \
+	  }
+	$(PIP) -e '.[browser]'
+	$(BIN)/python -m pytest -q -rs tests/serving/http/page
 
 docs: $(READY)
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html

@@ -3,12 +3,10 @@
 nothing else.
 """
 
-import html
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import HTMLResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -22,22 +20,11 @@ from serving.http.errors import add_error_handlers
 from serving.http.freed_memory import GiveBackMemory
 from serving.http.metrics import Metrics, add_metrics
 from serving.http.options import ServerOptions
+from serving.http.page.routes import add_page
 from serving.http.probes import add_probes
 from serving.http.protocol import Completion, CompletionRequest
 from serving.http.request_log import RequestLog
 from serving.http.service import Service
-
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{model}</title>
-<style>body {{ font: 16px/1.5 system-ui; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }}
-pre {{ overflow-x: auto }}</style>
-<h1>{model}</h1><p>A Griffin language model with OpenAI's completions API.</p>
-<ul><li><code>POST /v1/completions</code> (with <code>"stream": true</code> too)</li>
-<li><code>POST /v1/chat/completions</code> (the same)</li>
-<li><a href="/v1/models"><code>GET /v1/models</code></a></li>
-<li><a href="/health"><code>GET /health</code></a></li>
-<li><a href="/docs"><code>GET /docs</code></a></li></ul>
-<pre>{curl}</pre></html>
-"""
 
 
 def curl_example(url: str) -> str:
@@ -58,16 +45,11 @@ def create_app(
     add_probes(app, engine_thread, model_name=model_name)
     _add_answers(app, service)
     _add_models(app, service)
+    add_page(app, service)
     add_error_handlers(app)
     metrics = Metrics(engine_thread, model_name)
     add_metrics(app, metrics)
     _add_middleware(app, options, metrics)
-
-    @app.get("/", include_in_schema=False)
-    async def index(request: Request) -> HTMLResponse:
-        curl = html.escape(curl_example(str(request.base_url)))
-        return HTMLResponse(_PAGE.format(model=html.escape(model_name), curl=curl))
-
     return app
 
 

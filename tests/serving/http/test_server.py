@@ -279,7 +279,6 @@ def test_models_health_and_the_page(ask):
     }  # fmt: skip
     page = ask("GET", "/")
     assert page.headers["content-type"].startswith("text/html")
-    assert "curl -N http://test/v1/completions" in page.text
 
 
 def test_an_answer_without_a_tokenizer(ask, fake_engine):
