@@ -20,6 +20,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from recurrentgemma.adapter_bank import AdapterBank
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.decode import CAPACITY
 from recurrentgemma.generation.lm import LanguageModel
@@ -30,6 +31,7 @@ from serving.engine.prompt import Prompt
 from serving.engine.request import Event, GenerationRequest
 from serving.engine.sequence import LiveSequence
 from serving.engine.slots import Slots
+from serving.features.adapters import Adapters
 from serving.features.constraints import Constraints
 from serving.features.prefix_cache import PrefixCache
 
@@ -49,6 +51,7 @@ class Engine:
     rows: prompts that one call of the device reads. More is faster where many come, and slower for
       one that is alone, for a program's shape does not depend on who is there.
     cache: keeps states of prompts' beginnings. model: the name of this model there.
+    bank: places for adapters, which `adapters` then has.
     constraints: of the tokenizer, for whoever makes a request; None where it has none.
     Raises UserError for less than one slot or row.
     """
@@ -64,6 +67,7 @@ class Engine:
         cache: PrefixCache | None = None,
         model: str = "",
         constraints: Constraints | None = None,
+        bank: AdapterBank | None = None,
     ):
         for name, value in (("slots", slots), ("rows", rows)):
             if value < 1:
@@ -75,7 +79,8 @@ class Engine:
         self.cache, self.constraints = cache, constraints
         self.vocab_size = lm.tokenizer.vocab_size if lm.tokenizer else lm.config.vocab_size
         self.token_name = lru_cache(maxsize=None)(self._token_name)
-        self._programs = Programs(lm, vocab_size=self.vocab_size, rows=rows)
+        self.adapters = None if bank is None else Adapters(bank)
+        self._programs = Programs(lm, vocab_size=self.vocab_size, rows=rows, bank=bank)
         self._ids = itertools.count()
         self._intake = Intake(self._programs, slots, cache, model)
         self._running: list[LiveSequence | None] = [None] * slots
@@ -138,6 +143,7 @@ class Engine:
             self.check(request)
         first, before = self.tokens(requests[0].prompt), requests[0].before
         assert all(np.array_equal(first, request.prompt) for request in requests[1:])
+        assert len({request.adapter for request in requests}) == 1
         if before is not None:
             assert len(requests) == 1, "a session goes on one way"
             first = np.concatenate([np.array(before.unread, np.int32), first])
@@ -168,6 +174,8 @@ class Engine:
     def warm_up(self) -> None:
         """Compile all that any request can need, and see that its memory is there."""
         self._slots.warm_up()
+        if self.adapters is not None:
+            self.adapters.bank.warm_up()
 
     def tokens(self, prompt: str | Sequence[int] | np.ndarray) -> np.ndarray:
         """A prompt as tokens, int32 [T]. Any thread may call it.
@@ -248,7 +256,9 @@ class Engine:
             sequence = prompt.sequences.pop(0)
             slot = self._running.index(None)
             request = sequence.request
-            self._slots.put(slot, prompt.opened.state, request.prompt, request.sampling)
+            self._slots.put(
+                slot, prompt.opened.state, request.prompt, request.sampling, place=prompt.place
+            )
             self._running[slot] = sequence
             if not prompt.sequences:
                 self._intake.ready.popleft()

@@ -101,7 +101,8 @@ class Intake:
         end = last_boundary(len(tokens_T) - 1)
         if end <= len(prompt_T) - 1:
             return  # the prompt's own reading came as far
-        self._later.append(Prompt(tokens_T[: end + 1], []))
+        adapter = sequence.request.adapter
+        self._later.append(Prompt(tokens_T[: end + 1], [], adapter=adapter))
         if len(self._later) > self._slots:
             self._later.popleft()
 
@@ -112,7 +113,10 @@ class Intake:
         if prompt.before is not None:
             state, anew = prompt.before.state, max(0, len(prompt.before.unread) - 1)
         elif self._cache is not None:
-            keys = prefix_keys(self._model, prompt.tokens_T[:-1], GRID)
+            model = self._model
+            if prompt.adapter is not None:
+                model = f"{model} {prompt.adapter.key}"
+            keys = prefix_keys(model, prompt.tokens_T[:-1], GRID)
             if not prompt.scored:
                 count, state = self._cache.longest(keys)
                 start = count * GRID
@@ -124,6 +128,7 @@ class Intake:
             self._programs.empty if state is None else state,
             start=start,
             anew=anew,
+            place=prompt.place,
             scored=prompt.scored,
             at_boundary=partial(self._keep, keys, kept_boundaries(len(prompt.tokens_T) - 1)),
         )

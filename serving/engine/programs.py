@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from recurrentgemma.adapter_bank import NONE, AdapterBank
 from recurrentgemma.generation.decode import (
     Decoded,
     DecodeOptions,
@@ -42,6 +43,7 @@ class RowChunk(NamedTuple):
     tokens_T: np.ndarray
     targets_T: np.ndarray | None  # to be scored
     state: State
+    place: int = NONE  # of its adapter
 
 
 class Programs:
@@ -49,10 +51,21 @@ class Programs:
 
     rows: prompts that one call reads. A call has so many rows whether there are as many or not,
       because the shape of a program must not depend on who else is there.
+    bank: of adapters beside the model; then every call has it, whoever asks for one.
     """
 
-    def __init__(self, lm: LanguageModel, *, vocab_size: int, rows: int = 1):
+    def __init__(
+        self,
+        lm: LanguageModel,
+        *,
+        vocab_size: int,
+        rows: int = 1,
+        bank: AdapterBank | None = None,
+    ):
         graphdef, self._params = nnx.split(lm.model)
+        self._bank = bank
+        if bank is not None:
+            graphdef = bank.graphdef
         self.vocab_size, self.top, self.rows = vocab_size, min(MAX_TOP, vocab_size), rows
         # Closed over: hashing a model's structure anew would slow every single call.
         score = partial(_score, vocab_size=vocab_size, top=self.top)
@@ -79,7 +92,7 @@ class Programs:
         tokens_RT = np.zeros((self.rows, size), np.int32)
         targets_RT = np.zeros((self.rows, size), np.int32) if scored else None
         lengths_R = np.zeros(self.rows, np.int32)
-        for row, (tokens_T, targets_T, _) in enumerate(chunks):
+        for row, (tokens_T, targets_T, *_) in enumerate(chunks):
             lengths_R[row] = len(tokens_T)
             tokens_RT[row, : len(tokens_T)] = tokens_T
             if targets_RT is not None:
@@ -89,7 +102,9 @@ class Programs:
         states += [self.empty] * (self.rows - len(chunks))
         chunk = TokenChunk(0, tokens_RT, targets_RT, None, lengths_R)
         program = cast(Any, self._score if scored else self._read)  # a state a row, not a State
-        scores, after = program(self._params, chunk, tuple(states))
+        place_R = np.full(self.rows, NONE, np.int32)
+        place_R[: len(chunks)] = [chunk.place for chunk in chunks]
+        scores, after = program(self._with_adapters(place_R), chunk, tuple(states))
         return list(after)[: len(chunks)], scores
 
     def insert(self, state: State, slot: int, one: State) -> State:
@@ -103,17 +118,28 @@ class Programs:
         steps: int,
         *,
         scored: bool,
+        place_B: np.ndarray,
         allowed_BM: np.ndarray | None = None,
     ) -> tuple[DecodeState, Decoded]:
         """Up to `steps` more tokens in each slot that is not done; as Generator.advance.
 
+        place_B: of each slot's adapter.
         allowed_BM: with options.changes, which are a program together; one step unless it allows
           everything.
         """
         top = self.top if scored else None
         return self._decode(
-            self._params, decode_state, options, np.int32(steps), allowed_BM, top=top
+            self._with_adapters(place_B),
+            decode_state,
+            options,
+            np.int32(steps),
+            allowed_BM,
+            top=top,
         )
+
+    def _with_adapters(self, place_B: np.ndarray) -> Any:
+        """The parameters, for rows with these adapters."""
+        return self._params if self._bank is None else self._bank.params_for(place_B)
 
     def change(
         self, changes: LogitChanges, counts_BV: jax.Array, slot: int, one: LogitChanges

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
+from recurrentgemma.adapter_bank import NONE
 from recurrentgemma.state import State
 from serving.engine.chunks import GRID, Span, next_span
 from serving.engine.programs import Programs, RowChunk
@@ -19,6 +20,7 @@ class PromptReader:
     state: of the first `start` tokens, a place of the grid; it is kept as it is.
     anew: the grid begins anew after so many tokens, of what a session has not read yet, so that it
       makes no difference whether they are read with the prompt or before.
+    place: of the adapter in the bank.
     scored: also find the log-probability of each token but the first; then nothing is read yet.
     at_boundary: is given each place of the grid that was reached, and the state there.
     """
@@ -30,6 +32,7 @@ class PromptReader:
         *,
         start: int = 0,
         anew: int = 0,
+        place: int = NONE,
         scored: bool = False,
         at_boundary: Callable[[int, State], None] = lambda position, state: None,
     ):
@@ -37,7 +40,7 @@ class PromptReader:
         self.tokens_T = tokens_T
         self.start = self.position = start
         self.state = state
-        self.scored, self._anew = scored, anew
+        self.scored, self._anew, self._place = scored, anew, place
         self.scores = [TokenScore(token_id=int(tokens_T[0]), logprob=None, top=())]
         self._at_boundary = at_boundary
 
@@ -66,7 +69,7 @@ class PromptReader:
     def chunk(self) -> RowChunk:
         start, stop, _ = self.span
         targets_T = self.tokens_T[start + 1 : stop + 1] if self.scored else None
-        return RowChunk(self.tokens_T[start:stop], targets_T, self.state)
+        return RowChunk(self.tokens_T[start:stop], targets_T, self.state, self._place)
 
     def take(self, state: State, scores: Sequence[TokenScore]) -> None:
         """What came of the chunk."""

@@ -13,6 +13,7 @@ import numpy as np
 from recurrentgemma.generation.reading import Point
 from recurrentgemma.generation.sampling import Sampling
 from recurrentgemma.state import State
+from serving.features.adapters import ServedAdapter
 
 # From an answer's tokens so far, one more than before, to those that may come next, as bits, uint32
 # [M] (draw.masked), one of them at least; None allows all.
@@ -41,6 +42,7 @@ class GenerationRequest:
     """What stands before the prompt, a session: its text ends there, and what it has not read is
     read with the prompt. The last event then has the state after all tokens but the prompt's last
     one."""
+    adapter: ServedAdapter | None = None  # None: the base
     constraint: Callable[[], AllowedTokens] | None = None
     """Constrains answers: called once for each sequence, and what it gives before each token."""
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from recurrentgemma.adapter_bank import NONE
 from recurrentgemma.generation.decode import DecodeOptions, DecodeState, check_allowed
 from recurrentgemma.generation.draw import sampling_arrays, stop_array
 from recurrentgemma.generation.logit_changes import LogitChanges, logit_changes, no_changes
@@ -49,6 +50,7 @@ class Slots:
         self._token_B = np.zeros(size, np.int32)
         self._count_B = np.zeros(size, np.int32)
         self._done_B = np.ones(size, np.bool_)
+        self._place_B = np.full(size, NONE, np.int32)  # of each slot's adapter
         self._options = DecodeOptions(
             sampling_arrays([Sampling(seed=0)] * size),
             self._stops([Sampling()] * size),
@@ -62,10 +64,16 @@ class Slots:
         self._everything_BM = np.full((size, self._words), 2**32 - 1, np.uint32)
 
     def put(
-        self, slot: int, state: State, prompt: Sequence[int] | np.ndarray, sampling: Sampling
+        self,
+        slot: int,
+        state: State,
+        prompt: Sequence[int] | np.ndarray,
+        sampling: Sampling,
+        *,
+        place: int = NONE,
     ) -> None:
         """Begin to decode in a slot, with the prompt's last token; `state` is that of all tokens
-        before it, which is kept as it is."""
+        before it, which is kept as it is. place: of its adapter."""
         self._state = self._programs.insert(self._state, slot, state)
         if sampling.changes_logits:
             changes = logit_changes([sampling], [prompt], self._programs.vocab_size)  # type: ignore[list-item]
@@ -76,6 +84,7 @@ class Slots:
         self._token_B[slot] = prompt[-1]
         self._count_B[slot] = 0
         self._done_B[slot] = False
+        self._place_B[slot] = place
         self._options.max_tokens_B[slot] = sampling.max_tokens
         for all_B, one_1 in zip(self._options.sampling, sampling_arrays([sampling]), strict=True):
             all_B[slot] = one_1[0]
@@ -83,6 +92,7 @@ class Slots:
     def clear(self, slot: int) -> None:
         """End a slot; it is decoded along, for nobody, until another state is put into it."""
         self._done_B[slot] = True
+        self._place_B[slot] = NONE
         self._options.sampling.temperature_B[slot] = 0  # a slot that samples makes all pay for it
         if slot in self._changing:
             self._set_changes(slot, no_changes(1, self._programs.vocab_size))
@@ -108,7 +118,12 @@ class Slots:
             check_allowed(allowed_BM, steps, self.size, self._programs.vocab_size)
         before = self._decode_state(self._state, counts_BV)
         after, decoded = self._programs.decode(
-            before, options, steps, scored=scored, allowed_BM=allowed_BM
+            before,
+            options,
+            steps,
+            scored=scored,
+            place_B=self._place_B,
+            allowed_BM=allowed_BM,
         )
         self._state = after.state
         if after.counts_BV is not None:
@@ -141,7 +156,9 @@ class Slots:
                 options = options._replace(changes=self._changes)
                 counts_BV, allowed_BM = self._no_counts(), self._everything_BM
             before = self._decode_state(programs.fresh(self.size), counts_BV)
-            return programs.decode(before, options, 1, scored=scored, allowed_BM=allowed_BM)
+            return programs.decode(
+                before, options, 1, scored=scored, place_B=self._place_B, allowed_BM=allowed_BM
+            )
 
         kinds = (False, True) if self._changes is not None else (False,)
         calls = [insert, *(partial(decode, s, kind) for s in (False, True) for kind in kinds)]

@@ -19,9 +19,12 @@ from fastapi import FastAPI
 from flax import nnx
 
 import recurrentgemma as rg
+from recurrentgemma.adapter_bank import AdapterBank
+from recurrentgemma.adapters import adapted_layers
 from recurrentgemma.config import BlockType
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.lm import LanguageModel
+from recurrentgemma.lora_config import LoraConfig
 from recurrentgemma.text.tokenizer import ByteTokenizer, Tokenizer
 from serving.engine.engine import Engine
 from serving.engine.request import Event, GenerationRequest, TokenScore
@@ -182,10 +185,12 @@ def language_model() -> Callable[..., LanguageModel]:
 
 @pytest.fixture(scope="session")
 def griffin() -> Engine:
-    """Three slots over a small Griffin, warmed up; every test leaves it idle."""
+    """Three slots over a small Griffin with places for four adapters, warmed up; every test leaves
+    it idle and without adapters."""
     constraints = Constraints(ByteTokenizer())
     lm = _language_model("griffin")
-    engine = Engine(lm, slots=3, constrained=True, constraints=constraints)
+    bank = AdapterBank(lm.model, adapted_layers(lm.config, LoraConfig(rank=2)), count=4, rank=8)
+    engine = Engine(lm, slots=3, constrained=True, constraints=constraints, bank=bank)
     engine.warm_up()
     return engine
 

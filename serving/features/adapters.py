@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Named LoRA adapters on one base, each in a place of a bank (recurrentgemma/adapter_bank.py),
+loaded and dropped while the engine runs.
+
+    adapters = Adapters(bank)
+    adapters.load("poems", "runs/poems")    # a run of `griffin finetune --lora`, or PEFT's files
+    GenerationRequest(..., adapter=adapters.get("poems"))
+    adapters.drop("poems")                  # what has begun with it ends with it
+
+An adapter's version is a hash of its numbers: states are kept and found by it, so that none that
+was computed with another version is ever used. Its place is free again once nobody holds it: no
+request, no slot, no prompt.
+"""
+
+import dataclasses
+import gc
+import hashlib
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from checkpoints.load import open_adapters
+from recurrentgemma.adapter_bank import NONE, AdapterBank
+from recurrentgemma.errors import UserError
+
+MAX_NAME = 200
+
+
+class NoSuchAdapter(UserError):
+    """There is no adapter of this name."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ServedAdapter:
+    """An adapter in a place, which is its own as long as somebody holds this."""
+
+    name: str
+    version: str
+    place: int
+    path: str = ""
+
+    @property
+    def key(self) -> str:
+        """What states are known by."""
+        return f"{self.name}@{self.version}"
+
+
+def place_of(adapter: ServedAdapter | None) -> int:
+    return NONE if adapter is None else adapter.place
+
+
+class Adapters:
+    """The adapters in a bank, by name. Any thread may call it.
+
+    reserved: names that none may have, such as the base's.
+    """
+
+    def __init__(self, bank: AdapterBank, *, reserved: frozenset[str] = frozenset()):
+        self.bank, self.reserved = bank, reserved
+        self._lock = threading.Lock()
+        self._named: dict[str, ServedAdapter] = {}
+        self._free = list(reversed(range(bank.count)))
+
+    @property
+    def names(self) -> list[str]:
+        """In the order in which they came."""
+        return list(self._named)
+
+    def get(self, name: str) -> ServedAdapter:
+        """Raises NoSuchAdapter."""
+        adapter = self._named.get(name)
+        if adapter is None:
+            raise NoSuchAdapter(f"there is no adapter {name!r}", field="model")
+        return adapter
+
+    def load(self, name: str, path: str) -> ServedAdapter:
+        """Read an adapter from a file. Raises UserError: there is none, it is of another base, or
+        as `add`."""
+        self._check_name(name)
+        read, _ = open_adapters(path)
+        try:
+            return self.add(name, read.flat(), scale=read.alpha / read.rank, path=path)
+        except UserError as error:
+            raise UserError(f"{path}: {error}", field=error.field) from None
+
+    def add(
+        self, name: str, flat: Mapping[str, Any], *, scale: float, path: str = ""
+    ) -> ServedAdapter:
+        """An adapter by canonical names. Raises UserError: there is one of this name, it does not
+        fit, is not finite, or every place is taken."""
+        self._check_name(name)
+        self.bank.check(flat)
+        if not all(np.isfinite(array).all() for array in flat.values()):
+            raise UserError("the adapters are not finite: they would spoil every answer")
+        with self._lock:
+            self._check_name(name)
+            adapter = self._place(name, version_of(flat, scale), path)
+            self.bank.put(adapter.place, flat, scale=scale)
+            self._named[name] = adapter
+        return adapter
+
+    def drop(self, name: str) -> None:
+        """No new request can have it. Raises NoSuchAdapter."""
+        with self._lock:
+            self.get(name)
+            del self._named[name]
+
+    def _place(self, name: str, version: str, path: str) -> ServedAdapter:
+        if not self._free:
+            gc.collect()  # what holds one in a circle
+        if not self._free:
+            raise UserError(
+                f"all {self.bank.count} places for adapters are taken: drop one that is not "
+                "needed, or have the server started with more --max-adapters"
+            )
+        place = self._free.pop()
+        adapter = ServedAdapter(name=name, version=version, place=place, path=path)
+        weakref.finalize(adapter, self._free.append, place).atexit = False
+        return adapter
+
+    def _check_name(self, name: str) -> None:
+        if not 0 < len(name) <= MAX_NAME:
+            raise UserError(f"an adapter needs a name of up to {MAX_NAME} characters")
+        if name in self._named or name in self.reserved:
+            raise UserError(f"there is a model {name!r} here already: choose another name")
+
+
+def version_of(flat: Mapping[str, Any], scale: float) -> str:
+    """A hash of the numbers."""
+    digest = hashlib.blake2b(np.float32(scale).tobytes(), digest_size=16)
+    for name in sorted(flat):
+        digest.update(f"{name} {flat[name].shape}".encode())
+        digest.update(np.ascontiguousarray(flat[name], np.float32).tobytes())
+    return digest.hexdigest()
