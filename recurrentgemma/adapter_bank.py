@@ -88,7 +88,8 @@ def attach_bank(model: Griffin, layers: Mapping[str, tuple[int, int]], *, count:
     for path, (name,) in linear_layers(model, layers).items():
         outputs, inputs = layers[name]
         zeros = (jnp.zeros((count, rank, width), dtype) for width in (inputs, outputs))
-        setattr(modules[path[:-1]], path[-1], BankLinear(modules[path], *zeros, places))
+        linear = BankLinear(modules[path], next(zeros), next(zeros), places)
+        setattr(modules[path[:-1]], path[-1], linear)
     return model
 
 
@@ -115,9 +116,8 @@ class AdapterBank:
 
     def params_for(self, place_B: np.ndarray) -> nnx.State:
         """Of a batch whose rows have the adapters in these places, NONE for none."""
-        return nnx.State(
-            {**self._params.raw_mapping, "adapter_places": Places(np.asarray(place_B, np.int32))}
-        )
+        places: Any = Places(np.asarray(place_B, np.int32))  # type: ignore[call-arg]
+        return nnx.State({**self._params.raw_mapping, "adapter_places": places})
 
     def put(self, place: int, flat: Mapping[str, Any], *, scale: float) -> None:
         """Adapters by canonical name, A [I, r] and B [r, J] with r <= R, into a place; layers

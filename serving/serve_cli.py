@@ -21,8 +21,11 @@ from checkpoints.hub_names import title
 from recurrentgemma.errors import TemplateError, UserError, is_out_of_memory
 from serving.engine.engine import Engine
 from serving.engine.thread import EngineThread, Status
+from serving.features.adapters import bank_for, named_paths
 from serving.features.constraints import Constraints
+from serving.features.draft import DraftProposals
 from serving.features.prefix_cache import PrefixCache
+from serving.features.proposals import NgramProposer
 from serving.http.options import MAX_BODY_MIB, ServerOptions, api_keys
 from serving.http.request_log import log_requests_to
 from serving.http.server import create_app, curl_example
@@ -30,7 +33,11 @@ from serving.listening import listen, url_of
 from serving.stopping import Stopping
 
 if TYPE_CHECKING:
+    from recurrentgemma.adapter_bank import AdapterBank
+    from recurrentgemma.generation.lm import LanguageModel
+    from recurrentgemma.griffin import Griffin
     from recurrentgemma.text.tokenizer import Tokenizer
+    from serving.engine.speculation import Proposer
 
 EXAMPLES = """Serve a model over OpenAI's completions and chat API until Ctrl-C.
 
@@ -85,6 +92,23 @@ class ServeArguments:
     """What was asked and answered stands in the log, too."""
     cors: tuple[str, ...] = ()
     """Origins whose web pages may ask this server, such as https://chat.example; * for any."""
+    adapters: tuple[str, ...] = ()
+    """LoRA adapters on this model, each as NAME=PATH: a run of griffin finetune --lora, or PEFT's
+    directory. A request's `model` chooses one."""
+    max_adapters: int = 0
+    """Places for adapters, which cost memory and time whether they are taken or not. 0: as many as
+    --adapters names, or with --load-adapters at least 16."""
+    adapter_rank: int = 0
+    """The largest rank. 0: that of --adapters, or 16."""
+    load_adapters: bool = False
+    """Take POST /v1/load_lora_adapter and /v1/unload_lora_adapter, with which whoever may ask this
+    server has it read any path."""
+    speculate: Literal["ngram", "draft"] | None = None
+    """Guess tokens ahead and verify several in one call, where it pays."""
+    draft: str | None = None
+    """The model that guesses with --speculate draft: a path or a name."""
+    speculate_least: float = 0.0
+    """Tokens that a verification must give, on average. 0: as measured when the server starts."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of parameters and activations; by default as the checkpoint is stored."""
     config: str | None = None
@@ -106,6 +130,7 @@ def main(argv: list[str]) -> int:
 def serve(arguments: ServeArguments) -> int:
     """Serve until SIGINT or SIGTERM, then return 0 (1 when the engine has failed meanwhile)."""
     least_of = {"slots": 1, "queue": 0, "prompts": 1, "cache": 0, "host_cache": 0}
+    least_of |= {"max_adapters": 0, "adapter_rank": 0, "speculate_least": 0}
     least_of |= {"max_prompt": 1, "max_body": 1, "timeout": 0, "max_open": 1, "drain": 0}
     for option, least in least_of.items():
         given = getattr(arguments, option)
@@ -121,6 +146,7 @@ def serve(arguments: ServeArguments) -> int:
         open_metrics=arguments.open_metrics,
         log_prompts=arguments.log_prompts,
         cors=arguments.cors,
+        load_adapters=arguments.load_adapters,
     )
     if arguments.log_prompts and not arguments.log_requests:
         raise UserError("--log-prompts adds to the log of requests: leave out --no-log-requests")
@@ -152,8 +178,17 @@ def serve(arguments: ServeArguments) -> int:
                     device_bytes=int(arguments.cache * GIB),
                     host_bytes=int(arguments.host_cache * GIB),
                 ),
+                model=model_name,
+                bank=_bank(arguments, lm.model),
+                proposer=_proposer(arguments, lm),
+                least_tokens=arguments.speculate_least or None,
             )
+            for name, path in named_paths(arguments.adapters).items():
+                assert engine.adapters is not None
+                engine.adapters.load(name, path)
             engine.warm_up()
+            if engine.speculation is not None:
+                _say(engine.speculation.cost)
             _say(f"{model_name} is ready after {time.monotonic() - began:.1f} s")
             return engine
 
@@ -200,6 +235,32 @@ def serve(arguments: ServeArguments) -> int:
             ) from thread.error
         raise thread.error
     return 0 if thread.error is None else 1
+
+
+def _bank(arguments: ServeArguments, model: "Griffin") -> "AdapterBank | None":
+    """Places for adapters, where any are asked for."""
+    paths, loads = named_paths(arguments.adapters), arguments.load_adapters
+    count = arguments.max_adapters or max(len(paths), 16 if loads else 0)
+    if not count:
+        return None
+    if not (paths or loads):
+        raise UserError("--max-adapters has no effect without --adapters or --load-adapters")
+    rank = arguments.adapter_rank
+    return bank_for(model, paths, count=count, rank=rank, any_layer=loads)
+
+
+def _proposer(arguments: ServeArguments, lm: "LanguageModel") -> "Proposer | None":
+    """What guesses tokens, where it is asked for."""
+    if (arguments.speculate == "draft") != (arguments.draft is not None):
+        raise UserError("--speculate draft and --draft PATH need each other")
+    if arguments.speculate_least and arguments.speculate is None:
+        raise UserError("--speculate-least has no effect without --speculate")
+    if arguments.draft is None:
+        return None if arguments.speculate is None else NgramProposer()
+    import recurrentgemma as rg
+
+    draft = rg.load(arguments.draft, dtype=arguments.dtype)
+    return DraftProposals(draft, lm, arguments.slots)
 
 
 def _constraints(tokenizer: "Tokenizer | None") -> Constraints | None:

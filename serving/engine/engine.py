@@ -13,7 +13,9 @@ are cut by the prompt's length (chunks.py), every program has one shape, and a s
 where it is what would have been computed. It is what `LanguageModel.generate` answers.
 """
 
+import dataclasses
 import itertools
+import secrets
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -28,10 +30,11 @@ from recurrentgemma.text.chat import check_text
 from serving.engine.intake import Intake
 from serving.engine.programs import Programs
 from serving.engine.prompt import Prompt
-from serving.engine.request import Event, GenerationRequest
+from serving.engine.request import Event, GenerationRequest, TokenScore
 from serving.engine.sequence import LiveSequence
-from serving.engine.slots import Slots
-from serving.features.adapters import Adapters
+from serving.engine.slots import Slots, SlotTokens
+from serving.engine.speculation import Proposer, Speculation
+from serving.features.adapters import Adapters, place_of
 from serving.features.constraints import Constraints
 from serving.features.prefix_cache import PrefixCache
 
@@ -52,6 +55,8 @@ class Engine:
       one that is alone, for a program's shape does not depend on who is there.
     cache: keeps states of prompts' beginnings. model: the name of this model there.
     bank: places for adapters, which `adapters` then has.
+    proposer: guesses tokens ahead (speculation.py), as long as a verification gives at least
+      `least_tokens` on average; None: as measured by warm_up.
     constraints: of the tokenizer, for whoever makes a request; None where it has none.
     Raises UserError for less than one slot or row.
     """
@@ -68,6 +73,8 @@ class Engine:
         model: str = "",
         constraints: Constraints | None = None,
         bank: AdapterBank | None = None,
+        proposer: Proposer | None = None,
+        least_tokens: float | None = None,
     ):
         for name, value in (("slots", slots), ("rows", rows)):
             if value < 1:
@@ -79,7 +86,7 @@ class Engine:
         self.cache, self.constraints = cache, constraints
         self.vocab_size = lm.tokenizer.vocab_size if lm.tokenizer else lm.config.vocab_size
         self.token_name = lru_cache(maxsize=None)(self._token_name)
-        self.adapters = None if bank is None else Adapters(bank)
+        self.adapters = None if bank is None else Adapters(bank, reserved=frozenset({model}))
         self._programs = Programs(lm, vocab_size=self.vocab_size, rows=rows, bank=bank)
         self._ids = itertools.count()
         self._intake = Intake(self._programs, slots, cache, model)
@@ -88,6 +95,11 @@ class Engine:
         self._slots = Slots(
             self._programs, slots, stop_ids=tuple(stop_ids), constrained=constrained
         )
+        self.speculation = None
+        if proposer is not None:
+            self.speculation = Speculation(
+                self._programs, slots, proposer, stop_ids=tuple(stop_ids), least=least_tokens
+            )
         self._steps = 1
         self._reading_seconds = 0.0  # for which prompts may be read before the next block of tokens
 
@@ -141,6 +153,8 @@ class Engine:
         """
         for request in requests:
             self.check(request)
+        if self.speculation is not None:
+            requests = [self._seeded(request) for request in requests]
         first, before = self.tokens(requests[0].prompt), requests[0].before
         assert all(np.array_equal(first, request.prompt) for request in requests[1:])
         assert len({request.adapter for request in requests}) == 1
@@ -176,6 +190,8 @@ class Engine:
         self._slots.warm_up()
         if self.adapters is not None:
             self.adapters.bank.warm_up()
+        if self.speculation is not None:
+            self.speculation.warm_up(self._slots.token_seconds())
 
     def tokens(self, prompt: str | Sequence[int] | np.ndarray) -> np.ndarray:
         """A prompt as tokens, int32 [T]. Any thread may call it.
@@ -200,6 +216,13 @@ class Engine:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of tokens, "" without a tokenizer. Any thread may call it."""
         return "" if self.lm.tokenizer is None else self.lm.tokenizer.decode(list(map(int, ids)))
+
+    def _seeded(self, request: GenerationRequest) -> GenerationRequest:
+        """With a seed, for a sequence may change its place."""
+        if request.sampling.seed is not None:
+            return request
+        sampling = dataclasses.replace(request.sampling, seed=secrets.randbits(63))
+        return dataclasses.replace(request, sampling=sampling)
 
     def _outside(self, id: int) -> str:
         return (
@@ -256,7 +279,10 @@ class Engine:
             sequence = prompt.sequences.pop(0)
             slot = self._running.index(None)
             request = sequence.request
-            self._slots.put(
+            place = self._slots
+            if self.speculation is not None and self.speculation.takes(request):
+                place = self.speculation
+            place.put(
                 slot, prompt.opened.state, request.prompt, request.sampling, place=prompt.place
             )
             self._running[slot] = sequence
@@ -266,28 +292,64 @@ class Engine:
     def _free(self, slot: int) -> None:
         self._running[slot] = None
         self._slots.clear(slot)
+        if self.speculation is not None:
+            self.speculation.clear(slot)
 
     def _decode(self, events: list[Event]) -> None:
         running = [(i, s) for i, s in enumerate(self._running) if s is not None]
-        scored = any(s.request.logprobs is not None for _, s in running)
         began = time.monotonic()
-        masks = {slot: sequence.allowed() for slot, sequence in running}
-        allowed = {slot: mask_M for slot, mask_M in masks.items() if mask_M is not None}
-        steps = self._steps
-        if any(s.request.constraint for _, s in running):
-            steps = 1
-        elif self._intake.reading:
-            steps = min(steps, STEPS_BETWEEN)
-        slots = self._slots.decode(steps, scored=scored, allowed=allowed)
-        taken = max(len(slot.scores) for slot in slots)
+        guessing = set() if self.speculation is None else set(self.speculation.guessing)
+        told: dict[int, SlotTokens] = {}
+        if plain := [(i, s) for i, s in running if i not in guessing]:
+            told |= self._decode_plain(plain)
+        if self.speculation is not None and guessing:
+            scored = any(s.request.logprobs is not None for i, s in running if i in guessing)
+            told |= self.speculation.step(scored=scored)
         took = time.monotonic() - began
-        seconds = max(took, 1e-6) / max(1, taken)
-        self._steps = max(1, min(2 * steps, MAX_STEPS, int(BLOCK_SECONDS / seconds)))
         self._reading_seconds = min(self._reading_seconds, 0.0) + took
         for slot, sequence in running:
-            event = sequence.push(slots[slot].scores, done=slots[slot].done)
+            event = sequence.push(told[slot].scores, done=told[slot].done)
             if event is not None:
                 events.append(event)
                 if event.finish_reason is not None:
                     self._free(slot)
                     self._intake.read_later(sequence)
+                    continue
+            self._move(slot, sequence, told[slot].scores)
+
+    def _decode_plain(self, plain: Sequence[tuple[int, LiveSequence]]) -> dict[int, SlotTokens]:
+        """A token or more of each of these slots."""
+        scored = any(s.request.logprobs is not None for _, s in plain)
+        began = time.monotonic()
+        masks = {slot: sequence.allowed() for slot, sequence in plain}
+        allowed = {slot: mask_M for slot, mask_M in masks.items() if mask_M is not None}
+        steps = self._steps
+        if any(s.request.constraint for _, s in plain):
+            steps = 1
+        elif self._intake.reading:
+            steps = min(steps, STEPS_BETWEEN)
+        most = steps
+        if self.speculation is not None:
+            pauses = [self.speculation.pause_left(slot) for slot, _ in plain]
+            most = min([steps, *(left for left in pauses if left is not None)])
+        slots = self._slots.decode(most, scored=scored, allowed=allowed)
+        taken = max(len(slot.scores) for slot in slots)
+        seconds = max(time.monotonic() - began, 1e-6) / max(1, taken)
+        self._steps = max(1, min(2 * steps, MAX_STEPS, int(BLOCK_SECONDS / seconds)))
+        return {slot: slots[slot] for slot, _ in plain}
+
+    def _move(self, slot: int, sequence: LiveSequence, scores: Sequence[TokenScore]) -> None:
+        """Where a sequence begins or ends to guess, its state goes to where it is needed."""
+        speculation, sampling = self.speculation, sequence.request.sampling
+        if speculation is None:
+            return
+        place = place_of(sequence.request.adapter)
+        if speculation.gave_up(slot):
+            state, last = speculation.pause(slot)
+            count = len(sequence.tokens)
+            self._slots.put(slot, state, [last], sampling, place=place, count=count)
+        elif slot not in speculation.guessing:
+            speculation.decoded(slot, [score.token_id for score in scores])
+            if speculation.pause_left(slot) == 0:
+                speculation.resume(slot, self._slots.state_of(slot))
+                self._slots.clear(slot)

@@ -63,9 +63,9 @@ class Programs:
         bank: AdapterBank | None = None,
     ):
         graphdef, self._params = nnx.split(lm.model)
-        self._bank = bank
+        self._bank, self.graphdef = bank, graphdef
         if bank is not None:
-            graphdef = bank.graphdef
+            graphdef = self.graphdef = bank.graphdef
         self.vocab_size, self.top, self.rows = vocab_size, min(MAX_TOP, vocab_size), rows
         # Closed over: hashing a model's structure anew would slow every single call.
         score = partial(_score, vocab_size=vocab_size, top=self.top)
@@ -78,6 +78,7 @@ class Programs:
             static_argnames="top",
         )
         self._insert = jax.jit(insert_slot, donate_argnums=0)
+        self._take: Callable[..., State] = jax.jit(take_slot)
         self._change = jax.jit(_change_row, donate_argnums=(0, 1))
         self.empty = self.fresh()
 
@@ -104,12 +105,16 @@ class Programs:
         program = cast(Any, self._score if scored else self._read)  # a state a row, not a State
         place_R = np.full(self.rows, NONE, np.int32)
         place_R[: len(chunks)] = [chunk.place for chunk in chunks]
-        scores, after = program(self._with_adapters(place_R), chunk, tuple(states))
+        scores, after = program(self.with_adapters(place_R), chunk, tuple(states))
         return list(after)[: len(chunks)], scores
 
     def insert(self, state: State, slot: int, one: State) -> State:
         """The slots with one of them replaced."""
         return self._insert(state, np.int32(slot), one)
+
+    def take(self, state: State, slot: int) -> State:
+        """The state of one slot."""
+        return self._take(state, np.int32(slot))
 
     def decode(
         self,
@@ -129,7 +134,7 @@ class Programs:
         """
         top = self.top if scored else None
         return self._decode(
-            self._with_adapters(place_B),
+            self.with_adapters(place_B),
             decode_state,
             options,
             np.int32(steps),
@@ -137,7 +142,7 @@ class Programs:
             top=top,
         )
 
-    def _with_adapters(self, place_B: np.ndarray) -> Any:
+    def with_adapters(self, place_B: np.ndarray) -> Any:
         """The parameters, for rows with these adapters."""
         return self._params if self._bank is None else self._bank.params_for(place_B)
 

@@ -7,6 +7,7 @@ B slots, S stop tokens, C tokens of one dispatch, M 32-bit words of a bit a toke
 likeliest tokens.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -71,9 +72,11 @@ class Slots:
         sampling: Sampling,
         *,
         place: int = NONE,
+        count: int = 0,
     ) -> None:
         """Begin to decode in a slot, with the prompt's last token; `state` is that of all tokens
-        before it, which is kept as it is. place: of its adapter."""
+        before it, which is kept as it is. place: of its adapter. count: tokens that it
+        has generated, the last of which stands in the prompt's place."""
         self._state = self._programs.insert(self._state, slot, state)
         if sampling.changes_logits:
             changes = logit_changes([sampling], [prompt], self._programs.vocab_size)  # type: ignore[list-item]
@@ -82,7 +85,7 @@ class Slots:
             self._changing.add(slot)
         self._options.stop_BS[slot] = self._stops([sampling])[0]
         self._token_B[slot] = prompt[-1]
-        self._count_B[slot] = 0
+        self._count_B[slot] = count
         self._done_B[slot] = False
         self._place_B[slot] = place
         self._options.max_tokens_B[slot] = sampling.max_tokens
@@ -141,6 +144,23 @@ class Slots:
                 scores = [TokenScore(token_id=id, logprob=None, top=()) for id in tokens_T.tolist()]
             slots.append(SlotTokens(scores, bool(self._done_B[slot])))
         return slots
+
+    def state_of(self, slot: int) -> State:
+        """Of all tokens but the last one."""
+        return self._programs.take(self._state, slot)
+
+    def token_seconds(self, steps: int = 8) -> float:
+        """What a token of all slots takes, once it is compiled; nobody may be decoded."""
+        for slot in range(self.size):
+            self.put(slot, self._programs.empty, [0], Sampling(seed=0, max_tokens=2**30))
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            self.decode(steps, scored=False)
+            seconds.append((time.perf_counter() - began) / steps)
+        for slot in range(self.size):
+            self.clear(slot)
+        return min(seconds)
 
     def warm_up(self) -> None:
         """Compile all that any request can need, and hold as many states of prompts as there can

@@ -17,14 +17,17 @@ import gc
 import hashlib
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from checkpoints.load import open_adapters
-from recurrentgemma.adapter_bank import NONE, AdapterBank
+from recurrentgemma.adapter_bank import NONE, AdapterBank, bank_rank
+from recurrentgemma.adapters import adapted_layers
 from recurrentgemma.errors import UserError
+from recurrentgemma.griffin import Griffin
+from recurrentgemma.lora_config import LoraConfig
 
 MAX_NAME = 200
 
@@ -126,6 +129,46 @@ class Adapters:
             raise UserError(f"an adapter needs a name of up to {MAX_NAME} characters")
         if name in self._named or name in self.reserved:
             raise UserError(f"there is a model {name!r} here already: choose another name")
+
+
+def chosen(adapters: Adapters | None, model: str | None) -> ServedAdapter | None:
+    """What a request's `model` means: an adapter, or the base. Raises NoSuchAdapter."""
+    if adapters is None or model is None or model in adapters.reserved:
+        return None
+    return adapters.get(model)
+
+
+def bank_for(
+    model: Griffin, paths: Mapping[str, str], *, count: int, rank: int, any_layer: bool
+) -> AdapterBank:
+    """A bank for the adapters at these paths, and others.
+
+    count: places, at least one for each. rank: the largest; 0: theirs, or 16 without any.
+    any_layer: beside every linear layer, not only beside those that these have.
+    Raises UserError: they cannot be read, or are more than count or rank allow.
+    """
+    read = [open_adapters(path)[0] for path in paths.values()]
+    if count < max(1, len(read)):
+        raise UserError(f"--max-adapters {count}: expected at least {max(1, len(read))}")
+    largest = max((adapters.rank for adapters in read), default=16)
+    if 0 < rank < largest and read:
+        raise UserError(f"--adapter-rank {rank}: one of the adapters has rank {largest}")
+    layers = adapted_layers(model.config, LoraConfig(rank=1))
+    if not any_layer:
+        theirs = {layer for adapters in read for layer in adapters.pairs}
+        layers = {name: shape for name, shape in layers.items() if name in theirs}
+    return AdapterBank(model, layers, count=count, rank=bank_rank(rank or largest))
+
+
+def named_paths(given: Sequence[str]) -> dict[str, str]:
+    """--adapters: NAME=PATH each. Raises UserError: one is not."""
+    paths: dict[str, str] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path) or name in paths:
+            raise UserError(f"--adapters {text}: expected NAME=PATH, each name once")
+        paths[name] = path
+    return paths
 
 
 def version_of(flat: Mapping[str, Any], scale: float) -> str:

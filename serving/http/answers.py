@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from recurrentgemma.generation.sampling import Sampling
 from serving.engine.engine import Engine
 from serving.engine.request import Event, GenerationRequest, TokenScore
+from serving.features.adapters import chosen
 from serving.http.protocol import (
     Choice,
     Completion,
@@ -59,6 +60,7 @@ def read_questions(body: CompletionRequest, engine: Engine) -> Questions:
             sampling=sampling_of(body, max_tokens=body.max_tokens),
             logprobs=body.logprobs,
             prompt_logprobs=body.echo and body.logprobs is not None,
+            adapter=chosen(engine.adapters, body.model),
             constraint=constraint,
         )
         engine.check(request)

@@ -13,6 +13,7 @@ from recurrentgemma.errors import TemplateError, UserError
 from recurrentgemma.text.chat import ChatFormat, chat_format
 from serving.engine.engine import Engine
 from serving.engine.request import Event, GenerationRequest, TokenScore
+from serving.features.adapters import chosen
 from serving.http.answers import Counts, Questions, asked_of, sampling_of
 from serving.http.chat_protocol import (
     MAX_TOKENS,
@@ -59,6 +60,7 @@ def read_chat(body: ChatRequest, engine: Engine) -> Questions:
             prompt=tokens_T,
             sampling=sampling_of(body, max_tokens=most),
             logprobs=body.top_logprobs if body.logprobs else None,
+            adapter=chosen(engine.adapters, body.model),
             constraint=constraint,
         )
         engine.check(request)

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from recurrentgemma.errors import TemplateError, UserError
 from serving.engine.thread import EngineUnavailable, QueueFull
+from serving.features.adapters import NoSuchAdapter
 from serving.http.protocol import RequestError
 from serving.http.request_record import record_of
 
@@ -33,6 +34,8 @@ def told(error: Exception) -> RequestError:
             return error
         case TemplateError():
             return RequestError(500, str(error), code="chat_template_error")
+        case NoSuchAdapter():
+            return RequestError(404, str(error), param="model", code="model_not_found")
         case UserError():
             return RequestError(400, str(error), param=error.field, code="invalid_value")
         case QueueFull():

@@ -18,6 +18,7 @@ class ServerOptions:
     api_keys: tuple[str, ...] = ()  # one of which a request must have; none: anybody may ask
     open_metrics: bool = False  # /metrics needs no key
     log_prompts: bool = False  # what was asked and answered, in the log
+    load_adapters: bool = False  # whether a request may load and drop adapters
     cors: tuple[str, ...] = ()  # origins whose pages may ask; "*" is any
 
 

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from serving.engine.thread import EngineThread
 from serving.http import answers
 from serving.http.access import ApiKeys, AtMost
+from serving.http.adapter_routes import add_adapter_routes
 from serving.http.body import json_schema
 from serving.http.chat_answers import ChatAnswer, read_chat
 from serving.http.chat_protocol import ChatCompletion, ChatRequest
@@ -46,6 +47,8 @@ def create_app(
     _add_answers(app, service)
     _add_models(app, service)
     add_page(app, service)
+    if options.load_adapters:
+        add_adapter_routes(app, service)
     add_error_handlers(app)
     metrics = Metrics(engine_thread, model_name)
     add_metrics(app, metrics)
@@ -64,7 +67,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         engine = service.engine
         service.check_capacity(body, len(body.prompt), "prompt")
         questions = await run_in_threadpool(answers.read_questions, body, engine)
-        answer = answers.Answer(questions, engine, model=service.model_name)
+        answer = answers.Answer(questions, engine, model=body.model or service.model_name)
         return await service.answered(request, questions, answer)
 
     @app.post(
@@ -77,19 +80,22 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         engine = service.engine
         service.check_capacity(body, 1, "messages")
         questions = await run_in_threadpool(read_chat, body, engine)
-        answer = ChatAnswer(questions, engine, model=service.model_name)
+        answer = ChatAnswer(questions, engine, model=body.model or service.model_name)
         return await service.answered(request, questions, answer)
 
 
 def _add_models(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [service.model_card()]}
+        return {
+            "object": "list",
+            "data": [service.model_card(name) for name in service.model_names],
+        }
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         service.check_model(name)
-        return service.model_card()
+        return service.model_card(name)
 
 
 def _add_middleware(app: FastAPI, options: ServerOptions, metrics: Metrics) -> None:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from serving.engine.engine import Engine
 from serving.engine.request import Event
 from serving.engine.thread import EngineThread
+from serving.features.adapters import Adapters
 from serving.http import events
 from serving.http.answers import Questions
 from serving.http.body import MIB, read_json
@@ -55,17 +56,29 @@ class Service:
         return body
 
     def check_model(self, name: str) -> None:
-        if name != self.model_name:
-            message = f"there is no model {name!r} here; this server has {self.model_name!r}"
+        """Raises RequestError: 404."""
+        names = self.model_names
+        if name not in names:
+            listed = ", ".join(map(repr, names))
+            message = f"there is no model {name!r} here; this server has {listed}"
             raise RequestError(404, message, param="model", code="model_not_found")
 
-    def model_card(self) -> dict[str, Any]:
-        return {
-            "id": self.model_name,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "griffin-lm",
-        }
+    @property
+    def model_names(self) -> list[str]:
+        """The base's, and those of adapters."""
+        adapters = self._adapters
+        return [self.model_name, *([] if adapters is None else adapters.names)]
+
+    @property
+    def _adapters(self) -> Adapters | None:
+        return self.engine.adapters if self.engine_thread.status == "ready" else None
+
+    def model_card(self, name: str) -> dict[str, Any]:
+        card = {"id": name, "object": "model", "created": self._created, "owned_by": "griffin-lm"}
+        if name != self.model_name:
+            assert self._adapters is not None
+            card |= {"root": self._adapters.get(name).path, "parent": self.model_name}
+        return card
 
     def check_capacity(self, body: RequestFields, prompts: int, field: str) -> None:
         capacity = self.engine_thread.capacity

@@ -42,7 +42,7 @@ class FakeEngine:
 
     def __init__(self, *, slots: int = 2):
         self.lm = SimpleNamespace(tokenizer="ascii")
-        self.constraints = self.cache = None
+        self.constraints = self.cache = self.adapters = None
         self.slots = slots
         self.gate = threading.Event()
         self.gate.set()

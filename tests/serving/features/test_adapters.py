@@ -17,7 +17,13 @@ from recurrentgemma.generation.sampling import Sampling
 from recurrentgemma.lora_config import LoraConfig
 from serving.engine.engine import Engine
 from serving.engine.request import GenerationRequest
-from serving.features.adapters import Adapters, NoSuchAdapter
+from serving.features.adapters import (
+    Adapters,
+    NoSuchAdapter,
+    bank_for,
+    chosen,
+    named_paths,
+)
 from serving.features.prefix_cache import PrefixCache
 
 RANK, SCALE = 2, 1.5
@@ -69,7 +75,7 @@ def tokens(scores) -> list[int]:
 def expected(engine: Engine, flat, request: GenerationRequest) -> list[int]:
     model = attach(engine.lm.model, flat, scale=SCALE)
     lm = LanguageModel(model, engine.lm.tokenizer)
-    return lm.complete([request.prompt], sampling=request.sampling)[0].tokens
+    return lm.complete([tuple(request.prompt)], sampling=request.sampling)[0].tokens
 
 
 PROMPT = list(b"All the world's a stage, " * 12)  # more than two chunks
@@ -81,8 +87,8 @@ def test_three_slots_three_adapters(engine):
         engine.adapters.add(name, flat, scale=SCALE)
     requests = [request_of(engine, PROMPT, name) for name in (None, "one", "two")]
     alone = [answers(engine, [request])[0] for request in requests]
-    together = answers(engine, requests)
-    assert together == alone  # log-probabilities included, from a cold cache and from a warm one
+    full = answers(engine, requests)
+    assert full == alone  # log-probabilities included, from a cold cache and from a warm one
     assert tokens(alone[0]) == engine.lm.complete([PROMPT], sampling=requests[0].sampling)[0].tokens
     for request, scores in zip(requests[1:], alone[1:], strict=True):
         assert tokens(scores) == expected(engine, flats[request.adapter.name], request)
@@ -200,3 +206,33 @@ def test_a_request_keeps_its_adapter(engine):
     of_x = dataclasses.replace(request, adapter=engine.adapters.get("x"))
     with pytest.raises(AssertionError):
         engine.submit_all([request, of_x])
+
+
+def test_what_a_requests_model_means(engine):
+    assert chosen(None, "x") is None
+    assert chosen(engine.adapters, None) is None
+    assert chosen(engine.adapters, "") is None  # the base's name in this engine
+    engine.adapters.add("x", adapter(engine, 3), scale=SCALE)
+    assert chosen(engine.adapters, "x") is engine.adapters.get("x")
+    with pytest.raises(NoSuchAdapter):
+        chosen(engine.adapters, "y")
+
+
+def test_a_bank_for_what_is_asked_for(engine, tmp_path: Path):
+    model = engine.lm.model
+    flat = {name: x for name, x in adapter(engine, 3).items() if "mlp" in name}
+    files.write(tmp_path, files.from_flat(tmp_path, flat, alpha=1, base=""))
+    paths = named_paths([f"a={tmp_path}"])
+    assert paths == {"a": str(tmp_path)}
+    bank = bank_for(model, paths, count=1, rank=0, any_layer=False)
+    assert (bank.rank, bank.count, len(bank.layers)) == (8, 1, len(flat) // 2)
+    bank = bank_for(model, {}, count=3, rank=0, any_layer=True)
+    assert (bank.rank, bank.count) == (16, 3)
+    assert len(bank.layers) > len(flat) // 2
+    with pytest.raises(UserError, match="--adapter-rank 1: one of the adapters has rank 2"):
+        bank_for(model, paths, count=1, rank=1, any_layer=False)
+    with pytest.raises(UserError, match="--max-adapters 1: expected at least 2"):
+        bank_for(model, paths | {"b": str(tmp_path)}, count=1, rank=0, any_layer=False)
+    for wrong in (["a"], ["a="], ["a=1", "a=2"]):
+        with pytest.raises(UserError, match="expected NAME=PATH"):
+            named_paths(wrong)

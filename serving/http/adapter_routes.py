@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters are loaded and dropped by requests, as vLLM names them: only where the server was told
+to take such, for whoever may send one has it read a path."""
+
+from fastapi import FastAPI, Request
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+
+from recurrentgemma.errors import UserError
+from serving.features.adapters import Adapters
+from serving.http.body import json_schema
+from serving.http.request_fields import STRICT
+from serving.http.service import Service
+
+
+class LoadAdapter(BaseModel):
+    model_config = STRICT
+
+    lora_name: str = Field(min_length=1, max_length=200)
+    lora_path: str = Field(min_length=1, max_length=4096)
+
+
+class UnloadAdapter(BaseModel):
+    model_config = STRICT
+
+    lora_name: str = Field(min_length=1, max_length=200)
+
+
+def add_adapter_routes(app: FastAPI, service: Service) -> None:
+    def adapters() -> Adapters:
+        assert service.engine.adapters is not None
+        return service.engine.adapters
+
+    @app.post("/v1/load_lora_adapter", openapi_extra=json_schema(LoadAdapter))
+    async def load(request: Request) -> PlainTextResponse:
+        body = await service.read(request, LoadAdapter)
+        try:
+            await run_in_threadpool(adapters().load, body.lora_name, body.lora_path)
+        except OSError as error:
+            raise UserError(f"{body.lora_path}: {error}", field="lora_path") from None
+        return PlainTextResponse(f"adapter {body.lora_name!r} is loaded")
+
+    @app.post("/v1/unload_lora_adapter", openapi_extra=json_schema(UnloadAdapter))
+    async def unload(request: Request) -> PlainTextResponse:
+        body = await service.read(request, UnloadAdapter)
+        adapters().drop(body.lora_name)
+        return PlainTextResponse(f"adapter {body.lora_name!r} takes no more requests")
