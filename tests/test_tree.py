@@ -26,6 +26,7 @@ UNTESTED = {  # source files without a test file of their name, and why
     "kernels/measure/dot_bench.py": MEASURES,
     "kernels/measure/tpu_report.py": MEASURES,
     "recurrentgemma/generation/session_bench.py": MEASURES,
+    "serving/bench/overhead.py": MEASURES,
     "training/bench/compile_bench.py": MEASURES,
     "training/bench/data_bench.py": MEASURES,
     "training/bench/diagnostics_bench.py": MEASURES,

@@ -1,0 +1,113 @@
+"""The examples of deployment: they name what there is, and Ray Serve runs where it is installed."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+import yaml
+
+from checkpoints import store
+from recurrentgemma.params import flat_params
+from serving.serve_cli import ServeArguments
+from tests.checkpoints import run_steps
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(scope="module")
+def manifests():
+    documents = yaml.safe_load_all((EXAMPLES / "kubernetes/serve.yaml").read_text("utf-8"))
+    return {document["kind"]: document for document in documents}
+
+
+@pytest.fixture(scope="module")
+def container(manifests):
+    return manifests["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+
+
+def test_the_server_of_kubernetes_starts_with_options_that_there_are(manifests, container):
+    verb, *options = container["args"]
+    assert verb == "serve"
+    arguments = tyro.cli(ServeArguments, args=options)
+    pod = manifests["Deployment"]["spec"]["template"]["spec"]
+    before = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod["terminationGracePeriodSeconds"] > before + arguments.drain
+    assert container["ports"][0]["containerPort"] == arguments.port
+    assert arguments.host == "0.0.0.0"
+    environment = {one["name"] for one in container["env"]}
+    assert environment == {"GRIFFIN_API_KEYS"}
+
+
+def test_probes_and_metrics_are_the_servers(manifests, container, ask):
+    paths = {
+        name: container[name]["httpGet"]["path"]
+        for name in ("startupProbe", "livenessProbe", "readinessProbe")
+    }
+    assert paths["readinessProbe"] == "/ready"
+    annotations = manifests["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+    for path in (*paths.values(), annotations["prometheus.io/path"]):
+        assert ask("GET", path).status_code == 200
+    rule = yaml.safe_load(manifests["ConfigMap"]["data"]["rule.yaml"])[0]
+    series = re.match(r"[\w:]+", rule["seriesQuery"])
+    assert series is not None
+    assert f"\n{series[0]}" in ask("GET", "/metrics").text
+    scaled = manifests["HorizontalPodAutoscaler"]["spec"]["metrics"][0]["pods"]["metric"]["name"]
+    assert rule["name"]["as"] == scaled
+
+
+def test_the_image_has_every_package():
+    lines = (EXAMPLES / "serving/Dockerfile").read_text("utf-8").replace("\\\n", " ").splitlines()
+    copied = [word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]]
+    for name in copied:
+        assert (ROOT / name).exists()
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert packages <= set(copied)
+    commands = [line for line in lines if line.startswith("#   docker")]
+    assert [shlex.split(line[1:])[1] for line in commands] == ["build", "run"]
+
+
+RAY = """
+import httpx, sys
+import ray
+from ray import serve
+from examples.serving.ray_serve import Arguments, app
+
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+serve.start(http_options={"port": int(sys.argv[2])})
+serve.run(app(Arguments(path=sys.argv[1], slots=1, cpus=0.5, cache=0.01)))
+url = f"http://127.0.0.1:{sys.argv[2]}"
+places = {}
+for session in ("alice", "bob", "carol", "dave", "erin", "frank"):
+    headers = {"X-Session-Id": session}
+    answers = [httpx.get(f"{url}/replica", headers=headers).json()["replica"] for _ in range(4)]
+    assert len(set(answers)) == 1, answers
+    places[session] = answers[0]
+assert len(set(places.values())) == 2, places
+body = {"prompt": "ab", "max_tokens": 8, "temperature": 0}
+texts = set()
+for session in places:
+    answer = httpx.post(f"{url}/v1/completions", json=body, headers={"X-Session-Id": session})
+    texts.add(answer.json()["choices"][0]["text"])
+assert len(texts) == 1, texts
+with httpx.stream("POST", f"{url}/v1/completions", json=body | {"stream": True}) as answer:
+    assert list(answer.iter_lines())[-2] == "data: [DONE]"
+serve.shutdown()
+print("every session at its replica, and all answer alike")
+"""
+
+
+@pytest.mark.slow  # two replicas compile their programs
+def test_ray_serve(tmp_path, language_model):
+    pytest.importorskip("ray", reason='needs Ray: pip install "ray[serve]>=2.60"')
+    lm = language_model("griffin")
+    store.write_run_config(tmp_path, lm.config, {})
+    run_steps.save(tmp_path, 1, flat_params(lm.model))
+    lm.tokenizer.save(tmp_path)
+    command = [sys.executable, "-c", RAY, str(tmp_path), "8765"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT)
+    assert "every session at its replica" in done.stdout, done.stderr
