@@ -126,6 +126,12 @@ class Engine:
                 f"context_length={config.context_length}: shorten them",
                 field="prompt" if seen + length > config.context_length else "max_tokens",
             )
+        if request.before is not None and request.adapter is not None:
+            message = (
+                f"a session's state is the base's, and {request.adapter.name!r} is an adapter: "
+                "leave one of them out"
+            )
+            raise UserError(message, field="model")
         if request.sampling.stop and self.lm.tokenizer is None:
             message = "a stop string needs a tokenizer, and this checkpoint has none: leave it out"
             raise UserError(message, field="stop")

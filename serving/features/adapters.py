@@ -95,14 +95,22 @@ class Adapters:
         """An adapter by canonical names. Raises UserError: there is one of this name, it does not
         fit, is not finite, or every place is taken."""
         self._check_name(name)
+        adapter = self.place(name, flat, scale=scale, path=path)
+        with self._lock:
+            self._check_name(name)
+            self._named[name] = adapter
+        return adapter
+
+    def place(
+        self, name: str, flat: Mapping[str, Any], *, scale: float, path: str = ""
+    ) -> ServedAdapter:
+        """As `add`, for whoever holds what is returned: no request can choose it by name."""
         self.bank.check(flat)
         if not all(np.isfinite(array).all() for array in flat.values()):
             raise UserError("the adapters are not finite: they would spoil every answer")
         with self._lock:
-            self._check_name(name)
-            adapter = self._place(name, version_of(flat, scale), path)
+            adapter = self._take_place(name, version_of(flat, scale), path)
             self.bank.put(adapter.place, flat, scale=scale)
-            self._named[name] = adapter
         return adapter
 
     def drop(self, name: str) -> None:
@@ -111,7 +119,7 @@ class Adapters:
             self.get(name)
             del self._named[name]
 
-    def _place(self, name: str, version: str, path: str) -> ServedAdapter:
+    def _take_place(self, name: str, version: str, path: str) -> ServedAdapter:
         if not self._free:
             gc.collect()  # what holds one in a circle
         if not self._free:

@@ -13,6 +13,7 @@ from recurrentgemma.adapter_bank import AdapterBank
 from recurrentgemma.adapters import A, B, adapted_layers, attach
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.lm import LanguageModel
+from recurrentgemma.generation.reading import START
 from recurrentgemma.generation.sampling import Sampling
 from recurrentgemma.lora_config import LoraConfig
 from serving.engine.engine import Engine
@@ -183,6 +184,13 @@ def test_refusals(engine):
         adapters.add("", flat, scale=1)
     with pytest.raises(UserError, match="not finite"):
         adapters.add("b", flat | _nan(flat), scale=1)
+
+
+def test_a_sessions_state_is_the_bases(engine):
+    engine.adapters.add("x", adapter(engine, 3), scale=SCALE)
+    request = dataclasses.replace(request_of(engine, PROMPT, "x"), before=START)
+    with pytest.raises(UserError, match="a session's state is the base's, and 'x' is an adapter"):
+        engine.check(request)
 
 
 def _nan(flat):
