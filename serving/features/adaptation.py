@@ -77,7 +77,7 @@ class AdaptingSessions:
         return list(self._sessions)
 
     def turn_on(self, name: str) -> None:
-        """From here on it learns. Raises UserError: it does, or there are as many as there may be."""
+        """From here on it learns. Raises UserError: it does; there are as many as may be."""
         with self._lock:
             if name in self._sessions:
                 raise UserError(f"session {name!r} adapts already", field="session")

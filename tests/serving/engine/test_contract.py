@@ -33,8 +33,8 @@ def requests_of(engine, count: int) -> list[list[GenerationRequest]]:
     """Each is submitted as one: several answers to one prompt have consecutive seeds."""
     rng = np.random.default_rng(7)
     shared = rng.integers(0, 256, 400).tolist()
-    asked, made = [], 0
-    while made < count:
+    asked, number = [], 0
+    while number < count:
         length = int(rng.choice([1, 5, 17, 60, 129, 300, 500]))
         own = rng.integers(0, 256, length).tolist()
         prompt = (shared + own if rng.random() < 0.4 else own)[: max(1, length)]
@@ -62,17 +62,17 @@ def requests_of(engine, count: int) -> list[list[GenerationRequest]]:
             )
             for k in range(forks)
         ])  # fmt: skip
-        made += forks
+        number += forks
     return asked
 
 
-def run(engine, asked, *, cancelled=frozenset(), apart=False) -> dict[tuple[int, int], list]:
-    """The scores of the k-th answer to the i-th; `apart`: one after the other, the cache cold."""
+def run(engine, asked, *, cancelled=frozenset(), singly=False) -> dict[tuple[int, int], list]:
+    """The scores of the k-th answer to the i-th; `singly`: one after the other, the cache cold."""
     rng, waiting = np.random.default_rng(1), list(enumerate(asked))
     keys, scores, step = {}, {}, 0
     while waiting or engine.busy:
-        while waiting and (not engine.busy if apart else rng.random() < 0.5):
-            if apart:
+        while waiting and (not engine.busy if singly else rng.random() < 0.5):
+            if singly:
                 engine._intake._cache = PrefixCache(device_bytes=2**24)
             i, requests = waiting.pop(0)
             for k, id in enumerate(engine.submit_all(requests)):
@@ -96,7 +96,7 @@ def check(engine, count: int) -> None:
     full = run(engine, asked, cancelled=cancelled)
     assert cache.counts.hit > 0
     warm = run(engine, asked)
-    alone = run(engine, asked, apart=True)
+    alone = run(engine, asked, singly=True)
     models: dict[str | None, LanguageModel] = {None: engine.lm}
     for seed in range(2):
         model = attach(engine.lm.model, adapter(engine, seed), scale=SCALE)
