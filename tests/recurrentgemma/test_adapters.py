@@ -58,7 +58,7 @@ def scanned(flat: Flat) -> Griffin:
     return attach(from_flat_params(config, flat_params(make("griffin"))), flat, scale=SCALE)
 
 
-@pytest.mark.parametrize("kind", ["", "ffw_up"])
+@pytest.mark.parametrize("kind", ["", pytest.param("ffw_up", marks=pytest.mark.slow)])
 def test_one_for_all_rows(kind: str):
     flat, ids = adapters(0, kind), tokens(0, 2, 20)
     expected, _ = call(added(flat), ids)

@@ -62,7 +62,7 @@ def quickly():
     ("kind", "dtype"),
     [
         ("short", "float32"),
-        ("short", "bfloat16"),
+        pytest.param("short", "bfloat16", marks=pytest.mark.slow),
         ("hawk", "float32"),
         ("mqa", "float32"),
         pytest.param("griffin", "float32", marks=pytest.mark.slow),

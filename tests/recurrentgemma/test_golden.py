@@ -98,7 +98,7 @@ def gradients(graphdef, params, batch):
         ("pos", "full", False, "none"),
         ("seg", "packed", False, "none"),
         ("seg", "packed", False, "dots"),
-        ("seg", "packed", True, "none"),
+        pytest.param("seg", "packed", True, "none", marks=pytest.mark.slow),
         ("seg", "packed", True, "block"),
     ],
 )

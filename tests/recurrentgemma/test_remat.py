@@ -63,7 +63,7 @@ def test_policies_are_in_order():
     assert list(KEPT) == list(POLICIES[:-1])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_products_on_this_platform(dtype: str):
     """As traced for it; of equal products in float32 the CPU's compiler merges some again, and
     none where the policy keeps them."""

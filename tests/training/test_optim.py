@@ -98,7 +98,9 @@ def test_wsd_rises_stays_and_falls():
     np.testing.assert_allclose(rates, [0.0, 0.5, 1.0, 1.0, 1.0, 0.55, 0.1, 0.1], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("num_layers", "scan_layers"), [(3, False), (6, True)])
+@pytest.mark.parametrize(
+    ("num_layers", "scan_layers"), [pytest.param(3, False, marks=pytest.mark.slow), (6, True)]
+)
 def test_muon_takes_the_weights_of_linear_layers_and_nothing_else(num_layers, scan_layers):
     """Its steps of them are orthogonal matrices, each layer's its own, of AdamW's size."""
     config = dataclasses.replace(

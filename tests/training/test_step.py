@@ -92,7 +92,7 @@ def learner(config: TrainConfig, steps: int) -> tuple[TrainState, TrainStep]:
     return init_train_state(params, tx), make_train_step(graphdef, tx)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_a_short_text_is_learned_by_heart(small: TrainConfig, dtype):
     model = dataclasses.replace(small.model, dtype=dtype)
     train_state, train_step = learner(dataclasses.replace(small, model=model), steps=100)

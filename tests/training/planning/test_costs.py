@@ -19,7 +19,7 @@ from training.planning.costs import kept_bytes, training_flops
 ONE = {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_bytes_kept_are_those_that_jax_keeps(dtype: str):
     """What a policy keeps more than `block`. (What `none` keeps beside it is less sharp.)"""
     config = dataclasses.replace(tiny(), num_layers=4, dtype=dtype, vocab_size=64)
