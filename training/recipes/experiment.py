@@ -30,6 +30,8 @@ from eval.cells import Cells
 from eval.results import Table, open_results
 from recurrentgemma.errors import UserError
 
+UNFINISHED = "unfinished"  # the folder of cells that are being computed
+
 
 class Cell(NamedTuple):
     """One training: an arm's name, its choices, and the seed."""
@@ -53,6 +55,7 @@ class Findings(NamedTuple):
 
 
 Measure = Callable[[Sequence[Cell]], Iterator[tuple[Cell, Mapping[str, Any]]]]
+MeasureIn = Callable[[Sequence[Cell], Path], Iterator[tuple[Cell, Mapping[str, Any]]]]
 Conclude = Callable[[Mapping[str, Sequence[Mapping[str, Any]]]], Findings]
 
 
@@ -65,9 +68,24 @@ class Experiment:
     question: str
     cost: str
     arms: Mapping[str, Any]
-    measure: Measure
+    measure: Measure | None = None
+    measure_in: MeasureIn | None = None
+    """In place of `measure`, where a cell takes long: it also gets a folder to keep in how far a
+    cell is."""
     conclude: Conclude
     seeds: int = 5
+
+    def __post_init__(self) -> None:
+        assert (self.measure is None) != (self.measure_in is None), self.name
+
+    def measured(
+        self, cells: Sequence[Cell], folder: Path
+    ) -> Iterator[tuple[Cell, Mapping[str, Any]]]:
+        """The numbers of these cells, one by one."""
+        if self.measure_in is not None:
+            return self.measure_in(cells, folder)
+        assert self.measure is not None
+        return self.measure(cells)
 
 
 def run_experiment(
@@ -83,7 +101,7 @@ def run_experiment(
         raise UserError(f"--seeds {seeds}: expected at least 1")
     settings = {"recipe": recipe, "experiment": experiment.name}
     with open_results(folder, kind="recipe", settings=settings) as results:
-        finished = _finished_cells(experiment, Cells(folder / "cells"), seeds)
+        finished = _finished_cells(experiment, Cells(folder / "cells"), folder / UNFINISHED, seeds)
         findings = experiment.conclude(finished)
         return results.finish(
             {
@@ -98,7 +116,7 @@ def run_experiment(
 
 
 def _finished_cells(
-    experiment: Experiment, cells: Cells, seeds: int
+    experiment: Experiment, cells: Cells, unfinished: Path, seeds: int
 ) -> dict[str, list[dict[str, Any]]]:
     """Arm -> the numbers of seeds 0, 1, ..."""
     asked = [
@@ -116,7 +134,7 @@ def _finished_cells(
         print(
             f"{experiment.name}: {len(missing)} of {len(asked)} cells to compute", file=sys.stderr
         )
-        for cell, values in experiment.measure(missing):
+        for cell, values in experiment.measured(missing, unfinished):
             numbers[cell.arm, cell.seed] = cells.keep(_name(cell), _settings(cell), values)
             done, seconds = len(numbers), time.monotonic() - started
             print(

@@ -27,9 +27,10 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.layers import RMSNorm
 from recurrentgemma.losses import Batch, next_token_loss
 from training.data.sources import open_text_source
+from training.recipes import findings
 from training.recipes.experiment import Cell, Experiment, Findings, as_json
-from training.recipes.plasticity import findings, method
-from training.recipes.plasticity.findings import Arms, as_numbers, values
+from training.recipes.findings import Arms, as_numbers, values
+from training.recipes.plasticity import method
 from training.recipes.side_by_side import join, numbers_of, programs, seeds_of, split
 
 BYTES = 256

@@ -21,7 +21,7 @@ import optax
 from eval.diagnostics.representation import dormant, units_of
 from recurrentgemma.errors import UserError
 from training.recipes.plasticity import method
-from training.recipes.plasticity.heads import Head
+from training.recipes.rl.heads import Head
 from training.recipes.vision.layers import Hidden, Outputs
 from training.recipes.vision.mlp import CNNConfig, MLPConfig, readers
 from training.recipes.vision.network import Network

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 
 from eval.intervals import t_interval
 from eval.results import Table
+from training.recipes import findings
 from training.recipes.experiment import Experiment, Findings
-from training.recipes.plasticity import findings
-from training.recipes.plasticity.findings import Arms, as_numbers, shown, values
-from training.recipes.plasticity.heads import Head
+from training.recipes.findings import Arms, as_numbers, shown, values
 from training.recipes.plasticity.learner import Choices
 from training.recipes.plasticity.mdp import MDPS
 from training.recipes.plasticity.td import TDArm, train_td
+from training.recipes.rl.heads import Head
 from training.recipes.vision.layers import PLAIN, Style
 from training.recipes.vision.mlp import CNNConfig, MLPConfig
 

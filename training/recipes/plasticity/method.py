@@ -2,7 +2,7 @@
 """The interventions, as pure functions of parameters and optimizer states.
 
 Parameters are dictionaries as training/recipes/vision makes them: layers by name, `head` the last.
-Heads over bins are in heads.py; layer norm and activations are choices of the networks.
+Heads over bins are in rl/heads.py; layer norm and activations are choices of the networks.
 """
 
 from collections.abc import Mapping

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval.intervals import t_interval
+from training.recipes import findings
 from training.recipes.experiment import Experiment, Findings
-from training.recipes.plasticity import findings
-from training.recipes.plasticity.findings import Arms, as_numbers, values
-from training.recipes.plasticity.heads import Head
+from training.recipes.findings import Arms, as_numbers, values
 from training.recipes.plasticity.learner import Choices
 from training.recipes.plasticity.streams import Stream
 from training.recipes.plasticity.train import StreamArm, train_streams
+from training.recipes.rl.heads import Head
 from training.recipes.vision.layers import Style
 from training.recipes.vision.mlp import MLPConfig
 

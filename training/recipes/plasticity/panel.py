@@ -16,8 +16,8 @@ from eval.diagnostics.representation import (
     singular_values,
     units_of,
 )
-from training.recipes.plasticity.heads import decode
 from training.recipes.plasticity.learner import Learner, State, rows_of, weights_norm
+from training.recipes.rl.heads import decode
 
 KERNEL = 64  # images of the tangent kernel
 LEADING = 6  # the first singular value is compared with this one

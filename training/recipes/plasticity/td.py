@@ -16,11 +16,11 @@ import jax.numpy as jnp
 
 from eval.diagnostics.probe import Task, probe, rows_task, sine_targets
 from training.recipes.experiment import Cell, as_json
-from training.recipes.plasticity.heads import decode, value_loss
 from training.recipes.plasticity.learner import Choices, Learner, State
 from training.recipes.plasticity.mdp import MDP, MDPS, labels, transitions
 from training.recipes.plasticity.panel import units
 from training.recipes.plasticity.pictures import Pictures, pictures
+from training.recipes.rl.heads import decode, value_loss
 from training.recipes.side_by_side import join, numbers_of, programs, seeds_of, split
 
 EASY = MDPS["easy"]

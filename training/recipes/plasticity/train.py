@@ -17,10 +17,10 @@ import optax
 from recurrentgemma.errors import UserError
 from training.recipes.experiment import Cell, as_json
 from training.recipes.plasticity import streams
-from training.recipes.plasticity.heads import decode, value_loss
 from training.recipes.plasticity.learner import Choices, Learner, State
 from training.recipes.plasticity.panel import panel, units
 from training.recipes.plasticity.pictures import Pictures, pictures
+from training.recipes.rl.heads import decode, value_loss
 from training.recipes.side_by_side import join, numbers_of, programs, seeds_of, split
 
 CHUNK = 1000  # images that are scored at a time

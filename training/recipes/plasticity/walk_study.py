@@ -29,14 +29,14 @@ from eval.diagnostics.curvature import (
 )
 from eval.intervals import method, t_interval
 from eval.plots import lines
+from training.recipes import findings
 from training.recipes.experiment import Cell, Experiment, Findings, as_json
-from training.recipes.plasticity import findings
-from training.recipes.plasticity.findings import Arms, as_numbers, curve, values
-from training.recipes.plasticity.heads import decode
+from training.recipes.findings import Arms, as_numbers, curve, values
 from training.recipes.plasticity.learner import Choices, Learner, State
 from training.recipes.plasticity.mdp import transitions
 from training.recipes.plasticity.pictures import Pictures, pictures
 from training.recipes.plasticity.td import Run, TDArm
+from training.recipes.rl.heads import decode
 from training.recipes.side_by_side import numbers_of, seeds_of, split
 from training.recipes.vision.mlp import MLPConfig
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from recurrentgemma.errors import UserError
-from training.recipes.plasticity.heads import Head
 from training.recipes.plasticity.learner import Choices, Learner, rows_of, weights_norm
+from training.recipes.rl.heads import Head
 from training.recipes.vision.layers import Hidden
 from training.recipes.vision.mlp import MLPConfig
 from training.recipes.vision.resnet import ResNetConfig

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.recipes.plasticity.heads import (
+from training.recipes.rl.heads import (
     Head,
     decode,
     gaussian_histogram,

@@ -4,7 +4,7 @@
 import numpy as np
 
 from eval.intervals import t_interval
-from training.recipes.plasticity import findings
+from training.recipes import findings
 
 ARMS = {
     "one": [{"a": {"b": [1.0, 2.0]}}, {"a": {"b": [3.0, 4.0]}}],

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run on the host's environments logs the paper's numbers, and goes on where it was killed."""
+
+import dataclasses
+
+import pytest
+
+from training.recipes.experiment import Cell
+from training.recipes.rl import ppo_host
+from training.recipes.rl.ppo import PPOChoices
+from training.recipes.rl.ppo_host import HostArm, HostRun, train_host
+from training.recipes.vision.mlp import MLPConfig
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytest.importorskip("mujoco", reason="mujoco is not installed here")
+NETWORK = MLPConfig(widths=(8,))
+ARM = HostArm(
+    choices=PPOChoices(
+        actor=NETWORK,
+        critic=NETWORK,
+        environments=2,
+        rollout=16,
+        minibatch=16,
+        epochs=2,
+        truncation_ends=False,
+    ),
+    environment="Hopper-v5",
+    steps=32 * 6,
+    measured=3,
+)
+CHANGES = ("steps_per_second",)
+
+
+def without_time(record):
+    return {name: value for name, value in record.items() if name not in CHANGES}
+
+
+def test_killed_and_started_again_no_step_is_lost(tmp_path, monkeypatch):
+    ((_, whole),) = train_host([Cell("x", ARM, 0)], tmp_path / "whole")
+    assert whole["steps"] == 192
+    assert whole["measured"]["pca_rank"][0] > 0
+    monkeypatch.setattr(ppo_host.Saved.__init__, "__kwdefaults__", {"every": 0.0})
+    records = HostRun(ARM, 0).records(tmp_path / "killed")
+    first = [next(records), next(records)]
+    next(records)  # the second one is kept before the third begins
+    records.close()
+    again = list(HostRun(ARM, 0).records(tmp_path / "killed"))
+    assert [without_time(one) for one in again[:2]] == [without_time(one) for one in first]
+    for name, values in whole["measured"].items():
+        if name not in CHANGES and values[2] is not None:
+            assert again[2][name] == pytest.approx(values[2], rel=1e-3), name
+
+
+def test_another_arm_does_not_go_on_from_it(tmp_path):
+    other = dataclasses.replace(ARM, steps=64, measured=1)
+    (record,) = HostRun(other, 0).records(tmp_path)
+    assert record["kl"] >= 0

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PPO on environments outside of the program (MuJoCo, Atari): the host steps them, a compiled
+program chooses actions, and one more does all epochs of an update.
+
+    run = HostRun(arm, seed=0)
+    for record in run.records(folder):           # a mapping at each measurement
+
+A run is kept in `folder` about once a minute, environments included (rl/host_environments.py), and
+goes on from there. Legend: T steps, B environments.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from training.recipes.experiment import Cell
+from training.recipes.rl.host_environments import (
+    AtariEnvironments,
+    HostEnvironments,
+    gymnasium_environments,
+)
+from training.recipes.rl.ppo import PPO, AgentState, PPOChoices, Rollout
+from training.recipes.rl.ppo_metrics import representation, trust_region
+from training.recipes.rl.saved import Saved
+
+Environments = HostEnvironments | AtariEnvironments
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HostArm:
+    """A run on environments of gymnasium. steps: of all environments together, at least; measured:
+    how many times the metrics are taken, evenly."""
+
+    choices: PPOChoices
+    environment: str
+    steps: int
+    measured: int = 40
+
+    @property
+    def iterations(self) -> int:
+        """Rollouts of the run; a whole number between two measurements."""
+        rollout = self.choices.environments * self.choices.rollout
+        return -(-self.steps // (rollout * self.measured)) * self.measured
+
+
+class HostRun:
+    """A run of one seed. at_measurement: what else to compute there, of the agent's state."""
+
+    def __init__(
+        self,
+        arm: HostArm,
+        seed: int,
+        *,
+        make: Callable[..., Environments] = gymnasium_environments,
+        at_measurement: Callable[[PPO, AgentState, int], Mapping[str, Any]] | None = None,
+    ):
+        self.arm, self.seed, self.at_measurement = arm, seed, at_measurement
+        self.environments = make(arm.environment, arm.choices.environments, seed=seed)
+        self.agent = PPO(arm.choices, self.environments.observation_shape, self.environments.policy)
+        self._act = jax.jit(self._action)
+        self._value = jax.jit(self.agent.value)
+        self._update, self._metrics = jax.jit(self.agent.update), jax.jit(self._measured)
+
+    def records(self, folder: Path) -> Iterator[dict[str, Any]]:
+        """What is logged at each measurement, means since the one before; those of a run that was
+        stopped first."""
+        arm = self.arm
+        saved = Saved(folder, [dataclasses.asdict(arm), self.seed])
+        key = jax.random.key(self.seed)
+        state = jax.jit(self.agent.start)(jax.random.fold_in(key, 200))
+        with self.environments as environments:
+            observation_B = environments.reset()
+            (state, observation_B), kept = saved.taken((state, observation_B))
+            observation_B, records = np.asarray(observation_B), kept.get("records", [])
+            running_B = np.asarray(kept.get("running", np.zeros(arm.choices.environments)))
+            if kept:
+                environments.restore(kept["environments"])
+            yield from records
+            between = arm.iterations // arm.measured
+            while len(records) < arm.measured:
+                began, returns, logs = time.monotonic(), [], []
+                for number in range(len(records) * between, (len(records) + 1) * between):
+                    once = jax.random.fold_in(jax.random.fold_in(key, 201), number)
+                    rollout = self._rollout(state, observation_B, once, running_B, returns)
+                    observation_B = rollout.last_observation
+                    old, share = state, 1 - number / arm.iterations
+                    update_key = jax.random.fold_in(once, 2**31 - 1)
+                    state, log = self._update(state, rollout, update_key, jnp.float32(share))
+                    logs.append(jax.device_get(log))
+                logs[-1] |= jax.device_get(self._metrics(old, state, rollout))
+                seconds = time.monotonic() - began
+                records.append(self._record(logs, returns, state, len(records), seconds))
+                yield records[-1]
+                saved.keep(
+                    (state, observation_B),
+                    {
+                        "records": records,
+                        "running": running_B.tolist(),
+                        "environments": environments.snapshot(),
+                    },
+                )
+        saved.remove()
+
+    def _record(
+        self,
+        logs: Sequence[Mapping[str, Any]],
+        returns: Sequence[float],
+        state: AgentState,
+        number: int,
+        seconds: float,
+    ) -> dict[str, Any]:
+        named = {
+            name: float(np.mean([log[name] for log in logs if name in log])) for name in logs[-1]
+        }
+        steps = len(logs) * self.arm.choices.environments * self.arm.choices.rollout
+        record: dict[str, Any] = {
+            "return": float(np.mean(returns)) if returns else float("nan"),
+            "episodes": len(returns),
+            "steps_per_second": steps / seconds,
+            **named,
+        }
+        if self.at_measurement is not None:
+            record |= self.at_measurement(self.agent, state, number)
+        return {name: None if value != value else value for name, value in record.items()}
+
+    def _rollout(
+        self,
+        state: AgentState,
+        observation_B: np.ndarray,
+        key: jax.Array,
+        running_B: np.ndarray,
+        returns: list[float],
+    ) -> Rollout:
+        """`rollout` steps of every environment; returns of finished episodes are appended."""
+        steps, choices = [], self.arm.choices
+        for number in range(choices.rollout):
+            drawn_B, action_B = jax.device_get(
+                self._act(state.actor, observation_B, key, np.int32(number))
+            )
+            stepped = self.environments.step(action_B)
+            done_B, reward_B = stepped.terminated | stepped.truncated, stepped.reward
+            running_B += reward_B
+            if done_B.any():
+                returns.extend(running_B[done_B].tolist())
+                running_B[done_B] = 0
+                cut_B = stepped.truncated & ~stepped.terminated
+                if cut_B.any() and not choices.truncation_ends:
+                    final_B = np.asarray(self._value(state.critic, stepped.final_observation))
+                    reward_B = reward_B + np.float32(choices.discount) * cut_B * final_B
+            steps.append((observation_B, drawn_B, reward_B, done_B))
+            observation_B = stepped.observation
+        return Rollout(*(np.stack(column) for column in zip(*steps, strict=True)), observation_B)  # type: ignore[arg-type]
+
+    def _action(
+        self, actor: Any, observation_B: jax.Array, key: jax.Array, number: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        outputs = self.agent.judge(actor, observation_B).outputs
+        drawn_B = self.agent.policy.sample(outputs, jax.random.fold_in(key, number))
+        return drawn_B, self.agent.policy.action(drawn_B)
+
+    def _measured(self, old: AgentState, new: AgentState, rollout: Rollout) -> dict[str, jax.Array]:
+        return {
+            **representation(self.agent, old, rollout),
+            **trust_region(self.agent, old, new, rollout),
+        }
+
+
+def train_host(
+    cells: Sequence[Cell], folder: Path, **options: Any
+) -> Iterator[tuple[Cell, Mapping[str, Any]]]:
+    """The numbers of each cell of HostArm, one after another: `measured`, by name at each
+    measurement; `steps`. options: HostRun's."""
+    for cell in cells:
+        arm: HostArm = cell.choices
+        records = []
+        for record in HostRun(arm, cell.seed, **options).records(folder):
+            records.append(record)
+            print(
+                f"  {cell.arm}, seed {cell.seed}: {len(records)} of {arm.measured}  "
+                f"return {record['return'] or 0:.1f}  {record['steps_per_second']:,.0f} steps/s",
+                file=sys.stderr,
+                flush=True,
+            )
+        curves = {name: [record[name] for record in records] for name in records[0]}
+        rollout = arm.choices.environments * arm.choices.rollout
+        yield cell, {"measured": curves, "steps": arm.iterations * rollout}
