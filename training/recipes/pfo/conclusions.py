@@ -12,6 +12,7 @@ from training.recipes import findings
 from training.recipes.experiment import Findings
 from training.recipes.findings import Arms, as_numbers
 
+NAN = float("nan")
 LAST = 0.05  # of a run, whose mean is its end (the paper's figure 6)
 NAMES = {
     "return": "return of an episode",
@@ -29,13 +30,13 @@ def at_the_end(cell: Mapping[str, Any], name: str) -> float:
     """The mean over the last measurements that have the number; NaN where none has it."""
     values = [value for value in cell["measured"][name] if value is not None]
     count = max(1, round(LAST * len(cell["measured"][name])))
-    return float(np.mean(values[-count:])) if values else float("nan")
+    return float(np.mean(values[-count:])) if values else NAN
 
 
 def ends(cells: Sequence[Mapping[str, Any]], name: str) -> Interval:
     """Over the seeds that have the number."""
     values = [value for value in (at_the_end(cell, name) for cell in cells) if value == value]
-    return t_interval(values) if values else Interval(*[float("nan")] * 3, 0)
+    return t_interval(values) if values else Interval(NAN, NAN, NAN, 0)
 
 
 def conclude_agents(arms: Arms) -> Findings:

@@ -77,11 +77,14 @@ def conclude(arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> Findings:
         final[arm] = history[-1].tolist()
         rows.append([arm, *history[-1], *EXPECTED.get(alpha, (None, None))])
         steps = range(len(history))
-        curves += [Line(f"{arm}, {of}", steps, history[:, i]) for i, of in enumerate("xy")]
+        curves += [Line(f"{arm}, {of}", steps, history[:, i].tolist()) for i, of in enumerate("xy")]
     words = "; ".join(f"{arm}: x {x:.3f}, y {y:.3f}" for arm, (x, y) in final.items())
+    ends = np.array(list(final.values()))
+    clip = 1 + next(iter(arms.values()))[0]["choices"]["clip"]
+    beyond, below = int((ends > clip).sum()), int((ends < 1).sum())
     return Findings(
-        f"final ratios. {words}. The clip at 1.1 holds for neither of the states: y goes on rising "
-        "through x where features point the same way, and x sinks below 1 where they do not.",
+        f"final ratios. {words}. Beyond the clip end {beyond} of {2 * len(final)}, below 1, where "
+        f"a positive advantage should not lead, {below}.",
         {"final": final},
         [Table("Final ratios", ("arm", "x", "y", "x, authors' code", "y, authors' code"), rows)],
         {

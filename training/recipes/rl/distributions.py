@@ -107,8 +107,8 @@ class TanhNormal:
     def kl(self, old_BO: jax.Array, new_BO: jax.Array) -> jax.Array:
         """KL(old || new), [B], exact: a tanh changes no KL."""
         (loc_BA, scale_BA), (new_loc_BA, new_scale_BA) = self.split(old_BO), self.split(new_BO)
-        apart_BA = (jnp.square(scale_BA) + jnp.square(loc_BA - new_loc_BA)) / 2
-        kl_BA = jnp.log(new_scale_BA / scale_BA) + apart_BA / jnp.square(new_scale_BA) - 0.5
+        second_moment_BA = (jnp.square(scale_BA) + jnp.square(loc_BA - new_loc_BA)) / 2
+        kl_BA = jnp.log(new_scale_BA / scale_BA) + second_moment_BA / jnp.square(new_scale_BA) - 0.5
         return jnp.sum(kl_BA, -1)
 
     def parameters(self, outputs_BO: jax.Array) -> jax.Array:

@@ -87,12 +87,12 @@ class DQNChoices:
 
 
 class Transition(NamedTuple):
-    """A step of one environment. over: the episode has ended (not: was cut off)."""
+    """A step of one environment. terminated: the episode has ended (not: was cut off)."""
 
     observation: jax.Array
     action: jax.Array
     reward: jax.Array
-    over: jax.Array
+    terminated: jax.Array
     next_observation: jax.Array
 
 
@@ -156,7 +156,7 @@ class DQN:
         after = batch.next_observation.astype(jnp.float32)
         best_M = jnp.argmax(self.numbers(learner, after), -1)
         next_MK = _taken(self.learner.values(target, after), best_M)
-        weight_M = choices.discount * (1 - batch.over.astype(jnp.float32))
+        weight_M = choices.discount * (1 - batch.terminated.astype(jnp.float32))
         if choices.projected:
             encoded_MK = projected(jax.nn.softmax(next_MK), batch.reward, weight_M, support(head))
         else:

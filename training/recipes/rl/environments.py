@@ -24,20 +24,28 @@ EXTRA = "pip install 'griffin-lm[rl]'"
 class Stepped(NamedTuple):
     """What a step gives. observation: what the agent sees next, of a new episode where this one has
     ended; final_observation: where the step itself has led. reward: float32. terminated,
-    truncated: the episode has ended, or was cut off by its limit of time."""
+    truncated: the episode has ended, or was cut off by its limit of time. Arrays of JAX, or of
+    NumPy from outside of the program."""
 
-    observation: jax.Array
-    reward: jax.Array
-    terminated: jax.Array
-    truncated: jax.Array
-    final_observation: jax.Array
+    observation: Any
+    reward: Any
+    terminated: Any
+    truncated: Any
+    final_observation: Any
 
 
 class Environment(Protocol):
     """See the module."""
 
-    observation_shape: tuple[int, int, int]
-    policy: Distribution
+    @property
+    def observation_shape(self) -> tuple[int, int, int]:
+        """[H, W, C]."""
+        ...
+
+    @property
+    def policy(self) -> Distribution:
+        """Over the actions."""
+        ...
 
     def reset(self, key: jax.Array) -> tuple[jax.Array, Any]:
         """Observation and state of a new episode."""

@@ -12,6 +12,7 @@ paper's: 84 x 84 in grey, 4 frames, 3 frames a step, sticky actions, rewards' si
 and no end at a lost life. Legend: B environments, D numbers of an observation.
 """
 
+import importlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -174,7 +175,7 @@ def gymnasium_environments(
         raise UserError(f"{name}: {str(error).splitlines()[0]}: {EXTRA}") from None
     except gymnasium.error.Error as error:
         raise UserError(f"{name!r} is no environment of gymnasium ({error})") from None
-    space = inner.single_observation_space
+    space: Any = inner.single_observation_space
     if type(space).__name__ != "Box" or len(space.shape) != 1:
         inner.close()
         raise UserError(f"{name} has observations of {space}: expected a Box of one axis, or Atari")
@@ -216,8 +217,7 @@ def _physics(environment: Any) -> dict[str, Any]:
     inner = environment.unwrapped
     if not hasattr(inner, "data"):
         raise UserError(f"{inner.spec.id}: only MuJoCo's state can be saved, to go on with later")
-    import mujoco
-
+    mujoco: Any = importlib.import_module("mujoco")
     kind = mujoco.mjtState.mjSTATE_INTEGRATION
     state = np.zeros(mujoco.mj_stateSize(inner.model, kind))
     mujoco.mj_getState(inner.model, inner.data, state, kind)
@@ -227,8 +227,7 @@ def _physics(environment: Any) -> dict[str, Any]:
 
 
 def _set_physics(environment: Any, kept: dict[str, Any]) -> None:
-    import mujoco
-
+    mujoco: Any = importlib.import_module("mujoco")
     inner = environment.unwrapped
     kind = mujoco.mjtState.mjSTATE_INTEGRATION
     mujoco.mj_setState(inner.model, inner.data, np.asarray(kept["state"]), kind)

@@ -95,13 +95,13 @@ class AgentState(NamedTuple):
 
 class Rollout(NamedTuple):
     """[T, B, ...]; last_observation [B, ...] is what comes after it. reward: with the value of what
-    was cut off, where that counts."""
+    was cut off, where that counts. Arrays of JAX, or of NumPy from outside of the program."""
 
-    observation: jax.Array
-    drawn: jax.Array
-    reward: jax.Array
-    done: jax.Array
-    last_observation: jax.Array
+    observation: Any
+    drawn: Any
+    reward: Any
+    done: Any
+    last_observation: Any
 
 
 class Judged(NamedTuple):

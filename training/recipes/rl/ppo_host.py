@@ -156,7 +156,8 @@ class HostRun:
                     reward_B = reward_B + np.float32(choices.discount) * cut_B * final_B
             steps.append((observation_B, drawn_B, reward_B, done_B))
             observation_B = stepped.observation
-        return Rollout(*(np.stack(column) for column in zip(*steps, strict=True)), observation_B)  # type: ignore[arg-type]
+        columns = [np.stack(column) for column in zip(*steps, strict=True)]
+        return Rollout(columns[0], columns[1], columns[2], columns[3], observation_B)
 
     def _action(
         self, actor: Any, observation_B: jax.Array, key: jax.Array, number: jax.Array

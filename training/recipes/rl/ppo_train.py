@@ -121,8 +121,9 @@ class Run:
             after = RunState(carried.agent, environments, stepped.observation, episodes)
             return after, (carried.observation_B, drawn_B, reward_B, done_B)
 
-        state, steps = jax.lax.scan(step, state, jax.random.split(key, choices.rollout))
-        return state, Rollout(*steps, state.observation_B)
+        keys = jax.random.split(key, choices.rollout)
+        state, (observation, drawn, reward, done) = jax.lax.scan(step, state, keys)
+        return state, Rollout(observation, drawn, reward, done, state.observation_B)
 
 
 def train_ppo(
@@ -181,9 +182,9 @@ def _averaged(logs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name in logs[-1]:
         values_RC = np.asarray([log[name] for log in logs if name in log], np.float64)
         if name in ("return", "length"):
-            total_C = np.sum(np.where(episodes_RC > 0, values_RC * episodes_RC, 0), 0)
+            returns_C = np.sum(np.where(episodes_RC > 0, values_RC * episodes_RC, 0), 0)
             with np.errstate(invalid="ignore", divide="ignore"):
-                record[name] = total_C / np.sum(episodes_RC, 0)
+                record[name] = returns_C / np.sum(episodes_RC, 0)
         elif name == "episodes":
             record[name] = np.sum(values_RC, 0)
         else:

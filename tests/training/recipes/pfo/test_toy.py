@@ -16,7 +16,11 @@ def test_the_final_ratios(alpha):
 def test_the_verdict_has_them():
     cells = [Cell(name, arm, 0) for name, arm in TOY.arms.items()]
     numbers = {
-        cell.arm: [{**one, "choices": {"alpha": cell.choices.alpha}}]
+        cell.arm: [{**one, "choices": {"alpha": cell.choices.alpha, "clip": 0.1}}]
         for cell, one in measure(cells)
     }
-    assert "alpha 3: x 1.103, y 1.253; alpha -2: x 0.941, y 1.141" in conclude(numbers).verdict
+    verdict = conclude(numbers).verdict
+    assert "alpha 3: x 1.103, y 1.253; alpha -2: x 0.941, y 1.141" in verdict
+    assert "Beyond the clip end 3 of 4, below 1, where a positive advantage should not lead, 1" in (
+        verdict
+    )

@@ -15,14 +15,14 @@ def test_the_sum_over_later_steps_of_the_same_episode():
     after = np.concatenate([value[1:], last[None]])
     for start in range(7):
         for row in range(3):
-            total, weight = 0.0, 1.0
+            advantage, weight = 0.0, 1.0
             for t in range(start, 7):
                 future = 0 if done[t, row] else 0.9 * after[t, row]
-                total += weight * (reward[t, row] + future - value[t, row])
+                advantage += weight * (reward[t, row] + future - value[t, row])
                 if done[t, row]:
                     break
                 weight *= 0.9 * 0.8
-            np.testing.assert_allclose(got[start, row], total, atol=1e-5)
+            np.testing.assert_allclose(got[start, row], advantage, atol=1e-5)
 
 
 def test_what_was_cut_off_is_worth_what_comes_next():

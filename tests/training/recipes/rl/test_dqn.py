@@ -28,8 +28,9 @@ class Learned:
         )
         self.start, self.step = self.inner.start, self.inner.step
 
-    def values(self, state, x):
-        return self.inner.shaped(self.inner.outputs(state.params, state.stats, x).outputs_BO)
+    def values(self, state, x_BHWC):
+        outputs = self.inner.outputs(state.params, state.stats, x_BHWC)
+        return self.inner.shaped(outputs.outputs_BO)
 
 
 def test_a_projection_keeps_mass_and_mean_within_the_ends():
@@ -49,10 +50,10 @@ def test_the_target_network_values_the_action_that_the_network_chooses():
     seen = jnp.zeros((1, *environment.observation_shape))
     state = agent.learner.start(jax.random.key(0))
     target = agent.learner.start(jax.random.key(1))
-    for over in (False, True):
-        batch = Transition(seen, jnp.int32([2]), jnp.ones(1), jnp.array([over]), seen)
+    for terminated in (False, True):
+        batch = Transition(seen, jnp.int32([2]), jnp.ones(1), jnp.array([terminated]), seen)
         best = int(jnp.argmax(agent.numbers(state, seen)[0]))
-        goal = 1 + (0 if over else 0.5 * agent.numbers(target, seen)[0, best])
+        goal = 1 + (0 if terminated else 0.5 * agent.numbers(target, seen)[0, best])
         q = agent.numbers(state, seen)
         loss = agent.loss(target, state, batch)(q[..., None])
         np.testing.assert_allclose(loss, (q[0, 2] - goal) ** 2, rtol=1e-5)

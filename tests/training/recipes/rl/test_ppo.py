@@ -30,7 +30,8 @@ ROLLOUT = Rollout(
 def updated(**changes):
     agent = PPO(dataclasses.replace(CHOICES, **changes), (1, 1, 3), Categorical(actions=2))
     state = agent.start(jax.random.key(4))
-    return agent, state, *jax.jit(agent.update)(state, ROLLOUT, jax.random.key(5))
+    new, losses = jax.jit(agent.update)(state, ROLLOUT, jax.random.key(5))
+    return agent, state, new, losses
 
 
 def test_the_first_step_follows_the_policy_gradient():

@@ -19,8 +19,8 @@ def test_the_middle_half():
 
 
 def test_the_interval_draws_seeds_within_a_task():
-    apart = np.array([[0.0, 0.0, 0.0], [100.0, 100.0, 100.0]])
-    interval = stratified_bootstrap(apart)
+    distant = np.array([[0.0, 0.0, 0.0], [100.0, 100.0, 100.0]])
+    interval = stratified_bootstrap(distant)
     assert interval.low == interval.mean == interval.high == 50  # no seed differs
     noisy = stratified_bootstrap(np.random.default_rng(0).normal(size=(2, 10)))
     assert noisy.low < noisy.mean < noisy.high
