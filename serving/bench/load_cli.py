@@ -163,7 +163,9 @@ async def _measured(
         base_url=url.removesuffix("/").removesuffix("/v1"),
         headers={"Authorization": f"Bearer {key}"} if key else None,
         timeout=httpx.Timeout(arguments.timeout),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+        limits=httpx.Limits(
+            max_connections=None, max_keepalive_connections=None, keepalive_expiry=2.0
+        ),
     ) as client:
         model = arguments.model or await first_model(client)
         workload = dataclasses.replace(workload, fields={"model": model} | workload.fields)
