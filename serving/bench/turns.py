@@ -59,7 +59,10 @@ def main(argv: list[str]) -> int:
         medians.append(1000 * statistics.median(turn.ttft for turn in turns))
         prompt, cached = (statistics.median(t[i] for t in turns) for i in (1, 2))
         print(f"{number:4}{prompt:9.0f}{cached:9.0f}{medians[-1]:10.1f}")
-    print(f"the last turn takes {medians[-1] / medians[0]:.2f} times the first")
+    few = min(5, len(medians))
+    first, last = (statistics.median(part) for part in (medians[:few], medians[-few:]))
+    print(f"the last {few} turns take {last / first:.2f} times the first {few}", end="; ")
+    print(f"the last one {medians[-1] / medians[0]:.2f} times the first one")
     return 0
 
 

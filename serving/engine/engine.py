@@ -42,7 +42,7 @@ from serving.features.prefix_cache import PrefixCache
 # meanwhile waits no longer, and what is decoded takes at most twice as long as alone.
 BLOCK_SECONDS = 0.04
 MAX_STEPS = min(32, CAPACITY)  # of one dispatch; a stop string is looked for after each
-STEPS_BETWEEN = 4  # of one dispatch, while prompts are read
+STEPS_BETWEEN = 4  # of one dispatch, while prompts are read or nobody has a token yet
 
 
 class Engine:
@@ -332,7 +332,7 @@ class Engine:
         steps = self._steps
         if any(s.request.constraint for _, s in plain):
             steps = 1
-        elif self._intake.reading:
+        elif self._intake.reading or not any(s.tokens for _, s in plain):
             steps = min(steps, STEPS_BETWEEN)
         most = steps
         if self.speculation is not None:
