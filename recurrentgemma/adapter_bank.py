@@ -41,15 +41,15 @@ class Places(nnx.Variable):
     """The place of each row's adapter, int32 [B]."""
 
 
-class BankLinear(Linear):
-    """A linear layer beside a bank. It is a Linear to all that looks for one; hence a subclass."""
+class BankLinear(nnx.Module):
+    """A linear layer, of whatever kind, beside a bank."""
 
     def __init__(self, linear: Linear, a_KRI: jax.Array, b_KRJ: jax.Array, places: Places):
-        self.sums, self.weight, self.bias = linear.sums, linear.weight, linear.bias
+        self.linear = linear
         self.bank_a, self.bank_b, self.places = Bank(a_KRI), Bank(b_KRJ), places
 
     def __call__(self, x_BTI: jax.Array) -> jax.Array:
-        y_BTJ = super().__call__(x_BTI)
+        y_BTJ = self.linear(x_BTI)
         place_B = self.places[...]
         of_bank = _of_all if x_BTI.shape[1] == 1 else _of_own
         added_BTJ = of_bank(x_BTI, self.bank_a[...], self.bank_b[...], place_B)
@@ -105,8 +105,8 @@ class AdapterBank:
         self, model: Griffin, layers: Mapping[str, tuple[int, int]], *, count: int, rank: int
     ):
         self.layers, self.count, self.rank = dict(layers), count, rank
-        model = attach_bank(model, layers, count=count, rank=rank)
         paths = {names[0]: path for path, names in linear_layers(model, layers).items()}
+        model = attach_bank(model, layers, count=count, rank=rank)
         self.graphdef, self._params = nnx.split(model)
         self._halves = {
             name: tuple(_leaf(self._params, (*path, half)) for half in ("bank_a", "bank_b"))

@@ -24,6 +24,7 @@ from serving.engine.thread import EngineThread, Status
 from serving.features.adapters import bank_for, named_paths
 from serving.features.constraints import Constraints
 from serving.features.draft import DraftProposals
+from serving.features.int8 import with_int8
 from serving.features.prefix_cache import PrefixCache
 from serving.features.proposals import NgramProposer
 from serving.http.options import MAX_BODY_MIB, ServerOptions, api_keys
@@ -109,6 +110,9 @@ class ServeArguments:
     """The model that guesses with --speculate draft: a path or a name."""
     speculate_least: float = 0.0
     """Tokens that a verification must give, on average. 0: as measured when the server starts."""
+    quantize: Literal["int8"] | None = None
+    """Weights of linear layers as int8: half the memory of bfloat16; docs/serving.md says what it
+    costs."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of parameters and activations; by default as the checkpoint is stored."""
     config: str | None = None
@@ -160,6 +164,8 @@ def serve(arguments: ServeArguments) -> int:
             began = time.monotonic()
             _say(f"loading {arguments.path}")
             lm = rg.load(arguments.path, arguments.config, dtype=arguments.dtype)
+            if arguments.quantize == "int8":
+                lm = with_int8(lm)
             if arguments.chat_template is not None:
                 if lm.tokenizer is None:
                     raise UserError("--chat-template: this checkpoint has no tokenizer")
