@@ -80,8 +80,21 @@ class Griffin(nnx.Module):
             *sharding.MESH_AXIS_NAMES
         ):  # sharded.py has checked what the parts are of
             check_inputs(config, tokens_BT, state, positions_BT, lengths_B)
-        chunk = locate(state, tokens_BT.shape, positions_BT, lengths_B, config.attention_window)
         x_BTD = self.embedder.encode(tokens_BT, config)
+        return self.embedded(x_BTD, state, positions_BT=positions_BT, lengths_B=lengths_B)
+
+    def embedded(
+        self,
+        x_BTD: jax.Array,
+        state: State | None = None,
+        *,
+        positions_BT: jax.Array | None = None,
+        lengths_B: jax.Array | None = None,
+    ) -> tuple[jax.Array, State]:
+        """What `hidden` makes of embeddings: of tokens, or of whatever else is observed (an agent's
+        observations, recipes/rl/cores.py). Positions and lengths are as there, and not checked."""
+        config = self.config
+        chunk = locate(state, x_BTD.shape[:2], positions_BT, lengths_B, config.attention_window)
         x_BTD, layers = self._blocks(x_BTD, state, chunk)
         if "global_attention" in config.block_types:  # never silently forget what should be seen
             beyond_BT = chunk.positions_BT >= config.context_length

@@ -33,6 +33,7 @@ UNTESTED = {  # source files without a test file of their name, and why
     "training/bench/loop_bench.py": MEASURES,
     "training/bench/remat_bench.py": MEASURES,
     "training/bench/share_bench.py": MEASURES,
+    "training/recipes/memory/scan_bench.py": MEASURES,
     "training/recipes/plasticity/speed_bench.py": MEASURES,
 }
 SUITES = {  # one suite holds every implementation of an operation to its reference

@@ -159,13 +159,14 @@ class Episodes(NamedTuple):
     returns: jax.Array  # sum over finished episodes
     lengths: jax.Array
     finished: jax.Array  # int32, how many
+    positive: jax.Array  # int32, how many of them had a return above 0
 
 
 def no_episodes(environments: int) -> Episodes:
     """Newly begun."""
     nothing, none = jnp.zeros(environments), jnp.zeros(environments, jnp.int32)
     zero = jnp.zeros((), jnp.int32)
-    return Episodes(nothing, none, jnp.zeros(()), zero, zero)
+    return Episodes(nothing, none, jnp.zeros(()), zero, zero, zero)
 
 
 def counted(episodes: Episodes, reward_B: jax.Array, done_B: jax.Array) -> Episodes:
@@ -177,18 +178,24 @@ def counted(episodes: Episodes, reward_B: jax.Array, done_B: jax.Array) -> Episo
         episodes.returns + jnp.sum(jnp.where(done_B, running_B, 0)),
         episodes.lengths + jnp.sum(jnp.where(done_B, length_B, 0), dtype=jnp.int32),
         episodes.finished + jnp.sum(done_B, dtype=jnp.int32),
+        episodes.positive + jnp.sum(done_B & (running_B > 0), dtype=jnp.int32),
     )
 
 
 def emptied(episodes: Episodes) -> tuple[Episodes, dict[str, jax.Array]]:
-    """With nothing finished; and the mean return and length of what was, NaN where nothing was."""
+    """With nothing finished; and the mean return and length of what was, and the share with a
+    return above 0 (`solved`), NaN where nothing was."""
     count = episodes.finished.astype(jnp.float32)
-    means = {
-        "return": jnp.where(count > 0, episodes.returns / jnp.maximum(count, 1), jnp.nan),
-        "length": jnp.where(
-            count > 0, episodes.lengths.astype(jnp.float32) / jnp.maximum(count, 1), jnp.nan
-        ),
-        "episodes": count,
+    sums = {
+        "return": episodes.returns,
+        "length": episodes.lengths.astype(jnp.float32),
+        "solved": episodes.positive.astype(jnp.float32),
     }
+    means = {
+        name: jnp.where(count > 0, value / jnp.maximum(count, 1), jnp.nan)
+        for name, value in sums.items()
+    }
+    means["episodes"] = count
     zero = jnp.zeros((), jnp.int32)
-    return episodes._replace(returns=jnp.zeros(()), lengths=zero, finished=zero), means
+    anew = episodes._replace(returns=jnp.zeros(()), lengths=zero, finished=zero, positive=zero)
+    return anew, means

@@ -181,7 +181,7 @@ def _averaged(logs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     episodes_RC = np.asarray([log["episodes"] for log in logs], np.float64)
     for name in logs[-1]:
         values_RC = np.asarray([log[name] for log in logs if name in log], np.float64)
-        if name in ("return", "length"):
+        if name in ("return", "length", "solved"):
             returns_C = np.sum(np.where(episodes_RC > 0, values_RC * episodes_RC, 0), 0)
             with np.errstate(invalid="ignore", divide="ignore"):
                 record[name] = returns_C / np.sum(episodes_RC, 0)

@@ -43,6 +43,7 @@ def test_returns_are_counted_over_finished_episodes():
         "return": 2.0,
         "length": 2.0,
         "episodes": 3.0,
+        "solved": 1.0,
     }
     assert np.isnan(emptied(episodes)[1]["return"])
 
