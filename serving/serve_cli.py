@@ -12,11 +12,13 @@ import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import tyro
 import uvicorn
 
+from checkpoints import session_file
 from checkpoints.hub_names import title
 from recurrentgemma.errors import TemplateError, UserError, is_out_of_memory
 from serving.engine.engine import Engine
@@ -79,6 +81,8 @@ class ServeArguments:
     """The longest prompt, in tokens; a longer one is answered with 400."""
     max_body: int = MAX_BODY_MIB
     """The longest body of a request, in MiB; a longer one is answered with 413."""
+    sessions: str | None = None
+    """A folder for sessions (/v1/sessions), of which each is one file; it is made if need be."""
     timeout: float = 0.0
     """Seconds that an answer may take; one that takes longer is given up (504). 0: any time."""
     max_open: int = 1000
@@ -149,6 +153,7 @@ def serve(arguments: ServeArguments) -> int:
         api_keys=api_keys(os.environ),
         open_metrics=arguments.open_metrics,
         log_prompts=arguments.log_prompts,
+        sessions=None if arguments.sessions is None else Path(arguments.sessions),
         cors=arguments.cors,
         load_adapters=arguments.load_adapters,
     )
@@ -195,6 +200,8 @@ def serve(arguments: ServeArguments) -> int:
             engine.warm_up()
             if engine.speculation is not None:
                 _say(engine.speculation.cost)
+            if options.sessions is not None:
+                session_file.weights_fingerprint(lm)  # of all parameters: not when one is saved
             _say(f"{model_name} is ready after {time.monotonic() - began:.1f} s")
             return engine
 

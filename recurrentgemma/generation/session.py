@@ -222,22 +222,9 @@ class Session:
         if not isinstance(message, str):
             raise UserError(f"the message is {message!r}: expected a string, what the user says")
         tokenizer = self.lm._text_tokenizer("chat", "use session.complete with token ids")
-        before = self.messages
-        chats, now = chat_format(tokenizer), datetime.datetime.now()
-        ids = chats.encode([*before, {"role": "user", "content": message}], now=now)
-        if before:
-            known = _turns_that_are_over(chats, before, now)
-            if not known or ids[: len(known)] != known:
-                raise UserError(
-                    "this chat format writes the turns that are over in another way when one more "
-                    "follows, so that they would have to be read again: pass all messages to "
-                    "lm.chat instead"
-                )
-            # The token that ends a turn is not part of an answer.
-            ended = known[-1] in chats.stop_ids
-            ids = ids[len(known) - ended :]
-        elif self.tokens_seen and ids[0] == tokenizer.bos_id:
-            ids = ids[1:]
+        bos_id = tokenizer.bos_id if self.tokens_seen else None
+        turn = [{"role": "user", "content": message}]
+        ids = turn_ids(chat_format(tokenizer), self.messages, turn, bos_id=bos_id)
         messages = (*self._point.messages, ("user", message))
         start = self._reader.add_ids(self._point, ids)._replace(messages=messages)
         return self._answer(start, completion, None, streamed, sampling, options)
@@ -337,6 +324,28 @@ class Session:
                 "cannot go on behind that: take all of a stream first, or give it a session of its "
                 "own, session.fork().stream(...)"
             )
+
+
+def turn_ids(
+    chats: ChatFormat, before: Sequence[Message], added: Sequence[Message], *, bos_id: int | None
+) -> list[int]:
+    """The tokens of messages that come after those that a session holds.
+
+    bos_id: with which they do not begin, where something else stands before the first message.
+    Raises UserError: the chat format does not simply go on from turn to turn, or refuses them.
+    """
+    now = datetime.datetime.now()
+    ids = chats.encode([*before, *added], now=now)
+    if before:
+        known = _turns_that_are_over(chats, before, now)
+        if not known or ids[: len(known)] != known:
+            raise UserError(
+                "this chat format writes the turns that are over in another way when one more "
+                "follows, so that they would have to be read again: pass all messages to "
+                "lm.chat instead"
+            )
+        return ids[len(known) - (known[-1] in chats.stop_ids) :]  # no answer has what ended it
+    return ids[1:] if bos_id is not None and ids[0] == bos_id else ids
 
 
 def _turns_that_are_over(

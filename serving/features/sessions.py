@@ -24,8 +24,11 @@ from checkpoints import session_file
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.generation.reading import LOOKBACK_TOKENS, START, Point
+from recurrentgemma.generation.session import turn_ids
 from recurrentgemma.state import State
+from recurrentgemma.text.chat import Message, chat_format
 from recurrentgemma.text.pieces import HeldText, ids_of
+from recurrentgemma.text.streaming import tokens_within
 from recurrentgemma.text.tokenizer import Tokenizer
 from serving.engine.request import GenerationRequest
 
@@ -35,6 +38,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 class NoSuchSession(UserError):
     """There is no session of this name."""
+
+
+class SessionExists(UserError):
+    """There is a session of this name already."""
 
 
 class SessionBusy(Exception):
@@ -64,6 +71,7 @@ class Sessions:
     def __init__(self, folder: Path, lm: LanguageModel, *, most: int = 10_000):
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._lm, self._most = folder, lm, most
+        self.tokenizer = lm.tokenizer
         self._lock = threading.Lock()
         self._busy: set[str] = set()
 
@@ -121,11 +129,18 @@ class Sessions:
         """The session stands there now; its file is whole at any time."""
         session_file.write(self._path(name), point, self._lm)
 
+    def create(self, name: str) -> None:
+        """An empty one. Raises SessionExists, UserError."""
+        if self._path(name).exists():
+            raise SessionExists(f"there is a session {name!r}: choose another name", field="name")
+        with self.lease(name) as lease:
+            self.write(name, lease.point)
+
     def fork(self, name: str, new: str) -> None:
-        """A copy under another name. Raises NoSuchSession, SessionBusy, SessionDamaged; UserError:
-        there is one of that name."""
+        """A copy under another name. Raises NoSuchSession, SessionBusy, SessionDamaged,
+        SessionExists."""
         if self._path(new).exists():
-            raise UserError(f"there is a session {new!r}: choose another name", field="name")
+            raise SessionExists(f"there is a session {new!r}: choose another name", field="name")
         with self.lease(name, new=False) as lease, self.lease(new) as other:
             self.write(other.name, lease.point)
 
@@ -152,6 +167,21 @@ def prompt_after(tokenizer: Tokenizer, point: Point, text: str) -> list[int]:
     return ids_of(tokenizer, point.held._replace(text=point.held.text + text))
 
 
+def turn_after(tokenizer: Tokenizer, point: Point, messages: Sequence[Message]) -> list[int]:
+    """The ids of messages that come after those of a session, and ask for an answer. Raises
+    UserError as `turn_ids` does."""
+    before = [{"role": role, "content": content} for role, content in point.messages]
+    seen = point.count or point.held.text
+    bos_id = tokenizer.bos_id if seen else None
+    ids = turn_ids(chat_format(tokenizer), before, messages, bos_id=bos_id)
+    return [*ids_of(tokenizer, point.held), *ids]
+
+
+def held_ids(tokenizer: Tokenizer | None, point: Point) -> list[int]:
+    """Of what a session holds as text, which token ids follow."""
+    return [] if tokenizer is None else ids_of(tokenizer, point.held)
+
+
 class Lease:
     """A session while one request goes on with it."""
 
@@ -165,21 +195,28 @@ class Lease:
         state: State,
         tokens: Sequence[int],
         *,
+        text: str | None = None,
         messages: Sequence[tuple[str, str]] = (),
     ) -> None:
         """The session has read the request's prompt, and what was answered.
 
-        state: of the last event. tokens: of the answer, without one that ended it. messages: of the
-        chat so far, this turn included.
+        state: of the last event. tokens: of the answer, without one that ended it. text: where a
+        stop string has cut it, what was told, which may end with a piece of a token. messages: of
+        the chat so far, this turn included.
         """
         prompt = [int(id) for id in request.prompt]
+        tokenizer, held = self._sessions.tokenizer, ""
+        if text is not None and tokenizer is not None:
+            context = (*self.point.context, *prompt)[-LOOKBACK_TOKENS:]
+            count, held = tokens_within(tokenizer, context, tokens, text)
+            tokens = tokens[:count]
         added = (*prompt, *tokens)
         self.point = Point(
             state=state,
             unread=(prompt[-1], *tokens),
             count=self.point.count + len(added),
             context=(*self.point.context, *added)[-LOOKBACK_TOKENS:],
-            held=HeldText(before=None),
+            held=HeldText(held, None),
             messages=tuple(messages),
         )
         self._sessions.write(self.name, self.point)

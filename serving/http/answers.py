@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from recurrentgemma.generation.reading import Point
 from recurrentgemma.generation.sampling import Sampling
 from serving.engine.engine import Engine
 from serving.engine.request import Event, GenerationRequest, TokenScore
@@ -31,12 +32,12 @@ from serving.http.structure import constraint_of
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Questions:
-    """What one HTTP request asks of the engine: choice `i` answers `requests[i]`, which has prompt
-    `i // n`."""
+    """What one HTTP request asks of the engine: sequence `i` answers `requests[i]`, which has
+    prompt `i // drawn`."""
 
     body: RequestFields
     requests: tuple[GenerationRequest, ...]
-    echoes: tuple[str, ...]  # the text that goes before each choice's own; "" without echo
+    echoes: tuple[str, ...]  # the text that goes before each sequence's own; "" without echo
 
 
 def read_questions(body: CompletionRequest, engine: Engine) -> Questions:
@@ -51,25 +52,39 @@ def read_questions(body: CompletionRequest, engine: Engine) -> Questions:
     echoes = []
     constraint = constraint_of(body, engine)
     for prompt in body.prompt:
-        tokens_T = engine.tokens(prompt)
+        request = _request(body, engine, prompt, constraint=constraint)
         echo = ""
         if body.echo:
-            echo = prompt if isinstance(prompt, str) else engine.decode(tokens_T)
-        request = GenerationRequest(
-            prompt=tokens_T,
-            sampling=sampling_of(body, max_tokens=body.max_tokens),
-            logprobs=body.logprobs,
-            prompt_logprobs=body.echo and body.logprobs is not None,
-            adapter=chosen(engine.adapters, body.model),
-            constraint=constraint,
-        )
-        engine.check(request)
+            echo = prompt if isinstance(prompt, str) else engine.decode(request.prompt)
         if requests:  # without a seed one is drawn for all prompts
             sampling = dataclasses.replace(request.sampling, seed=requests[0].sampling.seed)
             request = dataclasses.replace(request, sampling=sampling)
         requests += asked_of(request, body)
-        echoes += [echo] * body.n
+        echoes += [echo] * body.drawn
     return Questions(body=body, requests=tuple(requests), echoes=tuple(echoes))
+
+
+def read_prompt(
+    body: CompletionRequest, engine: Engine, prompt: str | list[int], *, before: Point
+) -> Questions:
+    """What goes on with a session: as read_questions, for this one prompt."""
+    request = _request(body, engine, prompt, constraint=constraint_of(body, engine), before=before)
+    return Questions(body=body, requests=(request,), echoes=("",))
+
+
+def _request(
+    body: CompletionRequest, engine: Engine, prompt: str | list[int], **more: Any
+) -> GenerationRequest:
+    request = GenerationRequest(
+        prompt=engine.tokens(prompt),
+        sampling=sampling_of(body, max_tokens=body.max_tokens),
+        logprobs=0 if body.logprobs is None and body.drawn > body.n else body.logprobs,
+        prompt_logprobs=body.echo and body.logprobs is not None,
+        adapter=chosen(engine.adapters, body.model),
+        **more,
+    )
+    engine.check(request)
+    return request
 
 
 def sampling_of(body: RequestFields, *, max_tokens: int) -> Sampling:
@@ -93,10 +108,10 @@ def sampling_of(body: RequestFields, *, max_tokens: int) -> Sampling:
 
 
 def asked_of(request: GenerationRequest, body: RequestFields) -> tuple[GenerationRequest, ...]:
-    """The requests for the n choices of one prompt, of consecutive seeds."""
+    """The requests for the answers to one prompt, of consecutive seeds."""
     seed = request.sampling.seed
     assert seed is not None
-    seeds = [dataclasses.replace(request.sampling, seed=seed + k) for k in range(body.n)]
+    seeds = [dataclasses.replace(request.sampling, seed=seed + k) for k in range(body.drawn)]
     return tuple(dataclasses.replace(request, sampling=sampling) for sampling in seeds)
 
 
@@ -113,15 +128,15 @@ class Counts:
         self._cached[index] = event.cached_tokens
 
     def usage(self) -> Usage:
-        n = self._questions.body.n  # choices of one prompt, which counts once
-        prompts = self._questions.requests[::n]
+        drawn = self._questions.body.drawn  # to one prompt, which counts once
+        prompts = self._questions.requests[::drawn]
         prompt_tokens = sum(len(request.prompt) for request in prompts)
         completion_tokens = sum(self._generated)
         return Usage(
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             total_tokens=prompt_tokens + completion_tokens,
-            prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(self._cached[::n])),
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(self._cached[::drawn])),
         )
 
 
@@ -138,11 +153,13 @@ class Answer:
         self._with_logprobs = questions.body.logprobs is not None
         self._begun = [False] * len(questions.requests)
         self._counts = Counts(questions)
+        self._logps: list[list[float]] = [[] for _ in questions.requests]
         self._show_ids = questions.body.return_token_ids or engine.lm.tokenizer is None
 
     def take(self, index: int, event: Event) -> None:
         """Keep what this event adds to choice `index`."""
         self._parts[index].append(self.chunk(index, event))
+        self._logps[index] += [s.logprob for s in event.scores if s.logprob is not None]
 
     def chunks(self, index: int, event: Event, extra: dict[str, Any]) -> list[BaseModel]:
         """What of a stream this event makes."""
@@ -154,7 +171,11 @@ class Answer:
 
     def whole(self) -> BaseModel:
         """The answer, once every choice has ended."""
-        choices = [join(parts) for parts in self._parts]
+        choices = []
+        for number, index in enumerate(self._best()):
+            choice = join(self._parts[index])
+            choice.index = number
+            choices.append(choice)
         return Completion(**self._head, choices=choices, usage=self.usage())
 
     def chunk(self, index: int, event: Event) -> Choice:
@@ -177,6 +198,18 @@ class Answer:
 
     def usage(self) -> Usage:
         return self._counts.usage()
+
+    def _best(self) -> list[int]:
+        """The sequences that are told, by prompt; of more than n those of the highest mean
+        log-probability of a token, the best first."""
+        n, drawn = self._questions.body.n, self._questions.body.drawn
+        best = []
+        for start in range(0, len(self._parts), drawn):
+            indices = list(range(start, start + drawn))
+            if drawn > n:
+                indices.sort(key=lambda i: -sum(self._logps[i]) / max(1, len(self._logps[i])))
+            best += indices[:n]
+        return best
 
     def _logprobs(self, scores: Iterable[TokenScore]) -> Logprobs:
         name = self._engine.token_name

@@ -58,6 +58,11 @@ def parse(body: bytes, model: type[M]) -> M:
         value = from_json(body)
     except ValueError as error:
         raise _not_json(body, str(error)) from None
+    return parse_value(value, model)
+
+
+def parse_value(value: Any, model: type[M]) -> M:
+    """Raises RequestError (400) that names the field."""
     try:
         return model.model_validate(value)
     except ValidationError as error:

@@ -5,12 +5,15 @@ The messages become tokens as in `LanguageModel.chat`; from there on a chat is a
 answer is its streamed deltas put together.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel
 
 from recurrentgemma.errors import TemplateError, UserError
+from recurrentgemma.generation.reading import Point
 from recurrentgemma.text.chat import ChatFormat, chat_format
+from recurrentgemma.text.tokenizer import Tokenizer
 from serving.engine.engine import Engine
 from serving.engine.request import Event, GenerationRequest, TokenScore
 from serving.features.adapters import chosen
@@ -31,6 +34,8 @@ from serving.http.chat_protocol import (
 )
 from serving.http.protocol import now
 from serving.http.structure import constraint_of
+from serving.http.tool_protocol import ToolCall, ToolCallDelta
+from serving.http.tools import CallReader, form_of, tool_constraint
 
 
 def read_chat(body: ChatRequest, engine: Engine) -> Questions:
@@ -40,6 +45,17 @@ def read_chat(body: ChatRequest, engine: Engine) -> Questions:
     no tokenizer, a prompt that is too long, alone or together with its answer. TemplateError: the
     server's chat template has a mistake.
     """
+    return read_turn(body, engine, lambda tokenizer: written(body, chat_format(tokenizer)))
+
+
+def read_turn(
+    body: ChatRequest,
+    engine: Engine,
+    write: Callable[[Tokenizer], list[int]],
+    *,
+    before: Point | None = None,
+) -> Questions:
+    """As read_chat, of messages that `write` writes as tokens, after a session's."""
     tokenizer = engine.lm.tokenizer
     if tokenizer is None:
         raise UserError(
@@ -47,21 +63,24 @@ def read_chat(body: ChatRequest, engine: Engine) -> Questions:
             "/v1/completions",
             field="messages",
         )
-    constraint = constraint_of(body, engine)
-    ids = _written(body, chat_format(tokenizer))
+    ids = write(tokenizer)
+    use = body.tool_use
+    constraint = constraint_of(body, engine) if use is None else tool_constraint(use, engine)
     try:
         tokens_T = engine.tokens(ids)
         most = body.most_tokens
         if most is None:
             most, config = MAX_TOKENS, engine.lm.config
             if "global_attention" in config.block_types:
-                most = max(1, min(most, config.context_length - len(ids) + 1))
+                seen = 0 if before is None else before.count
+                most = max(1, min(most, config.context_length - seen - len(ids) + 1))
         request = GenerationRequest(
             prompt=tokens_T,
             sampling=sampling_of(body, max_tokens=most),
             logprobs=body.top_logprobs if body.logprobs else None,
             adapter=chosen(engine.adapters, body.model),
             constraint=constraint,
+            before=before,
         )
         engine.check(request)
     except UserError as error:
@@ -72,7 +91,7 @@ def read_chat(body: ChatRequest, engine: Engine) -> Questions:
     return Questions(body=body, requests=requests, echoes=("",) * len(requests))
 
 
-def _written(body: ChatRequest, chats: ChatFormat) -> list[int]:
+def written(body: ChatRequest, chats: ChatFormat) -> list[int]:
     """The tokens of the messages. A template that fails is to blame for it where it fails without
     all that is beside texts in the request, too."""
     given: dict[str, Any] = {
@@ -113,7 +132,13 @@ class ChatAnswer:
         self._begun = [False] * len(questions.requests)
         self._counts = Counts(questions)
         self._parts: list[list[DeltaChoice]] = [[] for _ in questions.requests]
-        self._stops = engine.lm.tokenizer.stop_ids if engine.lm.tokenizer else ()
+        tokenizer, body = engine.lm.tokenizer, questions.body
+        self._stops = tokenizer.stop_ids if tokenizer else ()
+        self._readers: list[CallReader] = []
+        self._called = [0] * len(questions.requests)
+        use = body.tool_use if isinstance(body, ChatRequest) else None
+        if use is not None and tokenizer is not None:
+            self._readers = [CallReader(use, form_of(tokenizer)) for _ in questions.requests]
 
     def take(self, index: int, event: Event) -> None:
         """Keep what this event adds to choice `index`."""
@@ -152,7 +177,17 @@ class ChatAnswer:
     def _delta(self, index: int, event: Event) -> DeltaChoice:
         self._counts.take(index, event)
         body = self._questions.body
-        delta = Delta() if event.finish_reason and not event.text else Delta(content=event.text)
+        text, calls = event.text, []
+        if self._readers:
+            ended = event.finish_reason is not None
+            text, calls = self._readers[index].push(text, ended=ended)
+        delta = Delta() if (event.finish_reason or calls) and not text else Delta(content=text)
+        if calls:
+            delta.tool_calls = [
+                ToolCallDelta(index=number, **call.model_dump())
+                for number, call in enumerate(calls, self._called[index])
+            ]
+            self._called[index] += len(calls)
         choice = DeltaChoice(index=index, delta=delta, logprobs=None, finish_reason=None)
         if isinstance(body, ChatRequest) and body.logprobs:
             told = [score for score in event.scores if score.token_id not in self._stops]
@@ -160,6 +195,8 @@ class ChatAnswer:
         if body.return_token_ids:
             choice.token_ids = list(event.token_ids)
         choice.finish_reason = event.finish_reason
+        if event.finish_reason == "stop" and self._called[index]:
+            choice.finish_reason = "tool_calls"
         return choice
 
     def _logprob(self, score: TokenScore) -> ContentLogprob:
@@ -176,6 +213,10 @@ class ChatAnswer:
     def _joined(self, index: int, parts: list[DeltaChoice]) -> ChatChoice:
         text = "".join(part.delta.content or "" for part in parts)
         message = AnswerMessage(role="assistant", content=text, refusal=None)
+        calls = [call for part in parts for call in part.delta.tool_calls or ()]
+        if calls:
+            message.content = text or None
+            message.tool_calls = [ToolCall(**call.model_dump(exclude={"index"})) for call in calls]
         choice = ChatChoice(index=index, message=message, logprobs=None, finish_reason=None)
         if parts[0].logprobs is not None:
             content = [one for part in parts if part.logprobs for one in part.logprobs.content]

@@ -9,10 +9,11 @@ import uuid
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from serving.http.protocol import Usage
 from serving.http.request_fields import INT32_MAX, MAX_LOGPROBS, RequestFields, invalid
+from serving.http.tool_protocol import NamedTool, Tool, ToolCall, ToolCallDelta
+from serving.http.tools import ToolUse, tool_use
 
 MAX_TOKENS = 2048  # of an answer, where the request says nothing
 
@@ -30,7 +31,6 @@ class ChatRequest(RequestFields):
         "function_call": (None, "none", "auto"),
         "functions": (None, []),
         "modalities": (None, ["text"]),
-        "parallel_tool_calls": (None, True, False),
         "prediction": (None,),
         "reasoning_effort": (None, "none"),
         "service_tier": (None, "auto", "default"),
@@ -43,8 +43,9 @@ class ChatRequest(RequestFields):
     max_tokens: int | None = Field(None, ge=0, le=INT32_MAX)  # its older name
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS)
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Literal["auto", "none"] | None = None  # "none": the template sees no tools
+    tools: list[Tool] | None = Field(None, max_length=128)
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
@@ -61,19 +62,25 @@ class ChatRequest(RequestFields):
 
     @property
     def shown_tools(self) -> list[dict[str, Any]] | None:
-        return None if self.tool_choice == "none" else self.tools
+        """As the template sees them."""
+        if self.tool_use is None:
+            return None
+        return [tool.model_dump(exclude_unset=True) for tool in self.tool_use.tools]
+
+    @property
+    def tool_use(self) -> ToolUse | None:
+        return tool_use(self.tools, self.tool_choice, self.parallel_tool_calls)
 
     @field_validator("tool_choice", mode="before")
     @classmethod
-    def _nothing_is_forced(cls, choice: Any) -> Any:
-        if choice not in (None, "auto", "none"):
-            raise PydanticCustomError(
-                "unsupported_parameter",
-                '\'{param}\' can be "auto" or "none": tools are shown to the model as text, and '
-                "what it answers is text",
-                {"param": "tool_choice"},
+    def _a_choice(cls, choice: Any) -> Any:
+        named = isinstance(choice, dict) and isinstance(choice.get("function"), dict)
+        if not named and choice not in ("auto", "none", "required"):
+            raise invalid(
+                'expected "auto", "none", "required" or {"type": "function", "function": {"name": '
+                "...}}"
             )
-        return choice
+        return NamedTool.model_validate(choice) if named else choice
 
     @model_validator(mode="after")
     def _agree(self) -> "ChatRequest":
@@ -84,6 +91,7 @@ class ChatRequest(RequestFields):
                 f"names of one thing; give one of them",
                 "max_tokens",
             )
+        self._check_tools()
         if self.top_logprobs and not self.logprobs:
             raise invalid("'top_logprobs' needs 'logprobs': true", "top_logprobs")
         if self.continue_final_message and "add_generation_prompt" in self.model_fields_set:
@@ -99,6 +107,25 @@ class ChatRequest(RequestFields):
                 "add_generation_prompt",
             )
         return self
+
+    def _check_tools(self) -> None:
+        called = isinstance(self.tool_choice, NamedTool) or self.tool_choice == "required"
+        if called and not self.tools:
+            raise invalid("'tool_choice' asks for a call, and there are no 'tools'", "tools")
+        names = [tool.function.name for tool in self.tools or ()]
+        if len(names) != len(set(names)):
+            raise invalid("two tools have one name", "tools")
+        if isinstance(self.tool_choice, NamedTool):
+            name = self.tool_choice.function.name
+            if name not in names:
+                raise invalid(f"there is no tool {name!r} among: {', '.join(names)}", "tool_choice")
+        formed = self.response_format is not None or self.structured_outputs is not None
+        if formed and self.tool_use is not None:
+            raise invalid(
+                "an answer has one form: leave out 'tools' (or choose \"none\"), or what asks for "
+                "another",
+                "tools",
+            )
 
 
 class TokenLogprob(BaseModel):
@@ -118,15 +145,16 @@ class ChatLogprobs(BaseModel):
 
 class AnswerMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None  # null where there are calls alone
     refusal: None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class ChatChoice(BaseModel):
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None = None
     token_ids: list[int] | None = None  # with return_token_ids
 
 
@@ -145,13 +173,14 @@ class ChatCompletion(BaseModel):
 class Delta(BaseModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class DeltaChoice(BaseModel):
     index: int
     delta: Delta
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None = None
     token_ids: list[int] | None = None  # with return_token_ids
 
 

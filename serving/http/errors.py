@@ -11,6 +11,12 @@ from starlette.responses import Response
 from recurrentgemma.errors import TemplateError, UserError
 from serving.engine.thread import EngineUnavailable, QueueFull
 from serving.features.adapters import NoSuchAdapter
+from serving.features.sessions import (
+    NoSuchSession,
+    SessionBusy,
+    SessionDamaged,
+    SessionExists,
+)
 from serving.http.protocol import RequestError
 from serving.http.request_record import record_of
 
@@ -36,6 +42,14 @@ def told(error: Exception) -> RequestError:
             return RequestError(500, str(error), code="chat_template_error")
         case NoSuchAdapter():
             return RequestError(404, str(error), param="model", code="model_not_found")
+        case NoSuchSession():
+            return RequestError(404, str(error), param=error.field, code="session_not_found")
+        case SessionExists():
+            return RequestError(409, str(error), param=error.field, code="session_exists")
+        case SessionBusy():
+            return RequestError(409, str(error), param="session", code="session_busy")
+        case SessionDamaged():
+            return RequestError(422, str(error), param=error.field, code="session_damaged")
         case UserError():
             return RequestError(400, str(error), param=error.field, code="invalid_value")
         case QueueFull():
@@ -61,7 +75,7 @@ def add_error_handlers(app: FastAPI) -> None:
         message = f"{request.method} {request.url.path}: {error.detail}"
         return error_response(RequestError(error.status_code, message))
 
-    kinds = (RequestError, UserError, TemplateError, QueueFull, EngineUnavailable)
+    kinds = (RequestError, UserError, TemplateError, QueueFull, EngineUnavailable, SessionBusy)
     for kind in (*kinds, Exception):  # Starlette raises what is no other anew: it is logged
         app.add_exception_handler(kind, tell)
     app.add_exception_handler(HTTPException, tell_of_http)

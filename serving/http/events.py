@@ -8,7 +8,7 @@ whose time is up; the slots are free after the engine's step.
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from fastapi import Request
 
@@ -63,6 +63,7 @@ class Events:
         self._record = record_of(request)
         self._most = math.inf if most_behind is None else most_behind * len(requests)
         self._given_up = self._closed = False
+        self._on_over: Callable[[], None] = lambda: None
         self._job = Job(requests, deliver)
         engine_thread.submit(self._job)
         self._record.asked(questions, model)
@@ -71,8 +72,13 @@ class Events:
         if timeout_s:
             self._timer = loop.call_later(timeout_s, self._give_up, _too_late(timeout_s))
 
+    def on_over(self, call: Callable[[], None]) -> None:
+        """`call` is called when no more events will be read, however it came to that."""
+        self._on_over = call
+
     def close(self) -> None:
         self._closed = True
+        self._on_over()
         self._watch.cancel()
         if self._timer is not None:
             self._timer.cancel()
@@ -96,6 +102,7 @@ class Events:
     def _give_up(self, reason: RequestError) -> None:
         """Free the slots, and what nobody has read."""
         self._given_up = True
+        self._on_over()
         self._cancel()
         while not self._queue.empty():
             self._queue.get_nowait()

@@ -3,6 +3,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 from recurrentgemma.errors import UserError
 
@@ -19,6 +20,7 @@ class ServerOptions:
     open_metrics: bool = False  # /metrics needs no key
     log_prompts: bool = False  # what was asked and answered, in the log
     load_adapters: bool = False  # whether a request may load and drop adapters
+    sessions: Path | None = None  # where they are kept
     cors: tuple[str, ...] = ()  # origins whose pages may ask; "*" is any
 
 

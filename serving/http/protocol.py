@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from serving.http.request_fields import INT32_MAX, MAX_LOGPROBS, RequestFields, invalid
 
@@ -23,18 +23,32 @@ class CompletionRequest(RequestFields):
 
     without_effect: ClassVar[dict[str, tuple[Any, ...]]] = RequestFields.without_effect | {
         "add_special_tokens": (None, True),
-        "best_of": (None,),
         "suffix": (None, ""),
     }
 
     prompt: list[str | list[int]]
     max_tokens: int = Field(16, ge=0, le=INT32_MAX)
     echo: bool = False
+    best_of: int | None = Field(None, ge=1, le=128)
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
     @property
     def texts(self) -> Any:
         return self.prompt
+
+    @property
+    def drawn(self) -> int:
+        return self.n if self.best_of is None else self.best_of
+
+    @model_validator(mode="after")
+    def _best_of_more(self) -> "CompletionRequest":
+        if self.drawn < self.n:
+            raise invalid(f"'best_of' is {self.drawn}: expected at least n, {self.n}", "best_of")
+        if self.drawn > self.n and self.stream:
+            raise invalid(
+                "'best_of' above 'n' cannot be streamed: leave one of them out", "best_of"
+            )
+        return self
 
     @field_validator("prompt", mode="before")
     @classmethod

@@ -117,6 +117,7 @@ class RequestFields(BaseModel):
     min_tokens: int = Field(0, ge=0, le=INT32_MAX)
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
+    session: str | None = None  # what it has read stands before the prompt
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
@@ -132,6 +133,11 @@ class RequestFields(BaseModel):
     def texts(self) -> Any:
         """What is asked, for a log that was told to have it."""
         raise NotImplementedError
+
+    @property
+    def drawn(self) -> int:
+        """Answers that are generated to a prompt."""
+        return self.n
 
     @model_validator(mode="before")
     @classmethod
@@ -194,6 +200,8 @@ class RequestFields(BaseModel):
                 "'stream_options' needs 'stream': true",
                 {"param": "stream_options"},
             )
+        if self.session is not None and self.drawn > 1:
+            raise invalid("a session goes on one way: leave 'n' and 'best_of' out", "n")
         if self.response_format is not None and self.structured_outputs is not None:
             raise invalid(
                 "'structured_outputs' and 'response_format' are two answers to one question: give "

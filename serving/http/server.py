@@ -25,7 +25,11 @@ from serving.http.page.routes import add_page
 from serving.http.probes import add_probes
 from serving.http.protocol import Completion, CompletionRequest
 from serving.http.request_log import RequestLog
+from serving.http.response_routes import add_response_routes
 from serving.http.service import Service
+from serving.http.session_answers import HeldSession, read_chat_turn, read_completion
+from serving.http.session_routes import add_session_routes
+from serving.http.token_routes import add_token_routes
 
 
 def curl_example(url: str) -> str:
@@ -49,6 +53,9 @@ def create_app(
     add_page(app, service)
     if options.load_adapters:
         add_adapter_routes(app, service)
+    add_token_routes(app, service)
+    add_session_routes(app, service)
+    add_response_routes(app, service)
     add_error_handlers(app)
     metrics = Metrics(engine_thread, model_name)
     add_metrics(app, metrics)
@@ -66,6 +73,12 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         body = await service.read(request, CompletionRequest)
         engine = service.engine
         service.check_capacity(body, len(body.prompt), "prompt")
+        if body.session is not None:
+            held = await HeldSession.of(service.sessions, body.session)
+            with held.until_taken():
+                questions = await run_in_threadpool(read_completion, body, engine, held)
+                answer = answers.Answer(questions, engine, model=service.model_name)
+                return await service.answered(request, questions, answer, held=held)
         questions = await run_in_threadpool(answers.read_questions, body, engine)
         answer = answers.Answer(questions, engine, model=body.model or service.model_name)
         return await service.answered(request, questions, answer)
@@ -79,6 +92,12 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         body = await service.read(request, ChatRequest)
         engine = service.engine
         service.check_capacity(body, 1, "messages")
+        if body.session is not None:
+            held = await HeldSession.of(service.sessions, body.session)
+            with held.until_taken():
+                questions = await run_in_threadpool(read_chat_turn, body, engine, held)
+                answer = ChatAnswer(questions, engine, model=service.model_name)
+                return await service.answered(request, questions, answer, held=held)
         questions = await run_in_threadpool(read_chat, body, engine)
         answer = ChatAnswer(questions, engine, model=body.model or service.model_name)
         return await service.answered(request, questions, answer)

@@ -8,18 +8,20 @@ from fastapi import Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from recurrentgemma.errors import UserError
 from serving.engine.engine import Engine
 from serving.engine.request import Event
 from serving.engine.thread import EngineThread
 from serving.features.adapters import Adapters
+from serving.features.sessions import Sessions
 from serving.http import events
 from serving.http.answers import Questions
 from serving.http.body import MIB, read_json
-from serving.http.events import Events
 from serving.http.options import ServerOptions
 from serving.http.protocol import RequestError, now
 from serving.http.request_fields import RequestFields
-from serving.http.streams import AnswerInParts, chunks_of, sse
+from serving.http.session_answers import HeldSession, SessionEvents
+from serving.http.streams import AnswerInParts, EventSource, chunks_of, sse
 
 BODY_WITHIN_S = 60.0  # that a body may take to arrive
 
@@ -35,6 +37,7 @@ class Service:
     def __init__(self, engine_thread: EngineThread, *, model_name: str, options: ServerOptions):
         self.engine_thread, self.model_name, self.options = engine_thread, model_name, options
         self._created = now()
+        self._sessions: Sessions | None = None
 
     @property
     def engine(self) -> Engine:
@@ -82,30 +85,50 @@ class Service:
 
     def check_capacity(self, body: RequestFields, prompts: int, field: str) -> None:
         capacity = self.engine_thread.capacity
-        if body.n * prompts > capacity:
+        if body.drawn * prompts > capacity:
+            name = "n" if body.drawn == body.n else "best_of"
             message = (
-                f"{prompts} prompts x n={body.n} is more than the {capacity} sequences this server "
-                "holds: send fewer at once"
+                f"{prompts} prompts x {name}={body.drawn} is more than the {capacity} sequences "
+                "this server holds: send fewer at once"
             )
-            param = "n" if body.n > 1 else field
+            param = name if body.drawn > 1 else field
             raise RequestError(400, message, param=param, code="invalid_value")
 
-    def ask(self, request: Request, questions: Questions) -> Events:
+    def ask(self, request: Request, questions: Questions) -> events.Events:
         """Raises QueueFull, EngineUnavailable."""
-        return Events(
+        return events.Events(
             self.engine_thread,
             questions,
             request,
-            model=self.model_name,
+            model=questions.body.model or self.model_name,
             timeout_s=self.options.timeout_s,
             most_behind=events.MOST_BEHIND if questions.body.stream else None,
         )
 
+    @property
+    def sessions(self) -> Sessions:
+        """Raises EngineUnavailable, UserError: there are none here."""
+        if self.options.sessions is None:
+            message = "this server keeps no sessions: have it started with --sessions DIR"
+            raise UserError(message, field="session")
+        if self._sessions is None:
+            self._sessions = Sessions(self.options.sessions, self.engine.lm)
+        return self._sessions
+
     async def answered(
-        self, request: Request, questions: Questions, answer: WholeAnswer
+        self,
+        request: Request,
+        questions: Questions,
+        answer: WholeAnswer,
+        *,
+        held: HeldSession | None = None,
     ) -> Response:
-        """The answer as JSON, or as a stream where one is asked for."""
-        told, body = self.ask(request, questions), questions.body
+        """The answer as JSON, or as a stream where one is asked for. held: a session that is to
+        move with it, and is released here once the engine has taken the request."""
+        told: EventSource = self.ask(request, questions)
+        if held is not None:
+            told = SessionEvents(told, held, questions)
+        body = questions.body
         if body.stream:
             return sse(chunks_of(told, answer, body))
         async for index, event in told:

@@ -10,7 +10,6 @@ from starlette.responses import StreamingResponse
 
 from serving.engine.request import Event
 from serving.http.errors import BUG, told
-from serving.http.events import Events
 from serving.http.request_fields import RequestFields
 
 _log = logging.getLogger(__name__)
@@ -23,13 +22,20 @@ class AnswerInParts(Protocol):
     def last(self) -> BaseModel: ...
 
 
+class EventSource(Protocol):
+    """Of which one reads events, in order, as (choice, event)."""
+
+    def __aiter__(self) -> AsyncIterator[tuple[int, Event]]: ...
+    def close(self) -> None: ...
+
+
 def sse(chunks: AsyncIterator[str]) -> StreamingResponse:
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
 
 
 async def chunks_of(
-    events: Events, answer: AnswerInParts, body: RequestFields
+    events: EventSource, answer: AnswerInParts, body: RequestFields
 ) -> AsyncIterator[str]:
     """A chunk each time a choice grows, the usage if asked for, then [DONE]. What goes wrong is the
     last event: the status line is long gone."""

@@ -41,8 +41,10 @@ class FakeEngine:
     """
 
     def __init__(self, *, slots: int = 2):
-        self.lm = SimpleNamespace(tokenizer="ascii")
+        config = SimpleNamespace(block_types=("recurrent",))
+        self.lm = SimpleNamespace(tokenizer="ascii", config=config)
         self.constraints = self.cache = self.adapters = None
+        self.max_prompt = 1000
         self.slots = slots
         self.gate = threading.Event()
         self.gate.set()

@@ -13,6 +13,7 @@ from serving.features.sessions import (
     NoSuchSession,
     SessionBusy,
     SessionDamaged,
+    SessionExists,
     Sessions,
     prompt_after,
 )
@@ -151,6 +152,26 @@ def test_a_damaged_file_is_refused_and_the_others_live_on(griffin, sessions, tmp
         turn(griffin, lease, "y", seed=2)
     sessions.delete("a")
     assert sessions.names() == ["b"]
+
+
+def test_an_empty_one_and_a_name_that_is_taken(griffin, sessions):
+    sessions.create("a")
+    assert sessions.point("a").count == 0
+    with pytest.raises(SessionExists, match="there is a session 'a'"):
+        sessions.create("a")
+    with sessions.lease("a") as lease, sessions.lease("b") as other:
+        assert turn(griffin, lease, "x", seed=1) == turn(griffin, other, "x", seed=1)
+
+
+def test_a_piece_of_a_token_is_held_as_text(griffin, sessions):
+    """What a stop string has cut off is not in it, and what was told is."""
+    with sessions.lease("a") as lease:
+        request = GenerationRequest(prompt=[258, 65], sampling=Sampling())
+        state = griffin.lm.session().state
+        lease.answered(request, state, [66, 67], text="BCD")
+        assert lease.point.unread == (65, 66, 67)
+        assert lease.point.held.text == "D"
+    assert prompt_after(griffin.lm.tokenizer, sessions.point("a"), "E") == [68, 69]
 
 
 def test_what_is_refused(griffin, sessions):

@@ -31,7 +31,7 @@ HALVES = {  # the field that the error names
 @pytest.mark.parametrize("case", HALVES)
 def test_half_a_character_is_refused_wherever_it_is(ask, case):
     content, param = HALVES[case]
-    answer = ask("POST", "/v1/completions", content=content, headers=JSON)
+    answer = ask("POST", "/v1/completions", content=content, headers=JSON, timeout=60)
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert error["param"] == param
@@ -66,7 +66,7 @@ def test_json_nested_thousands_deep(ask, case):
     ],
 )
 def test_what_is_no_json(ask, content, message):
-    answer = ask("POST", "/v1/completions", content=content, headers=JSON)
+    answer = ask("POST", "/v1/completions", content=content, headers=JSON, timeout=60)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "invalid_json"
     assert message in answer.json()["error"]["message"]
@@ -92,12 +92,13 @@ def test_a_body_too_large(engine_thread, running_server):
     with running_server(app) as url:
         fits = json.dumps({"prompt": "a" * 10_000})
         for content in (b"x" * 20_000, iter([b"x" * 8_000] * 3)):
-            answer = httpx.post(f"{url}/v1/completions", content=content, headers=JSON)
+            answer = httpx.post(f"{url}/v1/completions", content=content, headers=JSON, timeout=60)
             assert answer.status_code == 413
             error = answer.json()["error"]
             assert error["message"].startswith("the body is larger than the 10485 bytes")
             assert (error["type"], error["code"]) == ("invalid_request_error", "body_too_large")
-        assert httpx.post(f"{url}/v1/completions", content=fits, headers=JSON).status_code == 200
+        answer = httpx.post(f"{url}/v1/completions", content=fits, headers=JSON, timeout=60)
+        assert answer.status_code == 200
 
 
 def test_a_bug_in_a_validator_is_no_mistake_of_the_user(monkeypatch):

@@ -80,7 +80,10 @@ def test_tools_for_a_template_that_writes_them(language_model):
 
 BLAMED = {
     "chat_template_kwargs": ("{{ extra.name.first }}", {"chat_template_kwargs": {"extra": {}}}),
-    "tools": ("{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}", {"tools": [{}]}),
+    "tools": (
+        "{% for tool in tools or [] %}{{ tool.function.parameters.type }}{% endfor %}",
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+    ),
     "messages": (
         "{% if messages[0].tool_calls %}{{ messages[0].tool_calls[0].function.name }}{% endif %}",
         {"messages": [MESSAGES[0] | {"tool_calls": [{}]}]},

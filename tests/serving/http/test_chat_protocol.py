@@ -23,7 +23,7 @@ def error(**fields) -> RequestError:
 def test_what_clients_send_and_changes_nothing():
     neutral = {"response_format": {"type": "text"}, "tool_choice": "auto", "functions": []}
     neutral |= {"modalities": ["text"], "service_tier": "auto", "presence_penalty": 0.0}
-    neutral |= {"parallel_tool_calls": True, "user": "me", "store": False, "tools": None}
+    neutral |= {"user": "me", "store": False, "tools": None}
     assert chat(**neutral) == chat(tool_choice="auto", user="me", store=False)
     assert chat(**dict.fromkeys(ChatRequest.model_fields) | {"messages": MESSAGES}) == chat()
 
@@ -35,7 +35,7 @@ def test_both_names_of_the_most_tokens():
 
 
 def test_tools_that_are_not_to_be_used_are_not_shown():
-    tools = [{"type": "function"}]
+    tools = [{"type": "function", "function": {"name": "f"}}]
     assert chat(tools=tools).shown_tools == tools
     assert chat(tools=tools, tool_choice="none").shown_tools is None
 
@@ -46,8 +46,9 @@ BAD = {
     "a list of texts": ({"messages": ["Hi"]}, "messages.0", "valid dictionary"),
     "a form": ({"response_format": {"type": "xml"}}, "response_format.type", "'json_schema'"),
     "functions": ({"functions": [{}]}, "functions", "not supported"),
-    "forced": ({"tool_choice": "required"}, "tool_choice", '"auto" or "none"'),
-    "one tool": ({"tool_choice": {"type": "function"}}, "tool_choice", '"auto" or "none"'),
+    "forced": ({"tool_choice": "required"}, "tools", "there are no 'tools'"),
+    "one tool": ({"tool_choice": {"type": "function"}}, "tool_choice", 'expected "auto"'),
+    "another choice": ({"tool_choice": "any"}, "tool_choice", 'expected "auto"'),
     "two lengths": ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens", "two names"),
     "length": ({"max_completion_tokens": -1}, "max_completion_tokens", "greater than or equal"),
     "top_logprobs": ({"top_logprobs": 2}, "top_logprobs", "needs 'logprobs'"),

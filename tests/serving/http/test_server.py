@@ -1,5 +1,6 @@
 """OpenAI's completions API through the ASGI transport, over an engine without a model."""
 
+import dataclasses
 import json
 
 import pytest
@@ -51,6 +52,28 @@ def test_n_counts_each_prompt_once(ask):
     body = complete(ask, prompt=["ab", "c"], n=2, max_tokens=2).json()
     assert [choice["text"] for choice in body["choices"]] == ["ab", "ab", "cc", "cc"]
     assert body["usage"] == usage(3, 8)
+
+
+def test_the_best_of_more_are_told(ask, fake_engine, monkeypatch):
+    """By the mean log-probability of a token; all count."""
+    likely = {1: -3.0, 2: -1.0, 3: -2.0, 4: -0.5}
+    next_event = fake_engine._next
+
+    def event_of(id):
+        event = next_event(id)
+        length = {4: 1}.get(id, 2)  # the likeliest by token, and by sum
+        scores = [dataclasses.replace(event.scores[0], logprob=likely[id])]
+        reason = "stop" if event.num_generated == length else None
+        if reason and id in fake_engine.live:
+            del fake_engine.live[id]
+        return dataclasses.replace(event, text=str(id), scores=tuple(scores), finish_reason=reason)
+
+    monkeypatch.setattr(fake_engine, "_next", event_of)
+    body = complete(ask, prompt=["ab", "c"], n=1, best_of=2, max_tokens=9).json()
+    assert [choice["text"] for choice in body["choices"]] == ["22", "4"]
+    assert [choice["index"] for choice in body["choices"]] == [0, 1]
+    assert body["choices"][0]["logprobs"] is None
+    assert body["usage"] == usage(3, 7)
 
 
 def test_choices_take_consecutive_seeds_and_prompts_the_same(ask, fake_engine, monkeypatch):
@@ -138,10 +161,18 @@ BAD = {
     "token outside": ({"prompt": [5, 128]}, "prompt", "token 128 is outside the vocabulary of 128"),
     "huge token": ({"prompt": [2**70]}, "prompt", "outside the vocabulary"),
     "negative token": ({"prompt": [-1]}, "prompt", "token -1 is outside the vocabulary"),
-    "unknown field": ({"max_token": 3}, "max_token", "the fields are: echo, frequency_penalty,"),
+    "unknown field": (
+        {"max_token": 3},
+        "max_token",
+        "the fields are: best_of, echo, frequency_penalty,",
+    ),
     "unsupported": ({"length_penalty": 0.5}, "length_penalty", "not supported"),
     "penalty": ({"frequency_penalty": -2.5}, "frequency_penalty", "greater than or equal to -2"),
-    "best_of": ({"best_of": 3}, "best_of", "not supported"),
+    "best_of": ({"best_of": 1, "n": 2}, "best_of", "expected at least n, 2"),
+    "best_of streamed": ({"best_of": 2, "stream": True}, "best_of", "cannot be streamed"),
+    "best_of too many": ({"best_of": 5}, "best_of", "1 prompts x best_of=5 is more than the 4"),
+    "no sessions": ({"session": "a"}, "session", "started with --sessions DIR"),
+    "session and n": ({"session": "a", "n": 2}, "n", "goes on one way"),
     "user": ({"user": 5}, "user", "valid string (got 5)"),
     "false is not 0": ({"length_penalty": False}, "length_penalty", "not supported"),
     "ignore_eos": ({"ignore_eos": 1}, "ignore_eos", "valid boolean"),
@@ -337,13 +368,16 @@ def test_a_streamed_chat_adds_up_to_the_whole(chat):
         assert told == choice["logprobs"]["content"]
 
 
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
 def test_bad_chats_name_the_field(chat, ask, fake_engine):
     image = [{"type": "image_url", "image_url": {"url": "data:"}}]
     for content, fields, param, message in (
         (image, {}, "messages.0.content.0", "part of type 'image_url'"),
         (None, {}, "messages.0.content", "expected a string"),
         ("a", {"response_format": {"type": "json_object"}}, "response_format", "held to a form"),
-        ("a", {"tools": [{}]}, "tools", "cannot write tools"),
+        ("a", {"tools": [TOOL]}, "tools", "cannot write tools"),
         ("a", {"messages": []}, "messages", "at least one message"),
         ("a", {"n": 5}, "n", "more than the 4 sequences"),
         ("é", {}, "messages", "outside the vocabulary"),

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`/v1/sessions`: named states on disk. What goes on with one is a completion or a chat."""
+
+import uuid
+from typing import Any
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from serving.features.sessions import NoSuchSession, SessionInfo, Sessions
+from serving.http.body import json_schema
+from serving.http.request_fields import STRICT
+from serving.http.service import Service, json_response
+
+
+class NameRequest(BaseModel):
+    model_config = STRICT
+
+    name: str | None = Field(None, max_length=100)  # letters, digits and _.- after the first
+
+
+class SessionObject(BaseModel):
+    id: str
+    object: str = "session"
+    bytes: int
+    updated: int  # seconds since the epoch
+    busy: bool  # whether a request goes on with it
+    tokens: int | None = None  # that it has read and generated
+    messages: list[dict[str, str]] | None = None  # of its chat
+
+
+class SessionList(BaseModel):
+    object: str = "list"
+    data: list[SessionObject]
+
+
+class DeletedSession(BaseModel):
+    id: str
+    object: str = "session.deleted"
+    deleted: bool = True
+
+
+def add_session_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/sessions", response_model=SessionList)
+    async def sessions() -> Response:
+        """All of them, by name; each is one file, whatever it has read."""
+        return json_response(await run_in_threadpool(_listed, service.sessions))
+
+    @app.post("/v1/sessions", response_model=SessionObject, openapi_extra=json_schema(NameRequest))
+    async def create(request: Request) -> Response:
+        """An empty one."""
+        body = await service.read(request, NameRequest)
+        name = body.name or f"session-{uuid.uuid4().hex}"
+        await run_in_threadpool(service.sessions.create, name)
+        return json_response(await run_in_threadpool(_shown, service.sessions, name))
+
+    @app.get("/v1/sessions/{name}", response_model=SessionObject)
+    async def session(name: str) -> Response:
+        """With how many tokens it has read, and the messages of its chat. Its file is checked."""
+        return json_response(await run_in_threadpool(_shown, service.sessions, name))
+
+    @app.post(
+        "/v1/sessions/{name}/fork",
+        response_model=SessionObject,
+        openapi_extra=json_schema(NameRequest),
+    )
+    async def fork(name: str, request: Request) -> Response:
+        """A copy under another name, which goes its own way."""
+        body = await service.read(request, NameRequest)
+        new = body.name or f"session-{uuid.uuid4().hex}"
+        await run_in_threadpool(service.sessions.fork, name, new)
+        return json_response(await run_in_threadpool(_shown, service.sessions, new))
+
+    @app.delete("/v1/sessions/{name}", response_model=DeletedSession)
+    async def delete(name: str) -> Response:
+        await run_in_threadpool(service.sessions.delete, name)
+        return json_response(DeletedSession(id=name, object="session.deleted", deleted=True))
+
+
+def _listed(sessions: Sessions) -> SessionList:
+    data = []
+    for name in sessions.names():
+        try:
+            data.append(_object(sessions.info(name)))
+        except NoSuchSession:
+            continue  # deleted meanwhile
+    return SessionList(object="list", data=data)
+
+
+def _shown(sessions: Sessions, name: str) -> SessionObject:
+    point = sessions.point(name)
+    messages = [{"role": role, "content": content} for role, content in point.messages]
+    return _object(sessions.info(name), tokens=point.count, messages=messages)
+
+
+def _object(info: SessionInfo, **more: Any) -> SessionObject:
+    return SessionObject(
+        id=info.name,
+        object="session",
+        bytes=info.bytes,
+        updated=int(info.used),
+        busy=info.busy,
+        **more,
+    )
