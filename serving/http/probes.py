@@ -9,9 +9,11 @@ is too full for one more within that time.
 
 import asyncio
 import time
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from recurrentgemma.generation.sampling import Sampling
 from serving.engine.request import Event, GenerationRequest
@@ -76,6 +78,17 @@ class Readiness:
                 thread.cancel(job)
 
 
+class Probe(BaseModel):
+    status: str
+    model: str
+    slots: int | None = None
+    running: int | None = None
+    waiting: int | None = None
+
+
+_PROBED: dict[int | str, dict[str, Any]] = {200: {"model": Probe}, 503: {"model": Probe}}
+
+
 def add_probes(app: FastAPI, engine_thread: EngineThread, *, model_name: str) -> None:
     readiness = Readiness(engine_thread)
 
@@ -84,7 +97,7 @@ def add_probes(app: FastAPI, engine_thread: EngineThread, *, model_name: str) ->
         counts = {} if occupancy is None else occupancy._asdict()
         return {"status": status, "model": model_name, **counts}
 
-    @app.get("/health", tags=["probes"])
+    @app.get("/health", tags=["probes"], responses=_PROBED)
     async def health(request: Request) -> JSONResponse:
         """200 while the process answers and its engine lives."""
         status = engine_thread.status
@@ -96,7 +109,7 @@ def add_probes(app: FastAPI, engine_thread: EngineThread, *, model_name: str) ->
         shown = "ok" if status == "ready" else status
         return JSONResponse(content(shown), status_code=200 if alive else 503)
 
-    @app.get("/ready", tags=["probes"])
+    @app.get("/ready", tags=["probes"], responses=_PROBED)
     async def ready(request: Request) -> JSONResponse:
         """200 when a token has just been generated."""
         reason = await readiness.reason()

@@ -122,10 +122,10 @@ class ResponsesRequest(RequestFields):
         chat["max_completion_tokens"] = self.max_output_tokens or MAX_TOKENS
         form = None if self.text is None else self.text.format
         if form is not None:
-            chat["response_format"] = {"type": form.type}
+            asked: dict[str, Any] = {"type": form.type}
             if form.json_schema is not None:
-                schema = {"name": form.name or "schema", "schema": form.json_schema}
-                chat["response_format"]["json_schema"] = schema
+                asked["json_schema"] = {"name": form.name or "x", "schema": form.json_schema}
+            chat["response_format"] = asked
         if self.tools:
             chat["tools"] = [tool.of_chat() for tool in self.tools]
             chat["parallel_tool_calls"] = self.parallel_tool_calls

@@ -25,7 +25,7 @@ from serving.http.response_protocol import (
 )
 from serving.http.response_store import ResponseStore
 from serving.http.service import Service, json_response
-from serving.http.streams import EventSource, error_in_stream, sse
+from serving.http.streams import STREAMED, EventSource, error_in_stream, sse
 
 _FIELDS = {  # of a chat, by what a response calls them
     "messages": "input",
@@ -38,7 +38,12 @@ _FIELDS = {  # of a chat, by what a response calls them
 def add_response_routes(app: FastAPI, service: Service) -> None:
     store = ResponseStore()
 
-    @app.post("/v1/responses", response_model=Response, openapi_extra=json_schema(ResponsesRequest))
+    @app.post(
+        "/v1/responses",
+        response_model=Response,
+        responses=STREAMED,
+        openapi_extra=json_schema(ResponsesRequest),
+    )
     async def create(request: Request) -> HttpResponse:
         """Streamed or not."""
         body = await service.read(request, ResponsesRequest)

@@ -23,12 +23,13 @@ from serving.http.metrics import Metrics, add_metrics
 from serving.http.options import ServerOptions
 from serving.http.page.routes import add_page
 from serving.http.probes import add_probes
-from serving.http.protocol import Completion, CompletionRequest
+from serving.http.protocol import Completion, CompletionRequest, ErrorBody
 from serving.http.request_log import RequestLog
 from serving.http.response_routes import add_response_routes
 from serving.http.service import Service
 from serving.http.session_answers import HeldSession, read_chat_turn, read_completion
 from serving.http.session_routes import add_session_routes
+from serving.http.streams import STREAMED
 from serving.http.token_routes import add_token_routes
 
 
@@ -40,12 +41,19 @@ def curl_example(url: str) -> str:
     )
 
 
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "default": {"model": ErrorBody, "description": "An error, in OpenAI's form."}
+}
+
+
 def create_app(
     engine_thread: EngineThread, *, model_name: str, options: ServerOptions | None = None
 ) -> FastAPI:
     """The application over a thread that somebody else starts and closes."""
     options = options or ServerOptions()
-    app = FastAPI(title=f"Griffin: {model_name}", docs_url="/docs", redoc_url=None)
+    app = FastAPI(
+        title=f"Griffin: {model_name}", docs_url="/docs", redoc_url=None, responses=_ERRORS
+    )
     service = Service(engine_thread, model_name=model_name, options=options)
     add_probes(app, engine_thread, model_name=model_name)
     _add_answers(app, service)
@@ -67,6 +75,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/completions",
         response_model=Completion,
+        responses=STREAMED,
         openapi_extra=json_schema(CompletionRequest),
     )
     async def completions(request: Request) -> Response:
@@ -86,6 +95,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/chat/completions",
         response_model=ChatCompletion,
+        responses=STREAMED,
         openapi_extra=json_schema(ChatRequest),
     )
     async def chat(request: Request) -> Response:

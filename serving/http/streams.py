@@ -15,6 +15,11 @@ from serving.http.request_fields import RequestFields
 _log = logging.getLogger(__name__)
 
 
+STREAMED: dict[int | str, dict[str, Any]] = {  # what an endpoint says of itself
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
+
+
 class AnswerInParts(Protocol):
     """What an answer does to be streamed."""
 

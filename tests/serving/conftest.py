@@ -192,7 +192,9 @@ def griffin() -> Engine:
     constraints = Constraints(ByteTokenizer())
     lm = _language_model("griffin")
     bank = AdapterBank(lm.model, adapted_layers(lm.config, LoraConfig(rank=2)), count=4, rank=8)
-    engine = Engine(lm, slots=3, constrained=True, constraints=constraints, bank=bank)
+    engine = Engine(
+        lm, slots=3, constrained=True, constraints=constraints, bank=bank, model="griffin"
+    )
     engine.warm_up()
     return engine
 

@@ -68,6 +68,36 @@ def test_several_choices_take_the_seeds_that_follow(client, lm):
     assert answer.usage.prompt_tokens == 6  # a bos before each
 
 
+def test_the_best_of_several(client, lm):
+    options: dict[str, Any] = {"max_tokens": 6, "temperature": 1.0, "ignore_eos": True}
+    drawn = [lm.complete(["ab"], logprobs=0, seed=seed, **options)[0] for seed in range(3, 7)]
+    best = sorted(drawn, key=lambda one: -sum(one.logprobs) / len(one.logprobs))
+    del options["ignore_eos"]
+    answer = client.completions.create(
+        model="griffin", prompt="ab", n=2, best_of=4, seed=3, **options,
+        extra_body={"ignore_eos": True},
+    )  # fmt: skip
+    assert [choice.text for choice in answer.choices] == [one.text for one in best[:2]]
+    assert answer.usage.completion_tokens == 24
+
+
+def test_the_openai_client_asks_for_a_schema(client):
+    schema = {
+        "type": "object",
+        "properties": {"city": {"enum": ["Rome", "Oslo"]}, "far": {"type": "boolean"}},
+        "required": ["city", "far"],
+        "additionalProperties": False,
+        "x-guidance": {"whitespace_flexible": False},  # a model that knows nothing writes a lot
+    }
+    form: Any = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
+    messages: Any = [{"role": "user", "content": "Where?"}]
+    answer = client.chat.completions.create(
+        model="griffin", messages=messages, response_format=form, max_tokens=200
+    )
+    place = json.loads(answer.choices[0].message.content)
+    assert place.keys() == {"city", "far"}
+
+
 def test_what_the_evaluation_harness_asks(client, lm):
     """Its `local-completions` scores a continuation by the echo of context + continuation."""
     context, continuation = [258, 72, 105, 32], [116, 104, 101]

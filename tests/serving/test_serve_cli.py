@@ -1,5 +1,7 @@
 """`griffin serve` as a process: what it says and with which status it ends."""
 
+import collections
+import concurrent.futures
 import contextlib
 import os
 import re
@@ -7,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import httpx
 import pytest
@@ -159,14 +162,18 @@ def test_a_mistake_in_the_checkpoints_own_template_is_a_warning(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_sigterm_lets_answers_end(run_dir):
+def test_sigterm_lets_answers_end(run_dir, tmp_path, language_model):
     """With a key, too: 503 for what comes then, and the probe says why."""
     options = [run_dir, "--port", "0", "--slots", "2", "--timeout", "60"]
+    options += ["--sessions", tmp_path / "sessions"]
     with griffin_serve(*options, GRIFFIN_API_KEYS="secret") as (process, until):
         url = re.findall(r"http://127.0.0.1:\d+", until("serving at"))[0]
         assert httpx.get(f"{url}/v1/models").status_code == 401
         assert httpx.get(f"{url}/ready", timeout=30).status_code == 200
         key = {"Authorization": "Bearer secret"}
+        ask = {"prompt": "a", "session": "ann", "max_tokens": 3, "ignore_eos": True}
+        answer = httpx.post(f"{url}/v1/completions", json=ask, headers=key, timeout=60)
+        assert answer.status_code == 200
         long = {"prompt": "a", "max_tokens": 4000, "stream": True, "ignore_eos": True}
         stream = httpx.stream("POST", f"{url}/v1/completions", json=long, headers=key, timeout=60)
         with stream as answer:
@@ -182,6 +189,48 @@ def test_sigterm_lets_answers_end(run_dir):
         until("stopped")
         assert process.wait(30) == 0
         assert process.communicate()[1] == ""
+    session = language_model("hawk").session(tmp_path / "sessions" / "ann.session")
+    assert session.tokens_seen == answer.json()["usage"]["total_tokens"]
+
+
+@pytest.mark.slow
+def test_sigterm_under_load(run_dir):
+    """Each of 32 clients has a whole answer, or is told that there will be none."""
+    ask = {"prompt": "a", "max_tokens": 200, "ignore_eos": True, "stream": True}
+    options = [run_dir, "--port", "0", "--slots", "4", "--queue", "12", "--drain", "60"]
+    ends: list[str] = []
+
+    def go_on_asking(url):
+        with httpx.Client(base_url=url, timeout=60) as client:
+            while True:
+                try:
+                    answer = client.post("/v1/completions", json=ask)
+                except httpx.TransportError as error:  # the port is closed
+                    ends.append(type(error).__name__)
+                    return
+                if answer.status_code == 200:
+                    ends.append(answer.text.strip().split("\n\n")[-1])
+                else:
+                    ends.append(str(answer.status_code))
+
+    with griffin_serve(*options) as (process, until):
+        url = re.findall(r"http://127.0.0.1:\d+", until("serving at"))[0]
+        with concurrent.futures.ThreadPoolExecutor(32) as pool:
+            clients = [pool.submit(go_on_asking, url) for _ in range(32)]
+            reading = pool.submit(lambda: until("stopped"))  # or its log fills the pipe
+            while len(ends) < 200:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            reading.result(120)
+            assert process.wait(60) == 0
+            for client in clients:
+                client.result(60)
+    counts = collections.Counter(ends)
+    assert counts.pop("data: [DONE]") > 10
+    assert counts.pop("429") > 0
+    assert counts.pop("503") > 0
+    assert set(counts) <= {"ConnectError", "RemoteProtocolError", "ReadError"}
+    assert sum(counts.values()) == 32
 
 
 def test_an_interrupt_while_compiling(run_dir):

@@ -22,6 +22,7 @@ def asking(griffin, running_thread):
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.request(method, path, json=json)
 
+    reserved = griffin.adapters.reserved
     griffin.adapters.reserved = frozenset({"base"})
     with running_thread(lambda: griffin, 2) as thread:
 
@@ -31,7 +32,7 @@ def asking(griffin, running_thread):
             return lambda *args, **kwargs: asyncio.run(send(app, *args, **kwargs))
 
         yield asking
-    griffin.adapters.reserved = frozenset({""})
+    griffin.adapters.reserved = reserved
     for name in griffin.adapters.names:
         griffin.adapters.drop(name)
 
