@@ -10,7 +10,7 @@ import json
 import uuid
 from typing import Any, NamedTuple
 
-from recurrentgemma.errors import TemplateError, UserError
+from recurrentgemma.errors import UserError
 from serving.batch.lines import Line
 from serving.engine.engine import Engine
 from serving.engine.request import GenerationRequest
@@ -18,6 +18,7 @@ from serving.http.answers import Answer, Questions, read_questions
 from serving.http.body import parse
 from serving.http.chat_answers import ChatAnswer, read_chat
 from serving.http.chat_protocol import ChatRequest
+from serving.http.errors import told
 from serving.http.protocol import CompletionRequest, RequestError
 from serving.http.request_fields import RequestFields
 
@@ -65,7 +66,7 @@ class Answerer:
         try:
             asked = self._read(line)
         except (RequestError, UserError) as error:
-            refusal = _refusal(error)
+            refusal = told(error)
             self._refused.append(Response(line, refusal.status, refusal.body.model_dump()))
             return
         index = 0
@@ -108,7 +109,10 @@ class Answerer:
         if body.stream:
             message = "an answer in a file is no stream: leave 'stream' out"
             raise RequestError(400, message, param="stream", code="invalid_value")
-        if body.model is not None and body.model != self._model:
+        adapters = self._engine.adapters
+        if body.model == self._model:
+            return body.model_copy(update={"model": None})  # the base, and no adapter
+        if body.model is not None and (adapters is None or body.model not in adapters.names):
             message = f"there is no model {body.model!r} here; this batch has {self._model!r}"
             raise RequestError(404, message, param="model", code="model_not_found")
         return body
@@ -121,11 +125,3 @@ class _Asked:
         self.line, self.answer = line, answer
         self.requests: tuple[GenerationRequest, ...] = questions.requests
         self.unfinished = len(self.requests)
-
-
-def _refusal(error: RequestError | UserError) -> RequestError:
-    if isinstance(error, RequestError):
-        return error
-    if isinstance(error, TemplateError):
-        return RequestError(500, str(error), code="chat_template_error")
-    return RequestError(400, str(error), param=error.field, code="invalid_value")
