@@ -14,12 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eval.diagnostics.probe import Task, probe, rows_task, sine_targets
+from eval.diagnostics.probe import probe
 from training.recipes.experiment import Cell, as_json
 from training.recipes.plasticity.learner import Choices, Learner, State
 from training.recipes.plasticity.mdp import MDP, MDPS, labels, transitions
 from training.recipes.plasticity.panel import units
 from training.recipes.plasticity.pictures import Pictures, pictures
+from training.recipes.plasticity.value_probe import value_task
 from training.recipes.rl.heads import decode, value_loss
 from training.recipes.side_by_side import join, numbers_of, programs, seeds_of, split
 
@@ -100,34 +101,11 @@ class Run:
         fresh = learner.start(_key(seed, 4)).params
 
         def one(key: jax.Array) -> jax.Array:
-            task = self.probe_task(arm, learner, state, key)
+            x_NHWC = self.data.x_NHWC[: arm.probe_images]
+            task = value_task(learner, state, x_NHWC, key, batch_size=arm.batch_size)
             return probe(state.params, fresh, task, learner.tx, steps=arm.probe_steps, key=key).loss
 
         return jnp.mean(jax.lax.map(one, jax.random.split(_key(seed, 5), arm.targets)))
-
-    def probe_task(self, arm: TDArm, learner: Learner, state: State, key: jax.Array) -> Task:
-        """The sine of a random network, learned by the arm's own loss, scored by squared error."""
-        x_NHWC = self.data.x_NHWC[: arm.probe_images]
-
-        def outputs(params: Any, x_BHWC: jax.Array) -> jax.Array:
-            return learner.shaped(learner.outputs(params, state.stats, x_BHWC).outputs_BO)
-
-        def values(params: Any, x_BHWC: jax.Array) -> jax.Array:
-            return decode(arm.choices.head, outputs(params, x_BHWC))
-
-        random = learner.start(jax.random.fold_in(key, 1)).params
-        y_NO = sine_targets(values, state.params, random, x_NHWC)
-
-        def own_loss(params: Any, rows: tuple[jax.Array, jax.Array]) -> jax.Array:
-            return jnp.mean(value_loss(arm.choices.head, outputs(params, rows[0]), rows[1]))
-
-        def error(params: Any) -> jax.Array:
-            return jnp.mean(jnp.square(values(params, x_NHWC) - y_NO))
-
-        task = rows_task(
-            own_loss, (x_NHWC, y_NO), batch_size=arm.batch_size, count=arm.probe_images
-        )
-        return Task(task.loss, error)
 
     def learner(self, numbers: Any) -> tuple[TDArm, Learner]:
         """Of a cell's numbers."""

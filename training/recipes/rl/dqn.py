@@ -46,6 +46,10 @@ class Learner(Protocol):
         """One update by loss(outputs_BAK), and that loss."""
         ...
 
+    def renewed(self, state: Any, key: jax.Array) -> Any:
+        """What becomes of a state when the target network is renewed: itself, or after a reset."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DQNChoices:
@@ -227,6 +231,9 @@ class DQN:
         updates = state.updates + begun.astype(jnp.int32)
         renewed = begun & (updates % self.choices.renew == 0)
         target = _where(renewed, learner, state.target)
+        learner = _where(
+            renewed, self.learner.renewed(learner, jax.random.fold_in(key, 1)), learner
+        )
         state = state._replace(learner=learner, target=target, updates=updates)
         return state, jnp.where(begun, value, 0)
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from recurrentgemma.errors import UserError
 from training.recipes.vision.layers import (
     ACTIVATIONS,
     Dense,
@@ -47,6 +48,13 @@ class ConvConfig:
     style: Style = STYLE
     products: bool = True
     kind: str = "conv"
+
+    def __post_init__(self) -> None:
+        if self.style.norm != "none":
+            raise UserError(
+                f"norm={self.style.norm!r} in a network of convolutions without padding, which has "
+                "none: vision/mlp.py's CNNConfig has"
+            )
 
     def module(self, image_shape: tuple[int, ...], outputs: int, *, rngs: nnx.Rngs) -> nnx.Module:
         return _Conv(self, image_shape, outputs, rngs=rngs)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from recurrentgemma.errors import UserError
-from training.recipes.plasticity.learner import Choices, Learner
+from training.recipes.plasticity.agents import AgentLearner
+from training.recipes.plasticity.learner import Choices
 from training.recipes.rl.dqn import DQN, DQNChoices, Transition, projected
 from training.recipes.rl.environments import gymnax_environment
 from training.recipes.rl.heads import Head
@@ -17,20 +18,9 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 pytest.importorskip("gymnax", reason="gymnax is not installed here")
 
 
-class Learned:
-    """The learner of recipes/plasticity, as DQN wants it."""
-
-    def __init__(self, head, environment, **choices):
-        self.inner = Learner(
-            Choices(network=MLPConfig(widths=(32,)), head=head, **choices),
-            image_shape=environment.observation_shape,
-            numbers=environment.policy.outputs,
-        )
-        self.start, self.step = self.inner.start, self.inner.step
-
-    def values(self, state, x_BHWC):
-        outputs = self.inner.outputs(state.params, state.stats, x_BHWC)
-        return self.inner.shaped(outputs.outputs_BO)
+def learner(head, environment):
+    choices = Choices(network=MLPConfig(widths=(32,)), head=head, learning_rate=3e-3)
+    return AgentLearner(choices, environment)
 
 
 def test_a_projection_keeps_mass_and_mean_within_the_ends():
@@ -46,7 +36,7 @@ def test_a_projection_keeps_mass_and_mean_within_the_ends():
 def test_the_target_network_values_the_action_that_the_network_chooses():
     environment = gymnax_environment("Catch-bsuite")
     head = Head()
-    agent = DQN(DQNChoices(head=head, discount=0.5), Learned(head, environment), environment)
+    agent = DQN(DQNChoices(head=head, discount=0.5), learner(head, environment), environment)
     seen = jnp.zeros((1, *environment.observation_shape))
     state = agent.learner.start(jax.random.key(0))
     target = agent.learner.start(jax.random.key(1))
@@ -67,7 +57,7 @@ def test_catch_is_learned(projected_too):
         head=head, projected=projected_too, begin=200, buffer=2000, renew=50, falling=4000.0,
         last_epsilon=0.05, every=8,
     )  # fmt: skip
-    agent = DQN(choices, Learned(head, environment, learning_rate=3e-3), environment)
+    agent = DQN(choices, learner(head, environment), environment)
     learn = jax.jit(agent.learn, static_argnames="block")
     state = agent.start(jax.random.key(0))
     returns = []

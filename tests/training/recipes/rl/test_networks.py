@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shapes of the agents' networks, and PyTorch's initial values."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from recurrentgemma.errors import UserError
 from training.recipes.rl.networks import MINATAR, NATURE, torch_default
+from training.recipes.vision.layers import Style
 from training.recipes.vision.network import Network
 
 
@@ -30,3 +35,8 @@ def test_initial_values_are_uniform_within_one_over_the_root_of_the_inputs():
     outputs = network.apply(params, {}, jnp.ones((2, 10, 10, 4)))
     assert list(outputs.hidden) == ["conv_0", "hidden_0"]
     np.testing.assert_array_equal(outputs.features_BF, outputs.hidden["hidden_0"].a)
+
+
+def test_a_norm_is_not_left_out_in_silence():
+    with pytest.raises(UserError, match="norm='layer' in a network of convolutions"):
+        dataclasses.replace(MINATAR, style=Style("layer"))
