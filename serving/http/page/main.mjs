@@ -8,22 +8,22 @@ import { bytes, count } from "./words.mjs";
 
 const element = (id) => document.getElementById(id);
 const server = new Server(() => element("key").value.trim());
-const sessions = new Sessions(server, element, tell);
+const sessions = new Sessions(server, element, tell, held);
 const messages = []; // of the chat, as the API wants them
 let kind = "complete";
 let about = { chats: true, text: true, most_logprobs: 5 };
 let running = null; // an AbortController, while an answer comes
-let seen = 0;
+let cached = 0;
 
 function tell(text, wrong = "") {
   element("said").textContent = text;
   element("mistake").textContent = wrong;
 }
 
-function tokens(read, cached) {
-  seen = read;
+function tokens(read, known) {
+  cached = known;
   element("tokens-seen").textContent = count(read);
-  element("tokens-cached").textContent = count(cached);
+  element("tokens-cached").textContent = count(known);
 }
 
 // Asking
@@ -49,7 +49,7 @@ async function ask(goesOn) {
   } finally {
     running = null;
     buttons();
-    await sessions.refresh();
+    await sessions.refresh().catch((error) => tell("", error.message));
   }
 }
 
@@ -98,9 +98,8 @@ async function receive(path, body, place, signal) {
       }
       if (chunk.usage) {
         written = chunk.usage.completion_tokens;
-        const before = body.session ? seen : 0;
-        const cached = chunk.usage.prompt_tokens_details?.cached_tokens ?? 0;
-        tokens(before + chunk.usage.prompt_tokens + written, cached);
+        const known = chunk.usage.prompt_tokens_details?.cached_tokens ?? 0;
+        tokens(chunk.usage.prompt_tokens + written, known);
         const seconds = (performance.now() - began) / 1000;
         element("speed").textContent = seconds > 0 ? `${count(Math.round(written / seconds))} tokens/s` : "–";
       }
@@ -132,6 +131,18 @@ function clear() {
   element("completion").replaceChildren();
   tokens(0, 0);
   tell("");
+  buttons();
+}
+
+// The chosen session is another, or has gone on.
+let shown = "";
+function held(session) {
+  if (sessions.name !== shown) {
+    shown = sessions.name;
+    clear();
+    for (const message of session?.messages ?? []) add(message);
+  }
+  if (session) tokens(session.tokens, cached);
   buttons();
 }
 
@@ -180,9 +191,7 @@ element("form").addEventListener("submit", (event) => {
 element("again").addEventListener("click", () => ask(true));
 element("stop").addEventListener("click", () => running?.abort());
 element("clear").addEventListener("click", clear);
-element("session").addEventListener("shown", buttons);
-element("session").addEventListener("change", clear);
-element("key").addEventListener("change", () => sessions.refresh());
+element("key").addEventListener("change", greet);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") running?.abort();
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) ask(false);
@@ -206,11 +215,14 @@ async function greet() {
   if (about.grows) element("memory-note").textContent = "This model has global attention: its state is as large as its longest context.";
   if (!about.text) tell("", "This model has no tokenizer: it takes token ids only, which this page does not.");
   buttons();
-  await sessions.refresh();
-  watchHealth();
+  sessions.kept = about.sessions;
+  await sessions.refresh().catch((error) => tell("", error.message));
+  if (!watching) watchHealth();
 }
 
+let watching = false;
 async function watchHealth() {
+  watching = true;
   try {
     const health = await fetch("/health").then((response) => response.json());
     const busy = health.slots === undefined ? "" : `: ${health.running} of ${health.slots} slots, ${health.waiting} waiting`;

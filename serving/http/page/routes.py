@@ -65,7 +65,9 @@ def add_page(app: FastAPI, service: Service) -> None:
     @app.get("/page/about.json", include_in_schema=False)
     async def about() -> JSONResponse:
         """503 until the model is there."""
-        return JSONResponse(facts(service.engine, service.model_name), headers=HEADERS)
+        kept = service.options.sessions is not None
+        content = facts(service.engine, service.model_name) | {"sessions": kept}
+        return JSONResponse(content, headers=HEADERS)
 
     @app.get("/page/{name}", include_in_schema=False)
     async def file(name: str) -> Response:

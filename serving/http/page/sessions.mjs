@@ -4,14 +4,17 @@ import { bytes } from "./words.mjs";
 
 export class Sessions {
   // tell: shows a text for people, or an error.
-  constructor(server, element, tell) {
+  // held: is given what the chosen session holds, or null.
+  constructor(server, element, tell, held) {
+    this.kept = false;
+    this.held = held;
     this.server = server;
     this.element = element;
     this.tell = tell;
     element("fork").addEventListener("click", () => this.#try(() => this.fork()));
     element("delete").addEventListener("click", () => this.#try(() => this.delete()));
     element("new-session").addEventListener("click", () => this.#try(() => this.begin()));
-    element("session").addEventListener("change", () => this.show());
+    element("session").addEventListener("change", () => this.#try(() => this.show()));
   }
 
   get name() {
@@ -20,27 +23,26 @@ export class Sessions {
 
   // The sessions there are; the panel stays hidden where the server keeps none.
   async refresh(chosen = this.name) {
-    let list;
-    try {
-      list = (await this.server.json("GET", "/v1/sessions")).data;
-    } catch {
-      this.element("sessions").hidden = true;
-      return;
-    }
-    this.known = new Map(list.map((one) => [one.id ?? one.name, one]));
+    if (!this.kept) return;
+    const list = (await this.server.json("GET", "/v1/sessions")).data;
+    this.known = new Map(list.map((one) => [one.id, one]));
     const names = [...this.known.keys()];
     if (chosen && !this.known.has(chosen)) names.push(chosen); // begun, and not asked yet
     const options = ["", ...names].map((name) => new Option(name || "none", name, false, name === chosen));
     this.element("session").replaceChildren(...options);
     this.element("sessions").hidden = false;
-    this.show();
+    await this.show();
   }
 
-  show() {
-    const one = this.known?.get(this.name);
-    this.element("fork").disabled = this.element("delete").disabled = !one;
-    this.element("session-size").textContent = one ? `${bytes(one.bytes)} on disk` : this.name ? "new" : "";
-    this.element("session").dispatchEvent(new Event("shown"));
+  // What the chosen one holds goes to `held`.
+  async show() {
+    const name = this.name;
+    const there = this.known.has(name);
+    this.element("fork").disabled = this.element("delete").disabled = !there;
+    const one = there ? await this.server.json("GET", `/v1/sessions/${encodeURIComponent(name)}`) : null;
+    if (name !== this.name) return; // another was chosen meanwhile
+    this.element("session-size").textContent = one ? `${bytes(one.bytes)} on disk` : name ? "new" : "";
+    this.held(one);
   }
 
   async begin() {

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from serving.features.sessions import Sessions
+from serving.http.options import ServerOptions
 from serving.http.server import create_app
 
 CHROMIUM = next(
@@ -59,12 +61,19 @@ def chromium():
 
 
 @pytest.fixture
-def page(chromium, griffin, running_thread, running_server):
+def kept(griffin, tmp_path) -> Sessions:
+    """The sessions of the page's server."""
+    return Sessions(tmp_path, griffin.lm)
+
+
+@pytest.fixture
+def page(chromium, griffin, kept, tmp_path, running_thread, running_server):
     """The page of a server over the small Griffin; nothing may go wrong in its console, and nothing
     may be asked of another server."""
+    options = ServerOptions(sessions=tmp_path)
     with (
         running_thread(lambda: griffin, 8) as thread,
-        running_server(create_app(thread, model_name="griffin")) as url,
+        running_server(create_app(thread, model_name="griffin", options=options)) as url,
     ):
         page = chromium.new_page()
         page.set_default_timeout(20_000)
@@ -76,8 +85,8 @@ def page(chromium, griffin, running_thread, running_server):
         shows(page, "server", "^ready")
         yield page
         page.close()
-    not_there = "404 (Not Found)"  # a server that keeps no sessions
-    assert [one for one in problems if not_there not in str(one) and "400 (" not in str(one)] == []
+    refused = "400 (Bad Request)"  # which one of the tests asks for
+    assert [one for one in problems if refused not in str(one)] == []
 
 
 def shows(page, id: str, pattern: str) -> None:
@@ -182,3 +191,31 @@ def test_it_can_be_read(page, scheme):
         "all => all.map(e => e.labels?.[0]?.textContent || e.textContent)"
     )
     assert all(name.strip() for name in names)
+
+
+def test_a_session_of_the_page(page, griffin, kept):
+    """Begun, gone on with, forked and deleted; another visit finds it."""
+    page.get_by_role("tab", name="Chat").click()
+    page.get_by_label("New name").fill("alice")
+    page.get_by_role("button", name="Begin").click()
+    shows(page, "said", "begins session alice")
+    ask(page, "Hello")
+    shows(page, "session-size", "on disk")
+    first = seen(page)
+    ask(page, "And now?")
+    shows(page, "tokens-seen", f"^{kept.point('alice').count}$")
+    assert seen(page) > first
+    assert kept.names() == ["alice"]
+    page.get_by_label("New name").fill("bob")
+    page.get_by_role("button", name="Fork").click()
+    shows(page, "said", "Session bob is a copy of alice")
+    assert kept.names() == ["alice", "bob"]
+    page.reload()
+    shows(page, "server", "^ready")
+    page.get_by_role("tab", name="Chat").click()
+    page.get_by_label("Go on with").select_option("bob")
+    page.locator("#messages li").nth(3).wait_for()
+    assert page.locator("#messages li div").first.text_content() == "Hello"
+    page.get_by_role("button", name="Delete").click()
+    shows(page, "said", "Session bob is deleted")
+    assert kept.names() == ["alice"]
