@@ -150,6 +150,14 @@ def all_rows(x: jax.Array) -> jax.Array:
     return jax.lax.all_gather(jax.lax.stop_gradient(x), parts, axis=0, tiled=True)
 
 
+def whole_vocabulary(logits: jax.Array) -> jax.Array:
+    """Logits [..., V] of which each device over tensor has a part, whole. Has no gradient."""
+    if size("tensor") == 1:
+        return logits
+    logits = jax.lax.stop_gradient(logits)
+    return jax.lax.all_gather(logits, "tensor", axis=logits.ndim - 1, tiled=True)
+
+
 def largest(x: jax.Array, axis: str) -> jax.Array:
     """The largest over the axis. Has no gradient."""
     return jax.lax.pmax(jax.lax.stop_gradient(x), axis) if size(axis) > 1 else x

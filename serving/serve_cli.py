@@ -22,6 +22,7 @@ from checkpoints import session_file
 from checkpoints.hub_names import title
 from recurrentgemma.errors import TemplateError, UserError, is_out_of_memory
 from serving.engine.engine import Engine
+from serving.engine.mesh_programs import tensor_mesh
 from serving.engine.thread import EngineThread, Status
 from serving.features.adapters import bank_for, named_paths
 from serving.features.constraints import Constraints
@@ -56,6 +57,12 @@ examples:
 
 GIB = 2**30
 _STOP_IN_S = 5.0  # what an open connection, and then the engine, may take to end after Ctrl-C
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServeMesh:
+    tensor: int = 1
+    """Devices over which the channels of every layer are divided."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,6 +121,7 @@ class ServeArguments:
     """The model that guesses with --speculate draft: a path or a name."""
     speculate_least: float = 0.0
     """Tokens that a verification must give, on average. 0: as measured when the server starts."""
+    mesh: ServeMesh = dataclasses.field(default_factory=ServeMesh)
     quantize: Literal["int8"] | None = None
     """Weights of linear layers as int8: half the memory of bfloat16; docs/serving.md says what it
     costs."""
@@ -169,6 +177,10 @@ def serve(arguments: ServeArguments) -> int:
             began = time.monotonic()
             _say(f"loading {arguments.path}")
             lm = rg.load(arguments.path, arguments.config, dtype=arguments.dtype)
+            tensor = arguments.mesh.tensor
+            mesh = None if tensor == 1 else tensor_mesh(lm.config, tensor)
+            if mesh is not None and arguments.quantize is not None:
+                raise UserError("--quantize over a mesh: leave one of them out")
             if arguments.quantize == "int8":
                 lm = with_int8(lm)
             if arguments.chat_template is not None:
@@ -191,6 +203,7 @@ def serve(arguments: ServeArguments) -> int:
                 ),
                 model=model_name,
                 bank=_bank(arguments, lm.model),
+                mesh=mesh,
                 proposer=_proposer(arguments, lm),
                 least_tokens=arguments.speculate_least or None,
             )

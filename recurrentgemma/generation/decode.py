@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from recurrentgemma import parallel
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.generation.draw import (
     SamplingArrays,
@@ -110,7 +111,7 @@ def decode(
     def step(loop):
         i, (state, token_B, count_B, done_B, counts_BV), out = loop
         x_B1D, state = model.hidden(token_B[:, None], state)
-        logits_BV = model.unembed(x_B1D[:, 0])
+        logits_BV = parallel.whole_vocabulary(model.unembed(x_B1D[:, 0]))
         if vocab_size < logits_BV.shape[1]:
             logits_BV = logits_BV[:, :vocab_size]
         drawn_BV = logits_BV

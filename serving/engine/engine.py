@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from jax.sharding import Mesh
 
 from recurrentgemma.adapter_bank import AdapterBank
 from recurrentgemma.errors import UserError
@@ -55,6 +56,7 @@ class Engine:
       one that is alone, for a program's shape does not depend on who is there.
     cache: keeps states of prompts' beginnings. model: the name of this model there.
     bank: places for adapters, which `adapters` then has.
+    mesh: over which the model's channels are divided; without adapters and proposer.
     proposer: guesses tokens ahead (speculation.py), as long as a verification gives at least
       `least_tokens` on average; None: as measured by warm_up.
     constraints: of the tokenizer, for whoever makes a request; None where it has none.
@@ -73,12 +75,15 @@ class Engine:
         model: str = "",
         constraints: Constraints | None = None,
         bank: AdapterBank | None = None,
+        mesh: Mesh | None = None,
         proposer: Proposer | None = None,
         least_tokens: float | None = None,
     ):
         for name, value in (("slots", slots), ("rows", rows)):
             if value < 1:
                 raise UserError(f"{name} is {value}: expected at least 1", field=name)
+        if mesh is not None and (bank or proposer):
+            raise UserError("over a mesh there are no adapters and no speculation")
         self.lm = lm
         self.slots = slots
         self.max_prompt = max_prompt
@@ -87,7 +92,7 @@ class Engine:
         self.vocab_size = lm.tokenizer.vocab_size if lm.tokenizer else lm.config.vocab_size
         self.token_name = lru_cache(maxsize=None)(self._token_name)
         self.adapters = None if bank is None else Adapters(bank, reserved=frozenset({model}))
-        self._programs = Programs(lm, vocab_size=self.vocab_size, rows=rows, bank=bank)
+        self._programs = Programs(lm, vocab_size=self.vocab_size, rows=rows, bank=bank, mesh=mesh)
         self._ids = itertools.count()
         self._intake = Intake(self._programs, slots, cache, model)
         self._running: list[LiveSequence | None] = [None] * slots

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from recurrentgemma import parallel
 from recurrentgemma.adapter_bank import NONE, AdapterBank
 from recurrentgemma.generation.decode import (
     Decoded,
@@ -30,6 +32,14 @@ from recurrentgemma.generation.walk import ChunkProgram, TokenChunk, prefill
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.state import State, insert_slot, take_slot
 from serving.engine.chunks import SIZES
+from serving.engine.mesh_programs import (
+    MeshChunks,
+    mesh_change,
+    mesh_decode,
+    mesh_insert,
+    mesh_take,
+    placed,
+)
 
 MAX_TOP = 5
 SCORED_AT_ONCE = 64  # tokens of a prompt whose logits are held at a time
@@ -52,6 +62,7 @@ class Programs:
     rows: prompts that one call reads. A call has so many rows whether there are as many or not,
       because the shape of a program must not depend on who else is there.
     bank: of adapters beside the model; then every call has it, whoever asks for one.
+    mesh: over which parameters and states are divided (mesh_programs.py); without a bank.
     """
 
     def __init__(
@@ -61,6 +72,7 @@ class Programs:
         vocab_size: int,
         rows: int = 1,
         bank: AdapterBank | None = None,
+        mesh: Mesh | None = None,
     ):
         graphdef, self._params = nnx.split(lm.model)
         self._bank, self.graphdef = bank, graphdef
@@ -69,6 +81,12 @@ class Programs:
         self.vocab_size, self.top, self.rows = vocab_size, min(MAX_TOP, vocab_size), rows
         # Closed over: hashing a model's structure anew would slow every single call.
         score = partial(_score, vocab_size=vocab_size, top=self.top)
+        self._whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+        if mesh is not None:
+            assert bank is None, "adapters over a mesh"
+            self._compile_over(mesh, lm, graphdef, score)
+            self.empty = self.fresh()
+            return
         # A state that was read stays as it is: it may be kept, or begin several answers.
         self._read = ChunkProgram(partial(_rows, prefill), graphdef, lm.config, donate=False)
         self._score = ChunkProgram(partial(_rows, score), graphdef, lm.config, donate=False)
@@ -81,6 +99,18 @@ class Programs:
         self._take: Callable[..., State] = jax.jit(take_slot)
         self._change = jax.jit(_change_row, donate_argnums=(0, 1))
         self.empty = self.fresh()
+
+    def _compile_over(self, mesh: Mesh, lm: LanguageModel, graphdef, score: Callable) -> None:
+        self._params = placed(mesh, self._params)
+        config, params = lm.config, self._params
+        for name, function in (("_read", prefill), ("_score", score)):
+            rows = partial(_rows, function)
+            program = MeshChunks(rows, graphdef, config, mesh, params=params, rows=self.rows)
+            setattr(self, name, program)
+        one_device = partial(decode, graphdef, vocab_size=self.vocab_size)
+        self._decode = mesh_decode(one_device, config, mesh, params=params)
+        self._insert, self._take = mesh_insert(config, mesh), mesh_take(config, mesh)
+        self._change = mesh_change(_change_row, mesh)
 
     def fresh(self, batch_size: int = 1) -> State:
         """The state of sequences that have seen nothing."""
@@ -107,6 +137,10 @@ class Programs:
         place_R[: len(chunks)] = [chunk.place for chunk in chunks]
         scores, after = program(self.with_adapters(place_R), chunk, tuple(states))
         return list(after)[: len(chunks)], scores
+
+    def on_device(self, arrays: Any) -> Any:
+        """Arrays that are whole on every device."""
+        return jax.device_put(arrays, self._whole)
 
     def insert(self, state: State, slot: int, one: State) -> State:
         """The slots with one of them replaced."""
@@ -199,7 +233,8 @@ def _score(
 
     def score(args) -> Scores:
         x_SD, targets_S = args
-        return log_probs(model.unembed(x_SD)[:, :vocab_size], targets_S, top)
+        logits_SV = parallel.whole_vocabulary(model.unembed(x_SD))
+        return log_probs(logits_SV[:, :vocab_size], targets_S, top)
 
     scores = jax.lax.map(
         score, (x_RTD.reshape(-1, block, x_RTD.shape[-1]), targets_RT.reshape(-1, block))

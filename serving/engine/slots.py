@@ -58,7 +58,7 @@ class Slots:
             np.ones(size, np.int32),
         )
         self._changes = (
-            jax.device_put(no_changes(size, programs.vocab_size)) if constrained else None
+            programs.on_device(no_changes(size, programs.vocab_size)) if constrained else None
         )
         self._counts_BV = self._no_counts() if constrained else None
         self._changing: set[int] = set()  # slots that change their logits
@@ -197,7 +197,8 @@ class Slots:
         return stop_array(samplings, self._stop_ids, width=width)
 
     def _no_counts(self) -> jax.Array:
-        return jax.device_put(np.zeros((self.size, self._programs.vocab_size), np.int32))
+        zeros_BV = np.zeros((self.size, self._programs.vocab_size), np.int32)
+        return self._programs.on_device(zeros_BV)
 
     def _set_changes(self, slot: int, one: LogitChanges) -> None:
         assert self._changes is not None

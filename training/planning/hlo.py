@@ -234,6 +234,9 @@ def _ordered(shape: str, transposed: str | None) -> np.ndarray:
     return devices.transpose(_numbers(transposed) if transposed else None).reshape(-1)
 
 
+IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}  # which operand is what they write
+
+
 def hbm_traffic(module: Module) -> float:
     """Bytes that the program reads from HBM and writes to it: operands and results of every
     instruction, of slices what they take."""
@@ -287,9 +290,11 @@ def _taken(inner: dict[str, Instruction], parameter: str, whole: int) -> int:
         return 0
     taken = 0
     for user in users:
-        if user.op in ("dynamic-slice", "slice"):
+        if user.op in ("dynamic-slice", "slice") or (
+            user.op == "gather" and user.operands[0] == parameter
+        ):
             taken += all_bytes(user.type)
-        elif user.op == "dynamic-update-slice" and user.operands[0] == parameter:
+        elif user.op in IN_PLACE and user.operands[0] == parameter:
             continue  # written in place
         elif user.op == "bitcast":
             taken += _taken(inner, user.name, whole)
@@ -302,8 +307,9 @@ def _written(inner: dict[str, Instruction], fusion: Instruction) -> int:
     """Bytes that a fusion writes: of an array that it updates in place, the update."""
     written = in_hbm(fusion.type)
     for instruction in inner.values():
-        if instruction.op == "dynamic-update-slice":
+        if instruction.op in IN_PLACE:
             whole = all_bytes(instruction.type)
             if whole <= written:
-                written += all_bytes(inner[instruction.operands[1]].type) - whole
+                update = inner[instruction.operands[IN_PLACE[instruction.op]]]
+                written += all_bytes(update.type) - whole
     return max(written, 0)

@@ -115,6 +115,37 @@ def test_memory_traffic_counts_what_is_sliced_and_nothing_on_chip():
     assert hlo.hbm_traffic(module) == 4 * 1024 + 4 + 4 * 1024
 
 
+ROWS = """HloModule jit_f, is_scheduled=true
+
+%taken (x: bf16[64,2048,256], at: s32[64]) -> bf16[64,256] {
+  %x = bf16[64,2048,256]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %at = s32[64]{0:T(128)S(1)} parameter(1)
+  ROOT %gather = bf16[64,256]{1,0:T(8,128)(2,1)S(1)} gather(%x, %at), offset_dims={1}
+}
+
+%put (x: bf16[64,2048,256], at: s32[64], new: bf16[64,256]) -> bf16[64,2048,256] {
+  %x = bf16[64,2048,256]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %at = s32[64]{0:T(128)S(1)} parameter(1)
+  %new = bf16[64,256]{1,0:T(8,128)(2,1)S(1)} parameter(2)
+  ROOT %scatter = bf16[64,2048,256]{2,1,0:T(8,128)(2,1)} scatter(%x, %at, %new), to_apply=%last
+}
+
+ENTRY %main (x: bf16[64,2048,256], at: s32[64]) -> bf16[64,2048,256] {
+  %x = bf16[64,2048,256]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %at = s32[64]{0:T(128)S(1)} parameter(1)
+  %rows = bf16[64,256]{1,0:T(8,128)(2,1)S(1)} fusion(%x, %at), kind=kCustom, calls=%taken
+  ROOT %out = bf16[64,2048,256]{2,1,0:T(8,128)(2,1)} fusion(%x, %at, %rows), kind=kCustom, \
+calls=%put
+}
+"""
+
+
+def test_memory_traffic_of_rows_that_are_taken_and_put():
+    """Of an array in memory some rows are read by a gather, and some written in place by a
+    scatter; the rest of it is left alone."""
+    assert hlo.hbm_traffic(hlo.parse(ROWS)) == 2 * 64 * 256 * 2
+
+
 SLICES = """HloModule jit_f, is_scheduled=true
 
 ENTRY %main (w: bf16[2560,7680]) -> bf16[640,7680] {
