@@ -164,7 +164,7 @@ def test_a_mistake_in_the_checkpoints_own_template_is_a_warning(capsys):
 
 def test_sigterm_lets_answers_end(run_dir, tmp_path, language_model):
     """With a key, too: 503 for what comes then, and the probe says why."""
-    options = [run_dir, "--port", "0", "--slots", "2", "--timeout", "60"]
+    options = [run_dir, "--port", "0", "--slots", "2", "--timeout", "200", "--drain", "200"]
     options += ["--sessions", tmp_path / "sessions"]
     with griffin_serve(*options, GRIFFIN_API_KEYS="secret") as (process, until):
         url = re.findall(r"http://127.0.0.1:\d+", until("serving at"))[0]
@@ -172,25 +172,27 @@ def test_sigterm_lets_answers_end(run_dir, tmp_path, language_model):
         assert httpx.get(f"{url}/ready", timeout=30).status_code == 200
         key = {"Authorization": "Bearer secret"}
         ask = {"prompt": "a", "session": "ann", "max_tokens": 3, "ignore_eos": True}
-        answer = httpx.post(f"{url}/v1/completions", json=ask, headers=key, timeout=60)
-        assert answer.status_code == 200
-        long = {"prompt": "a", "max_tokens": 4000, "stream": True, "ignore_eos": True}
+        kept = httpx.post(f"{url}/v1/completions", json=ask, headers=key, timeout=60)
+        assert kept.status_code == 200
+        long = {"prompt": "a", "max_tokens": 12000, "stream": True, "ignore_eos": True}
         stream = httpx.stream("POST", f"{url}/v1/completions", json=long, headers=key, timeout=60)
         with stream as answer:
             lines = answer.iter_lines()
             next(lines)
             process.send_signal(signal.SIGTERM)
-            while httpx.get(f"{url}/ready").json()["status"] == "ready":
+            while httpx.get(f"{url}/ready", timeout=60).json()["status"] == "ready":
                 pass
-            refused = httpx.post(f"{url}/v1/completions", json={"prompt": "a"}, headers=key)
+            refused = httpx.post(
+                f"{url}/v1/completions", json={"prompt": "a"}, headers=key, timeout=60
+            )
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-            assert httpx.get(f"{url}/health").status_code == 200
+            assert httpx.get(f"{url}/health", timeout=60).status_code == 200
             assert [line for line in lines if line][-1] == "data: [DONE]"
         until("stopped")
         assert process.wait(30) == 0
         assert process.communicate()[1] == ""
     session = language_model("hawk").session(tmp_path / "sessions" / "ann.session")
-    assert session.tokens_seen == answer.json()["usage"]["total_tokens"]
+    assert session.tokens_seen == kept.json()["usage"]["total_tokens"]
 
 
 @pytest.mark.slow
