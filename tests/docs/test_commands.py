@@ -35,7 +35,7 @@ def commands() -> dict[str, list[str]]:
                 words = shlex.split(END.split(command + " ")[0])
                 by_place[f"{page.relative_to(ROOT)}: {' '.join(words)}"] = words
     for path in sorted((ROOT / "examples").rglob("*.yaml")):
-        for argv in containers(yaml.safe_load(path.read_text("utf-8"))):
+        for argv in containers(list(yaml.safe_load_all(path.read_text("utf-8")))):
             by_place[f"{path.relative_to(ROOT)}: {' '.join(argv)}"] = argv[1:]
     return by_place
 
@@ -72,7 +72,7 @@ def test_the_commands_are_found():
 def test_its_verb_and_its_options_exist(where: str):
     words = COMMANDS[where]
     assert words[0] in griffin_lm.VERBS
-    verb = " ".join(words[:2]) if words[0] in ("data", "eval") else words[0]
+    verb = " ".join(words[:2]) if words[0] in ("bench", "data", "eval") else words[0]
     known = {line.removeprefix(f"{verb} ") for line in FLAGS if line.startswith(f"{verb} ")}
     for option in options_given(words):
         assert f"--{option}" in known | {"--help"}, f"{verb} has no --{option}"

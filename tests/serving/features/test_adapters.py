@@ -219,7 +219,7 @@ def test_a_request_keeps_its_adapter(engine):
 def test_what_a_requests_model_means(engine):
     assert chosen(None, "x") is None
     assert chosen(engine.adapters, None) is None
-    assert chosen(engine.adapters, "") is None  # the base's name in this engine
+    assert chosen(engine.adapters, "griffin") is None  # the name of the base
     engine.adapters.add("x", adapter(engine, 3), scale=SCALE)
     assert chosen(engine.adapters, "x") is engine.adapters.get("x")
     with pytest.raises(NoSuchAdapter):
