@@ -9,6 +9,7 @@ accepted at the value at which it does nothing, so that clients which always sen
 so are the fields that never change an answer.
 """
 
+import abc
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -130,9 +131,9 @@ class RequestFields(BaseModel):
     metadata: dict[str, Any] | None = None
 
     @property
+    @abc.abstractmethod
     def texts(self) -> Any:
         """What is asked, for a log that was told to have it."""
-        raise NotImplementedError
 
     @property
     def drawn(self) -> int:

@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from training.recipes.experiment import Experiment
 from training.recipes.pfo.arms import interventions, mujoco
 from training.recipes.pfo.conclusions import conclude_agents
-from training.recipes.rl.ppo_host import HostArm, train_host
+from training.recipes.rl.ppo import PPOArm
+from training.recipes.rl.ppo_host import train_host
 
 EPOCHS = (10, 20)
 SHOWN = ("none", "PFO last", "PFO all")
 
 
-def hopper_arms(*, epochs: Sequence[int], steps: int, measured: int) -> dict[str, HostArm]:
+def hopper_arms(*, epochs: Sequence[int], steps: int, measured: int) -> dict[str, PPOArm]:
     """Epochs x {none, PFO last, PFO all}."""
     choices = interventions(mujoco())
     return {
-        f"{count}/{name}": HostArm(
+        f"{count}/{name}": PPOArm(
             choices=dataclasses.replace(choices[name], epochs=count),
             environment="Hopper-v5",
             steps=steps,

@@ -18,8 +18,8 @@ from training.recipes.experiment import Cell, Experiment
 from training.recipes.pfo.arms import MINATAR_CHOICES, interventions
 from training.recipes.pfo.capacity import capacity_loss
 from training.recipes.pfo.conclusions import conclude_agents
-from training.recipes.rl.ppo import PPOChoices, flat
-from training.recipes.rl.ppo_train import PPOArm, Run, RunState, train_ppo
+from training.recipes.rl.ppo import PPOArm, PPOChoices, flat
+from training.recipes.rl.ppo_train import Run, RunState, train_ppo
 
 GAMES = ("Breakout-MinAtar", "Asterix-MinAtar")
 EPOCHS = (4, 8, 16)

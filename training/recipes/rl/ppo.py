@@ -83,6 +83,24 @@ class PPOChoices:
             raise UserError("shared=True with another network for the critic: give the same twice")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PPOArm:
+    """A run on environments of a name, gymnax's (ppo_train.py) or gymnasium's (ppo_host.py). steps:
+    of all environments together, at least; measured: how many times the metrics are taken,
+    evenly."""
+
+    choices: PPOChoices
+    environment: str
+    steps: int
+    measured: int = 40
+
+    @property
+    def iterations(self) -> int:
+        """Rollouts of the run; a whole number between two measurements."""
+        rollout = self.choices.environments * self.choices.rollout
+        return -(-self.steps // (rollout * self.measured)) * self.measured
+
+
 class AgentState(NamedTuple):
     """Parameters of actor and critic (of both: the same tree twice, where they are shared), and the
     moments of either's Adam."""

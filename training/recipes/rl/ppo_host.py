@@ -26,28 +26,11 @@ from training.recipes.rl.host_environments import (
     HostEnvironments,
     gymnasium_environments,
 )
-from training.recipes.rl.ppo import PPO, AgentState, PPOChoices, Rollout
+from training.recipes.rl.ppo import PPO, AgentState, PPOArm, Rollout
 from training.recipes.rl.ppo_metrics import representation, trust_region
 from training.recipes.rl.saved import Saved
 
 Environments = HostEnvironments | AtariEnvironments
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HostArm:
-    """A run on environments of gymnasium. steps: of all environments together, at least; measured:
-    how many times the metrics are taken, evenly."""
-
-    choices: PPOChoices
-    environment: str
-    steps: int
-    measured: int = 40
-
-    @property
-    def iterations(self) -> int:
-        """Rollouts of the run; a whole number between two measurements."""
-        rollout = self.choices.environments * self.choices.rollout
-        return -(-self.steps // (rollout * self.measured)) * self.measured
 
 
 class HostRun:
@@ -55,7 +38,7 @@ class HostRun:
 
     def __init__(
         self,
-        arm: HostArm,
+        arm: PPOArm,
         seed: int,
         *,
         make: Callable[..., Environments] = gymnasium_environments,
@@ -176,10 +159,10 @@ class HostRun:
 def train_host(
     cells: Sequence[Cell], folder: Path, **options: Any
 ) -> Iterator[tuple[Cell, Mapping[str, Any]]]:
-    """The numbers of each cell of HostArm, one after another: `measured`, by name at each
+    """The numbers of each cell of PPOArm, one after another: `measured`, by name at each
     measurement; `steps`. options: HostRun's."""
     for cell in cells:
-        arm: HostArm = cell.choices
+        arm: PPOArm = cell.choices
         records = []
         for record in HostRun(arm, cell.seed, **options).records(folder):
             records.append(record)

@@ -30,28 +30,10 @@ from training.recipes.rl.environments import (
     gymnax_environment,
     no_episodes,
 )
-from training.recipes.rl.ppo import PPO, AgentState, PPOChoices, Rollout
+from training.recipes.rl.ppo import PPO, AgentState, PPOArm, Rollout
 from training.recipes.rl.ppo_metrics import representation, trust_region
 from training.recipes.rl.saved import Saved
 from training.recipes.side_by_side import join, numbers_of, programs, seeds_of, split
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PPOArm:
-    """A run on an environment of gymnax. steps: of all environments together, at least; measured:
-    how many times the metrics are taken, evenly."""
-
-    choices: PPOChoices
-    environment: str
-    steps: int
-    measured: int = 40
-
-    @property
-    def iterations(self) -> int:
-        """Rollouts of the run; a whole number between two measurements."""
-        rollout = self.choices.environments * self.choices.rollout
-        between = -(-self.steps // (rollout * self.measured))
-        return between * self.measured
 
 
 class RunState(NamedTuple):

@@ -7,14 +7,14 @@ import pytest
 
 from training.recipes.experiment import Cell
 from training.recipes.rl import ppo_host
-from training.recipes.rl.ppo import PPOChoices
-from training.recipes.rl.ppo_host import HostArm, HostRun, train_host
+from training.recipes.rl.ppo import PPOArm, PPOChoices
+from training.recipes.rl.ppo_host import HostRun, train_host
 from training.recipes.vision.mlp import MLPConfig
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 pytest.importorskip("mujoco", reason="mujoco is not installed here")
 NETWORK = MLPConfig(widths=(8,))
-ARM = HostArm(
+ARM = PPOArm(
     choices=PPOChoices(
         actor=NETWORK,
         critic=NETWORK,

@@ -7,8 +7,8 @@ import pytest
 
 from training.recipes.experiment import Cell
 from training.recipes.rl import ppo_train, saved
-from training.recipes.rl.ppo import PPOChoices
-from training.recipes.rl.ppo_train import PPOArm, train_ppo
+from training.recipes.rl.ppo import PPOArm, PPOChoices
+from training.recipes.rl.ppo_train import train_ppo
 from training.recipes.vision.mlp import MLPConfig
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
