@@ -31,6 +31,7 @@ from training.data.held_out import HeldOut, held_out_of
 from training.data.sources import TextSource
 from training.run import run_tokenizer
 
+FEW, LONG = 10, 10  # documents for each row of a batch; rows that a document gives
 EVAL_DOCUMENTS = 64  # that an evaluation before the last step reads, at most
 
 
@@ -70,7 +71,23 @@ class Inputs:
             shown += f"; {len(self.texts)} held out"
         elif not self.is_scored:
             shown += "; nothing held out"
+        if self._few_and_long():
+            shown += "; few and long: --data.in-memory mixes their rows"
         return shown
+
+    def _few_and_long(self) -> bool:
+        """Whether rows go through long documents in their order, few at a time."""
+        config, parts = self.config, self.mixture.parts
+        if config.data.epochs or config.data.long_documents == "carry":
+            return False
+        if any(part.lengths is not None for part in parts):
+            return False
+        tokens = sum(len(part) * part.typical_length for part in parts)
+        documents = sum(len(part) for part in parts)
+        return (
+            documents < FEW * config.batch_size
+            and tokens > LONG * config.sequence_length * documents
+        )
 
     def _held_out(self, limit: int | None) -> Iterator[HeldOut]:
         if self.texts is not None:

@@ -45,7 +45,15 @@ def test_sources_and_what_is_held_out_of_them(small: TrainConfig, song: Path, tm
         dataclasses.replace(small, text=(), data=DataConfig(sources=(head,))), tmp_path
     )
     assert not unscored.is_scored
-    assert unscored.describe().endswith("; nothing held out")
+    assert "; nothing held out" in unscored.describe()
+    few_and_long = "; few and long: --data.in-memory mixes their rows"
+    assert unscored.describe().endswith(few_and_long)
+    data = DataConfig(sources=(head,), in_memory=True)
+    in_memory = open_inputs(dataclasses.replace(small, text=(), data=data), tmp_path)
+    assert in_memory.describe().endswith("a token; nothing held out")
+    [mixed] = in_memory.mixture.parts
+    assert mixed.lengths is not None
+    assert mixed.read(0).ids.tolist() == one.read(0).ids.tolist()
 
 
 def test_held_out_documents_without_text_are_refused(

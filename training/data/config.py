@@ -53,6 +53,11 @@ class DataConfig:
     long_documents: Literal["cut", "carry"] = "cut"
     """A document longer than a row is cut into pieces of their own, or goes on in the next batch
     with the model's state carried along."""
+    in_memory: bool = False
+    """Text is tokenised before the first step and kept: 4 bytes a token. Rows are then drawn from
+    all documents at once; else each row of the batch reads one document after the other, so that
+    few long documents make a model follow the one it is reading. Token shards are so in any
+    case."""
     threads: int = 0
     """That tokenise; 0: one a core, up to 16. They change nothing but the speed."""
 
@@ -70,6 +75,12 @@ class DataConfig:
             )
         if self.long_documents not in ("cut", "carry"):
             raise UserError(f"long_documents={self.long_documents!r}: expected 'cut' or 'carry'")
+        if self.in_memory and (self.epochs or self.long_documents == "carry"):
+            other = f"epochs={self.epochs}" if self.epochs else "long_documents='carry'"
+            raise UserError(
+                f"in_memory=True has no effect with {other}, by which rows go through documents in "
+                f"their order; give one of them"
+            )
         if self.threads < 0:
             raise UserError(f"threads={self.threads}: expected 0 or more")
         if both := set(self.sources) & set(self.eval_sources):
@@ -94,6 +105,11 @@ def open_mixture(config: DataConfig, tokenizer: Tokenizer, *, vocab_size: int) -
     """
     check_vocabulary(tokenizer, vocab_size)
     parts = tuple(_documents(spec, tokenizer, vocab_size) for spec in config.sources)
+    if config.in_memory:
+        parts = tuple(
+            part.in_memory(config.threads) if isinstance(part, Tokenized) else part
+            for part in parts
+        )
     return Mixture(parts, config.weights or (1.0,) * len(parts))
 
 

@@ -6,7 +6,9 @@ A document is BOS, the text's ids, EOS, where the tokenizer has them. One of n i
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -109,12 +111,22 @@ class Tokenized:
     def read(self, document: int, start: int = 0, stop: int | None = None) -> Document:
         return Document(document_ids(self._tokenizer, self._source[document])[start:stop])
 
+    def in_memory(self, threads: int = 0) -> InMemory:
+        """All of them, tokenised now. threads: 0: one a core. Raises UserError: see the source."""
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            read = list(pool.map(self._ids_and_bytes, range(len(self))))
+        return InMemory([ids for ids, _ in read], text_bytes=sum(size for _, size in read))
+
+    def _ids_and_bytes(self, document: int) -> tuple[np.ndarray, int]:
+        text = self._source[document]
+        return document_ids(self._tokenizer, text), len(text.encode())
+
     def bytes_per_token(self) -> float | None:
         text_bytes = pairs = 0
         for index in sources.spread(len(self), SAMPLES):
-            text = self._source[index]
-            text_bytes += len(text.encode())
-            pairs += max(len(document_ids(self._tokenizer, text)) - 1, 0)
+            ids, size = self._ids_and_bytes(index)
+            text_bytes += size
+            pairs += max(len(ids) - 1, 0)
         return text_bytes / pairs if text_bytes and pairs else None
 
 

@@ -48,6 +48,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"long_documents": "drop"}, "long_documents='drop': expected 'cut' or 'carry'"),
         ({"epochs": -1.0}, "epochs=-1.0: expected a number above 0, or 0"),
         ({"sources": ("text:a",), "weights": (1.0,), "epochs": 1.0}, "weights=.* have no effect"),
+        ({"in_memory": True, "epochs": 1.0}, "in_memory=True has no effect with epochs=1.0"),
+        ({"in_memory": True, "long_documents": "carry"}, "no effect with long_documents='carry'"),
         ({"threads": -1}, "threads=-1: expected 0 or more"),
         ({"sources": ("text:a",), "eval_sources": ("text:a",)}, "to learn from and to be scored"),
     ],
@@ -57,20 +59,22 @@ def test_a_config_that_cannot_be(fields: dict, message: str) -> None:
         DataConfig(**fields)
 
 
-@pytest.mark.parametrize("kind", ["text", "jsonl", "tokens", "all"])
+@pytest.mark.parametrize("kind", ["text", "jsonl", "tokens", "all", "in memory"])
 def test_every_kind_trains_on_the_same_documents(folder: Path, kind: str) -> None:
     specs = {
         "text": f"text:{folder}/text/*.txt",
         "jsonl": f"jsonl:{folder}/a.jsonl",
         "tokens": f"arrayrecord:{folder}/tokens",
     }
-    sources = tuple(specs.values()) if kind == "all" else (specs[kind],)
+    specs["in memory"] = specs["text"]
+    sources = tuple(specs.values())[:3] if kind == "all" else (specs[kind],)
     tokenizer = ByteTokenizer()
-    mixture = open_mixture(DataConfig(sources=sources), tokenizer, vocab_size=261)
+    config = DataConfig(sources=sources, in_memory=kind == "in memory")
+    mixture = open_mixture(config, tokenizer, vocab_size=261)
     wanted = sum(len(text) + 1 for text in TEXTS)  # bytes and EOS
     assert mixture.bytes_per_token() == pytest.approx((wanted - 29) / wanted)
     batches = Batches(mixture, batch_size=4, row_length=256, seed=0, threads=2)
-    assert ("streams" in batches.state()) == (kind != "tokens")
+    assert ("streams" in batches.state()) == (kind not in ("tokens", "in memory"))
     texts = set()
     for _ in range(40):
         batch = next(batches)
