@@ -7,10 +7,11 @@
 | `layers.{i}.h`, `layers.{i}.conv` | `[1, E]`, `[1, 3, E]` | recurrent layer i |
 | `layers.{i}.keys`, `layers.{i}.values` | `[1, W, K]` | attention layer i |
 | `unread` | `[n]` int32 | the tokens to read next: the last ones, n >= 1 where there is any |
-| `context` | `[n]` int32 | the last tokens (48), by which the text of an answer is decoded |
+| `context` | `[n]` int32 | the last tokens, by which the text of an answer is decoded |
 
-No tensors of a state: nothing was read before `unread`. The metadata have `format`, `version`,
-`session` (JSON: the fields of `_HEADER`) and `sha256`, of that JSON and of all tensors.
+No tensors of a state: nothing that was read before `unread` is remembered. The metadata have
+`format`, `version`, `session` (JSON: the fields of `_HEADER`, and `adapter`, the version of the one
+that the state was computed with, if any) and `sha256`, of that JSON and of all tensors.
 
 The weights are known by their checksums (checksums.py), whatever format they were loaded from. The
 config must agree where it says what the model computes; how it is run (`_ANYHOW`) may differ.
@@ -67,6 +68,8 @@ def write(path: Path, point: Point, lm: "LanguageModel") -> None:
         "before": point.held.before,
         "messages": point.messages,
     }
+    if point.adapter:
+        header["adapter"] = point.adapter
     tensors = {
         "unread": np.array(point.unread, np.int32),
         "context": np.array(point.context, np.int32),
@@ -80,15 +83,22 @@ def write(path: Path, point: Point, lm: "LanguageModel") -> None:
         unfinished.write_bytes(save(tensors, metadata))
 
 
-def read(path: Path, lm: "LanguageModel") -> Point:
+def read(path: Path, lm: "LanguageModel", *, adapted: bool = False) -> Point:
     """Where the session in a file stands, which goes on with `lm`.
+
+    adapted: perhaps with an adapter beside it, which Point.adapter tells.
 
     Raises:
       UserError: there is no such file; it is no saved session, damaged, or a newer version's; or it
-        is of another model or tokenizer.
+        is of another model or tokenizer, or of an adapter, unless `adapted`.
     """
     header, tensors = _read(path)
     _check_model(path, header, lm)
+    if header.get("adapter") and not adapted:
+        raise UserError(
+            f"{path} is a session that learns, and its state is its adapter's: turn its adaptation "
+            "off in the server, or go on with it there"
+        )
     held = HeldText(header["held"], header["before"])
     if lm.tokenizer is None and held.text:
         raise UserError(
@@ -105,6 +115,7 @@ def read(path: Path, lm: "LanguageModel") -> Point:
         context=tuple(tensors["context"].tolist()),
         held=held,
         messages=tuple((role, content) for role, content in header["messages"]),
+        adapter=header.get("adapter", ""),
     )
 
 
@@ -145,7 +156,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if digest(session, tensors) != metadata.get("sha256"):
         raise UserError(f"{path} is damaged: its content is not what was saved; copy it again")
     header = json.loads(session)
-    assert set(header) == set(_HEADER)
+    assert set(header) - {"adapter"} == set(_HEADER)
     return header, tensors
 
 

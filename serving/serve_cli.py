@@ -20,10 +20,13 @@ import uvicorn
 
 from checkpoints import session_file
 from checkpoints.hub_names import title
+from eval.dynamic.config import DynamicConfig
 from recurrentgemma.errors import TemplateError, UserError, is_out_of_memory
 from serving.engine.engine import Engine
 from serving.engine.mesh_programs import tensor_mesh
 from serving.engine.thread import EngineThread, Status
+from serving.features.adaptation import CHOICES, PLACES_EACH, check_choices
+from serving.features.adaptation import warm_up as warm_up_adaptation
 from serving.features.adapters import bank_for, named_paths
 from serving.features.constraints import Constraints
 from serving.features.draft import DraftProposals
@@ -111,10 +114,15 @@ class ServeArguments:
     """Places for adapters, which cost memory and time whether they are taken or not. 0: as many as
     --adapters names, or with --load-adapters at least 16."""
     adapter_rank: int = 0
-    """The largest rank. 0: that of --adapters, or 16."""
+    """The largest rank. 0: that of --adapters and of sessions that learn, or 16."""
     load_adapters: bool = False
     """Take POST /v1/load_lora_adapter and /v1/unload_lora_adapter, with which whoever may ask this
     server has it read any path."""
+    adapting: int = 0
+    """Sessions may learn from what they read, and so many of those are held in memory at once; the
+    others wait in --sessions. 0: none may."""
+    dynamic: DynamicConfig = CHOICES
+    """How they learn."""
     speculate: Literal["ngram", "draft"] | None = None
     """Guess tokens ahead and verify several in one call, where it pays."""
     draft: str | None = None
@@ -146,7 +154,7 @@ def main(argv: list[str]) -> int:
 def serve(arguments: ServeArguments) -> int:
     """Serve until SIGINT or SIGTERM, then return 0 (1 when the engine has failed meanwhile)."""
     least_of = {"slots": 1, "queue": 0, "prompts": 1, "cache": 0, "host_cache": 0}
-    least_of |= {"max_adapters": 0, "adapter_rank": 0, "speculate_least": 0}
+    least_of |= {"adapting": 0, "max_adapters": 0, "adapter_rank": 0, "speculate_least": 0}
     least_of |= {"max_prompt": 1, "max_body": 1, "timeout": 0, "max_open": 1, "drain": 0}
     for option, least in least_of.items():
         given = getattr(arguments, option)
@@ -164,7 +172,10 @@ def serve(arguments: ServeArguments) -> int:
         sessions=None if arguments.sessions is None else Path(arguments.sessions),
         cors=arguments.cors,
         load_adapters=arguments.load_adapters,
+        adapting=arguments.adapting,
+        dynamic=arguments.dynamic,
     )
+    _check_adapting(arguments)
     if arguments.log_prompts and not arguments.log_requests:
         raise UserError("--log-prompts adds to the log of requests: leave out --no-log-requests")
     with listen(arguments.host, arguments.port) as listener:
@@ -211,6 +222,8 @@ def serve(arguments: ServeArguments) -> int:
                 assert engine.adapters is not None
                 engine.adapters.load(name, path)
             engine.warm_up()
+            if arguments.adapting:
+                warm_up_adaptation(lm, arguments.dynamic)
             if engine.speculation is not None:
                 _say(engine.speculation.cost)
             if options.sessions is not None:
@@ -267,12 +280,27 @@ def _bank(arguments: ServeArguments, model: "Griffin") -> "AdapterBank | None":
     """Places for adapters, where any are asked for."""
     paths, loads = named_paths(arguments.adapters), arguments.load_adapters
     count = arguments.max_adapters or max(len(paths), 16 if loads else 0)
+    if count and not (paths or loads):
+        raise UserError("--max-adapters has no effect without --adapters or --load-adapters")
+    learned = None
+    if arguments.adapting:
+        count, learned = count + PLACES_EACH * arguments.adapting, arguments.dynamic.lora
     if not count:
         return None
-    if not (paths or loads):
-        raise UserError("--max-adapters has no effect without --adapters or --load-adapters")
     rank = arguments.adapter_rank
-    return bank_for(model, paths, count=count, rank=rank, any_layer=loads)
+    return bank_for(model, paths, count=count, rank=rank, any_layer=loads, learned=learned)
+
+
+def _check_adapting(arguments: ServeArguments) -> None:
+    if not arguments.adapting:
+        if arguments.dynamic != CHOICES:
+            raise UserError("--dynamic.* has no effect without --adapting")
+        return
+    if arguments.sessions is None:
+        raise UserError("--adapting N needs --sessions DIR, where sessions are kept")
+    if arguments.quantize is not None or arguments.mesh.tensor > 1:
+        raise UserError("--adapting with --quantize or --mesh.tensor: leave one of them out")
+    check_choices(arguments.dynamic)
 
 
 def _proposer(arguments: ServeArguments, lm: "LanguageModel") -> "Proposer | None":

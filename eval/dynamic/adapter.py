@@ -29,6 +29,7 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.generation.reading import LOOKBACK_TOKENS, Point
 from recurrentgemma.generation.session import Session
+from recurrentgemma.params import Flat
 from recurrentgemma.state import State
 from recurrentgemma.text import pieces
 from recurrentgemma.text.chat import check_text
@@ -53,6 +54,7 @@ class OnlineAdapter:
     ):
         self.base, self.choices = lm, choices or DynamicConfig()
         self.statistics, self.tx = statistics, tx
+        self.note: dict[str, Any] = {}  # its owner's, which the file keeps, as JSON
         self._learner = Learner(lm, self.choices, statistics=statistics, tx=tx)
         self._replay = make_replay(self.choices, replay_text)
         self._now: tuple[int, LanguageModel] | None = None
@@ -72,6 +74,11 @@ class OnlineAdapter:
     def tokens_scored(self) -> int:
         """Of the document."""
         return self._scored
+
+    @property
+    def adapted(self) -> Flat:
+        """The adapted parameters of now, by canonical name."""
+        return self._learner.adapted(0)
 
     @property
     def lm(self) -> LanguageModel:
@@ -190,7 +197,7 @@ class OnlineAdapter:
             adapter._replay.restore(adapter_file.within(arrays, "replay."))
         adapter._ids = arrays["ids"]
         adapter._offset, adapter._scored = header["offset"], header["scored"]
-        adapter._held = HeldText(*header["held"])
+        adapter._held, adapter.note = HeldText(*header["held"]), header["note"]
         return adapter
 
     def _saved(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -201,6 +208,7 @@ class OnlineAdapter:
             "offset": self._offset,
             "scored": self._scored,
             "held": list(self._held),
+            "note": self.note,
             "statistics": None,
         }
         arrays = {f"learner.{name}": x for name, x in self._learner.arrays().items()}

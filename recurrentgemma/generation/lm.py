@@ -228,7 +228,8 @@ class LanguageModel:
         one that `Session.save` wrote to `path`.
 
         Raises ValueError for a path where there is none, or a damaged one, or one of a newer
-        version, of another model (other sizes, or other weights) or another tokenizer.
+        version, of another model (other sizes, or other weights) or another tokenizer, or one that
+        a server's session which learns has computed with its adapter.
         """
         if path is None:
             return Session(self)

@@ -131,12 +131,14 @@ class Engine:
                 f"context_length={config.context_length}: shorten them",
                 field="prompt" if seen + length > config.context_length else "max_tokens",
             )
-        if request.before is not None and request.adapter is not None:
-            message = (
-                f"a session's state is the base's, and {request.adapter.name!r} is an adapter: "
-                "leave one of them out"
-            )
-            raise UserError(message, field="model")
+        if request.before is not None and request.before.state is not None:
+            version = "" if request.adapter is None else request.adapter.version
+            if request.before.adapter != version:
+                message = (
+                    f"the session's state is of {_whose(request.before.adapter)}, and the request "
+                    f"asks for {_whose(version)}: a state goes on with what has computed it"
+                )
+                raise UserError(message, field="model")
         if request.sampling.stop and self.lm.tokenizer is None:
             message = "a stop string needs a tokenizer, and this checkpoint has none: leave it out"
             raise UserError(message, field="stop")
@@ -364,3 +366,7 @@ class Engine:
             if speculation.pause_left(slot) == 0:
                 speculation.resume(slot, self._slots.state_of(slot))
                 self._slots.clear(slot)
+
+
+def _whose(version: str) -> str:
+    return f"adapter version {version}" if version else "the base"

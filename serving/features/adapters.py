@@ -147,23 +147,32 @@ def chosen(adapters: Adapters | None, model: str | None) -> ServedAdapter | None
 
 
 def bank_for(
-    model: Griffin, paths: Mapping[str, str], *, count: int, rank: int, any_layer: bool
+    model: Griffin,
+    paths: Mapping[str, str],
+    *,
+    count: int,
+    rank: int,
+    any_layer: bool,
+    learned: LoraConfig | None = None,
 ) -> AdapterBank:
     """A bank for the adapters at these paths, and others.
 
     count: places, at least one for each. rank: the largest; 0: theirs, or 16 without any.
     any_layer: beside every linear layer, not only beside those that these have.
+    learned: what sessions learn has these layers and this rank.
     Raises UserError: they cannot be read, or are more than count or rank allow.
     """
     read = [open_adapters(path)[0] for path in paths.values()]
     if count < max(1, len(read)):
         raise UserError(f"--max-adapters {count}: expected at least {max(1, len(read))}")
-    largest = max((adapters.rank for adapters in read), default=16)
-    if 0 < rank < largest and read:
+    ranks = [adapters.rank for adapters in read] + ([learned.rank] if learned else [])
+    largest = max(ranks, default=16)
+    if 0 < rank < largest and ranks:
         raise UserError(f"--adapter-rank {rank}: one of the adapters has rank {largest}")
     layers = adapted_layers(model.config, LoraConfig(rank=1))
     if not any_layer:
         theirs = {layer for adapters in read for layer in adapters.pairs}
+        theirs |= set(adapted_layers(model.config, learned)) if learned else set()
         layers = {name: shape for name, shape in layers.items() if name in theirs}
     return AdapterBank(model, layers, count=count, rank=bank_rank(rank or largest))
 

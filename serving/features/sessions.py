@@ -31,6 +31,15 @@ from recurrentgemma.text.pieces import HeldText, ids_of
 from recurrentgemma.text.streaming import tokens_within
 from recurrentgemma.text.tokenizer import Tokenizer
 from serving.engine.request import GenerationRequest
+from serving.features.adaptation import (
+    REREAD,
+    Adaptation,
+    AdaptationInfo,
+    Adaptations,
+    adapter_file,
+    reread,
+)
+from serving.features.adapters import ServedAdapter
 
 ENDING = ".session"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -60,17 +69,27 @@ class SessionInfo:
     bytes: int
     used: float  # seconds since the epoch
     busy: bool
+    learns: bool
 
 
 class Sessions:
     """The sessions in a folder, of one model. Any thread may call it.
 
     most: of them; one more is refused until another is deleted.
+    adaptations: of those that learn, in the same folder; None: none may.
     """
 
-    def __init__(self, folder: Path, lm: LanguageModel, *, most: int = 10_000):
+    def __init__(
+        self,
+        folder: Path,
+        lm: LanguageModel,
+        *,
+        most: int = 10_000,
+        adaptations: Adaptations | None = None,
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._lm, self._most = folder, lm, most
+        self.adaptations = adaptations
         self.tokenizer = lm.tokenizer
         self._lock = threading.Lock()
         self._busy: set[str] = set()
@@ -88,14 +107,18 @@ class Sessions:
         except FileNotFoundError:
             raise NoSuchSession(f"there is no session {name!r}", field="session") from None
         return SessionInfo(
-            name=name, bytes=status.st_size, used=status.st_mtime, busy=name in self._busy
+            name=name,
+            bytes=status.st_size,
+            used=status.st_mtime,
+            busy=name in self._busy,
+            learns=adapter_file(self._folder, name).is_file(),
         )
 
     def point(self, name: str) -> Point:
         """Where a session stands. Raises NoSuchSession, SessionDamaged."""
         self.info(name)
         try:
-            return session_file.read(self._path(name), self._lm)
+            return session_file.read(self._path(name), self._lm, adapted=True)
         except UserError as error:
             raise SessionDamaged(f"session {name!r}: {error}", field="session") from None
 
@@ -103,7 +126,8 @@ class Sessions:
     def lease(self, name: str, *, new: bool = True) -> Iterator["Lease"]:
         """The session of this name for one request, an empty one where there is none and `new`.
 
-        Raises SessionBusy, SessionDamaged, NoSuchSession; UserError: there are too many.
+        Raises SessionBusy, SessionDamaged, NoSuchSession, and as Adaptations.of; UserError: there
+        are too many, or it learns and none may here.
         """
         path = self._path(name)
         with self._lock:
@@ -118,9 +142,15 @@ class Sessions:
                         "delete some",
                         field="session",
                     )
+                adapter_file(self._folder, name).unlink(missing_ok=True)  # of one that is no more
                 yield Lease(self, name, START)
+                return
+            point = self.point(name)
+            if self.info(name).learns:
+                with self._adaptations.of(name, point) as adaptation:
+                    yield Lease(self, name, adaptation.before, adaptation)
             else:
-                yield Lease(self, name, self.point(name))
+                yield Lease(self, name, reread(point) if point.adapter else point)
         finally:
             with self._lock:
                 self._busy.discard(name)
@@ -129,12 +159,15 @@ class Sessions:
         """The session stands there now; its file is whole at any time."""
         session_file.write(self._path(name), point, self._lm)
 
-    def create(self, name: str) -> None:
-        """An empty one. Raises SessionExists, UserError."""
+    def create(self, name: str, *, adapt: bool = False) -> None:
+        """An empty one, which learns where `adapt`. Raises SessionExists, UserError."""
         if self._path(name).exists():
             raise SessionExists(f"there is a session {name!r}: choose another name", field="name")
+        adaptations = self._adaptations if adapt else None
         with self.lease(name) as lease:
             self.write(name, lease.point)
+            if adaptations is not None:
+                adaptations.turn_on(name, lease.point)
 
     def fork(self, name: str, new: str) -> None:
         """A copy under another name. Raises NoSuchSession, SessionBusy, SessionDamaged,
@@ -143,6 +176,8 @@ class Sessions:
             raise SessionExists(f"there is a session {new!r}: choose another name", field="name")
         with self.lease(name, new=False) as lease, self.lease(new) as other:
             self.write(other.name, lease.point)
+            if self.info(name).learns:
+                self._adaptations.copy(name, new)
 
     def delete(self, name: str) -> None:
         """Raises NoSuchSession, SessionBusy."""
@@ -150,7 +185,44 @@ class Sessions:
         with self._lock:
             if name in self._busy:
                 raise SessionBusy(f"session {name!r} is answering a request: try again")
+            self._forget_adapter(name)
             self._path(name).unlink(missing_ok=True)
+
+    def adapt(self, name: str) -> None:
+        """From here on it learns from what it reads and says. Raises as `fork`; UserError: it does
+        already, or none may here."""
+        adaptations = self._adaptations
+        with self.lease(name, new=False) as lease:
+            adaptations.turn_on(name, lease.point)
+
+    def adapt_no_more(self, name: str) -> None:
+        """It goes on as the base, from its last tokens; what it has learned is forgotten. Raises
+        NoSuchSession, SessionBusy, SessionDamaged."""
+        with self._lock:
+            if name in self._busy:
+                raise SessionBusy(f"session {name!r} is answering a request: try again")
+            point = self.point(name)
+            if point.adapter:
+                self.write(name, reread(point))
+            self._forget_adapter(name)
+
+    def adaptation(self, name: str) -> AdaptationInfo | None:
+        """What is known of a session that learns. Raises AdaptationDamaged, UserError."""
+        return self._adaptations.info(name) if self.info(name).learns else None
+
+    @property
+    def _adaptations(self) -> Adaptations:
+        if self.adaptations is None:
+            raise UserError(
+                "no session learns on this server: have it started with --adapting 1 or more",
+                field="session",
+            )
+        return self.adaptations
+
+    def _forget_adapter(self, name: str) -> None:
+        if self.adaptations is not None:
+            self.adaptations.turn_off(name)
+        adapter_file(self._folder, name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         if not NAME.fullmatch(name):
@@ -183,11 +255,18 @@ def held_ids(tokenizer: Tokenizer | None, point: Point) -> list[int]:
 
 
 class Lease:
-    """A session while one request goes on with it."""
+    """A session while one request goes on with it: from `point`, with `adapter` where it has
+    learned one."""
 
-    def __init__(self, sessions: Sessions, name: str, point: Point):
+    def __init__(
+        self, sessions: Sessions, name: str, point: Point, adaptation: Adaptation | None = None
+    ):
         self.name, self.point = name, point
-        self._sessions = sessions
+        self._sessions, self._adaptation = sessions, adaptation
+
+    @property
+    def adapter(self) -> ServedAdapter | None:
+        return None if self._adaptation is None else self._adaptation.served
 
     def answered(
         self,
@@ -215,8 +294,21 @@ class Lease:
             state=state,
             unread=(prompt[-1], *tokens),
             count=self.point.count + len(added),
-            context=(*self.point.context, *added)[-LOOKBACK_TOKENS:],
+            context=(*self.point.context, *added)[-REREAD:],
             held=HeldText(held, None),
             messages=tuple(messages),
+            adapter="" if self.adapter is None else self.adapter.version,
         )
+        if self._adaptation is None:
+            self._sessions.write(self.name, self.point)
+        else:
+            self._learn(self._adaptation, added)
+
+    def _learn(self, adaptation: Adaptation, added: Sequence[int]) -> None:
+        adaptation.spoiled = True
+        adaptation.learn(added)
+        if self.point.adapter != adaptation.version:
+            self.point = reread(self.point)
         self._sessions.write(self.name, self.point)
+        adaptation.save()
+        adaptation.spoiled = False

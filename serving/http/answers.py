@@ -15,7 +15,7 @@ from recurrentgemma.generation.reading import Point
 from recurrentgemma.generation.sampling import Sampling
 from serving.engine.engine import Engine
 from serving.engine.request import Event, GenerationRequest, TokenScore
-from serving.features.adapters import chosen
+from serving.features.adapters import ServedAdapter, chosen
 from serving.http.protocol import (
     Choice,
     Completion,
@@ -50,9 +50,9 @@ def read_questions(body: CompletionRequest, engine: Engine) -> Questions:
     """
     requests: list[GenerationRequest] = []
     echoes = []
-    constraint = constraint_of(body, engine)
+    constraint, adapter = constraint_of(body, engine), chosen(engine.adapters, body.model)
     for prompt in body.prompt:
-        request = _request(body, engine, prompt, constraint=constraint)
+        request = _request(body, engine, prompt, constraint=constraint, adapter=adapter)
         echo = ""
         if body.echo:
             echo = prompt if isinstance(prompt, str) else engine.decode(request.prompt)
@@ -65,10 +65,17 @@ def read_questions(body: CompletionRequest, engine: Engine) -> Questions:
 
 
 def read_prompt(
-    body: CompletionRequest, engine: Engine, prompt: str | list[int], *, before: Point
+    body: CompletionRequest,
+    engine: Engine,
+    prompt: str | list[int],
+    *,
+    before: Point,
+    adapter: ServedAdapter | None,
 ) -> Questions:
-    """What goes on with a session: as read_questions, for this one prompt."""
-    request = _request(body, engine, prompt, constraint=constraint_of(body, engine), before=before)
+    """What goes on with a session, which may have learned an adapter: as read_questions, for this
+    one prompt."""
+    constraint = constraint_of(body, engine)
+    request = _request(body, engine, prompt, constraint=constraint, before=before, adapter=adapter)
     return Questions(body=body, requests=(request,), echoes=("",))
 
 
@@ -80,7 +87,6 @@ def _request(
         sampling=sampling_of(body, max_tokens=body.max_tokens),
         logprobs=0 if body.logprobs is None and body.drawn > body.n else body.logprobs,
         prompt_logprobs=body.echo and body.logprobs is not None,
-        adapter=chosen(engine.adapters, body.model),
         **more,
     )
     engine.check(request)

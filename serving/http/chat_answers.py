@@ -16,7 +16,7 @@ from recurrentgemma.text.chat import ChatFormat, chat_format
 from recurrentgemma.text.tokenizer import Tokenizer
 from serving.engine.engine import Engine
 from serving.engine.request import Event, GenerationRequest, TokenScore
-from serving.features.adapters import chosen
+from serving.features.adapters import ServedAdapter, chosen
 from serving.http.answers import Counts, Questions, asked_of, sampling_of
 from serving.http.chat_protocol import (
     MAX_TOKENS,
@@ -54,8 +54,10 @@ def read_turn(
     write: Callable[[Tokenizer], list[int]],
     *,
     before: Point | None = None,
+    adapter: ServedAdapter | None = None,
 ) -> Questions:
-    """As read_chat, of messages that `write` writes as tokens, after a session's."""
+    """As read_chat, of messages that `write` writes as tokens, after a session's, which may have
+    learned an adapter."""
     tokenizer = engine.lm.tokenizer
     if tokenizer is None:
         raise UserError(
@@ -78,7 +80,7 @@ def read_turn(
             prompt=tokens_T,
             sampling=sampling_of(body, max_tokens=most),
             logprobs=body.top_logprobs if body.logprobs else None,
-            adapter=chosen(engine.adapters, body.model),
+            adapter=adapter or chosen(engine.adapters, body.model),
             constraint=constraint,
             before=before,
         )

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from recurrentgemma.errors import TemplateError, UserError
 from serving.engine.thread import EngineUnavailable, QueueFull
+from serving.features.adaptation import AdaptationBusy, AdaptationDamaged
 from serving.features.adapters import NoSuchAdapter
 from serving.features.sessions import (
     NoSuchSession,
@@ -48,6 +49,10 @@ def told(error: Exception) -> RequestError:
             return RequestError(409, str(error), param=error.field, code="session_exists")
         case SessionBusy():
             return RequestError(409, str(error), param="session", code="session_busy")
+        case AdaptationBusy():
+            return RequestError(429, str(error), param="session", code="adaptation_busy")
+        case AdaptationDamaged():
+            return RequestError(422, str(error), param=error.field, code="adaptation_damaged")
         case SessionDamaged():
             return RequestError(422, str(error), param=error.field, code="session_damaged")
         case UserError():
@@ -75,7 +80,12 @@ def add_error_handlers(app: FastAPI) -> None:
         message = f"{request.method} {request.url.path}: {error.detail}"
         return error_response(RequestError(error.status_code, message))
 
-    kinds = (RequestError, UserError, TemplateError, QueueFull, EngineUnavailable, SessionBusy)
-    for kind in (*kinds, Exception):  # Starlette raises what is no other anew: it is logged
+    kinds = (RequestError, UserError, TemplateError, QueueFull, EngineUnavailable)
+    for kind in (
+        *kinds,
+        SessionBusy,
+        AdaptationBusy,
+        Exception,
+    ):  # Starlette raises what is no other anew: it is logged
         app.add_exception_handler(kind, tell)
     app.add_exception_handler(HTTPException, tell_of_http)

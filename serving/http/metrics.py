@@ -7,7 +7,7 @@ thousands of tokens a second, each with its time.
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -106,10 +106,20 @@ class ModelMetrics:
 
 
 class Metrics:
-    """Of one server. Registers itself with a registry of its own."""
+    """Of one server. Registers itself with a registry of its own.
 
-    def __init__(self, engine_thread: EngineThread, model_name: str):
+    updates: how often sessions have learned so far.
+    """
+
+    def __init__(
+        self,
+        engine_thread: EngineThread,
+        model_name: str,
+        *,
+        updates: Callable[[], int] = lambda: 0,
+    ):
         self._engine_thread, self._model_name = engine_thread, model_name
+        self._updates = updates
         self._models = {model_name: ModelMetrics()}
         self._http: Counter[tuple[str, str, str]] = Counter()
         self.registry = CollectorRegistry(auto_describe=False)
@@ -166,6 +176,7 @@ class Metrics:
         for name, description, count in (
             ("prefix_cache_queries", "Tokens of prompts that were looked for.", queried),
             ("prefix_cache_hits", "Tokens of prompts that did not have to be read.", hit),
+            ("adaptation_updates", "Updates of sessions that learn.", self._updates()),
         ):
             counter = CounterMetricFamily(PREFIX + name, description, labels=["model_name"])
             counter.add_metric([self._model_name], count)

@@ -5,7 +5,9 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from eval.dynamic.config import DynamicConfig
 from recurrentgemma.errors import UserError
+from serving.features.adaptation import CHOICES
 
 MAX_BODY_MIB = 16  # a million tokens as ids, or as text even where each character is escaped
 KEYS = "GRIFFIN_API_KEYS"
@@ -21,6 +23,8 @@ class ServerOptions:
     log_prompts: bool = False  # what was asked and answered, in the log
     load_adapters: bool = False  # whether a request may load and drop adapters
     sessions: Path | None = None  # where they are kept
+    adapting: int = 0  # sessions that learn, and are held in memory at once; 0: none may
+    dynamic: DynamicConfig = CHOICES  # how they do
     cors: tuple[str, ...] = ()  # origins whose pages may ask; "*" is any
 
 

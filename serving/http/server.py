@@ -65,7 +65,7 @@ def create_app(
     add_session_routes(app, service)
     add_response_routes(app, service)
     add_error_handlers(app)
-    metrics = Metrics(engine_thread, model_name)
+    metrics = Metrics(engine_thread, model_name, updates=service.adaptation_updates)
     add_metrics(app, metrics)
     _add_middleware(app, options, metrics)
     return app

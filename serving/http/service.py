@@ -2,6 +2,7 @@
 """What the routes have in common: one engine thread, the model's name, bodies, answers."""
 
 import asyncio
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
@@ -12,6 +13,7 @@ from recurrentgemma.errors import UserError
 from serving.engine.engine import Engine
 from serving.engine.request import Event
 from serving.engine.thread import EngineThread
+from serving.features.adaptation import Adaptations
 from serving.features.adapters import Adapters
 from serving.features.sessions import Sessions
 from serving.http import events
@@ -112,8 +114,23 @@ class Service:
             message = "this server keeps no sessions: have it started with --sessions DIR"
             raise UserError(message, field="session")
         if self._sessions is None:
-            self._sessions = Sessions(self.options.sessions, self.engine.lm)
+            self._sessions = self._open_sessions(self.options.sessions)
         return self._sessions
+
+    def adaptation_updates(self) -> int:
+        """Of all sessions since the server began."""
+        adaptations = None if self._sessions is None else self._sessions.adaptations
+        return 0 if adaptations is None else adaptations.updates
+
+    def _open_sessions(self, folder: Path) -> Sessions:
+        engine, options = self.engine, self.options
+        adaptations = None
+        if options.adapting:
+            assert engine.adapters is not None
+            adaptations = Adaptations(
+                folder, engine.lm, engine.adapters, most=options.adapting, choices=options.dynamic
+            )
+        return Sessions(folder, engine.lm, adaptations=adaptations)
 
     async def answered(
         self,

@@ -116,7 +116,7 @@ def read_completion(body: CompletionRequest, engine: Engine, held: HeldSession) 
         prompt = prompt_after(tokenizer, point, prompt)
     elif not isinstance(prompt, str):
         prompt = [*held_ids(tokenizer, point), *prompt]
-    return read_prompt(body, engine, prompt, before=point)
+    return read_prompt(body, engine, prompt, before=point, adapter=held.lease.adapter)
 
 
 def read_chat_turn(body: ChatRequest, engine: Engine, held: HeldSession) -> Questions:
@@ -134,11 +134,15 @@ def read_chat_turn(body: ChatRequest, engine: Engine, held: HeldSession) -> Ques
             )
     held.messages = (*point.messages, *((m["role"], m["content"]) for m in messages))
     return read_turn(
-        body, engine, lambda tokenizer: turn_after(tokenizer, point, messages), before=point
+        body,
+        engine,
+        lambda tokenizer: turn_after(tokenizer, point, messages),
+        before=point,
+        adapter=held.lease.adapter,
     )
 
 
 def _base_alone(body: RequestFields, engine: Engine) -> None:
-    """An adapter would have read the session otherwise."""
+    """An adapter by name would have read the session otherwise."""
     if chosen(engine.adapters, body.model) is not None:
         raise UserError("a session is of the base model: leave the adapter out", field="model")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`/v1/sessions`: named states on disk. What goes on with one is a completion or a chat."""
 
+import dataclasses
 import uuid
 from typing import Any
 
@@ -21,14 +22,26 @@ class NameRequest(BaseModel):
     name: str | None = Field(None, max_length=100)  # letters, digits and _.- after the first
 
 
+class NewSession(NameRequest):
+    adapt: bool = False  # whether it learns
+
+
+class AdaptationObject(BaseModel):
+    version: int  # how often it has learned; 0 is the base
+    tokens: int  # that it was given to learn from
+    stopped: str | None  # why it learns no more, if it does not
+
+
 class SessionObject(BaseModel):
     id: str
     object: str = "session"
     bytes: int
     updated: int  # seconds since the epoch
     busy: bool  # whether a request goes on with it
+    learns: bool  # whether it adapts
     tokens: int | None = None  # that it has read and generated
     messages: list[dict[str, str]] | None = None  # of its chat
+    adaptation: AdaptationObject | None = None
 
 
 class SessionList(BaseModel):
@@ -48,12 +61,12 @@ def add_session_routes(app: FastAPI, service: Service) -> None:
         """All of them, by name; each is one file, whatever it has read."""
         return json_response(await run_in_threadpool(_listed, service.sessions))
 
-    @app.post("/v1/sessions", response_model=SessionObject, openapi_extra=json_schema(NameRequest))
+    @app.post("/v1/sessions", response_model=SessionObject, openapi_extra=json_schema(NewSession))
     async def create(request: Request) -> Response:
         """An empty one."""
-        body = await service.read(request, NameRequest)
+        body = await service.read(request, NewSession)
         name = body.name or f"session-{uuid.uuid4().hex}"
-        await run_in_threadpool(service.sessions.create, name)
+        await run_in_threadpool(service.sessions.create, name, adapt=body.adapt)
         return json_response(await run_in_threadpool(_shown, service.sessions, name))
 
     @app.get("/v1/sessions/{name}", response_model=SessionObject)
@@ -73,6 +86,18 @@ def add_session_routes(app: FastAPI, service: Service) -> None:
         await run_in_threadpool(service.sessions.fork, name, new)
         return json_response(await run_in_threadpool(_shown, service.sessions, new))
 
+    @app.post("/v1/sessions/{name}/adapt", response_model=SessionObject)
+    async def adapt(name: str) -> Response:
+        """From here on it learns from what it reads and says."""
+        await run_in_threadpool(service.sessions.adapt, name)
+        return json_response(await run_in_threadpool(_shown, service.sessions, name))
+
+    @app.delete("/v1/sessions/{name}/adapt", response_model=SessionObject)
+    async def adapt_no_more(name: str) -> Response:
+        """It goes on as the base, from its last tokens; what it has learned is forgotten."""
+        await run_in_threadpool(service.sessions.adapt_no_more, name)
+        return json_response(await run_in_threadpool(_shown, service.sessions, name))
+
     @app.delete("/v1/sessions/{name}", response_model=DeletedSession)
     async def delete(name: str) -> Response:
         await run_in_threadpool(service.sessions.delete, name)
@@ -91,8 +116,12 @@ def _listed(sessions: Sessions) -> SessionList:
 
 def _shown(sessions: Sessions, name: str) -> SessionObject:
     point = sessions.point(name)
-    messages = [{"role": role, "content": content} for role, content in point.messages]
-    return _object(sessions.info(name), tokens=point.count, messages=messages)
+    more: dict[str, Any] = {"tokens": point.count}
+    more["messages"] = [{"role": role, "content": content} for role, content in point.messages]
+    adaptation = sessions.adaptation(name)
+    if adaptation is not None:
+        more["adaptation"] = AdaptationObject(**dataclasses.asdict(adaptation))
+    return _object(sessions.info(name), **more)
 
 
 def _object(info: SessionInfo, **more: Any) -> SessionObject:
@@ -102,5 +131,6 @@ def _object(info: SessionInfo, **more: Any) -> SessionObject:
         bytes=info.bytes,
         updated=int(info.used),
         busy=info.busy,
+        learns=info.learns,
         **more,
     )

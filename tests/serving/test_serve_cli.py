@@ -48,6 +48,17 @@ def test_a_port_in_use_is_an_error_before_anything_is_loaded(capsys):
         (["--max-prompt", "0"], "--max-prompt 0: expected 1 or more"),
         (["--drain", "-1"], "--drain -1.0: expected 0 or more"),
         (["--max-open", "0"], "--max-open 0: expected 1 or more"),
+        (["--adapting", "-1"], "--adapting -1: expected 0 or more"),
+        (["--adapting", "1"], "--adapting N needs --sessions DIR"),
+        (["--dynamic.overlap", "8"], "--dynamic.* has no effect without --adapting"),
+        (
+            ["--adapting", "1", "--sessions", "s", "--quantize", "int8"],
+            "--adapting with --quantize or --mesh.tensor",
+        ),
+        (
+            ["--adapting", "1", "--sessions", "s", "--dynamic.parameters", "mlp"],
+            "a session learns a low-rank adapter",
+        ),
     ],
 )
 def test_bad_options(capsys, options, message):

@@ -41,7 +41,8 @@ export class Sessions {
     this.element("fork").disabled = this.element("delete").disabled = !there;
     const one = there ? await this.server.json("GET", `/v1/sessions/${encodeURIComponent(name)}`) : null;
     if (name !== this.name) return; // another was chosen meanwhile
-    this.element("session-size").textContent = one ? `${bytes(one.bytes)} on disk` : name ? "new" : "";
+    const learned = one?.adaptation ? `, learned ${one.adaptation.version} times` : "";
+    this.element("session-size").textContent = one ? `${bytes(one.bytes)} on disk${learned}` : name ? "new" : "";
     this.held(one);
   }
 

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sessions that learn change no bit of anybody else, and no state of one version meets another."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from eval.dynamic.adapter import OnlineAdapter
-from eval.dynamic.config import DynamicConfig, OptimizerConfig
+from eval.dynamic.config import DynamicConfig, OptimizerConfig, ReplayConfig
 from recurrentgemma.adapter_bank import AdapterBank
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.lm import LanguageModel
@@ -13,12 +16,21 @@ from recurrentgemma.generation.sampling import Sampling
 from recurrentgemma.lora_config import LoraConfig
 from serving.engine.engine import Engine
 from serving.engine.request import GenerationRequest
-from serving.features.adaptation import AdaptingSessions
+from serving.features import adaptation
+from serving.features.adaptation import (
+    CHOICES,
+    AdaptationBusy,
+    AdaptationDamaged,
+    Adaptations,
+    check_choices,
+    warm_up,
+)
 from serving.features.adapters import Adapters
 from serving.features.prefix_cache import PrefixCache
+from serving.features.sessions import Sessions
 
-CHOICES = DynamicConfig(
-    parameters="lora",
+LEARNING = dataclasses.replace(
+    CHOICES,
     segment_length=16,
     lora=LoraConfig(rank=2),
     optimizer=OptimizerConfig(algorithm="adam", learning_rate=0.05),
@@ -28,7 +40,7 @@ TURNS = [tuple(b"All the world's a stage, "), tuple(b"and all the men and women 
 
 
 @pytest.fixture(scope="module")
-def engine(griffin, language_model) -> Engine:
+def engine(griffin) -> Engine:
     """Of eight slots: two sessions that learn, and six requests beside them."""
     lm = griffin.lm
     bank = AdapterBank(lm.model, griffin.adapters.bank.layers, count=4, rank=8)
@@ -36,109 +48,256 @@ def engine(griffin, language_model) -> Engine:
 
 
 @pytest.fixture
-def adapting(engine) -> AdaptingSessions:
-    return AdaptingSessions(engine.lm, engine.adapters, most=2, choices=CHOICES, reread=40)
+def open_sessions(engine, tmp_path):
+    """`open_sessions(most)`: the sessions of one folder, as a server that starts finds them."""
+
+    def open_(most: int = 2) -> Sessions:
+        folder = tmp_path / "sessions"
+        adaptations = Adaptations(folder, engine.lm, engine.adapters, most=most, choices=LEARNING)
+        return Sessions(folder, engine.lm, adaptations=adaptations)
+
+    return open_
 
 
-def answers(engine, requests) -> list[list]:
+def answers(engine, requests) -> tuple[list[list], list]:
+    """Scores and states."""
     ids = [engine.submit(request) for request in requests]
-    scores = {id: [] for id in ids}
+    scores, states = {id: [] for id in ids}, {}
     while engine.busy:
         for event in engine.step():
             scores[event.request_id] += event.scores
-    return [scores[id] for id in ids]
+            states[event.request_id] = event.state
+    return [scores[id] for id in ids], [states[id] for id in ids]
 
 
-def turn(engine, adapting, name: str, ids, beside=()) -> tuple[list, list[list]]:
-    request = adapting.request(name, ids, SAMPLING, logprobs=2)
-    scores, *others = answers(engine, [request, *beside])
-    adapting.answered(name, ids, [score.token_id for score in scores])
+def asked(lease, ids) -> GenerationRequest:
+    return GenerationRequest(
+        prompt=ids, sampling=SAMPLING, logprobs=2, before=lease.point, adapter=lease.adapter
+    )
+
+
+def turn(engine, sessions, name: str, ids, beside=()) -> tuple[list, list[list]]:
+    """Of the session and of the others."""
+    with sessions.lease(name) as lease:
+        request = asked(lease, ids)
+        (scores, *others), (state, *_) = answers(engine, [request, *beside])
+        lease.answered(request, state, [score.token_id for score in scores])
     return scores, others
 
 
-def test_two_that_learn_change_no_bit_of_six(engine, adapting):
+def test_two_that_learn_change_no_bit_of_six(engine, open_sessions):
     plain = [
         GenerationRequest(prompt=(*range(i, 40 + i),), sampling=SAMPLING, logprobs=2)
         for i in range(6)
     ]
-    before = answers(engine, plain)
-    adapting.turn_on("a")
-    adapting.turn_on("b")
-    alone = AdaptingSessions(engine.lm, engine.adapters, most=1, choices=CHOICES, reread=40)
+    before, _ = answers(engine, plain)
+    sessions = open_sessions()
+    for name in ("a", "b", "alone"):
+        sessions.create(name, adapt=True)
     told = {"a": [], "b": []}
     for ids in TURNS:
         for name, other in (("a", "b"), ("b", "a")):
-            beside = [adapting.request(other, (70,), SAMPLING), *plain]
-            scores, (_, *six) = turn(engine, adapting, name, (*ids, ord(name)), beside)
+            with sessions.lease(other) as lease:
+                beside = [asked(lease, (70,)), *plain]
+                scores, (_, *six) = turn(engine, sessions, name, (*ids, ord(name)), beside)
             told[name].append(scores)
             assert six == before
-    assert adapting.version("a") == adapting.version("b") == 5
-    adapting.turn_off("a")
-    adapting.turn_off("b")
-    alone.turn_on("a")  # nobody beside it
-    assert [turn(engine, alone, "a", (*ids, ord("a")))[0] for ids in TURNS] == told["a"]
-    alone.turn_off("a")
+    for name in ("a", "b"):
+        assert sessions.adaptation(name).version == 5
+    alone = [turn(engine, sessions, "alone", (*ids, ord("a")))[0] for ids in TURNS]
+    assert alone == told["a"]  # nobody beside it
 
 
-def test_it_answers_with_what_it_has_learned(engine, adapting):
-    """By the parameters of dynamic evaluation, from the last tokens and an empty state."""
-    adapting.turn_on("a")
-    online, seen = OnlineAdapter(engine.lm, CHOICES), []
+def test_it_answers_with_what_it_has_learned(engine, open_sessions):
+    """By the parameters of dynamic evaluation; restarted before each turn, and a fork as it."""
+    open_sessions().create("a", adapt=True)
+    online, seen = OnlineAdapter(engine.lm, LEARNING), []
     for number, ids in enumerate(TURNS):
-        scores, _ = turn(engine, adapting, "a", ids)
-        prompt = (*seen[-40:], *ids)
+        sessions = open_sessions()
+        sessions.fork("a", f"fork{number}")
+        scores, _ = turn(engine, sessions, "a", ids)
+        assert turn(engine, sessions, f"fork{number}", ids)[0] == scores
+        prompt = (*seen, *ids)
         lm = engine.lm if not number else LanguageModel(online.lm.model, engine.lm.tokenizer)
         tokens = [score.token_id for score in scores]
         assert tokens == lm.complete([prompt], sampling=SAMPLING)[0].tokens
         seen += [*ids, *tokens]
         online.feed([*ids, *tokens])
-        assert adapting.version("a") == online.version > number
-    adapting.turn_off("a")
+        info = sessions.adaptation("a")
+        assert (info.version, info.tokens, info.stopped) == (online.version, len(seen), None)
 
 
-def test_no_state_of_another_version(engine, adapting):
-    """The same tokens with another version find nothing in the cache."""
-    counts = engine.cache.counts
-    adapting.turn_on("a")
+def test_a_state_is_gone_on_with_by_its_own_version_alone(engine, open_sessions, tmp_path):
+    sessions = open_sessions()
+    sessions.create("a", adapt=True)
+    turn(engine, sessions, "a", TURNS[0])
+    with sessions.lease("a") as lease:
+        assert lease.point.state is None, "version 1 has read nothing yet"
+        assert lease.point.unread == lease.point.context
+        first = lease.adapter
+    turn(engine, sessions, "a", (65,))  # 11 tokens more, 46 in all: no segment is whole
+    with sessions.lease("a") as lease:
+        assert lease.adapter.version == first.version == lease.point.adapter
+        assert lease.point.state is not None
+        point = lease.point
+        for adapter, whose in ((None, "the base"), (engine.adapters, "x")):
+            if adapter is not None:
+                flat = {
+                    name: array * 2 for name, array in lease._adaptation._online.adapted.items()
+                }
+                adapter = engine.adapters.place(whose, flat, scale=1.0)
+            request = dataclasses.replace(asked(lease, (66,)), adapter=adapter)
+            with pytest.raises(UserError, match="a state goes on with what has computed it"):
+                engine.check(request)
+    with pytest.raises(UserError, match="is a session that learns"):
+        engine.lm.session(tmp_path / "sessions" / "a.session")
+    sessions.adapt_no_more("a")
+    with sessions.lease("a") as lease:
+        assert (lease.point.state, lease.adapter) == (None, None)
+        assert lease.point.unread == point.context
+    assert engine.lm.session(tmp_path / "sessions" / "a.session").tokens_seen == point.count
+
+
+def test_turned_on_in_the_middle_it_goes_on_from_the_last_tokens(
+    engine, open_sessions, monkeypatch
+):
+    monkeypatch.setattr(adaptation, "REREAD", 40)
+    sessions = open_sessions()
+    turn(engine, sessions, "a", TURNS[0])
+    sessions.adapt("a")
+    with sessions.lease("a") as lease:
+        assert lease.point.state is not None, "the base's, which version 0 is"
+    turn(engine, sessions, "a", TURNS[1])
+    with sessions.lease("a") as lease:
+        assert lease.point.count == 71
+        assert len(lease.point.unread) == 40
+    assert sessions.adaptation("a").tokens == 36
+    with pytest.raises(UserError, match="'a' learns already"):
+        sessions.adapt("a")
+
+
+def test_no_state_of_another_version_is_found_in_the_cache(engine, open_sessions):
+    sessions, counts = open_sessions(), engine.cache.counts
+    sessions.create("a", adapt=True)
     long = tuple(np.random.default_rng(0).integers(0, 256, 300).tolist())
-    hit = counts.hit
-    turn(engine, adapting, "a", long)
-    first = adapting.request("a", (), SAMPLING).adapter
-    request = GenerationRequest(prompt=long, sampling=SAMPLING, adapter=first)
-    answers(engine, [request])
-    assert counts.hit == hit
-    answers(engine, [request])
-    assert counts.hit == hit + 256
-    hit = counts.hit
-    turn(engine, adapting, "a", long)
-    second = adapting.request("a", (), SAMPLING).adapter
-    assert first.version != second.version
-    answers(engine, [GenerationRequest(prompt=long, sampling=SAMPLING, adapter=second)])
-    assert counts.hit == hit
-    adapting.turn_off("a")
+    hits = []
+    for _ in range(2):
+        turn(engine, sessions, "a", long)
+        with sessions.lease("a") as lease:
+            request = GenerationRequest(prompt=long, sampling=SAMPLING, adapter=lease.adapter)
+        for _ in range(2):
+            hit = counts.hit
+            answers(engine, [request])
+            hits.append(counts.hit - hit)
+    assert hits == [0, 256, 0, 256]
 
 
-def test_bounds(engine, adapting):
-    adapting.turn_on("a")
-    adapting.turn_on("b")
-    assert adapting.names == ["a", "b"]
-    with pytest.raises(UserError, match="2 sessions adapt, which is the most"):
-        adapting.turn_on("c")
-    with pytest.raises(UserError, match="'a' adapts already"):
-        adapting.turn_on("a")
-    with pytest.raises(UserError, match="'c' does not adapt"):
-        adapting.request("c", (1,), SAMPLING)
-    adapting.turn_off("a")
-    with pytest.raises(UserError, match="'a' does not adapt"):
-        adapting.version("a")
-    assert len(adapting.request("b", (1,) * 99, SAMPLING).prompt) == 99
-    adapting.answered("b", (1,) * 99, ())
-    assert len(adapting.request("b", (), SAMPLING).prompt) == 40
+def test_killed_between_two_files_it_learns_what_it_missed(engine, open_sessions, tmp_path):
+    sessions, path = open_sessions(), tmp_path / "sessions" / "a.adapter"
+    for name in ("a", "b"):
+        sessions.create(name, adapt=True)
+    for ids in TURNS:
+        behind = path.read_bytes()
+        for name in ("a", "b"):
+            turn(engine, sessions, name, ids)
+    path.write_bytes(behind)
+    again = open_sessions()
+    assert again.adaptation("a").version == 4
+    assert turn(engine, again, "a", (67,))[0] == turn(engine, sessions, "b", (67,))[0]
+    assert again.adaptation("a") == sessions.adaptation("b")
 
 
-def test_what_cannot_be(engine):
-    with pytest.raises(UserError, match="parameters=lora"):
-        AdaptingSessions(engine.lm, engine.adapters, most=1, choices=DynamicConfig())
-    wide = DynamicConfig(parameters="lora", lora=LoraConfig(rank=9))
+def test_a_long_turn_is_learned_from_at_its_end(engine, open_sessions, monkeypatch):
+    monkeypatch.setattr(adaptation, "LEARNED", 32)
+    sessions = open_sessions()
+    sessions.create("a", adapt=True)
+    turn(engine, sessions, "a", tuple(range(100)))
+    assert sessions.adaptation("a").version == 1  # of 31 pairs
+    assert sessions.adaptation("a").tokens == 110
+
+
+def test_bounds(engine, open_sessions):
+    """So many are in memory at once; the others wait in their files."""
+    sessions = open_sessions(most=1)
+    for name in ("a", "b"):
+        sessions.create(name, adapt=True)
+        turn(engine, sessions, name, TURNS[0])
+    versions = []
+    for name in ("a", "b", "a"):
+        with sessions.lease(name) as lease:
+            versions.append(lease.adapter.version)
+            with pytest.raises(AdaptationBusy, match="1 sessions that learn are answering"):  # noqa: SIM117
+                with sessions.lease("a" if name == "b" else "b"):
+                    pass
+    assert versions[0] == versions[1] == versions[2], "they have read the same"
+    sessions.delete("b")
+    sessions.create("b")
+    assert not sessions.info("b").learns
+    with pytest.raises(UserError, match="no session learns on this server"):
+        Sessions(sessions._folder, engine.lm).create("c", adapt=True)
+
+
+def test_after_a_loss_that_is_not_finite_it_learns_no_more(engine, open_sessions):
+    sessions = open_sessions()
+    sessions.create("a", adapt=True)
+    turn(engine, sessions, "a", TURNS[0])
+    with sessions.lease("a") as lease:
+        learner = lease._adaptation._online._learner
+        state = learner.streams.state
+        layers = tuple(type(layer)(*(x * np.nan for x in layer)) for layer in state.layers)
+        learner.streams = learner.streams._replace(state=state._replace(layers=layers))
+    turn(engine, sessions, "a", TURNS[1])
+    info = sessions.adaptation("a")
+    assert "the loss is not finite" in info.stopped
+    with sessions.lease("a") as lease:
+        version = lease.adapter.version
+        assert all(np.isfinite(x).all() for x in lease._adaptation._online.adapted.values())
+    turn(engine, open_sessions(), "a", TURNS[2])
+    with sessions.lease("a") as lease:
+        assert lease.adapter.version == version == lease.point.adapter
+    assert sessions.adaptation("a").version == info.version
+
+
+def test_a_damaged_adapter_is_refused_and_the_others_live_on(engine, open_sessions):
+    sessions = open_sessions()
+    for name in ("a", "b"):
+        sessions.create(name, adapt=True)
+    path = Path(sessions._folder / "a.adapter")
+    path.write_bytes(path.read_bytes()[:-9])
+    with (
+        pytest.raises(AdaptationDamaged, match=r"session 'a': .* as the base"),
+        sessions.lease("a"),
+    ):
+        pass
+    turn(engine, sessions, "b", TURNS[0])
+    sessions.adapt_no_more("a")
+    turn(engine, sessions, "a", TURNS[0])
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        (DynamicConfig(reset_parameters=False), "expected lora"),
+        (DynamicConfig(parameters="lora"), "turn it off"),
+        (
+            dataclasses.replace(CHOICES, optimizer=OptimizerConfig(algorithm="rms")),
+            "need training text",
+        ),
+        (dataclasses.replace(CHOICES, replay=ReplayConfig(rows=1, of="text")), "training text"),
+        (
+            dataclasses.replace(CHOICES, optimizer=OptimizerConfig(algorithm="none")),
+            "learns something",
+        ),
+    ],
+)
+def test_choices_that_sessions_cannot_learn_by(choices, message):
+    with pytest.raises(UserError, match=message):
+        check_choices(choices)
+
+
+def test_what_cannot_be(engine, language_model, tmp_path):
+    wide = dataclasses.replace(CHOICES, lora=LoraConfig(rank=9))
     with pytest.raises(UserError, match="rank 9 are learned, and the server has places for 8"):
-        AdaptingSessions(engine.lm, Adapters(engine.adapters.bank), most=1, choices=wide)
+        Adaptations(tmp_path, engine.lm, Adapters(engine.adapters.bank), most=1, choices=wide)
+    with pytest.raises(UserError, match="a model with global attention"):
+        warm_up(language_model("mqa"), LEARNING)

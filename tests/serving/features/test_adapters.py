@@ -188,8 +188,9 @@ def test_refusals(engine):
 
 def test_a_sessions_state_is_the_bases(engine):
     engine.adapters.add("x", adapter(engine, 3), scale=SCALE)
-    request = dataclasses.replace(request_of(engine, PROMPT, "x"), before=START)
-    with pytest.raises(UserError, match="a session's state is the base's, and 'x' is an adapter"):
+    before = START._replace(state=engine._programs.empty, unread=(1,))
+    request = dataclasses.replace(request_of(engine, PROMPT, "x"), before=before)
+    with pytest.raises(UserError, match="the session's state is of the base, and the request asks"):
         engine.check(request)
 
 

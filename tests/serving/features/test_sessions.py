@@ -102,7 +102,9 @@ def test_names_and_what_is_known_of_them(griffin, sessions):
     sizes = {sessions.info(name).bytes for name in sessions.names()}
     with sessions.lease("b") as lease:
         turn(griffin, lease, TURNS[0] * 30, seed=1)
-    assert abs(sessions.info("b").bytes - max(sizes)) < 500  # a few tokens, and no state grows
+    assert (
+        abs(sessions.info("b").bytes - max(sizes)) < 4500
+    )  # its last 1,024 tokens, and no state grows
     assert not sessions.info("b").busy
     sessions.delete("b")
     assert sessions.names() == ["a.1"]
