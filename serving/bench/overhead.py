@@ -5,6 +5,9 @@
 
 Tokens/s of the decode program alone, of the engine without HTTP, and of a server with a client for
 each slot, all of one model. They take turns, so that whatever else runs slows them alike.
+
+The clients share the machine with the server, and on a CPU with what it computes: tokens/s pay for
+their work, too. CPU time per token is the server's alone.
 """
 
 import asyncio
@@ -13,7 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import tyro
 
@@ -21,6 +24,11 @@ if TYPE_CHECKING:
     from recurrentgemma.generation.lm import LanguageModel
 
 PROMPT = 16  # tokens
+
+
+class Measured(NamedTuple):
+    tokens_per_second: float
+    cpu_per_token: float  # seconds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,22 +49,27 @@ def main(argv: list[str]) -> int:
     arguments = tyro.cli(
         OverheadArguments, prog="python -m serving.bench.overhead", description=__doc__, args=argv
     )
-    rates = measure(arguments)
-    bare = statistics.median(rates["decode step"])
-    for name, values in rates.items():
-        ratios = [b / v - 1 for b, v in zip(rates["decode step"], values, strict=True)]
-        cost = statistics.median(ratios)
-        median = statistics.median(values)
+    measured = measure(arguments)
+    for name, rounds in measured.items():
+        pairs = list(zip(measured["decode step"], rounds, strict=True))
+        rate = statistics.median(one.tokens_per_second for one in rounds)
+        cpu = statistics.median(one.cpu_per_token for one in rounds)
         print(
-            f"{name:12} {median:10,.0f} tokens/s  {1000 / median * arguments.slots:8.3f} ms/step  "
-            f"{cost:+7.1%} ({min(ratios):+.1%} to {max(ratios):+.1%})"
+            f"{name:12} {rate:10,.0f} tokens/s  {1000 / rate * arguments.slots:8.3f} ms/step  "
+            f"{_more([b.tokens_per_second / one.tokens_per_second for b, one in pairs])};  "
+            f"{1e6 * cpu:8.1f} us CPU a token  "
+            f"{_more([one.cpu_per_token / b.cpu_per_token for b, one in pairs])}"
         )
-    assert bare > 0
     return 0
 
 
-def measure(arguments: OverheadArguments) -> dict[str, list[float]]:
-    """Tokens/s in each round."""
+def _more(ratios: list[float]) -> str:
+    more = [ratio - 1 for ratio in ratios]
+    return f"{statistics.median(more):+7.1%} ({min(more):+.1%} to {max(more):+.1%})"
+
+
+def measure(arguments: OverheadArguments) -> dict[str, list[Measured]]:
+    """Of each round."""
     import recurrentgemma as rg
     from serving.bench.served import served
 
@@ -64,18 +77,34 @@ def measure(arguments: OverheadArguments) -> dict[str, list[float]]:
     options = ["--slots", str(arguments.slots)]
     options += ["--dtype", arguments.dtype] if arguments.dtype else []
     with served(arguments.path, options) as server:
-        measures: dict[str, Callable[[], float]] = {
-            "decode step": decode_step(lm, arguments.slots, arguments.tokens),
-            "engine": engine(lm, arguments.slots, arguments.tokens),
-            "server": lambda: server_rate(server.url, arguments.slots, arguments.tokens),
+        measures: dict[str, tuple[Callable[[], float], Callable[[], float]]] = {
+            "decode step": (decode_step(lm, arguments.slots, arguments.tokens), time.process_time),
+            "engine": (engine(lm, arguments.slots, arguments.tokens), time.process_time),
+            "server": (
+                lambda: server_rate(server.url, arguments.slots, arguments.tokens),
+                lambda: cpu_seconds(server.url),
+            ),
         }
-        for one in measures.values():
+        for one, _ in measures.values():
             one()  # compiles
-        rates: dict[str, list[float]] = {name: [] for name in measures}
+        measured: dict[str, list[Measured]] = {name: [] for name in measures}
         for _ in range(arguments.rounds):
-            for name, one in measures.items():
-                rates[name].append(one())
-    return rates
+            for name, (one, clock) in measures.items():
+                before = clock()
+                rate = one()
+                cpu = (clock() - before) / (arguments.slots * arguments.tokens)
+                measured[name].append(Measured(rate, cpu))
+    return measured
+
+
+def cpu_seconds(url: str) -> float:
+    """That the server has used, as its metrics tell."""
+    import httpx
+    from prometheus_client.parser import text_string_to_metric_families
+
+    families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
+    [value] = [f.samples[0].value for f in families if f.name == "process_cpu_seconds"]
+    return value
 
 
 def decode_step(lm: "LanguageModel", size: int, tokens: int) -> Callable[[], float]:

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,8 +32,17 @@ from serving.engine.request import Event, GenerationRequest, TokenScore
 from serving.engine.thread import EngineThread
 from serving.features.constraints import Constraints
 from serving.http.server import create_app
+from tests.compiling import QUICKLY, compiling, kept_in
 
 VOCABULARY = 128
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly(compiled: Path) -> Iterator[None]:
+    """Bits are compared of one program with itself: any compilation does, and all of these tests
+    share what was compiled, the servers that they start too."""
+    with compiling(**kept_in(compiled), **{QUICKLY: True}):
+        yield
 
 
 class FakeEngine:

@@ -14,8 +14,6 @@ from recurrentgemma.text.chat import use_template
 from serving.engine.engine import Engine
 from serving.http.server import create_app
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.fixture
 def lm(griffin) -> LanguageModel:

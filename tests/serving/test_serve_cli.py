@@ -23,8 +23,6 @@ from serving.serve_cli import _check_chats
 from tests.checkpoints import run_steps
 from tests.checkpoints.fake_hub import cache, commit_of, files_in
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def test_a_port_in_use_is_an_error_before_anything_is_loaded(capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:

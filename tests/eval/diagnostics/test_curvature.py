@@ -12,6 +12,8 @@ import pytest
 from eval.diagnostics import curvature
 from recurrentgemma.errors import MissingExtra, UserError
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 KEY = jax.random.key(0)
 
 

@@ -13,6 +13,8 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params
 from tests.training.small_rows import CONFIG
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def test_matrices_by_canonical_name():
     model = Griffin(CONFIG, rngs=nnx.Rngs(0))

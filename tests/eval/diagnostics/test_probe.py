@@ -10,6 +10,8 @@ import pytest
 
 from eval.diagnostics.probe import Task, classification, fit, probe, regression, sine_targets
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 STEPS = 60
 
 

@@ -16,8 +16,6 @@ from serving.engine.request import GenerationRequest
 from serving.features.prefix_cache import PrefixCache
 from tests.serving.features.test_adapters import SCALE, adapter
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.fixture
 def engine(griffin):

@@ -15,8 +15,6 @@ from serving.engine.engine import Engine
 from serving.engine.request import GenerationRequest
 from serving.features.prefix_cache import PrefixCache
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.fixture(scope="module", params=["griffin", "hawk", "mqa"])
 def engine(request, griffin, language_model) -> Engine:
