@@ -88,6 +88,30 @@ class Experiment:
         return self.measure(cells)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PresetOptions:
+    """Which runs of a paper."""
+
+    environments: tuple[str, ...]
+    epochs: tuple[int, ...]
+    interventions: tuple[str, ...]
+    steps: int
+
+    def __post_init__(self) -> None:
+        if min(self.steps, *self.epochs) < 1:
+            raise UserError(f"--steps {self.steps}, --epochs {self.epochs}: expected at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A paper's own runs by a name. options: all that it has."""
+
+    name: str
+    what: str
+    options: PresetOptions
+    experiment: Callable[[PresetOptions], Experiment]
+
+
 def run_experiment(
     recipe: str, experiment: Experiment, folder: Path, *, seeds: int | None = None
 ) -> dict[str, Any]:

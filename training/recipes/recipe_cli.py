@@ -8,11 +8,12 @@ import json
 import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from recurrentgemma.errors import UserError, did_you_mean
+from training.recipes.experiment import PresetOptions
 
 EXAMPLES = """Run an experiment of a companion paper, or all that its README reports.
 
@@ -24,6 +25,7 @@ examples:
   griffin recipe plasticity --list
   griffin recipe plasticity adam --seeds 3
   griffin recipe plasticity --study
+  griffin recipe pfo --preset mujoco --environments Hopper-v5 --interventions none 'PFO all'
 """
 
 
@@ -39,6 +41,17 @@ class RecipeArguments:
     """Name the recipes, or the experiments of one."""
     study: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Run every experiment of the recipe."""
+    preset: str | None = None
+    """Of that recipe, the paper's own runs by this name, or those of them that the next four
+    options name."""
+    environments: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = ()
+    """By default all of the paper's, and so are the next three."""
+    epochs: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N...")] = ()
+    """On each rollout."""
+    interventions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = ()
+    """Of the paper's, and `none`."""
+    steps: int | None = None
+    """Of a run, of all its environments together."""
     seeds: int | None = None
     """Of each arm; by default as the experiment says."""
     out: Path = Path("docs/results")
@@ -50,16 +63,29 @@ class RecipeArguments:
         """Raises UserError: what to do is not said, or said twice."""
         if self.name is None and not self.list:
             raise UserError("no recipe is named: `griffin recipe --list` lists them")
-        wanted = [self.list, self.study, self.experiment is not None]
+        wanted = [self.list, self.study, self.experiment is not None, self.preset is not None]
         if sum(wanted) != 1:
             raise UserError(
-                "expected one of --list, --study and the name of an experiment; `griffin recipe "
-                f"{self.name} --list` lists them"
+                "expected one of --list, --study, --preset and the name of an experiment; `griffin "
+                f"recipe {self.name} --list` lists them"
+            )
+        if self.preset is None and self.asked:
+            raise UserError(
+                f"{', '.join(f'--{name}' for name in self.asked)} choose runs of a preset: give "
+                "--preset NAME"
             )
         if self.list and self.seeds is not None:
             raise UserError("--seeds has no effect with --list: leave one of them out")
         if self.study and self.json:
             raise UserError("--json prints one result: name an experiment in place of --study")
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What is chosen of a preset."""
+        named = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(PresetOptions)
+        }
+        return {name: value for name, value in named.items() if value not in ((), None)}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -80,11 +106,13 @@ def run(arguments: RecipeArguments) -> None:
         )
     module = importlib.import_module(f"training.recipes.{arguments.name}.experiments")
     experiments = {one.name: one for one in module.EXPERIMENTS}
+    presets = {one.name: one for one in getattr(module, "PRESETS", ())}
     if arguments.list:
         lines = {
             one.name: f"{one.question} ({one.cost}, {one.seeds} seeds)"
             for one in experiments.values()
         }
+        lines |= {f"--preset {one.name}": one.what for one in presets.values()}
         _print_list(lines, arguments.json)
         return
     if arguments.experiment is not None and arguments.experiment not in experiments:
@@ -92,6 +120,16 @@ def run(arguments: RecipeArguments) -> None:
             f"{arguments.experiment!r} is no experiment of {arguments.name}"
             f"{did_you_mean(arguments.experiment, experiments)}: they are {', '.join(experiments)}"
         )
+    if arguments.preset is not None:
+        if arguments.preset not in presets:
+            raise UserError(
+                f"{arguments.preset!r} is no preset of {arguments.name}"
+                f"{did_you_mean(arguments.preset, presets)}: they are "
+                f"{', '.join(presets) or 'none'}"
+            )
+        preset = presets[arguments.preset]
+        options = dataclasses.replace(preset.options, **arguments.asked)
+        experiments = {preset.name: preset.experiment(options)}
     from eval.results import show
     from training.recipes.experiment import run_experiment
 

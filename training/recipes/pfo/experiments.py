@@ -3,6 +3,7 @@
 
 from training.recipes.pfo.hopper_study import HOPPER
 from training.recipes.pfo.minatar_study import MINATAR
+from training.recipes.pfo.presets import PRESETS as PRESETS
 from training.recipes.pfo.toy import TOY
 
 EXPERIMENTS = (TOY, HOPPER, MINATAR)
