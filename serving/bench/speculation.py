@@ -2,6 +2,7 @@
 """What guessing tokens gains and costs, for one sequence at a time (docs/serving.md).
 
     python -m serving.bench.speculation runs/demo --draft runs/small
+    python -m serving.bench.speculation griffin_100m     a preset, with random weights, over bytes
 
 For each text, greedy and sampled: tokens a second of plain decoding and with guesses, the share of
 guesses that stood, and tokens of a verification. The repetitive prompt is two lines, repeated;
@@ -15,10 +16,13 @@ import time
 from typing import Annotated
 
 import tyro
+from flax import nnx
 
 import recurrentgemma as rg
 from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.generation.sampling import Sampling
+from recurrentgemma.presets import PRESETS, preset
+from recurrentgemma.text.tokenizer import ByteTokenizer
 from serving.engine.engine import Engine
 from serving.engine.request import GenerationRequest
 from serving.engine.speculation import Proposer
@@ -27,12 +31,13 @@ from serving.features.proposals import NgramProposer
 
 REPETITIVE = "name: Anna, town: Rome, year: 1907\nname: Otto, town: Graz, year: 1911\n" * 6
 PLAIN = "It was late in the evening when the letter came, and nobody in the house had expected it. "
+RANDOM_VOCABULARY = 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpeculationBenchArguments:
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """The model: a run, a checkpoint, or a name."""
+    """The model: a run, a checkpoint, or a name; or a preset."""
     draft: str | None = None
     """A smaller model with the same tokenizer; by default n-grams alone are measured."""
     plain: str = PLAIN
@@ -58,7 +63,7 @@ def main(argv: list[str]) -> int:
         description=__doc__,
         args=argv,
     )
-    lm = rg.load(arguments.path)
+    lm = model(arguments.path)
     proposers: dict[str, Proposer] = {"n-grams": NgramProposer()}
     if arguments.draft is not None:
         proposers["draft"] = DraftProposals(rg.load(arguments.draft), lm, arguments.slots)
@@ -72,6 +77,21 @@ def main(argv: list[str]) -> int:
                 flush=True,
             )
     return 0
+
+
+def model(path: str) -> LanguageModel:
+    """Of a preset one with random weights, in float32, which says the same token again and again:
+    the text that is easiest to guess."""
+    if path not in PRESETS:
+        return rg.load(path)
+    config = dataclasses.replace(
+        preset(path),
+        vocab_size=RANDOM_VOCABULARY,
+        dtype="float32",
+        param_dtype="float32",
+        scan_layers=False,
+    )
+    return LanguageModel(rg.Griffin(config, rngs=nnx.Rngs(0)), ByteTokenizer())
 
 
 def measure(arguments: SpeculationBenchArguments, lm: LanguageModel, proposer: Proposer):

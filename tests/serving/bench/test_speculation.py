@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The measurement runs, here with a model of no size, which is its own draft."""
 
-from serving.bench.speculation import SpeculationBenchArguments, measure
+from serving.bench.speculation import SpeculationBenchArguments, measure, model
 from serving.features.draft import DraftProposals
 
 
@@ -18,3 +18,10 @@ def test_four_cases(language_model):
     assert results["plain, greedy"].stood == 1
     assert results["plain, greedy"].tokens_each > 4
     assert all(result.plain > 0 and result.guessing > 0 for result in results.values())
+
+
+def test_a_preset_has_random_weights():
+    lm = model("tiny")
+    assert lm.config.vocab_size == 512
+    assert lm.tokenizer is not None
+    assert lm.tokenizer.vocab_size <= 512
