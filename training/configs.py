@@ -17,6 +17,7 @@ from recurrentgemma.sharding import nearest_divisor
 from recurrentgemma.text.chat import AUTO, GEMMA
 from training.data.config import DataConfig
 from training.data.sources.spec import absolute_spec
+from training.finetuning.policy_config import PolicyConfig
 from training.optim import OptimConfig
 from training.pruning.config import PruneConfig
 
@@ -66,6 +67,8 @@ class TrainConfig:
     """NAME@BRANCH, or @TAG, of those two as they were given; they themselves have its commit."""
     lora: Annotated[LoraConfig | None, tyro.conf.Suppress] = None
     """Train adapters beside those parameters, which stay as they are; see `griffin finetune`."""
+    policy: Annotated[PolicyConfig | None, tyro.conf.Suppress] = None
+    """Learn from rewards of the model's own answers; see `griffin finetune --method`."""
     steps: int = 1000
     batch_size: int = 8
     """Rows in a batch (B)."""
@@ -142,6 +145,16 @@ class TrainConfig:
                 f"prune.penalty={self.prune.penalty} has no effect with lora: the weights of units "
                 "stay as they are; train every parameter"
             )
+        if self.policy is not None:
+            self.policy.check_minibatch(self.batch_size)
+            if not self.init_from:
+                raise UserError("policy without init_from: rewards need a model that answers")
+            if self.policy.max_new_tokens >= self.sequence_length:
+                raise UserError(
+                    f"max_new_tokens={self.policy.max_new_tokens} leaves nothing of "
+                    f"sequence_length={self.sequence_length} for the prompt; lower it, or raise "
+                    "the sequence length"
+                )
         context_length = self.model.context_length
         if "global_attention" in self.model.block_types and self.sequence_length > context_length:
             raise UserError(
@@ -169,6 +182,7 @@ class TrainConfig:
             text=tuple(map(os.path.abspath, self.text)),
             tokenizer=absolute(self.tokenizer),
             init_from=absolute(self.init_from),
+            policy=None if self.policy is None else self.policy.with_absolute_paths(),
         )
 
     def to_json(self) -> dict[str, Any]:

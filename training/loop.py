@@ -53,6 +53,11 @@ def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> b
     Raises UserError: text, tokenizer, mesh or run directory do not fit (data/config.py,
     launch.py, run.py), or the run diverged (progress.py). OSError: a checkpoint was not saved.
     """
+    if config.policy is not None:
+        raise UserError(
+            f"{run_dir} learns from rewards: the `griffin finetune --method "
+            f"{config.policy.method}` that began it goes on with it"
+        )
     launch, config = launch or Launch(), pins.pin(config.with_absolute_paths(), run_dir)
     say = print if is_first() else _silent
     mesh = launch.make_mesh()
@@ -256,7 +261,7 @@ def _build(
         return numbers
 
     progress = TrainingProgress(
-        _trackers(config, run_dir, launch, step),
+        open_trackers(config, run_dir, launch, step),
         watch,
         steps=config.steps,
         log_every=config.log_every,
@@ -341,8 +346,9 @@ def held_out_bits_per_byte(
     return score_documents(model, documents, text_bytes, mesh=mesh).bits_per_byte
 
 
-def _trackers(config: TrainConfig, run_dir: Path, launch: Launch, step: int) -> list[Tracker]:
-    """In the first process, which writes what is written once."""
+def open_trackers(config: TrainConfig, run_dir: Path, launch: Launch, step: int) -> list[Tracker]:
+    """Where records of the run go from this step on: in the first process, which writes what is
+    written once."""
     if not is_first():
         return []
     trackers: list[Tracker] = [MetricsLog(run_dir / run_folder.METRICS, step=step)]

@@ -77,7 +77,7 @@ def open_run(run_dir: Path, config: TrainConfig, report: Callable[[str], None] =
         may_change=(*MAY_CHANGE_ON_RESUMING, "steps"),
         read=lambda path: content(read_config(path.parent)),
         unnamed="train",
-        go_on=f"griffin train --run-dir {shlex.quote(str(run_dir))}",
+        go_on="" if config.policy else f"griffin train --run-dir {shlex.quote(str(run_dir))}",
         prepare=lambda: other_steps.prepare(run_dir, read_config(run_dir), config, report),
         report=report,
     )

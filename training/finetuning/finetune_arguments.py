@@ -3,7 +3,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -11,6 +11,7 @@ from recurrentgemma.config import Remat
 from recurrentgemma.errors import UserError
 from recurrentgemma.lora_config import LoraConfig
 from recurrentgemma.text.chat import AUTO
+from training.finetuning.policy_arguments import PolicyArguments
 from training.launch import Launch
 from training.pruning.config import PruneConfig
 
@@ -32,8 +33,11 @@ class FinetuneArguments:
     """What to start from: a run, a checkpoint of any format, or a model's name on a hub."""
     data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA...")]
     """Files of JSON lines, or `chat:GLOB`; quote the latter."""
+    policy: Annotated[PolicyArguments, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=PolicyArguments
+    )
     eval_data: tuple[str, ...] = ()
-    """The same, to be scored on: their answers."""
+    """The same, to be scored on: their answers; or prompts, answered with the likeliest tokens."""
     run_dir: Path | None = None
     """Where the run is kept; runs/NAME-tuned by default. If it holds a run, that run goes on."""
     lora: LoraArguments = dataclasses.field(default_factory=LoraArguments)
@@ -48,19 +52,21 @@ class FinetuneArguments:
     prompt: str = ""
     """The field of a line that is asked; `prompt` if it is not said."""
     response: str = ""
-    """The field of a line that is answered; `response` if it is not said."""
+    """The field of a line with what is answered: `response` if it is not said; by rewards the
+    exact `answer`."""
     tokenizer: str = ""
     """A tokenizer's file or folder, or a name on a hub; by default the checkpoint's own."""
     epochs: float = 3.0
     """How often the data is gone through."""
     batch_size: int = 8
-    """Rows in a batch (B)."""
+    """Rows in a batch (B); by rewards, answers in a minibatch."""
     sequence_length: Annotated[int, tyro.conf.arg(aliases=["--row-length"])] = 1024
-    """Tokens in a row (T); conversations are packed end to end, and go on in the next batch."""
+    """Tokens in a row (T); conversations are packed end to end, and go on in the next batch. By
+    rewards, the most that a prompt and its answer may take."""
     learning_rate: float | None = None
-    """1e-5 in full and 2e-4 by LoRA, if it is not said."""
+    """1e-5 in full and 2e-4 by LoRA, if it is not said; by rewards 1e-6 and 1e-5."""
     warmup_steps: int | None = None
-    """3% of the steps, if it is not said."""
+    """3% of the steps, if it is not said; by rewards, iterations, and none if it is not said."""
     weight_decay: float = 0.0
     """Of the weights of linear layers; by LoRA none decay."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -74,14 +80,21 @@ class FinetuneArguments:
     """A preset, or one of our config.json files, for a checkpoint that does not say what it is."""
     seed: int = 0
     """Decides the order of the data and the adapters' first values."""
-    log_every: int = 10
-    """Steps between lines of metrics.jsonl."""
-    eval_every: int = 200
-    """Steps between evaluations on the beginning of --eval-data; the last step's reads all."""
-    save_every: int = 200
-    """Steps between checkpoints."""
+    log_every: int | None = None
+    """Steps between lines of metrics.jsonl; 10 if it is not said, by rewards 1 iteration."""
+    eval_every: int | None = None
+    """Steps between evaluations on the beginning of --eval-data; the last step's reads all. 200 if
+    it is not said, by rewards 20 iterations."""
+    save_every: int | None = None
+    """Steps between checkpoints; 200 if it is not said, by rewards 20 iterations."""
     keep: int = 2
     """How many checkpoints are kept, the newest ones."""
+
+
+def every(arguments: FinetuneArguments, **defaults: int) -> dict[str, Any]:
+    """log_every, eval_every and save_every as they were given, or by default."""
+    given = {name: getattr(arguments, name) for name in defaults}
+    return {name: defaults[name] if value is None else value for name, value in given.items()}
 
 
 def lora_config(arguments: LoraArguments) -> LoraConfig | None:

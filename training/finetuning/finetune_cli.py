@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`griffin finetune`: a checkpoint of any format taught by prompts and responses."""
+"""`griffin finetune`: a checkpoint of any format taught by prompts and responses, or by rewards."""
 
 import shlex
 
@@ -8,7 +8,8 @@ import tyro
 from training import cluster
 from training.finetuning.finetune_arguments import FinetuneArguments
 
-EXAMPLES = """Fine-tune a checkpoint of any format on prompts and responses, in full or by LoRA.
+EXAMPLES = """Fine-tune a checkpoint of any format on prompts and responses, or on rewards of its
+own answers (--method ppo or grpo), in full or by LoRA.
 
 A line of DATA is {"prompt": ..., "response": ...}, {"messages": [{"role": ..., "content": ...}]} or
 of another form (docs/data.md). Only answers are learned from. Started again, a run goes on where it
@@ -19,6 +20,8 @@ examples:
   griffin finetune recurrentgemma-2b-it tune.jsonl --epochs 2        every parameter, in float32
   griffin finetune recurrentgemma-2b 'chat:*.jsonl?prompt=q&response=a' --template none
   griffin convert runs/mine mine-hf --to huggingface                 with the adapters merged
+  griffin finetune runs/mine sums.jsonl --method grpo                {"prompt": ..., "answer": ...}
+  griffin finetune runs/mine prompts.jsonl --method ppo --reward rewards.py:reward --pfo 1
 """
 
 
@@ -28,10 +31,13 @@ def main(argv: list[str]) -> int:
     arguments = tyro.cli(
         FinetuneArguments, prog="griffin finetune", description=EXAMPLES, args=argv
     )
-    from training.finetuning.prepare import prepare  # here: both take seconds to import
-    from training.loop import train
-
     cluster.start(arguments.launch.cluster)
+    if arguments.policy.method == "examples":  # imported here: these take seconds
+        from training.finetuning.prepare import prepare
+        from training.loop import train
+    else:
+        from training.finetuning.policy_run import train_policy as train
+        from training.finetuning.prepare_policy import prepare_policy as prepare
     prepared = prepare(arguments)
     if cluster.is_first():
         print(prepared.summary)

@@ -25,7 +25,7 @@ from training.finetuning.finetune import (
     read_base,
     read_examples,
 )
-from training.finetuning.finetune_arguments import FinetuneArguments, lora_config
+from training.finetuning.finetune_arguments import FinetuneArguments, every, lora_config
 from training.optim import OptimConfig
 
 FEW_STEPS = 20  # fewer are remarked on
@@ -45,6 +45,7 @@ def prepare(arguments: FinetuneArguments) -> PreparedRun:
     Raises:
       UserError: an argument, the checkpoint, the data, or how they go together.
     """
+    arguments.policy.given()  # options that have no effect here
     if not arguments.data:
         raise UserError("nothing to learn from: name at least one file of conversations (DATA)")
     lora = lora_config(arguments.lora)
@@ -124,9 +125,7 @@ def prepare(arguments: FinetuneArguments) -> PreparedRun:
         batch_size=arguments.batch_size,
         sequence_length=arguments.sequence_length,
         seed=arguments.seed,
-        log_every=arguments.log_every,
-        eval_every=arguments.eval_every,
-        save_every=arguments.save_every,
+        **every(arguments, log_every=10, eval_every=200, save_every=200),
         keep=arguments.keep,
     )
     needed = memory(base.config, lora)

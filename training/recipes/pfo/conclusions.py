@@ -54,11 +54,11 @@ def conclude_agents(arms: Arms) -> Findings:
         {"ends": {arm: {name: as_numbers(one) for name, one in of.items()}
                   for arm, of in rows.items()}},
         [findings.interval_table("At the end of training", "arm", rows)],
-        {name: _curves(arms, name) for name in names},
+        {name: curves(arms, name, title=NAMES[name], xlabel="environment steps") for name in names},
     )  # fmt: skip
 
 
-def _curves(arms: Arms, name: str) -> Callable[[Path], None]:
+def curves(arms: Arms, name: str, *, title: str, xlabel: str) -> Callable[[Path], None]:
     """What draws a number of every arm against the steps; what is not there is left out."""
     shown: dict[str, list[dict[str, Any]]] = {}
     for arm, cells in arms.items():
@@ -67,9 +67,9 @@ def _curves(arms: Arms, name: str) -> Callable[[Path], None]:
     first = next(iter(arms.values()))[0]
     return findings.plot(
         *(shown, "y"),
-        title=NAMES[name],
-        xlabel="environment steps",
-        ylabel=NAMES[name],
+        title=title,
+        xlabel=xlabel,
+        ylabel=title,
         scale=first["steps"] / len(first["measured"][name]),
     )
 

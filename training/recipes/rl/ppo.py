@@ -29,8 +29,8 @@ import jax.numpy as jnp
 import optax
 
 from recurrentgemma.errors import UserError
+from training.finetuning.advantages import advantages
 from training.finetuning.policy_losses import clipped_loss, feature_loss, standardised
-from training.recipes.rl.advantages import advantages
 from training.recipes.rl.distributions import Distribution
 from training.recipes.rl.networks import ConvConfig, torch_default
 from training.recipes.vision.layers import Outputs

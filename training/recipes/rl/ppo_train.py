@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from training.finetuning.advantages import cut_off
 from training.recipes.experiment import Cell, as_json
-from training.recipes.rl.advantages import cut_off
 from training.recipes.rl.environments import (
     Environment,
     Episodes,

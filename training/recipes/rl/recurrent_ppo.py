@@ -19,8 +19,8 @@ import optax
 from flax import nnx
 
 from recurrentgemma.errors import UserError
+from training.finetuning.advantages import advantages
 from training.finetuning.policy_losses import clipped_loss, standardised
-from training.recipes.rl.advantages import advantages
 from training.recipes.rl.cores import CoreConfig, core_of
 from training.recipes.rl.distributions import Distribution
 from training.recipes.rl.environments import Environment, Episodes, counted, emptied, no_episodes

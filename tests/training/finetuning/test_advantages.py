@@ -4,7 +4,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from training.recipes.rl.advantages import advantages, cut_off
+from training.finetuning.advantages import advantages, cut_off
 
 
 def test_the_sum_over_later_steps_of_the_same_episode():
