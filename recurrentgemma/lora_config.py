@@ -9,7 +9,8 @@ from recurrentgemma.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Raises UserError: a number is out of range, or `layers` is no regular expression."""
+    """Low-rank adapters beside linear layers. Raises UserError: a number is out of range, or
+    `layers` is no regular expression."""
 
     rank: int = 16
     alpha: float = 32.0

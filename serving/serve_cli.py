@@ -59,6 +59,7 @@ examples:
 """
 
 GIB = 2**30
+_KEEP_ALIVE_S = 75  # of an idle connection; load balancers keep theirs for 60 s
 _STOP_IN_S = 5.0  # what an open connection, and then the engine, may take to end after Ctrl-C
 
 
@@ -161,6 +162,7 @@ def serve(arguments: ServeArguments) -> int:
         if given < least:
             name = option.replace("_", "-")
             raise UserError(f"--{name} {given}: expected {least} or more")
+    named_paths(arguments.adapters)
     model_name = arguments.model_name or title(arguments.path)
     options = ServerOptions(
         max_body_mib=arguments.max_body,
@@ -247,7 +249,11 @@ def serve(arguments: ServeArguments) -> int:
             log_requests_to(sys.stdout)
         app = create_app(thread, model_name=model_name, options=options)
         config = uvicorn.Config(
-            app, log_level="warning", timeout_graceful_shutdown=int(_STOP_IN_S), lifespan="off"
+            app,
+            log_level="warning",
+            timeout_graceful_shutdown=int(_STOP_IN_S),
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            lifespan="off",
         )
         server = uvicorn.Server(config)
         stopping = Stopping(server, thread, drain_s=arguments.drain)

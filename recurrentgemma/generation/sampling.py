@@ -197,7 +197,7 @@ def _is_text(value: Any) -> bool:
 
 _EXPECTED: dict[str, tuple[Callable, Callable, str]] = {
     "max_tokens": (operator.index, lambda n: 0 <= n < 2**31, f"a whole number below {2**31}"),
-    "temperature": (_number, lambda x: 0 <= x < float("inf"), "a number of at least 0"),
+    "temperature": (_number, lambda x: 0 <= x <= 1e6, "a number from 0 to a million"),
     "top_k": (_whole_or_none, lambda k: k is None or k >= 0, "a whole number, 0 for all"),
     "top_p": (_number, lambda p: 0 < p <= 1, "a number over 0 and at most 1"),
     "min_p": (_number, lambda p: 0 <= p <= 1, "a number from 0 to 1"),
@@ -218,7 +218,7 @@ _EXPECTED: dict[str, tuple[Callable, Callable, str]] = {
     "stop_token_ids": (
         _ids,
         lambda ids: len(ids) <= MAX_STOP_TOKENS and all(0 <= id < 2**31 for id in ids),
-        f"at most {MAX_STOP_TOKENS} token ids",
+        f"at most {MAX_STOP_TOKENS} token ids, each at least 0",
     ),
     "ignore_eos": (_truth, lambda _: True, "True or False"),
     "min_tokens": (operator.index, lambda n: 0 <= n < 2**31, f"a whole number below {2**31}"),

@@ -81,12 +81,18 @@ class Answerer:
         events = self._engine.step() if self._live else []
         for event in events:
             asked, index = self._live[event.request_id]
-            asked.answer.take(index, event)
+            if event.error is None:
+                asked.answer.take(index, event)
+            else:
+                asked.failure = told(event.error)
             if event.finish_reason is None:
                 continue
             del self._live[event.request_id]
             asked.unfinished -= 1
-            if not asked.unfinished:
+            if not asked.unfinished and asked.failure is not None:
+                refusal = asked.failure
+                answered.append(Response(asked.line, refusal.status, refusal.body.model_dump()))
+            elif not asked.unfinished:
                 body = asked.answer.whole().model_dump_json(exclude_unset=True)
                 answered.append(Response(asked.line, 200, json.loads(body)))
         return answered
@@ -125,3 +131,4 @@ class _Asked:
         self.line, self.answer = line, answer
         self.requests: tuple[GenerationRequest, ...] = questions.requests
         self.unfinished = len(self.requests)
+        self.failure: RequestError | None = None  # of one of its choices

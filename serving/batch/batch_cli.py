@@ -77,6 +77,10 @@ def run(arguments: BatchArguments) -> int:
         if getattr(arguments, option) < least:
             name = option.replace("_", "-")
             raise UserError(f"--{name} {getattr(arguments, option)}: expected {least} or more")
+    if not arguments.requests.is_file():
+        raise UserError(
+            f"there is no file {arguments.requests}: expected requests, a JSON object a line"
+        )
     requests, out = Requests(arguments.requests), arguments.out
     errors = arguments.errors or out.with_name(f"{out.stem}.errors{out.suffix}")
     if len({path.resolve() for path in (arguments.requests, out, errors)}) < 3:
@@ -110,7 +114,7 @@ def run(arguments: BatchArguments) -> int:
         summary = {"lines": len(requests), "refused": refused, "completion_tokens": journal.tokens}
     print(f"{out}: {len(requests) - refused:,} answers, {journal.tokens:,} tokens")
     if refused:
-        print(f"{errors}: {refused:,} lines that were refused")
+        print(f"{errors}: {refused:,} refused {'line' if refused == 1 else 'lines'}")
     if arguments.json:
         print(json.dumps(summary))
     return 1 if refused else 0

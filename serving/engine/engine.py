@@ -36,7 +36,7 @@ from serving.engine.sequence import LiveSequence
 from serving.engine.slots import Slots, SlotTokens
 from serving.engine.speculation import Proposer, Speculation
 from serving.features.adapters import Adapters, place_of
-from serving.features.constraints import Constraints
+from serving.features.constraints import ConstraintFailed, Constraints
 from serving.features.prefix_cache import PrefixCache
 
 # A step decodes for about this long, and reads prompts for no longer than it decodes: what arrives
@@ -309,12 +309,13 @@ class Engine:
             self.speculation.clear(slot)
 
     def _decode(self, events: list[Event]) -> None:
+        masks = self._masks(events)
         running = [(i, s) for i, s in enumerate(self._running) if s is not None]
         began = time.monotonic()
         guessing = set() if self.speculation is None else set(self.speculation.guessing)
         told: dict[int, SlotTokens] = {}
         if plain := [(i, s) for i, s in running if i not in guessing]:
-            told |= self._decode_plain(plain)
+            told |= self._decode_plain(plain, masks)
         if self.speculation is not None and guessing:
             scored = any(s.request.logprobs is not None for i, s in running if i in guessing)
             told |= self.speculation.step(scored=scored)
@@ -330,12 +331,28 @@ class Engine:
                     continue
             self._move(slot, sequence, told[slot].scores)
 
-    def _decode_plain(self, plain: Sequence[tuple[int, LiveSequence]]) -> dict[int, SlotTokens]:
+    def _masks(self, events: list[Event]) -> dict[int, np.ndarray]:
+        """Slot -> the tokens that may come next, where not all may; an answer that cannot be held
+        to its form is given up here."""
+        masks = {}
+        for slot, sequence in enumerate(self._running):
+            try:
+                mask_M = None if sequence is None else sequence.allowed()
+            except ConstraintFailed as error:
+                assert sequence is not None
+                events.append(sequence.failed(error))
+                self._free(slot)
+            else:
+                if mask_M is not None:
+                    masks[slot] = mask_M
+        return masks
+
+    def _decode_plain(
+        self, plain: Sequence[tuple[int, LiveSequence]], allowed: dict[int, np.ndarray]
+    ) -> dict[int, SlotTokens]:
         """A token or more of each of these slots."""
         scored = any(s.request.logprobs is not None for _, s in plain)
         began = time.monotonic()
-        masks = {slot: sequence.allowed() for slot, sequence in plain}
-        allowed = {slot: mask_M for slot, mask_M in masks.items() if mask_M is not None}
         steps = self._steps
         if any(s.request.constraint for _, s in plain):
             steps = 1

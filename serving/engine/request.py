@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from recurrentgemma.errors import UserError
 from recurrentgemma.generation.reading import Point
 from recurrentgemma.generation.sampling import Sampling
 from recurrentgemma.state import State
@@ -61,6 +62,7 @@ class Event:
     cached_tokens: int = 0  # of the prompt, which did not have to be read
     times: "Times | None" = None  # of the whole sequence, in its last event
     state: State | None = None  # see GenerationRequest.before
+    error: UserError | None = None  # the answer was given up: of its last event, of no use else
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

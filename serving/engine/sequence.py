@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from recurrentgemma.errors import UserError
 from recurrentgemma.state import State
 from recurrentgemma.text.tokenizer import Tokenizer
 from serving.engine.request import Event, GenerationRequest, Times, TokenScore
@@ -59,6 +60,10 @@ class LiveSequence:
     def allowed(self) -> np.ndarray | None:
         """Which tokens may come next, as GenerationRequest.constraint says; None: any."""
         return None if self._allowed is None else self._allowed(self.tokens)
+
+    def failed(self, error: UserError) -> Event:
+        """The last event of an answer that is given up."""
+        return self._event(finish_reason="length", error=error)
 
     def push(self, scores: Sequence[TokenScore], *, done: bool) -> Event | None:
         """The event of the tokens that one dispatch has generated, if there is something to tell.

@@ -36,6 +36,7 @@ from recurrentgemma.generation.reading import Point
 from serving.features.adapters import Adapters, ServedAdapter
 
 ENDING = ".adapter"
+GO_ON = "have it go on as the base (DELETE .../adapt)"
 REREAD = 1024  # tokens of a session that the next version begins with
 LEARNED = 4096  # tokens of a turn, the last ones, that are learned from
 PLACES_EACH = 2  # of the bank: the version that answers, and the one that was learned meanwhile
@@ -92,9 +93,13 @@ class Adaptation:
         if missed > 0:
             self.learn(point.context[-missed:])
         self._online.note["since"] = point.count - self._online.note["tokens"]
+        if point.adapter != self.version:
+            raise AdaptationDamaged(
+                f"session {self._name!r} has learned with another adapter than is there now: put "
+                f"its own back, or {GO_ON}",
+                field="session",
+            )
         self.before = point
-        if point.state is not None and point.adapter != self.version:
-            self.before = reread(point)
 
     def learn(self, tokens: Sequence[int]) -> None:
         """The session has read these, and learns from them where they complete a segment. Where a
@@ -169,9 +174,7 @@ class Adaptations:
             return (self._held.get(name) or self._read(name)).info
 
     def turn_on(self, name: str, point: Point) -> None:
-        """From here on it learns, from what comes next. Raises UserError: it does already."""
-        if self.has(name):
-            raise UserError(f"session {name!r} learns already", field="session")
+        """From here on it learns, from what comes next."""
         online = OnlineAdapter(self._lm, self.choices)
         online.note = {"tokens": 0, "since": point.count, "stopped": None}
         online.save(self.path(name))
@@ -201,7 +204,9 @@ class Adaptations:
             self._held[name] = adaptation
             self._busy.add(name)
         try:
+            adaptation.spoiled = True  # where it cannot stand there
             adaptation.stand_at(point)
+            adaptation.spoiled = False
             yield adaptation
         finally:
             with self._lock:
@@ -230,7 +235,7 @@ class Adaptations:
         try:
             online = OnlineAdapter.load(self.path(name), self._lm)
         except UserError as error:
-            message = f"session {name!r}: {error}; without adaptation it goes on as the base"
+            message = f"session {name!r}: {error}; or {GO_ON}"
             raise AdaptationDamaged(message, field="session") from None
         return Adaptation(self, name, online)
 
@@ -240,9 +245,9 @@ def adapter_file(folder: Path, name: str) -> Path:
     return folder / f"{name}{ENDING}"
 
 
-def reread(point: Point) -> Point:
-    """Where its last tokens are read anew, by whatever reads them next."""
-    return point._replace(state=None, unread=point.context[-REREAD:], adapter="")
+def reread(point: Point, adapter: str = "") -> Point:
+    """Where its last tokens are read anew, with this version of an adapter."""
+    return point._replace(state=None, unread=point.context[-REREAD:], adapter=adapter)
 
 
 def check_choices(choices: DynamicConfig) -> DynamicConfig:

@@ -3,12 +3,11 @@
 
 llguidance says, for the tokens of an answer so far, which may come next; the engine draws from
 those alone. Where the text may end, each token that ends an answer may come, and once it must end,
-nothing else. An answer for which llguidance gives up on the way ends there, and the log says why:
-its text is then not whole, and no other answer is touched.
+nothing else. Where llguidance gives up on the way, such as for a grammar that becomes too large,
+that answer alone is given up, with an error: it would not have its form.
 """
 
 import json
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -19,8 +18,25 @@ import numpy as np
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import Tokenizer
 
-_log = logging.getLogger(__name__)
 Kind = Literal["json", "json_object", "regex", "choice", "grammar"]
+
+# A mask is computed between two steps, which all answers wait for: large schemas are taken (the
+# rows' items), automata that take long to build are not (the lexer's fuel).
+LIMITS = llguidance.LLParserLimits(
+    max_items_in_row=20_000,
+    step_max_items=200_000,
+    initial_lexer_fuel=200_000,
+    step_lexer_fuel=50_000,
+    max_lexer_states=50_000,
+    verbose_errors=False,  # which would hold the answer's text, and the request's
+)
+# Between two parts of JSON. Without an end a model that likes to write space would write nothing
+# else until max_tokens.
+WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
+
+
+class ConstraintFailed(UserError):
+    """An answer cannot be held to its form any further."""
 
 
 class Constraints:
@@ -51,31 +67,40 @@ class Constraints:
             grammar = _grammar(kind, given)
         except (ValueError, TypeError) as error:
             raise _invalid(kind, str(error), field) from None
-        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
+        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
         if matcher.is_error():
-            raise _invalid(kind, matcher.get_error(), field)
-        return lambda: Constraint(matcher.deep_copy(), self._words, self._stop_ids)
+            raise _invalid(kind, reason(matcher), field)
+        try:
+            Constraint(matcher.deep_copy(), self._words, self._stop_ids, field)(())
+        except ConstraintFailed as error:
+            raise _invalid(kind, f"no answer begins so ({error})", field) from None
+        return lambda: Constraint(matcher.deep_copy(), self._words, self._stop_ids, field)
 
 
 class Constraint:
     """Of one answer: see request.AllowedTokens. M 32-bit words."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, words: int, stop_ids: Sequence[int]):
-        self._matcher, self._stop_ids = matcher, stop_ids
+    def __init__(
+        self, matcher: llguidance.LLMatcher, words: int, stop_ids: Sequence[int], field: str
+    ):
+        self._matcher, self._stop_ids, self._field = matcher, stop_ids, field
         self._read = 0
         self._bits_1M = np.zeros((1, words), np.int32)
 
     def __call__(self, tokens: Sequence[int]) -> np.ndarray:
+        """Raises ConstraintFailed."""
         for token in tokens[self._read :]:
             self._matcher.consume_token(token)
         self._read = len(tokens)
         llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits_1M, 0)
         bits_M = self._bits_1M[0].view(np.uint32).copy()
-        failed = self._matcher.is_error()
-        if failed:  # such as a grammar that becomes too large on the way; the others go on
-            _log.warning("a constrained answer is ended: %s", self._matcher.get_error())
-            bits_M[:] = 0
-        if failed or self._matcher.is_accepting():
+        if self._matcher.is_error():
+            raise ConstraintFailed(
+                f"the answer cannot be held to its form after {len(tokens)} tokens: "
+                f"{reason(self._matcher)}; ask for a simpler one",
+                field=self._field,
+            )
+        if self._matcher.is_accepting():
             for token in self._stop_ids:
                 bits_M[token // 32] |= np.uint32(1 << token % 32)
         return bits_M
@@ -103,15 +128,23 @@ class _Tokens:
 def _grammar(kind: Kind, given: Any) -> str:
     matcher = llguidance.LLMatcher
     if kind == "json":
-        return matcher.grammar_from_json_schema(json.dumps(given))
+        return matcher.grammar_from_json_schema(json.dumps(given), defaults=_JSON)
     if kind == "json_object":
-        return matcher.grammar_from_json_schema('{"type": "object"}')
+        return matcher.grammar_from_json_schema('{"type": "object"}', defaults=_JSON)
     if kind == "regex":
         return matcher.grammar_from_regex(given)
     if kind == "choice":
         texts = " | ".join(json.dumps(text, ensure_ascii=False) for text in given)
         return matcher.grammar_from_lark(f"start: {texts}")
     return llguidance.grammar_from("grammar", given)
+
+
+_JSON: Any = {"whitespace_pattern": WHITESPACE}
+
+
+def reason(matcher: llguidance.LLMatcher) -> str:
+    """Why it is in error, without what it has read."""
+    return matcher.get_error().split("<non-verbose/>")[0].split("<state>")[0].strip()
 
 
 def _invalid(kind: Kind, reason: str, field: str) -> UserError:

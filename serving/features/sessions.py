@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,8 +33,10 @@ from recurrentgemma.text.streaming import tokens_within
 from recurrentgemma.text.tokenizer import Tokenizer
 from serving.engine.request import GenerationRequest
 from serving.features.adaptation import (
+    GO_ON,
     REREAD,
     Adaptation,
+    AdaptationDamaged,
     AdaptationInfo,
     Adaptations,
     adapter_file,
@@ -95,10 +98,13 @@ class Sessions:
         self._busy: set[str] = set()
 
     def names(self) -> list[str]:
-        """Of all sessions, sorted."""
-        return sorted(
-            path.name.removesuffix(ENDING) for path in self._folder.glob(f"[!.]*{ENDING}")
+        """Of all sessions, sorted. Files that no request can name are none."""
+        named = (
+            path.name.removesuffix(ENDING)
+            for path in self._folder.glob(f"[!.]*{ENDING}")
+            if path.is_file()
         )
+        return sorted(name for name in named if NAME.fullmatch(name))
 
     def info(self, name: str) -> SessionInfo:
         """Raises NoSuchSession, UserError for what is no name."""
@@ -106,6 +112,8 @@ class Sessions:
             status = os.stat(self._path(name))
         except FileNotFoundError:
             raise NoSuchSession(f"there is no session {name!r}", field="session") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise NoSuchSession(f"there is no session {name!r}", field="session")
         return SessionInfo(
             name=name,
             bytes=status.st_size,
@@ -150,7 +158,8 @@ class Sessions:
                 with self._adaptations.of(name, point) as adaptation:
                     yield Lease(self, name, adaptation.before, adaptation)
             else:
-                yield Lease(self, name, reread(point) if point.adapter else point)
+                self._check_not_lost(name, point)
+                yield Lease(self, name, point)
         finally:
             with self._lock:
                 self._busy.discard(name)
@@ -189,11 +198,12 @@ class Sessions:
             self._path(name).unlink(missing_ok=True)
 
     def adapt(self, name: str) -> None:
-        """From here on it learns from what it reads and says. Raises as `fork`; UserError: it does
-        already, or none may here."""
+        """From here on it learns from what it reads and says, if it does not already. Raises as
+        `fork`; UserError: none may here."""
         adaptations = self._adaptations
         with self.lease(name, new=False) as lease:
-            adaptations.turn_on(name, lease.point)
+            if not adaptations.has(name):
+                adaptations.turn_on(name, lease.point)
 
     def adapt_no_more(self, name: str) -> None:
         """It goes on as the base, from its last tokens; what it has learned is forgotten. Raises
@@ -208,7 +218,10 @@ class Sessions:
 
     def adaptation(self, name: str) -> AdaptationInfo | None:
         """What is known of a session that learns. Raises AdaptationDamaged, UserError."""
-        return self._adaptations.info(name) if self.info(name).learns else None
+        if self.info(name).learns:
+            return self._adaptations.info(name)
+        self._check_not_lost(name, self.point(name))
+        return None
 
     @property
     def _adaptations(self) -> Adaptations:
@@ -219,19 +232,33 @@ class Sessions:
             )
         return self.adaptations
 
+    def _check_not_lost(self, name: str, point: Point) -> None:
+        """Of a session without an adapter. Raises AdaptationDamaged: it had learned one."""
+        if point.adapter:
+            raise AdaptationDamaged(
+                f"session {name!r} has learned, and {adapter_file(self._folder, name).name} is not "
+                f"there: put it back, or {GO_ON}",
+                field="session",
+            )
+
     def _forget_adapter(self, name: str) -> None:
         if self.adaptations is not None:
             self.adaptations.turn_off(name)
         adapter_file(self._folder, name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
-        if not NAME.fullmatch(name):
-            raise UserError(
-                f"{name[:100]!r} is no name of a session: expected up to 100 letters, digits, and "
-                "any of _.- after the first",
-                field="session",
-            )
-        return self._folder / f"{name}{ENDING}"
+        return self._folder / f"{checked_name(name)}{ENDING}"
+
+
+def checked_name(name: str) -> str:
+    """Raises UserError: it is no name of a session."""
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"{name[:100]!r} is no name of a session: expected up to 100 letters, digits, and any "
+            "of _.- after the first",
+            field="session",
+        )
+    return name
 
 
 def prompt_after(tokenizer: Tokenizer, point: Point, text: str) -> list[int]:
@@ -308,7 +335,7 @@ class Lease:
         adaptation.spoiled = True
         adaptation.learn(added)
         if self.point.adapter != adaptation.version:
-            self.point = reread(self.point)
+            self.point = reread(self.point, adaptation.version)
         self._sessions.write(self.name, self.point)
         adaptation.save()
         adaptation.spoiled = False

@@ -39,6 +39,10 @@ def add_adapter_routes(app: FastAPI, service: Service) -> None:
             await run_in_threadpool(adapters().load, body.lora_name, body.lora_path)
         except OSError as error:
             raise UserError(f"{body.lora_path}: {error}", field="lora_path") from None
+        except UserError as error:
+            is_taken = body.lora_name in {*adapters().names, *adapters().reserved}
+            field = "lora_name" if is_taken else "lora_path"
+            raise UserError(str(error), field=field) from None
         return PlainTextResponse(f"adapter {body.lora_name!r} is loaded")
 
     @app.post("/v1/unload_lora_adapter", openapi_extra=json_schema(UnloadAdapter))

@@ -12,6 +12,7 @@ from recurrentgemma.errors import TemplateError, UserError
 from serving.engine.thread import EngineUnavailable, QueueFull
 from serving.features.adaptation import AdaptationBusy, AdaptationDamaged
 from serving.features.adapters import NoSuchAdapter
+from serving.features.constraints import ConstraintFailed
 from serving.features.sessions import (
     NoSuchSession,
     SessionBusy,
@@ -55,6 +56,8 @@ def told(error: Exception) -> RequestError:
             return RequestError(422, str(error), param=error.field, code="adaptation_damaged")
         case SessionDamaged():
             return RequestError(422, str(error), param=error.field, code="session_damaged")
+        case ConstraintFailed():
+            return RequestError(422, str(error), param=error.field, code="constraint_failed")
         case UserError():
             return RequestError(400, str(error), param=error.field, code="invalid_value")
         case QueueFull():

@@ -87,12 +87,13 @@ class Events:
     def _put(self, index: int, event: Event | EngineUnavailable) -> None:
         if self._given_up or self._closed:
             return
-        if isinstance(event, Event):
-            self._record.told(index, event)
+        told = event.error or event if isinstance(event, Event) else event
+        if isinstance(told, Event):
+            self._record.told(index, told)
         if self._queue.qsize() >= self._most:
             self._give_up(_TOO_SLOW)
         else:
-            self._queue.put_nowait((index, event))
+            self._queue.put_nowait((index, told))
 
     async def _until_gone(self, request: Request) -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -97,6 +97,7 @@ def add_probes(app: FastAPI, engine_thread: EngineThread, *, model_name: str) ->
         counts = {} if occupancy is None else occupancy._asdict()
         return {"status": status, "model": model_name, **counts}
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", tags=["probes"], responses=_PROBED)
     async def health(request: Request) -> JSONResponse:
         """200 while the process answers and its engine lives."""
@@ -109,6 +110,7 @@ def add_probes(app: FastAPI, engine_thread: EngineThread, *, model_name: str) ->
         shown = "ok" if status == "ready" else status
         return JSONResponse(content(shown), status_code=200 if alive else 503)
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready", tags=["probes"], responses=_PROBED)
     async def ready(request: Request) -> JSONResponse:
         """200 when a token has just been generated."""

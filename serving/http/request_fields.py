@@ -53,7 +53,9 @@ class ResponseFormat(BaseModel):
 
     @model_validator(mode="after")
     def _belong_together(self) -> "ResponseFormat":
-        if (self.type == "json_schema") != (self.json_schema is not None):
+        if self.type == "json_schema" and self.json_schema is None:
+            raise invalid("'json_schema' is missing: 'type': 'json_schema' needs it")
+        if self.type != "json_schema" and self.json_schema is not None:
             raise invalid(
                 f"'json_schema' belongs to 'type': 'json_schema', and this is {self.type}"
             )
@@ -202,7 +204,8 @@ class RequestFields(BaseModel):
                 {"param": "stream_options"},
             )
         if self.session is not None and self.drawn > 1:
-            raise invalid("a session goes on one way: leave 'n' and 'best_of' out", "n")
+            field = "n" if self.n > 1 else "best_of"
+            raise invalid("a session goes on one way: leave 'n' and 'best_of' out", field)
         if self.response_format is not None and self.structured_outputs is not None:
             raise invalid(
                 "'structured_outputs' and 'response_format' are two answers to one question: give "

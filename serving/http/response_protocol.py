@@ -23,7 +23,9 @@ class TextFormat(BaseModel):
 
     @model_validator(mode="after")
     def _belong_together(self) -> "TextFormat":
-        if (self.type == "json_schema") != (self.json_schema is not None):
+        if self.type == "json_schema" and self.json_schema is None:
+            raise invalid("'schema' is missing: 'type': 'json_schema' needs it")
+        if self.type != "json_schema" and self.json_schema is not None:
             raise invalid(f"'schema' belongs to 'type': 'json_schema', and this is {self.type}")
         return self
 

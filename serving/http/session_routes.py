@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from serving.features.sessions import NoSuchSession, SessionInfo, Sessions
+from recurrentgemma.errors import UserError
+from serving.features.sessions import NoSuchSession, SessionInfo, Sessions, checked_name
 from serving.http.body import json_schema
 from serving.http.request_fields import STRICT
 from serving.http.service import Service, json_response
@@ -20,6 +21,10 @@ class NameRequest(BaseModel):
     model_config = STRICT
 
     name: str | None = Field(None, max_length=100)  # letters, digits and _.- after the first
+
+
+class NoFields(BaseModel):
+    model_config = STRICT
 
 
 class NewSession(NameRequest):
@@ -65,7 +70,7 @@ def add_session_routes(app: FastAPI, service: Service) -> None:
     async def create(request: Request) -> Response:
         """An empty one."""
         body = await service.read(request, NewSession)
-        name = body.name or f"session-{uuid.uuid4().hex}"
+        name = _new_name(body)
         await run_in_threadpool(service.sessions.create, name, adapt=body.adapt)
         return json_response(await run_in_threadpool(_shown, service.sessions, name))
 
@@ -82,13 +87,15 @@ def add_session_routes(app: FastAPI, service: Service) -> None:
     async def fork(name: str, request: Request) -> Response:
         """A copy under another name, which goes its own way."""
         body = await service.read(request, NameRequest)
-        new = body.name or f"session-{uuid.uuid4().hex}"
+        new = _new_name(body)
         await run_in_threadpool(service.sessions.fork, name, new)
         return json_response(await run_in_threadpool(_shown, service.sessions, new))
 
     @app.post("/v1/sessions/{name}/adapt", response_model=SessionObject)
-    async def adapt(name: str) -> Response:
-        """From here on it learns from what it reads and says."""
+    async def adapt(name: str, request: Request) -> Response:
+        """From here on it learns from what it reads and says. Takes no body, or an empty object."""
+        if await request.body():
+            await service.read(request, NoFields)
         await run_in_threadpool(service.sessions.adapt, name)
         return json_response(await run_in_threadpool(_shown, service.sessions, name))
 
@@ -102,6 +109,16 @@ def add_session_routes(app: FastAPI, service: Service) -> None:
     async def delete(name: str) -> Response:
         await run_in_threadpool(service.sessions.delete, name)
         return json_response(DeletedSession(id=name, object="session.deleted", deleted=True))
+
+
+def _new_name(body: NameRequest) -> str:
+    """Raises UserError, which names the field `name`: it can be none."""
+    if body.name is None:
+        return f"session-{uuid.uuid4().hex}"
+    try:
+        return checked_name(body.name)
+    except UserError as error:
+        raise UserError(str(error), field="name") from None
 
 
 def _listed(sessions: Sessions) -> SessionList:

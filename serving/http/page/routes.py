@@ -58,6 +58,7 @@ def add_page(app: FastAPI, service: Service) -> None:
         kind = TYPES["." + name.rpartition(".")[2]]
         return Response(contents[name], media_type=kind, headers=HEADERS)
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
         return sent("index.html")

@@ -69,6 +69,14 @@ def test_a_line_that_is_refused_leaves_the_others_alone(griffin, body, status, p
     assert responses[2].status_code == 200
 
 
+def test_an_answer_that_cannot_have_its_form_is_an_error_of_its_line(griffin):
+    form = {"structured_outputs": {"regex": "a{1000000}"}}
+    responses = answered(griffin, completion(1, prompt="a", n=2, **form), completion(2, prompt="a"))
+    assert responses[1].status_code == 422
+    assert responses[1].body["error"]["code"] == "constraint_failed"
+    assert responses[2].status_code == 200
+
+
 def test_slots_are_kept_full_and_memory_is_bounded(griffin):
     answerer = Answerer(griffin, model="griffin")
     taken = 0

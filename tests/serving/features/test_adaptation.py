@@ -171,9 +171,10 @@ def test_turned_on_in_the_middle_it_goes_on_from_the_last_tokens(
     with sessions.lease("a") as lease:
         assert lease.point.count == 71
         assert len(lease.point.unread) == 40
-    assert sessions.adaptation("a").tokens == 36
-    with pytest.raises(UserError, match="'a' learns already"):
-        sessions.adapt("a")
+    info = sessions.adaptation("a")
+    assert info.tokens == 36
+    sessions.adapt("a")
+    assert sessions.adaptation("a") == info, "it learns already"
 
 
 def test_no_state_of_another_version_is_found_in_the_cache(engine, open_sessions):
@@ -272,6 +273,26 @@ def test_a_damaged_adapter_is_refused_and_the_others_live_on(engine, open_sessio
     turn(engine, sessions, "b", TURNS[0])
     sessions.adapt_no_more("a")
     turn(engine, sessions, "a", TURNS[0])
+
+
+def test_an_adapter_that_is_lost_or_anothers_is_refused(engine, open_sessions):
+    sessions = open_sessions()
+    for name in ("a", "b"):
+        sessions.create(name, adapt=True)
+        turn(engine, sessions, name, (*TURNS[0], ord(name)))
+    folder = sessions._folder
+    (folder / "a.adapter").replace(folder / "kept")
+    with pytest.raises(AdaptationDamaged, match=r"a.adapter is not there: put it back, or have it"):
+        sessions.adaptation("a")
+    with pytest.raises(AdaptationDamaged, match=r"a.adapter is not there"), sessions.lease("a"):
+        pass
+    again = open_sessions()
+    (folder / "a.adapter").write_bytes((folder / "b.adapter").read_bytes())
+    with pytest.raises(AdaptationDamaged, match="with another adapter"), again.lease("a"):
+        pass
+    (folder / "kept").replace(folder / "a.adapter")
+    del sessions
+    turn(engine, again, "a", TURNS[1])
 
 
 @pytest.mark.parametrize(

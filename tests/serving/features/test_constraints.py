@@ -7,7 +7,7 @@ import pytest
 
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import ByteTokenizer
-from serving.features.constraints import Constraints
+from serving.features.constraints import ConstraintFailed, Constraints
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +71,30 @@ def test_two_answers_do_not_share_where_they_stand(of_bytes):
     assert allowed(second([])) == {97}
 
 
-def test_one_that_fails_on_the_way_ends_its_answer_and_is_logged(of_bytes, caplog):
-    constraint = of_bytes.compiled("regex", "[0-9]+", field="form")()
-    assert allowed(constraint([97])) == {257, 260}  # what it did not allow
-    assert "a constrained answer is ended" in caplog.text
+@pytest.mark.parametrize("pattern", ["(a{1000}){1000}{1000}", "a{1000000}"])
+def test_one_that_fails_on_the_way_says_so_and_nothing_of_its_text(of_bytes, pattern, caplog):
+    constraint = of_bytes.compiled("regex", pattern, field="form")()
+    with pytest.raises(ConstraintFailed, match=r"after . tokens: .*ask for a simpler") as caught:
+        for count in range(3):
+            constraint([97] * count)
+    assert caught.value.field == "form"
+    assert "\n" not in str(caught.value)
+    assert "⟦" not in str(caught.value)
+    assert not caplog.text
+
+
+def test_a_large_schema(of_bytes):
+    values = {f"k{i}": {"enum": [f"v{i}_{j}" for j in range(20)]} for i in range(800)}
+    constraint = of_bytes.compiled("json", {"type": "object", "properties": values}, field="f")()
+    for count in range(8):
+        assert allowed(constraint(b'{"k799":'[:count]))
+
+
+def test_space_between_parts_of_json_has_an_end(of_bytes):
+    constraint = of_bytes.compiled("json_object", None, field="form")()
+    text = b"{" + b" " * 32
+    assert ord(" ") in allowed(constraint(text[:-1]))
+    assert allowed(constraint(text)) == {ord('"'), ord("}")}
 
 
 @pytest.mark.parametrize(
@@ -84,6 +104,7 @@ def test_one_that_fails_on_the_way_ends_its_answer_and_is_logged(of_bytes, caplo
         ("regex", 5, "the regular expression cannot be kept to"),
         ("json", {"type": "nonsense"}, "the JSON schema cannot be kept to: .*nonsense"),
         ("json", {"$ref": "http://elsewhere"}, "the JSON schema cannot be kept to"),
+        ("json", {"$ref": "#"}, "the JSON schema cannot be kept to: no answer begins so"),
         ("grammar", "start: a", "the grammar cannot be kept to"),
     ],
 )

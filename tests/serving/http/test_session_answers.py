@@ -122,7 +122,7 @@ def test_many_at_once_and_what_is_refused(serve):
         for path, fields, param in (
             ("completions", {"prompt": ["a", "b"]}, "prompt"),
             ("completions", {"prompt": "a", "echo": True}, "echo"),
-            ("completions", {"prompt": "a", "best_of": 2}, "n"),
+            ("completions", {"prompt": "a", "best_of": 2}, "best_of"),
             ("completions", {"prompt": ""}, "prompt"),
             ("chat/completions", {"messages": [{"role": "user", "content": "a", "name": "b"}]},
              "messages.0"),

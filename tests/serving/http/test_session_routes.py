@@ -51,13 +51,26 @@ def test_what_is_refused(client):
     assert client.post("/v1/sessions", json={"name": "a"}).status_code == 200
     for answer, expected in (
         (client.post("/v1/sessions", json={"name": "a"}), (409, "session_exists", "name")),
-        (client.post("/v1/sessions", json={"name": "../a"}), (400, "invalid_value", "session")),
+        (client.post("/v1/sessions", json={"name": "../a"}), (400, "invalid_value", "name")),
         (client.post("/v1/sessions/a/fork", json={"name": "a"}), (409, "session_exists", "name")),
         (client.post("/v1/sessions/b/fork", json={}), (404, "session_not_found", "session")),
         (client.delete("/v1/sessions/b"), (404, "session_not_found", "session")),
         (client.get("/v1/sessions/.hidden"), (400, "invalid_value", "session")),
     ):
         assert error(answer) == expected
+
+
+def test_what_no_request_can_name_is_no_session(client, folder):
+    client.post("/v1/sessions", json={"name": "a"})
+    (folder / "a copy.session").write_bytes((folder / "a.session").read_bytes())
+    (folder / "folder.session").mkdir()
+    try:
+        assert [session["id"] for session in client.get("/v1/sessions").json()["data"]] == ["a"]
+        for method in ("GET", "DELETE"):
+            refused = client.request(method, "/v1/sessions/folder")
+            assert error(refused) == (404, "session_not_found", "session")
+    finally:
+        (folder / "folder.session").rmdir()
 
 
 def test_a_damaged_file_is_refused_and_the_others_live_on(client, folder):

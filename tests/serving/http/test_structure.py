@@ -2,6 +2,7 @@
 
 import json
 
+import httpx
 import pytest
 
 from recurrentgemma.errors import UserError
@@ -9,6 +10,7 @@ from serving.http.answers import read_questions
 from serving.http.chat_answers import read_chat
 from serving.http.chat_protocol import ChatRequest
 from serving.http.protocol import CompletionRequest
+from serving.http.server import create_app
 
 SCHEMA = {
     "type": "object",
@@ -49,6 +51,26 @@ def test_completions_and_chats_have_the_form(griffin, form):
         assert answer["n"] in (1, 22, 333)
         assert isinstance(answer["b"], bool)
     assert len(set(texts)) > 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_cannot_have_its_form_is_an_error(
+    griffin, running_thread, running_server, stream
+):
+    body = {"prompt": "a", "max_tokens": 6, "stream": stream}
+    body["structured_outputs"] = {"regex": "a{1000000}"}
+    with running_thread(lambda: griffin, 4) as thread:
+        app = create_app(thread, model_name="griffin")
+        with running_server(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+            answer = client.post("/v1/completions", json=body)
+            assert client.post("/v1/completions", json={"prompt": "a"}).status_code == 200
+    if stream:
+        *_, last = answer.text.strip().split("\n\n")
+        failure = json.loads(last.removeprefix("data: "))["error"]
+    else:
+        assert answer.status_code == 422
+        failure = answer.json()["error"]
+    assert (failure["code"], failure["param"]) == ("constraint_failed", "structured_outputs.regex")
 
 
 def test_any_json_object(griffin):
