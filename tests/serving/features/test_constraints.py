@@ -75,8 +75,7 @@ def test_two_answers_do_not_share_where_they_stand(of_bytes):
 def test_one_that_fails_on_the_way_says_so_and_nothing_of_its_text(of_bytes, pattern, caplog):
     constraint = of_bytes.compiled("regex", pattern, field="form")()
     with pytest.raises(ConstraintFailed, match=r"after . tokens: .*ask for a simpler") as caught:
-        for count in range(3):
-            constraint([97] * count)
+        [constraint([97] * count) for count in range(3)]
     assert caught.value.field == "form"
     assert "\n" not in str(caught.value)
     assert "⟦" not in str(caught.value)
