@@ -66,7 +66,7 @@ class FinetuneArguments:
     learning_rate: float | None = None
     """1e-5 in full and 2e-4 by LoRA, if it is not said; by rewards 1e-6 and 1e-5."""
     warmup_steps: int | None = None
-    """3% of the steps, if it is not said; by rewards, iterations, and none if it is not said."""
+    """3% of the steps, if it is not said; by rewards it counts iterations."""
     weight_decay: float = 0.0
     """Of the weights of linear layers; by LoRA none decay."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"

@@ -13,7 +13,7 @@ from training import pins
 from training.configs import TrainConfig
 from training.data.config import DataConfig, write_chats_by
 from training.data.sources.chat_lines import PLAIN
-from training.finetuning.finetune import memory, read_base
+from training.finetuning.finetune import WARMUP, memory, read_base
 from training.finetuning.finetune_arguments import FinetuneArguments, every, lora_config
 from training.finetuning.policy_config import PolicyConfig
 from training.finetuning.prepare import PreparedRun
@@ -88,7 +88,9 @@ def prepare_policy(arguments: FinetuneArguments) -> PreparedRun:
         model=base.config,
         optimizer=OptimConfig(
             learning_rate=RATES[kind] if rate is None else rate,
-            warmup_steps=0 if warmup is None else warmup,
+            warmup_steps=min(round(WARMUP * iterations) or 1, iterations - 1)
+            if warmup is None
+            else warmup,
             final_fraction=1.0,  # constant
             weight_decay=arguments.weight_decay,
             beta2=0.999,

@@ -32,6 +32,7 @@ def test_defaults(good: FinetuneArguments, tmp_path: Path):
     assert (config.policy.group_size, config.policy.kl, config.policy.epochs) == (8, 0.04, 4)
     assert (config.steps, config.log_every, config.save_every) == (100, 1, 20)
     assert config.optimizer.learning_rate == 1e-6
+    assert config.optimizer.warmup_steps == 3  # iterations
     assert config.model.param_dtype == "float32"
     assert "6 prompts; the longest, " in prepared.summary
     assert "100 iterations of 64 answers, 4 epochs of 8 minibatches on each" in prepared.summary

@@ -11,9 +11,9 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 def test_every_arm():
     arms = LANGUAGE.arms
-    assert len(arms) == 11
+    assert len(arms) == 8
     assert (arms["8/PFO"].pfo, arms["8/PFO"].kl, arms["8/PFO"].epochs) == (1.0, 0.0, 8)
-    assert arms["1/KL"].kl == 0.04
+    assert arms["2/KL"].kl == 0.04
     assert arms["8/GRPO"].method == "grpo"
 
 
@@ -29,6 +29,7 @@ def test_a_study(tmp_path):
         rollout=8,
         batch_size=4,
         epochs=1,
+        warmup=1,
         method="grpo",
     )
     ((_, numbers),) = measure([Cell("GRPO", small, 0)], tmp_path / "unfinished")
