@@ -179,7 +179,7 @@ BAD = {
     "logit bias": ({"logit_bias": {"5": 101}}, "logit_bias", "'5': expected a token id with"),
     "min_tokens": ({"min_tokens": 17}, "min_tokens", "expected at most max_tokens, 2"),
     "form": ({"response_format": {"type": "xml"}}, "response_format.type", "'json_schema'"),
-    "no schema": ({"response_format": {"type": "json_schema"}}, "response_format", "belongs to"),
+    "no schema": ({"response_format": {"type": "json_schema"}}, "response_format", "is missing"),
     "no such form": ({"structured_outputs": {"yaml": 1}}, "structured_outputs.yaml", "Extra"),
     "two forms": (
         {"structured_outputs": {"regex": "a", "choice": ["a"]}},
