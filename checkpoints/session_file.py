@@ -11,7 +11,7 @@
 
 No tensors of a state: nothing that was read before `unread` is remembered. The metadata have
 `format`, `version`, `session` (JSON: the fields of `_HEADER`, and `adapter`, the version of the one
-that the state was computed with, if any) and `sha256`, of that JSON and of all tensors.
+that the session has learned, if any) and `sha256`, of that JSON and of all tensors.
 
 The weights are known by their checksums (checksums.py), whatever format they were loaded from. The
 config must agree where it says what the model computes; how it is run (`_ANYHOW`) may differ.

@@ -36,7 +36,7 @@ class Point(NamedTuple):
     held: HeldText = HeldText()  # text after them that is no tokens yet
     after: State | None = None  # of all tokens, `unread` included, where it is known
     messages: tuple[tuple[str, str], ...] = ()  # of a chat: (role, content)
-    adapter: str = ""  # version of the adapter with which the state was computed; "": without one
+    adapter: str = ""  # version of the adapter that its state was, or will be, computed with
 
 
 START = Point()

@@ -11,6 +11,7 @@ from checkpoints.store import CONFIG, read_run_config
 from recurrentgemma import sharding
 from recurrentgemma.adapters import adapted_layers
 from recurrentgemma.errors import UserError
+from recurrentgemma.lora_config import LoraConfig
 from recurrentgemma.text.chat import AUTO, GEMMA
 from training import pins
 from training.configs import TrainConfig, holds_chats
@@ -20,6 +21,7 @@ from training.data.sources.chat_lines import PLAIN
 from training.finetuning.finetune import (
     RATES,
     WARMUP,
+    Base,
     chat_specs,
     memory,
     read_base,
@@ -39,22 +41,19 @@ class PreparedRun(NamedTuple):
     summary: str
 
 
-def prepare(arguments: FinetuneArguments) -> PreparedRun:
-    """Read everything but the tensors.
-
-    Raises:
-      UserError: an argument, the checkpoint, the data, or how they go together.
-    """
-    arguments.policy.given()  # options that have no effect here
-    if not arguments.data:
-        raise UserError("nothing to learn from: name at least one file of conversations (DATA)")
+def chosen_lora(arguments: FinetuneArguments) -> LoraConfig | None:
+    """The adapters to train, None for the model itself. Raises UserError: they do not decay."""
     lora = lora_config(arguments.lora)
-    method = "full" if lora is None else "lora"
     if lora is not None and arguments.weight_decay:
         raise UserError(
             f"weight_decay={arguments.weight_decay} has no effect by LoRA: adapters do not decay"
         )
-    run_dir = arguments.run_dir or Path("runs") / f"{short_title(arguments.checkpoint)}-tuned"
+    return lora
+
+
+def chosen_base(arguments: FinetuneArguments, run_dir: Path, lora: LoraConfig | None) -> Base:
+    """What is fine-tuned, as the run pinned it. Raises UserError as read_base; no layer of it has
+    such adapters."""
     base = read_base(
         pins.pinned(arguments.checkpoint, run_dir, "init_from"),
         full=lora is None,
@@ -66,6 +65,22 @@ def prepare(arguments: FinetuneArguments) -> PreparedRun:
     )
     if lora is not None:
         adapted_layers(base.config, lora)
+    return base
+
+
+def prepare(arguments: FinetuneArguments) -> PreparedRun:
+    """Read everything but the tensors.
+
+    Raises:
+      UserError: an argument, the checkpoint, the data, or how they go together.
+    """
+    arguments.policy.given()  # options that have no effect here
+    if not arguments.data:
+        raise UserError("nothing to learn from: name at least one file of conversations (DATA)")
+    lora = chosen_lora(arguments)
+    method = "full" if lora is None else "lora"
+    run_dir = arguments.run_dir or Path("runs") / f"{short_title(arguments.checkpoint)}-tuned"
+    base = chosen_base(arguments, run_dir, lora)
 
     def specs(files: Sequence[str]) -> tuple[str, ...]:
         return chat_specs(

@@ -7,16 +7,15 @@ from pathlib import Path
 
 from checkpoints.hub_names import read_name, short_title
 from checkpoints.store import STEPS, newest_whole
-from recurrentgemma.adapters import adapted_layers
 from recurrentgemma.errors import UserError
 from training import pins
 from training.configs import TrainConfig
 from training.data.config import DataConfig, write_chats_by
 from training.data.sources.chat_lines import PLAIN
-from training.finetuning.finetune import WARMUP, memory, read_base
-from training.finetuning.finetune_arguments import FinetuneArguments, every, lora_config
+from training.finetuning.finetune import WARMUP, memory
+from training.finetuning.finetune_arguments import FinetuneArguments, every
 from training.finetuning.policy_config import PolicyConfig
-from training.finetuning.prepare import PreparedRun
+from training.finetuning.prepare import PreparedRun, chosen_base, chosen_lora
 from training.finetuning.questions import QuestionReader
 from training.finetuning.reward import load_reward
 from training.optim import OptimConfig
@@ -46,12 +45,8 @@ def prepare_policy(arguments: FinetuneArguments) -> PreparedRun:
                 f"--{name} has no effect with --method {method}{INSTEAD.get(name, '')}; leave it "
                 "out"
             )
-    lora = lora_config(arguments.lora)
+    lora = chosen_lora(arguments)
     kind = "full" if lora is None else "lora"
-    if lora is not None and arguments.weight_decay:
-        raise UserError(
-            f"weight_decay={arguments.weight_decay} has no effect by LoRA: adapters do not decay"
-        )
     iterations = given.pop("iterations", 100)
     policy = PolicyConfig(
         method=method,
@@ -71,17 +66,7 @@ def prepare_policy(arguments: FinetuneArguments) -> PreparedRun:
             "of them out"
         )
     run_dir = arguments.run_dir or Path("runs") / f"{short_title(arguments.checkpoint)}-{method}"
-    base = read_base(
-        pins.pinned(arguments.checkpoint, run_dir, "init_from"),
-        full=lora is None,
-        tokenizer=pins.pinned(arguments.tokenizer, run_dir, "tokenizer"),
-        config=arguments.config,
-        dtype=arguments.dtype,
-        remat=arguments.remat,
-        scan_layers=arguments.scan_layers,
-    )
-    if lora is not None:
-        adapted_layers(base.config, lora)
+    base = chosen_base(arguments, run_dir, lora)
     template = "auto" if policy.plain else arguments.chat_template
     rate, warmup = arguments.learning_rate, arguments.warmup_steps
     config = TrainConfig(
