@@ -97,7 +97,7 @@ class EngineThread:
         self._thread.start()
 
     def close(self, *, timeout_s: float) -> bool:
-        """End every job and the thread; True when it ended in time (a compilation cannot be
+        """End every job and the thread, and leave the engine idle; True when it ended in time (a compilation cannot be
         interrupted).
         """
         with self._wake:
@@ -190,6 +190,8 @@ class EngineThread:
             self._failure = _FULL if is_out_of_memory(error) else _FAILED
             self._end("failed", self._failure)
             return
+        for id in self._listeners:
+            engine.cancel(id)
         self._end("stopped", _STOPPING)
 
     def _become(self, status: Status) -> None:

@@ -63,6 +63,17 @@ def test_cancelling_frees_what_is_left(engine_thread, fake_engine, wait_until):
     assert text(told, 1) == ["zz"]
 
 
+def test_closing_leaves_the_engine_idle(engine_thread, fake_engine):
+    endless, told = job("ab", max_tokens=10**6)
+    engine_thread.submit(endless)
+    told.get(timeout=30)
+    assert engine_thread.close(timeout_s=30)
+    assert fake_engine.live == {}
+    while not isinstance(last := told.get(timeout=30)[1], EngineUnavailable):
+        pass
+    assert "shutting down" in str(last)
+
+
 def test_an_engine_that_fails_when_asked_is_told_too(engine_thread, fake_engine, monkeypatch):
     def broken(requests):
         raise RuntimeError("no memory for a queue")

@@ -124,11 +124,12 @@ def test_a_stream_that_fails_says_so(url, griffin, monkeypatch):
         timeout=60,
     ) as answer:
         lines = answer.iter_lines()
-        next(lines)
+        while "output_text.delta" not in next(lines):
+            pass  # until it has a slot
         monkeypatch.setattr(griffin, "step", fail)
         told = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
-    for sequence in griffin._running:  # the next test has it idle
-        if sequence is not None:
-            griffin.cancel(sequence.id)
+    (sequence,) = [sequence for sequence in griffin._running if sequence is not None]
+    griffin.cancel(sequence.id)
+    assert not griffin.busy  # or every test after this one fails
     assert told[-1]["type"] == "response.failed"
     assert told[-1]["response"]["error"]["code"] == "unavailable"
