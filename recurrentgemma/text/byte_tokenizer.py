@@ -12,6 +12,8 @@ from recurrentgemma.text.chat_encoding import END_OF_TURN, START_OF_TURN
 
 FILE = "byte_tokenizer.json"
 _CONTENT = {"tokenizer": "bytes", "pad": 256, "eos": 257, "bos": 258, "turn": [259, 260]}
+_BYTES = {i: bytes([i]) for i in range(256)} | dict.fromkeys((256, 257, 258), b"")
+_BYTES |= {259: START_OF_TURN.encode(), 260: END_OF_TURN.encode()}
 
 
 class ByteTokenizer:
@@ -38,7 +40,14 @@ class ByteTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        return b"".join(self._bytes(int(i)) for i in ids).decode(errors="replace")
+        try:
+            joined = b"".join([_BYTES[int(i)] for i in ids])
+        except KeyError as error:
+            [token] = error.args
+            raise UserError(
+                f"token {token} is outside of the vocabulary, 0 to {self.vocab_size - 1}"
+            ) from None
+        return joined.decode(errors="replace")
 
     def settled(self, ids: Sequence[int]) -> bool:
         return True
@@ -61,13 +70,3 @@ class ByteTokenizer:
         if content != _CONTENT:
             raise UserError(f"{path} holds {content}: expected {_CONTENT}")
         return True
-
-    def _bytes(self, token: int) -> bytes:
-        if 0 <= token < 256:
-            return bytes([token])
-        if token in (self.pad_id, self.eos_id, self.bos_id):
-            return b""
-        for literal, control in self.control_tokens.items():
-            if token == control:
-                return literal.encode()
-        raise UserError(f"token {token} is outside of the vocabulary, 0 to {self.vocab_size - 1}")

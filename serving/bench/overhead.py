@@ -1,24 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """What HTTP and scheduling cost over the bare decode step, at full batch (docs/serving.md).
 
-    python -m serving.bench.overhead runs/demo --slots 32 --dtype float32
+    python -m serving.bench.overhead runs/demo --slots 32 --dtype float32 --apart
 
 Tokens/s of the decode program alone, of the engine without HTTP, and of a server with a client for
 each slot, all of one model. They take turns, so that whatever else runs slows them alike.
 
 The clients share the machine with the server, and on a CPU with what it computes: tokens/s pay for
-their work, too. CPU time per token is the server's alone.
+their work, too. CPU time per token is the server's alone, but threads of XLA that wait for one
+whose core is taken count as busy. With --apart the clients have cores of their own, as clients on
+other machines have, and what is compared has one core.
 """
 
 import asyncio
 import dataclasses
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import tyro
+
+from recurrentgemma.errors import UserError
 
 if TYPE_CHECKING:
     from recurrentgemma.generation.lm import LanguageModel
@@ -43,6 +49,8 @@ class OverheadArguments:
     """In which they take turns."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of parameters and activations; by default as the checkpoint is stored."""
+    apart: bool = False
+    """One core for the program, the engine or the server, the others for the clients."""
 
 
 def main(argv: list[str]) -> int:
@@ -69,7 +77,12 @@ def _more(ratios: list[float]) -> str:
 
 
 def measure(arguments: OverheadArguments) -> dict[str, list[Measured]]:
-    """Of each round."""
+    """Of each round. Raises UserError where `apart` cannot be had."""
+    client_cores: set[int] = set()
+    if arguments.apart:
+        first, *others = _cores()
+        client_cores = set(others)
+        os.sched_setaffinity(0, {first})  # before JAX starts its threads
     import recurrentgemma as rg
     from serving.bench.served import served
 
@@ -81,7 +94,9 @@ def measure(arguments: OverheadArguments) -> dict[str, list[Measured]]:
             "decode step": (decode_step(lm, arguments.slots, arguments.tokens), time.process_time),
             "engine": (engine(lm, arguments.slots, arguments.tokens), time.process_time),
             "server": (
-                lambda: server_rate(server.url, arguments.slots, arguments.tokens),
+                partial(
+                    _on, client_cores, server_rate, server.url, arguments.slots, arguments.tokens
+                ),
                 lambda: cpu_seconds(server.url),
             ),
         }
@@ -95,6 +110,27 @@ def measure(arguments: OverheadArguments) -> dict[str, list[Measured]]:
                 cpu = (clock() - before) / (arguments.slots * arguments.tokens)
                 measured[name].append(Measured(rate, cpu))
     return measured
+
+
+def _cores() -> list[int]:
+    if not hasattr(os, "sched_getaffinity"):
+        raise UserError("--apart needs Linux: this system does not say on which cores to run")
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise UserError("--apart needs two cores, and there is one: leave it out")
+    return cores
+
+
+def _on(cores: set[int], call: Callable[..., float], *args) -> float:
+    """Call on these cores, if any are named."""
+    if not cores:
+        return call(*args)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        return call(*args)
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def cpu_seconds(url: str) -> float:

@@ -6,7 +6,7 @@ T tokens, M 32-bit words of a bit a token, N reported likeliest tokens.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,7 @@ from serving.features.adapters import ServedAdapter
 AllowedTokens = Callable[[Sequence[int]], np.ndarray | None]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenScore:
+class TokenScore(NamedTuple):  # one for every token: it has to be cheap
     """A token with its log-probability (nats); `offset` is the character at which it begins."""
 
     token_id: int

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One request on its way through the engine: from the tokens that its slot generates to events."""
 
-import dataclasses
 import time
 from array import array
 from collections.abc import Sequence
@@ -72,7 +71,7 @@ class LiveSequence:
         """
         transcript = self._transcript
         stop_token = done and scores[-1].token_id in self._stop_ids
-        self.tokens.extend(score.token_id for score in scores)
+        self.tokens.extend([score.token_id for score in scores])
         pushed, text, released = transcript.push(scores[: len(scores) - stop_token])
         self._num_generated += pushed
         if done and not transcript.stopped:
@@ -80,7 +79,7 @@ class LiveSequence:
             text, released = text + last_text, released + last_tokens
             if stop_token and not transcript.stopped:
                 self._num_generated += 1
-                released.append(dataclasses.replace(scores[-1], offset=transcript.length))
+                released.append(scores[-1]._replace(offset=transcript.length))
         reason: Literal["stop", "length"] | None = None
         if stop_token or transcript.stopped:
             reason = "stop"
@@ -90,7 +89,7 @@ class LiveSequence:
             return None
         return self._event(
             text=text,
-            token_ids=tuple(score.token_id for score in released),
+            token_ids=tuple([score.token_id for score in released]),
             scores=self._told(released) if self.request.logprobs is not None else (),
             finish_reason=reason,
         )
@@ -117,4 +116,4 @@ class LiveSequence:
     def _told(self, scores: Sequence[TokenScore]) -> tuple[TokenScore, ...]:
         """With only as many of the likeliest tokens as were asked for."""
         top = self.request.logprobs or 0
-        return tuple(dataclasses.replace(score, top=score.top[:top]) for score in scores)
+        return tuple(score._replace(top=score.top[:top]) for score in scores)

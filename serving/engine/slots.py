@@ -141,7 +141,7 @@ class Slots:
                 reported = (decoded.logp_BC, decoded.top_logp_BCN, decoded.top_tokens_BCN)
                 scores = token_scores(tokens_T, *(array[slot] for array in reported))
             else:
-                scores = [TokenScore(token_id=id, logprob=None, top=()) for id in tokens_T.tolist()]
+                scores = [TokenScore(id, None, ()) for id in tokens_T.tolist()]
             slots.append(SlotTokens(scores, bool(self._done_B[slot])))
         return slots
 

@@ -215,7 +215,7 @@ class Speculation:
                 arrays = (drawn.logp_BW, drawn.top_logp_BWN, drawn.top_tokens_BWN)
                 scores = token_scores(tokens_T, *(array[slot, part] for array in arrays))
             else:
-                scores = [TokenScore(token_id=id, logprob=None, top=()) for id in tokens_T.tolist()]
+                scores = [TokenScore(id, None, ()) for id in tokens_T.tolist()]
             told[slot] = self._taken(slot, scores, len(proposals.get(slot, ())), accepted)
         return told
 

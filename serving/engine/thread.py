@@ -97,8 +97,8 @@ class EngineThread:
         self._thread.start()
 
     def close(self, *, timeout_s: float) -> bool:
-        """End every job and the thread, and leave the engine idle; True when it ended in time (a compilation cannot be
-        interrupted).
+        """End every job and the thread, and leave the engine idle; True when it ended in time (a
+        compilation cannot be interrupted).
         """
         with self._wake:
             self._closing = True

@@ -5,7 +5,6 @@ A token is released with the first character that it gave, so that what a client
 tokens always belongs to what it has seen of the text.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,7 +50,8 @@ class Transcript:
             if self.stopped:
                 break
             group = tokens[start : start + size]
-            self._held += [dataclasses.replace(token, offset=self._decoded) for token in group]
+            offset = self._decoded
+            self._held += [TokenScore(id, logprob, top, offset) for id, logprob, top, _ in group]
             taken += len(group)
             text += self._scan("" if self._decoder is None else self._decode(group))
         return taken, text, self._release(text, everything=not self._token_by_token)

@@ -197,7 +197,7 @@ class Answer:
         if self._show_ids:
             choice.token_ids = list(event.token_ids)
         if self._with_logprobs:
-            scores = [dataclasses.replace(s, offset=s.offset + len(echo)) for s in event.scores]
+            scores = [s._replace(offset=s.offset + len(echo)) for s in event.scores]
             choice.logprobs = self._logprobs([*event.prompt_scores, *scores])
         choice.finish_reason = event.finish_reason
         return choice

@@ -62,7 +62,7 @@ def test_the_best_of_more_are_told(ask, fake_engine, monkeypatch):
     def event_of(id):
         event = next_event(id)
         length = {4: 1}.get(id, 2)  # the likeliest by token, and by sum
-        scores = [dataclasses.replace(event.scores[0], logprob=likely[id])]
+        scores = [event.scores[0]._replace(logprob=likely[id])]
         reason = "stop" if event.num_generated == length else None
         if reason and id in fake_engine.live:
             del fake_engine.live[id]
