@@ -10,6 +10,7 @@ so are the fields that never change an answer.
 """
 
 import abc
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -174,7 +175,7 @@ class RequestFields(BaseModel):
         biases = {}
         for id, bias in given.items():
             number = isinstance(bias, int | float) and not isinstance(bias, bool)
-            whole = isinstance(id, str) and id.isascii() and id.isdecimal()
+            whole = isinstance(id, str) and re.fullmatch("0|[1-9][0-9]*", id)  # not "5" and "05"
             if not (whole and len(id) < 10 and number and -100 <= bias <= 100):
                 raise invalid(
                     f"{str(id)[:20]!r}: expected a token id with a number from -100 to 100"

@@ -65,6 +65,7 @@ def test_what_clients_leave_unset_is_taken(kind, own):
         ({"length_penalty": False}, "length_penalty", "unsupported_parameter"),
         ({"logit_bias": {"5": 101}}, "logit_bias", "invalid_value"),
         ({"logit_bias": {"a": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"5": 1, "05": 2}}, "logit_bias", "invalid_value"),
         ({"logit_bias": {"5": True}}, "logit_bias", "invalid_value"),
         ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias", "invalid_value"),
         ({"presence_penalty": False}, "presence_penalty", "invalid_value"),
