@@ -210,10 +210,7 @@ def serve(arguments: ServeArguments) -> int:
                 constrained=True,
                 constraints=_constraints(lm.tokenizer),
                 rows=arguments.prompts,
-                cache=PrefixCache(
-                    device_bytes=int(arguments.cache * GIB),
-                    host_bytes=int(arguments.host_cache * GIB),
-                ),
+                cache=_cache(arguments),
                 model=model_name,
                 bank=_bank(arguments, lm.model),
                 mesh=mesh,
@@ -280,6 +277,12 @@ def serve(arguments: ServeArguments) -> int:
             ) from thread.error
         raise thread.error
     return 0 if thread.error is None else 1
+
+
+def _cache(arguments: ServeArguments) -> PrefixCache | None:
+    """None where it could keep nothing: then no answer is read again for a chat's next turn."""
+    device, host = int(arguments.cache * GIB), int(arguments.host_cache * GIB)
+    return PrefixCache(device_bytes=device, host_bytes=host) if device or host else None
 
 
 def _bank(arguments: ServeArguments, model: "Griffin") -> "AdapterBank | None":

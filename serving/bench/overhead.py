@@ -9,7 +9,8 @@ each slot, all of one model. They take turns, so that whatever else runs slows t
 The clients share the machine with the server, and on a CPU with what it computes: tokens/s pay for
 their work, too. CPU time per token is the server's alone, but threads of XLA that wait for one
 whose core is taken count as busy. With --apart the clients have cores of their own, as clients on
-other machines have, and what is compared has one core.
+other machines have, and what is compared has one core. What threads other than XLA's use says best
+what scheduling and HTTP cost: it hardly depends on how fast the machine happens to be. Needs Linux.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import tyro
@@ -28,13 +30,21 @@ from recurrentgemma.errors import UserError
 
 if TYPE_CHECKING:
     from recurrentgemma.generation.lm import LanguageModel
+    from recurrentgemma.generation.sampling import Sampling
 
 PROMPT = 16  # tokens
 
 
+class Cpu(NamedTuple):
+    """Seconds of CPU time."""
+
+    programs: float  # of XLA's threads
+    beside: float  # of all others
+
+
 class Measured(NamedTuple):
     tokens_per_second: float
-    cpu_per_token: float  # seconds
+    cpu: Cpu  # of a token
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +57,8 @@ class OverheadArguments:
     """Of each answer."""
     rounds: int = 5
     """In which they take turns."""
+    temperature: float = 1.0
+    """At which all three draw; 0: the likeliest token, which costs less."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of parameters and activations; by default as the checkpoint is stored."""
     apart: bool = False
@@ -61,12 +73,15 @@ def main(argv: list[str]) -> int:
     for name, rounds in measured.items():
         pairs = list(zip(measured["decode step"], rounds, strict=True))
         rate = statistics.median(one.tokens_per_second for one in rounds)
-        cpu = statistics.median(one.cpu_per_token for one in rounds)
+        cpu = statistics.median(sum(one.cpu) for one in rounds)
+        beside = [one.cpu.beside / one.cpu.programs for one in rounds]
         print(
             f"{name:12} {rate:10,.0f} tokens/s  {1000 / rate * arguments.slots:8.3f} ms/step  "
             f"{_more([b.tokens_per_second / one.tokens_per_second for b, one in pairs])};  "
             f"{1e6 * cpu:8.1f} us CPU a token  "
-            f"{_more([one.cpu_per_token / b.cpu_per_token for b, one in pairs])}"
+            f"{_more([sum(one.cpu) / sum(b.cpu) for b, one in pairs])}, "
+            f"{statistics.median(beside):.1%} ({min(beside):.1%} to {max(beside):.1%}) "
+            "beside what programs take"
         )
     return 0
 
@@ -77,7 +92,9 @@ def _more(ratios: list[float]) -> str:
 
 
 def measure(arguments: OverheadArguments) -> dict[str, list[Measured]]:
-    """Of each round. Raises UserError where `apart` cannot be had."""
+    """Of each round. Raises UserError where it cannot be measured."""
+    if not Path("/proc/self/task").exists():
+        raise UserError("this needs Linux, which says what each thread uses")
     client_cores: set[int] = set()
     if arguments.apart:
         first, *others = _cores()
@@ -87,34 +104,31 @@ def measure(arguments: OverheadArguments) -> dict[str, list[Measured]]:
     from serving.bench.served import served
 
     lm = rg.load(arguments.path, dtype=arguments.dtype)
-    options = ["--slots", str(arguments.slots)]
+    # Or it would read its answers again for their chats' next turns, while the others are measured.
+    options = ["--slots", str(arguments.slots), "--cache", "0"]
     options += ["--dtype", arguments.dtype] if arguments.dtype else []
     with served(arguments.path, options) as server:
-        measures: dict[str, tuple[Callable[[], float], Callable[[], float]]] = {
-            "decode step": (decode_step(lm, arguments.slots, arguments.tokens), time.process_time),
-            "engine": (engine(lm, arguments.slots, arguments.tokens), time.process_time),
-            "server": (
-                partial(
-                    _on, client_cores, server_rate, server.url, arguments.slots, arguments.tokens
-                ),
-                lambda: cpu_seconds(server.url),
-            ),
+        served_rate = partial(_on, client_cores, server_rate, server.url, arguments)
+        measures: dict[str, tuple[Callable[[], float], int]] = {
+            "decode step": (decode_step(lm, arguments), os.getpid()),
+            "engine": (engine(lm, arguments), os.getpid()),
+            "server": (served_rate, server.process),
         }
         for one, _ in measures.values():
             one()  # compiles
         measured: dict[str, list[Measured]] = {name: [] for name in measures}
         for _ in range(arguments.rounds):
-            for name, (one, clock) in measures.items():
-                before = clock()
+            for name, (one, process) in measures.items():
+                before = cpu_seconds(process)
                 rate = one()
-                cpu = (clock() - before) / (arguments.slots * arguments.tokens)
+                spent = zip(cpu_seconds(process), before, strict=True)
+                tokens = arguments.slots * arguments.tokens
+                cpu = Cpu(*((after - before) / tokens for after, before in spent))
                 measured[name].append(Measured(rate, cpu))
     return measured
 
 
 def _cores() -> list[int]:
-    if not hasattr(os, "sched_getaffinity"):
-        raise UserError("--apart needs Linux: this system does not say on which cores to run")
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise UserError("--apart needs two cores, and there is one: leave it out")
@@ -133,29 +147,31 @@ def _on(cores: set[int], call: Callable[..., float], *args) -> float:
         os.sched_setaffinity(0, before)
 
 
-def cpu_seconds(url: str) -> float:
-    """That the server has used, as its metrics tell."""
-    import httpx
-    from prometheus_client.parser import text_string_to_metric_families
+def cpu_seconds(process: int) -> Cpu:
+    """That a process's threads have used. Programs of one core are run by one of XLA's threads."""
+    programs = beside = 0.0
+    for thread in Path(f"/proc/{process}/task").iterdir():
+        seconds = int((thread / "schedstat").read_text().split()[0]) / 1e9
+        if (thread / "comm").read_text().startswith("tf_XLA"):
+            programs += seconds
+        else:
+            beside += seconds
+    return Cpu(programs, beside)
 
-    families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
-    [value] = [f.samples[0].value for f in families if f.name == "process_cpu_seconds"]
-    return value
 
-
-def decode_step(lm: "LanguageModel", size: int, tokens: int) -> Callable[[], float]:
+def decode_step(lm: "LanguageModel", arguments: OverheadArguments) -> Callable[[], float]:
     """The decode program alone, with as many steps a call as the engine takes."""
-    from recurrentgemma.generation.sampling import Sampling
     from serving.engine.engine import MAX_STEPS
     from serving.engine.programs import Programs
     from serving.engine.slots import Slots
 
+    size, tokens = arguments.slots, arguments.tokens
     programs = Programs(lm, vocab_size=lm.config.vocab_size)
     slots = Slots(programs, size, stop_ids=(), constrained=False)
 
     def rate() -> float:
         for slot in range(size):
-            sampling = Sampling(max_tokens=tokens, seed=slot, ignore_eos=True)
+            sampling = _sampling(arguments, seed=slot)
             slots.put(slot, programs.empty, [slot], sampling)
         began = time.perf_counter()
         taken = 0
@@ -166,18 +182,18 @@ def decode_step(lm: "LanguageModel", size: int, tokens: int) -> Callable[[], flo
     return rate
 
 
-def engine(lm: "LanguageModel", size: int, tokens: int) -> Callable[[], float]:
+def engine(lm: "LanguageModel", arguments: OverheadArguments) -> Callable[[], float]:
     """The engine, asked from the same thread."""
-    from recurrentgemma.generation.sampling import Sampling
     from serving.engine.engine import Engine
     from serving.engine.request import GenerationRequest
 
+    size, tokens = arguments.slots, arguments.tokens
     alone = Engine(lm, slots=size, constrained=True)
 
     def rate() -> float:
         began = time.perf_counter()
         for number in range(size):
-            sampling = Sampling(max_tokens=tokens, seed=number, ignore_eos=True)
+            sampling = _sampling(arguments, seed=number)
             alone.submit(GenerationRequest(prompt=[number] * PROMPT, sampling=sampling))
         while alone.busy:
             alone.step()
@@ -186,7 +202,18 @@ def engine(lm: "LanguageModel", size: int, tokens: int) -> Callable[[], float]:
     return rate
 
 
-def server_rate(url: str, size: int, tokens: int) -> float:
+def _sampling(arguments: OverheadArguments, *, seed: int) -> "Sampling":
+    from recurrentgemma.generation.sampling import Sampling
+
+    return Sampling(
+        max_tokens=arguments.tokens,
+        temperature=arguments.temperature,
+        seed=seed,
+        ignore_eos=True,
+    )
+
+
+def server_rate(url: str, arguments: OverheadArguments) -> float:
     """A server, with a client for each slot."""
     import httpx
 
@@ -194,7 +221,9 @@ def server_rate(url: str, size: int, tokens: int) -> float:
     from serving.bench.measures import numbers
     from serving.bench.workload import Lengths, Scale, Workload
 
+    size, tokens = arguments.slots, arguments.tokens
     options = {"stream_options": {"include_usage": True}, "ignore_eos": True}
+    options["temperature"] = arguments.temperature
     workload = Workload(
         api="completions",
         prompt=Lengths(PROMPT, PROMPT),

@@ -42,6 +42,7 @@ from serving.features.prefix_cache import PrefixCache
 # A step decodes for about this long, and reads prompts for no longer than it decodes: what arrives
 # meanwhile waits no longer, and what is decoded takes at most twice as long as alone.
 BLOCK_SECONDS = 0.04
+FULL_BLOCKS = 2.5  # of them at a time while all slots are taken: whoever arrives has to wait anyhow
 MAX_STEPS = min(32, CAPACITY)  # of one dispatch; a stop string is looked for after each
 STEPS_BETWEEN = 4  # of one dispatch, while prompts are read or nobody has a token yet
 
@@ -354,6 +355,8 @@ class Engine:
         scored = any(s.request.logprobs is not None for _, s in plain)
         began = time.monotonic()
         steps = self._steps
+        if self._intake.waiting:  # a slot that is done is decoded on for nobody
+            steps = min([steps, *(s.tokens_left for _, s in plain)])
         if any(s.request.constraint for _, s in plain):
             steps = 1
         elif self._intake.reading or not any(s.tokens for _, s in plain):
@@ -365,7 +368,8 @@ class Engine:
         slots = self._slots.decode(most, scored=scored, allowed=allowed)
         taken = max(len(slot.scores) for slot in slots)
         seconds = max(time.monotonic() - began, 1e-6) / max(1, taken)
-        self._steps = max(1, min(2 * steps, MAX_STEPS, int(BLOCK_SECONDS / seconds)))
+        block = BLOCK_SECONDS * (FULL_BLOCKS if None not in self._running else 1)
+        self._steps = max(1, min(2 * self._steps, MAX_STEPS, int(block / seconds)))
         return {slot: slots[slot] for slot, _ in plain}
 
     def _move(self, slot: int, sequence: LiveSequence, scores: Sequence[TokenScore]) -> None:

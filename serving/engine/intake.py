@@ -40,6 +40,11 @@ class Intake:
         return len(self._waiting) + len(self.reading) + len(self.ready) + len(self._later)
 
     @property
+    def waiting(self) -> bool:
+        """Whether anybody waits for a slot."""
+        return bool(self._waiting or self.ready)
+
+    @property
     def has_to_read(self) -> bool:
         return bool(self.reading or self._later)
 

@@ -56,6 +56,11 @@ class LiveSequence:
             return None
         return self._event(prompt_scores=told, finish_reason=reason)
 
+    @property
+    def tokens_left(self) -> int:
+        """The most that it will generate yet."""
+        return self.request.sampling.max_tokens - len(self.tokens)
+
     def allowed(self) -> np.ndarray | None:
         """Which tokens may come next, as GenerationRequest.constraint says; None: any."""
         return None if self._allowed is None else self._allowed(self.tokens)

@@ -50,8 +50,9 @@ class Transcript:
             if self.stopped:
                 break
             group = tokens[start : start + size]
-            offset = self._decoded
-            self._held += [TokenScore(id, logprob, top, offset) for id, logprob, top, _ in group]
+            if self._token_by_token:
+                group = [group[0]._replace(offset=self._decoded)]
+            self._held += group
             taken += len(group)
             text += self._scan("" if self._decoder is None else self._decode(group))
         return taken, text, self._release(text, everything=not self._token_by_token)

@@ -11,7 +11,7 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.generation.sampling import Sampling
 from serving.engine import engine as engine_module
 from serving.engine.chunks import GRID, last_boundary
-from serving.engine.engine import Engine
+from serving.engine.engine import STEPS_BETWEEN, Engine
 from serving.engine.request import GenerationRequest
 from serving.features.prefix_cache import PrefixCache
 
@@ -234,6 +234,39 @@ def test_short_prompts_do_not_starve_a_long_one(griffin, monkeypatch):
         raise AssertionError("the long prompt has not been read")
     while griffin.busy:
         griffin.step()
+
+
+@pytest.fixture
+def dispatches(griffin, monkeypatch) -> list[int]:
+    """The steps of each dispatch."""
+    asked, decode = [], griffin._slots.decode
+
+    def recorded(steps, **options):
+        asked.append(steps)
+        return decode(steps, **options)
+
+    monkeypatch.setattr(griffin._slots, "decode", recorded)
+    return asked
+
+
+def test_a_dispatch_ends_with_an_answer_while_somebody_waits(griffin, dispatches, monkeypatch):
+    monkeypatch.setattr(engine_module, "BLOCK_SECONDS", 1e9)
+    griffin._steps = 32
+    arrivals = [(0, request_of((65,), max_tokens=n, ignore_eos=True)) for n in (7, 30, 30, 25)]
+    run(griffin, arrivals)
+    assert dispatches == [STEPS_BETWEEN, 7 - STEPS_BETWEEN, 32]
+
+
+def test_blocks_are_longer_while_all_slots_are_taken(griffin, dispatches, monkeypatch):
+    monkeypatch.setattr(engine_module, "BLOCK_SECONDS", 1e-9)
+    monkeypatch.setattr(engine_module, "FULL_BLOCKS", 1e18)
+    one = request_of((65,), max_tokens=40, ignore_eos=True)
+    griffin._steps = 1
+    run(griffin, [(0, one)] * 2)
+    assert set(dispatches) == {1}
+    dispatches.clear()
+    run(griffin, [(0, one)] * 3)
+    assert dispatches[:4] == [1, 2, 4, 8]
 
 
 def test_prompts_that_are_read_hold_no_more_states_than_there_are_slots(griffin, monkeypatch):
