@@ -26,6 +26,9 @@ EVALUATIONS = {
         "eval.diagnostics.diagnostics_cli:main",
         "ranks, dead units, saturated gates, curvature, and whether it can still learn",
     ),
+    "curves": Subcommand(
+        "training.observe.curves_cli:main", "learning curves of runs, side by side"
+    ),
     "dynamic": Subcommand(
         "eval.dynamic.dynamic_cli:main", "documents scored while the model learns from them"
     ),

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What HTTP and scheduling cost over the bare decode step, at full batch (docs/serving.md).
 
-    python -m serving.bench.overhead runs/demo --slots 32 --dtype float32 --apart
+    python -m serving.bench.overhead runs/demo --slots 32 --dtype float32 --separate-cores
 
 Tokens/s of the decode program alone, of the engine without HTTP, and of a server with a client for
 each slot, all of one model. They take turns, so that whatever else runs slows them alike.
 
 The clients share the machine with the server, and on a CPU with what it computes: tokens/s pay for
 their work, too. CPU time per token is the server's alone, but threads of XLA that wait for one
-whose core is taken count as busy. With --apart the clients have cores of their own, as clients on
+whose core is taken count as busy. With --separate-cores the clients have cores of their own, as clients on
 other machines have, and what is compared has one core. What threads other than XLA's use says best
 what scheduling and HTTP cost: it hardly depends on how fast the machine happens to be. Needs Linux.
 """
@@ -61,7 +61,7 @@ class OverheadArguments:
     """At which all three draw; 0: the likeliest token, which costs less."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of parameters and activations; by default as the checkpoint is stored."""
-    apart: bool = False
+    separate_cores: bool = False
     """One core for the program, the engine or the server, the others for the clients."""
 
 
@@ -96,7 +96,7 @@ def measure(arguments: OverheadArguments) -> dict[str, list[Measured]]:
     if not Path("/proc/self/task").exists():
         raise UserError("this needs Linux, which says what each thread uses")
     client_cores: set[int] = set()
-    if arguments.apart:
+    if arguments.separate_cores:
         first, *others = _cores()
         client_cores = set(others)
         os.sched_setaffinity(0, {first})  # before JAX starts its threads
@@ -131,7 +131,7 @@ def measure(arguments: OverheadArguments) -> dict[str, list[Measured]]:
 def _cores() -> list[int]:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        raise UserError("--apart needs two cores, and there is one: leave it out")
+        raise UserError("--separate-cores needs two cores, and there is one: leave it out")
     return cores
 
 
