@@ -20,6 +20,7 @@ import pytest
 from checkpoints import store
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from tests.checkpoints import run_steps
+from tests.compiling import by_processes
 from training import run, run_folder
 from training.configs import TrainConfig
 from training.observe.metrics import TIMINGS, read_metrics
@@ -56,7 +57,7 @@ class Programs(NamedTuple):
             {
                 "run_dir": str(run_dir),
                 "output": str(output),
-                "compiled": str(self.compiled / f"{processes}"),
+                "compiled": str(by_processes(self.compiled) / f"{processes}"),
                 "port": port,
                 "processes": processes,
                 "process": process,
