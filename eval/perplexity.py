@@ -104,8 +104,10 @@ class Scores:
 def perplexity(lm: LanguageModel, stream: Iterable[str], *, chunk_length: int = 512) -> Score:
     """Score of the texts of `stream`, each a document of its own, after the tokenizer's BOS.
 
-    Raises ValueError if there is nothing to predict, or the model came without a tokenizer.
+    Raises UserError: there is nothing to predict, the model came without a tokenizer, or the stream
+    is one text, whose characters would be the documents.
     """
+    check_texts(stream)
     if lm.tokenizer is None:
         raise UserError(
             "this model came without a tokenizer, so it cannot read text: put one beside its "
@@ -115,6 +117,15 @@ def perplexity(lm: LanguageModel, stream: Iterable[str], *, chunk_length: int = 
     documents = [Document(np.array(lm.tokenizer.encode(text), np.int32)) for text in texts]
     text_bytes = sum(len(text.encode()) for text in texts)
     return score_documents(lm.model, documents, text_bytes, chunk_length=chunk_length)
+
+
+def check_texts(texts: object) -> None:
+    """Raises UserError: one text stands where several are expected."""
+    if isinstance(texts, str | bytes):
+        raise UserError(
+            f"one text of {len(texts):,} characters: expected a list of texts; put it in brackets, "
+            "[text], to score it as one document"
+        )
 
 
 def score_documents(

@@ -103,6 +103,8 @@ def check(arguments: DynamicArguments) -> None:
             "--optimizer.algorithm rms scales by gradient statistics: give --statistics.data, text "
             "that the model was trained on, or --statistics.file"
         )
+    if arguments.retention != RetentionOptions() and not arguments.retention.data:
+        raise UserError("--retention.tokens has no effect without --retention.data")
     if not choices.learns and arguments.retention.data:
         raise UserError("--retention.data has no effect where nothing is learned")
 

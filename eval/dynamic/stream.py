@@ -24,7 +24,7 @@ from eval.dynamic.replay import make_replay
 from eval.dynamic.retention import Retained, Retention
 from eval.dynamic.statistics import Statistics
 from eval.dynamic.step import Scored
-from eval.perplexity import Score
+from eval.perplexity import Score, check_texts
 from eval.positions import PositionSums, Sums, doubling
 from eval.results import Results
 from recurrentgemma.errors import UserError
@@ -270,7 +270,8 @@ class Evaluation:
 
 
 def of_texts(lm: LanguageModel, texts: Sequence[str]) -> Documents:
-    """Texts as documents. Raises UserError: there is no tokenizer."""
+    """Texts as documents. Raises UserError: there is no tokenizer, or one text alone is given."""
+    check_texts(texts)
     tokenizer = lm.tokenizer
     if tokenizer is None:
         raise UserError("this model came without a tokenizer, so it cannot read text")

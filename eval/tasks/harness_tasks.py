@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jinja2 import TemplateError
 from lm_eval import evaluator
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
@@ -19,6 +20,20 @@ from lm_eval.tasks import TaskManager
 from recurrentgemma.errors import UserError, did_you_mean
 
 BOOTSTRAPS = 1000  # draws for the standard error of a metric that has no formula for it
+
+
+class Tasks(TaskManager):
+    """The harness's, which says as a user's mistake what it cannot make a task of."""
+
+    def load(self, task_list: Any) -> Any:
+        try:
+            return super().load(task_list)
+        except (KeyError, TypeError, ValueError, TemplateError) as error:  # of a file's content
+            raise UserError(
+                f"the harness cannot load {', '.join(map(str, task_list))}: "
+                f"{type(error).__name__}: {error}; expected a task of its form, which "
+                "docs/evaluation.md shows: correct that in the task file"
+            ) from error
 
 
 def named_tasks(names: Sequence[str], include: Path | None = None) -> tuple[TaskManager, list[str]]:
@@ -34,9 +49,9 @@ def named_tasks(names: Sequence[str], include: Path | None = None) -> tuple[Task
     for name in files:
         _check_file(Path(name))
     by_name = [name for name in names if name not in files]
-    manager = TaskManager(include_path=include, include_defaults=False)
+    manager = Tasks(include_path=include, include_defaults=False)
     if not set(by_name) <= set(manager.all_tasks):  # it reads thousands of files to know its own
-        manager = TaskManager(include_path=include)
+        manager = Tasks(include_path=include)
     for name in by_name:
         if name not in manager.all_tasks:
             raise UserError(

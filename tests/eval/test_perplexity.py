@@ -108,6 +108,8 @@ def test_nothing_to_score_is_refused(lm):
         perplexity(lm, ["", ""])
     with pytest.raises(ValueError, match="no text to score"):
         perplexity(lm, [])
+    with pytest.raises(UserError, match=r"one text of 5 characters: .* put it in brackets"):
+        perplexity(lm, "hello")
     with pytest.raises(ValueError, match="came without a tokenizer"):
         perplexity(LanguageModel(lm.model), ["text"])
 

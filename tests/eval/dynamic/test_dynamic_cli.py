@@ -115,6 +115,7 @@ def test_killed_and_started_again_it_writes_the_same(folder: Path, tmp_path: Pat
     [
         (["--optimizer.algorithm", "rms"], "give --statistics.data"),
         (["--statistics.segments", "4"], "no effect without --optimizer.algorithm rms"),
+        (["--retention.tokens", "5"], "no effect without --retention.data"),
         (["--streams", "0"], "--streams 0: expected at least 1"),
         (["--replay.rows", "1", "--replay.of", "text"], "give the text to replay"),
         (["--layers", "9"], "layers='9': the model has layers 0 to 1"),

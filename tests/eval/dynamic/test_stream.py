@@ -138,5 +138,7 @@ def test_texts_and_nothing():
     for nothing in ([], [""], documents(1, 0)):
         with pytest.raises(UserError, match="no text to score"):
             dynamic_evaluation(language_model(), nothing, PLAIN)
+    with pytest.raises(UserError, match="one text of 2 characters"):
+        dynamic_evaluation(language_model(), "ab", PLAIN)
     with pytest.raises(UserError, match="came without a tokenizer"):
         dynamic_evaluation(LanguageModel(language_model().model), ["a"], PLAIN)

@@ -70,3 +70,21 @@ def test_what_is_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ):
         with pytest.raises(UserError, match=message):
             named_tasks(names, include)
+
+
+@pytest.mark.parametrize(
+    ("line", "other", "message"),
+    [
+        ("output_type: multiple_choice", "output_type: guess", "ValueError: .*'guess'"),
+        ("test_split: test", "test_splt: test", "TypeError: .*'test_splt'"),
+        ("{{question}}", "{{qestion}}", "UndefinedError: 'qestion' is undefined"),
+    ],
+)
+def test_what_the_harness_makes_no_task_of(line: str, other: str, message: str, tmp_path: Path):
+    path = write_tasks(tmp_path)["choices"]
+    text = path.read_text()
+    assert line in text
+    path.write_text(text.replace(line, other))
+    manager, names = named_tasks([str(path)])
+    with pytest.raises(UserError, match=rf"cannot load .*{path.name}: {message}"):
+        manager.load(names)
