@@ -8,9 +8,10 @@ each slot, all of one model. They take turns, so that whatever else runs slows t
 
 The clients share the machine with the server, and on a CPU with what it computes: tokens/s pay for
 their work, too. CPU time per token is the server's alone, but threads of XLA that wait for one
-whose core is taken count as busy. With --separate-cores the clients have cores of their own, as clients on
-other machines have, and what is compared has one core. What threads other than XLA's use says best
-what scheduling and HTTP cost: it hardly depends on how fast the machine happens to be. Needs Linux.
+whose core is taken count as busy. With --separate-cores the clients have cores of their own, as
+clients on other machines have, and what is compared has one core. What threads other than XLA's use
+says best what scheduling and HTTP cost: it hardly depends on how fast the machine happens to be.
+Needs Linux.
 """
 
 import asyncio
