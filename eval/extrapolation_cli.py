@@ -43,7 +43,7 @@ class ExtrapolationArguments:
     batch_size: int = 4
     """Pieces that are read side by side."""
     chunk_length: int = 512
-    """Tokens of each that one call reads; it changes the speed alone."""
+    """Tokens of each that one call reads; it changes the speed, and last bits."""
     model: Model = dataclasses.field(default_factory=ModelOptions)
     result: Result = dataclasses.field(default_factory=ResultOptions)
 

@@ -42,7 +42,7 @@ class PerplexityArguments:
     batch_size: int = 8
     """Documents that are read side by side."""
     chunk_length: int = 512
-    """Tokens of each that one call reads; it changes the speed alone."""
+    """Tokens of each that one call reads; it changes the speed, and last bits."""
     window: int = 0
     """Read each document by sliding windows of so many tokens, each from an empty state; 0: whole,
     with the state carried."""

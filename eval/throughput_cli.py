@@ -194,9 +194,13 @@ def _model(path: str, arguments: ThroughputArguments) -> Any:
     from recurrentgemma.presets import PRESETS, preset
 
     if path not in PRESETS:
+        from recurrentgemma.errors import UserError, did_you_mean
         from recurrentgemma.generation.lm import load
 
-        return Measured.of(path, load(path, dtype=arguments.dtype).model)
+        try:
+            return Measured.of(path, load(path, dtype=arguments.dtype).model)
+        except UserError as error:
+            raise UserError(f"{error}; nor is it a preset{did_you_mean(path, PRESETS)}") from error
     config = dataclasses.replace(
         preset(path), dtype=arguments.dtype, param_dtype=arguments.dtype, scan_layers=False
     )

@@ -104,6 +104,11 @@ class OptimizerConfig:
         """The learning rate."""
         return RATES[self.algorithm] if self.learning_rate is None else self.learning_rate
 
+    @property
+    def epsilon(self) -> float | None:
+        """`eps` or its default; None where the algorithm has none."""
+        return EPS.get(self.algorithm) if self.eps is None else self.eps
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReplayConfig:

@@ -130,6 +130,8 @@ def evaluate(arguments: DynamicArguments) -> dict[str, Any]:
         "model": identity(lm),
         "data": {"sources": arguments.data, "fingerprint": documents.fingerprint},
         "choices": choices.to_json(),
+        "rate": choices.optimizer.rate,  # what the defaults of `choices` are, today
+        "eps": choices.optimizer.epsilon,
         "streams": streams,
         "static": arguments.static,
     }

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eval.dynamic.config import EPS, OptimizerConfig
+from eval.dynamic.config import OptimizerConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.params import Flat
 
@@ -92,7 +92,8 @@ def make_tx(
 
 
 def _eps(config: OptimizerConfig) -> float:
-    return EPS[config.algorithm] if config.eps is None else config.eps
+    assert config.epsilon is not None, config.algorithm
+    return config.epsilon
 
 
 def _scaled(tx: Any) -> optax.GradientTransformationExtraArgs:

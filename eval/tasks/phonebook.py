@@ -114,7 +114,11 @@ def recall(
     pairs = []
     for prompt, answer in (question(entries, f"{entries} {seed} {i}") for i in range(questions)):
         pairs.append((tokenizer.encode(prompt), encode_continuation(tokenizer, answer, prompt)))
-    scored = scorer.score(pairs, progress)
+    try:
+        scored = scorer.score(pairs, progress)
+    except UserError as error:
+        message = f"a phonebook of {entries:,} entries: {error}; fewer are asked for by --entries"
+        raise UserError(message) from error
     return Recall(
         entries,
         questions,

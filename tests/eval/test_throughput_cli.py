@@ -58,6 +58,13 @@ def test_it_goes_on_where_it_was_stopped(timed, tmp_path, capsys):
     assert len(timed) == 7
 
 
+def test_neither_a_preset_nor_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = r"grifin_100m.*nor is it a preset \(did you mean 'griffin_100m'\?\)"
+    with pytest.raises(UserError, match=message):
+        main(["grifin_100m", "--context", "0"])
+
+
 def test_nothing_to_measure_is_refused():
     with pytest.raises(UserError, match="there is nothing to measure: give --context or --answer"):
         main(["griffin_100m", "--context", "--answer"])

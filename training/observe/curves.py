@@ -70,7 +70,8 @@ def _points(records: list[dict[str, Any]], name: str, *, at_most: int) -> Points
     for start in range(0, len(records), size):
         group = records[start : start + size]
         values = [record[name] for record in group]
-        of_point = (group[-1]["tokens"], statistics.fmean(values), min(values), max(values))
-        for column, value in zip(out, of_point, strict=True):
-            column.append(value)
+        out.tokens.append(group[-1]["tokens"])
+        out.y.append(statistics.fmean(values))
+        out.low.append(min(values))
+        out.high.append(max(values))
     return out

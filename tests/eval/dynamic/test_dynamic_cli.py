@@ -57,6 +57,8 @@ def test_the_numbers_are_those_of_the_function(folder: Path, tmp_path: Path, cap
     assert {path.name for path in out.iterdir()} == {
         *(".lock", "result.json", "loss_by_position.svg")
     }
+    settings = json.loads((out / "result.json").read_text())["settings"]
+    assert (settings["rate"], settings["eps"]) == (1e-2, None)
     changed = (out / "result.json").stat().st_mtime_ns
     assert main(arguments(folder, *retained, "--out", str(out))) == 0  # it is there already
     assert (out / "result.json").stat().st_mtime_ns == changed

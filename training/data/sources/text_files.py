@@ -36,7 +36,7 @@ class TextFiles:
         self._files = find_files(spec) if files is None else list(files)
         size = sum(os.path.getsize(f) * (GZIP if f.endswith(".gz") else 1) for f in self._files)
         if size == 0:
-            raise UserError(f"{spec.text!r}: every one of its {len(self)} files is empty")
+            raise UserError(f"{spec.text!r}: no text in any of its files ({len(self):,})")
         self.size = round(size * PARTS[self._part])
 
     def __len__(self) -> int:

@@ -58,7 +58,7 @@ def test_text_that_is_not_utf8(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "content", "message"),
     [
-        ("text", "", "each|every one of its 1 files is empty"),
+        ("text", "", "no text in any of its files"),
         ("jsonl", "\n \n", "every line is empty"),
     ],
 )
