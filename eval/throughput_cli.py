@@ -200,6 +200,8 @@ def _model(path: str, arguments: ThroughputArguments) -> Any:
         try:
             return Measured.of(path, load(path, dtype=arguments.dtype).model)
         except UserError as error:
+            if Path(path).exists():
+                raise
             raise UserError(f"{error}; nor is it a preset{did_you_mean(path, PRESETS)}") from error
     config = dataclasses.replace(
         preset(path), dtype=arguments.dtype, param_dtype=arguments.dtype, scan_layers=False

@@ -185,13 +185,13 @@ class EngineThread:
                     self.last_event = time.monotonic()
                 for event in events:
                     self._dispatch(event)
+            for id in self._listeners:
+                engine.cancel(id)
         except BaseException as error:  # whatever it was, nobody may wait for it in vain
             self.error = error
             self._failure = _FULL if is_out_of_memory(error) else _FAILED
             self._end("failed", self._failure)
             return
-        for id in self._listeners:
-            engine.cancel(id)
         self._end("stopped", _STOPPING)
 
     def _become(self, status: Status) -> None:

@@ -60,7 +60,7 @@ class RequestLog:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
-            record.status, record.error = 500, BUG.body.error.code  # whoever is outside answers
+            record.status, record.error = 500, BUG.body.error.code  # written down and raised on: who is outside answers
             raise
         finally:
             self._write(record, scope)

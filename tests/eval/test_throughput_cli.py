@@ -63,6 +63,10 @@ def test_neither_a_preset_nor_a_checkpoint(tmp_path, monkeypatch):
     message = r"grifin_100m.*nor is it a preset \(did you mean 'griffin_100m'\?\)"
     with pytest.raises(UserError, match=message):
         main(["grifin_100m", "--context", "0"])
+    (tmp_path / "griffin").mkdir()
+    with pytest.raises(UserError) as caught:
+        main(["griffin", "--context", "0"])
+    assert "preset" not in str(caught.value)
 
 
 def test_nothing_to_measure_is_refused():

@@ -74,6 +74,19 @@ def test_closing_leaves_the_engine_idle(engine_thread, fake_engine):
     assert "shutting down" in str(last)
 
 
+def test_an_engine_that_fails_while_it_is_closed_is_told_too(
+    engine_thread, fake_engine, monkeypatch
+):
+    endless, told = job("ab", max_tokens=10**6)
+    engine_thread.submit(endless)
+    told.get(timeout=30)
+    monkeypatch.setattr(fake_engine, "cancel", lambda id: 1 / 0)
+    assert engine_thread.close(timeout_s=30)
+    assert engine_thread.status == "failed"
+    while not isinstance(told.get(timeout=30)[1], EngineUnavailable):
+        pass
+
+
 def test_an_engine_that_fails_when_asked_is_told_too(engine_thread, fake_engine, monkeypatch):
     def broken(requests):
         raise RuntimeError("no memory for a queue")
