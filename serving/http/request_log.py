@@ -59,8 +59,8 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except Exception:
-            record.status, record.error = 500, BUG.body.error.code  # written down and raised on: who is outside answers
+        except Exception:  # is written down and raised on: whoever is outside answers
+            record.status, record.error = 500, BUG.body.error.code
             raise
         finally:
             self._write(record, scope)
