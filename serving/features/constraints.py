@@ -128,7 +128,7 @@ class _Tokens:
 def _grammar(kind: Kind, given: Any) -> str:
     matcher = llguidance.LLMatcher
     if kind == "json":
-        return matcher.grammar_from_json_schema(json.dumps(given), defaults=_JSON)
+        return matcher.grammar_from_json_schema(json.dumps(given), defaults=_json_defaults(given))
     if kind == "json_object":
         return matcher.grammar_from_json_schema('{"type": "object"}', defaults=_JSON)
     if kind == "regex":
@@ -140,6 +140,12 @@ def _grammar(kind: Kind, given: Any) -> str:
 
 
 _JSON: Any = {"whitespace_pattern": WHITESPACE}
+
+
+def _json_defaults(schema: Any) -> Any:
+    """The pattern would have spaces written where a schema's own options say that there are none."""
+    own = schema.get("x-guidance") if isinstance(schema, dict) else None
+    return {} if isinstance(own, dict) and own.get("whitespace_flexible") is False else _JSON
 
 
 def reason(matcher: llguidance.LLMatcher) -> str:

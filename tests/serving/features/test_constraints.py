@@ -1,6 +1,7 @@
 """What may come next, for every kind of tokenizer; and what cannot be kept to."""
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -87,6 +88,14 @@ def test_a_large_schema(of_bytes):
     constraint = of_bytes.compiled("json", {"type": "object", "properties": values}, field="f")()
     for count in range(8):
         assert allowed(constraint(b'{"k799":'[:count]))
+
+
+def test_a_schema_may_ask_for_no_space(of_bytes):
+    schema = CASES["json"][0] | {"x-guidance": {"whitespace_flexible": False}}
+    start = of_bytes.compiled("json", schema, field="f")
+    for seed in range(20):
+        text = bytes(walk(start(), random.Random(seed).choice)).decode()
+        assert not set(text) & set(" \n\r\t"), text
 
 
 def test_space_between_parts_of_json_has_an_end(of_bytes):
