@@ -12,7 +12,9 @@ appendix H). AdamW; the paper gives neither its learning rate, nor schedule, nor
 Sequences grow, which the paper's do not: they begin at choices.shortest tokens and double, in equal
 parts of the first steps (choices.growing), up to the task's length, which the others have. A step
 has about tokens_per_step tokens whatever their length. What a task asks is the same at every
-length, and a short sequence says it for a fraction of the work.
+length, and a short sequence says it for a fraction of the work. The window of Griffin's attention
+grows with them, always the same share of a sequence. With its whole window Griffin solves the short
+ones by attention alone, and knows nothing when they have outgrown it.
 
 B batch, T time, A answers, V vocabulary.
 """
@@ -103,7 +105,6 @@ class SyntheticTraining:
 
     def __init__(self, config: GriffinConfig, task: SyntheticTask, choices: TrainingChoices):
         self._length, self._choices = task.length, choices
-        graphdef = nnx.split(nnx.eval_shape(lambda: Griffin(config, rngs=nnx.Rngs(0))))[0]
         schedule = optax.warmup_cosine_decay_schedule(
             0.0,
             choices.learning_rate,
@@ -119,7 +120,7 @@ class SyntheticTraining:
         )
         self._start = jax.jit(partial(_start, config, tx))
         self._advance = jax.jit(
-            partial(_advance, graphdef, tx, task, choices),
+            partial(_advance, config, tx, task, choices),
             static_argnames="length",
             donate_argnums=0,
         )
@@ -159,7 +160,7 @@ def _start(config: GriffinConfig, tx: optax.GradientTransformation, seed) -> Syn
 
 
 def _advance(
-    graphdef,
+    config: GriffinConfig,
     tx,
     task: SyntheticTask,
     choices: TrainingChoices,
@@ -168,9 +169,10 @@ def _advance(
     length: int,
 ):
     batch_size = max(1, choices.tokens_per_step // length)
+    window = max(1, config.attention_window * length // task.length)
 
-    def loss_fn(params, tokens_BT, answers_BA):
-        model = nnx.merge(graphdef, params)
+    def loss_fn(params, tokens_BT, answers_BA, *, window=window):
+        model = nnx.merge(_graphdef(config, window), params)
         x_BTD, _ = model.hidden(tokens_BT)
         logits_BAV = model.unembed(x_BTD[:, -task.answers :])
         losses_BA = optax.softmax_cross_entropy_with_integer_labels(logits_BAV, answers_BA)
@@ -188,8 +190,13 @@ def _advance(
 
     state, losses = jax.lax.scan(one, state, length=choices.block)
     whole = task.draw(_key(state.seed, -state.step), POINT_SEQUENCES, task.length)
-    _, accuracy = loss_fn(state.params, *whole)
+    _, accuracy = loss_fn(state.params, *whole, window=config.attention_window)
     return state, CurvePoint(jnp.mean(losses), accuracy)
+
+
+def _graphdef(config: GriffinConfig, window: int):
+    config = dataclasses.replace(config, attention_window=window)
+    return nnx.split(nnx.eval_shape(lambda: Griffin(config, rngs=nnx.Rngs(0))))[0]
 
 
 def _key(seed: jax.Array, step: jax.Array) -> jax.Array:
