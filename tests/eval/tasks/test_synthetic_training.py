@@ -4,6 +4,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -14,6 +15,7 @@ from eval.tasks.synthetic_training import (
     STUDY,
     SyntheticTraining,
     TrainingChoices,
+    _key,
     decayed_parameters,
 )
 from recurrentgemma.errors import UserError
@@ -91,6 +93,28 @@ def test_sequences_grow_to_the_tasks_length():
     ]
     for length, lengths in ((8, [8, 8]), (16, [16, 16]), (24, [16, 24])):
         assert [choices.length_at(step, length) for step in (199, 200)] == lengths
+
+
+def test_the_window_of_attention_grows_with_the_sequences():
+    """Half as long: half the window, and the loss is that of a model that has no more."""
+    config = dataclasses.replace(CONFIG, pattern=("local_attention",))
+    choices = dataclasses.replace(CHOICES, shortest=4, growing=1.0, block=1)
+    training = SyntheticTraining(config, TASK, choices)
+    state = training.start(0)
+    # Larger ones, so that it matters what attention sees.
+    state = state._replace(params=jax.tree.map(lambda param: 3 * param, state.params))
+    tokens_BT, answers_BA = TASK.draw(_key(state.seed, state.step), 256 // 4, 4)
+
+    def loss(window: int) -> float:
+        narrow = dataclasses.replace(config, attention_window=window)
+        model = nnx.merge(nnx.split(Griffin(narrow, rngs=nnx.Rngs(0)))[0], state.params)
+        log_probs_BAV = jax.nn.log_softmax(model.unembed(model.hidden(tokens_BT)[0][:, -1:]))
+        return -float(jnp.mean(jnp.take_along_axis(log_probs_BAV, answers_BA[..., None], 2)))
+
+    of_half, of_whole = loss(2), loss(4)
+    point = training.advance(state, 0)[1]
+    assert float(point.loss) == pytest.approx(of_half, abs=1e-5)
+    assert abs(of_half - of_whole) > 1e-4
 
 
 def test_the_recurrence_does_not_decay():
