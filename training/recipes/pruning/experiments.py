@@ -11,11 +11,10 @@ from training.recipes.pruning import findings, language
 from training.recipes.pruning.choices import Training
 from training.recipes.pruning.language import Pruned
 from training.recipes.pruning.train import train
-from training.recipes.vision.layers import Style
+from training.recipes.vision.layers import BATCH_NORM
 from training.recipes.vision.mlp import MLPConfig
 from training.recipes.vision.vgg import VGGConfig
 
-BATCH_NORM = Style(norm="batch")
 DENSITIES = (0.75, 0.5)
 BASELINES = ("magnitude", "random", "snap", "earlycrop", "small")
 

@@ -13,6 +13,7 @@ from flax import nnx
 
 from training.recipes.vision.layers import (
     ACTIVATIONS,
+    BATCH_NORM,
     Conv,
     Hidden,
     Outputs,
@@ -21,7 +22,7 @@ from training.recipes.vision.layers import (
     norm_of_images,
     normalised,
 )
-from training.recipes.vision.vgg import BATCH_NORM, pooled
+from training.recipes.vision.vgg import pooled
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

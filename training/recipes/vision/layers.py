@@ -40,6 +40,7 @@ class Style:
 
 
 PLAIN = Style()
+BATCH_NORM = Style(norm="batch")
 
 
 class Hidden(NamedTuple):

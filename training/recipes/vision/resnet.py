@@ -14,6 +14,7 @@ from flax import nnx
 
 from training.recipes.vision.layers import (
     ACTIVATIONS,
+    BATCH_NORM,
     Conv,
     Hidden,
     Outputs,
@@ -22,8 +23,6 @@ from training.recipes.vision.layers import (
     norm_of_images,
     normalised,
 )
-
-BATCH_NORM = Style(norm="batch")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

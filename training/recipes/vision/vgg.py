@@ -11,9 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from training.recipes.vision.layers import Conv, Dense, Outputs, Style
-
-BATCH_NORM = Style(norm="batch")
+from training.recipes.vision.layers import BATCH_NORM, Conv, Dense, Outputs, Style
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

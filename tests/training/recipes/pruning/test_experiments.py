@@ -8,6 +8,7 @@ import pytest
 from training.recipes.experiment import Experiment, run_experiment
 from training.recipes.pruning import experiments, findings
 from training.recipes.pruning.choices import Training
+from training.recipes.vision.layers import BATCH_NORM
 from training.recipes.vision.mlp import MLPConfig
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -36,7 +37,7 @@ def test_arms_differ_in_what_their_names_say():
 
 def test_a_small_study_runs_and_goes_on(patches: str, tmp_path):
     start = Training(
-        network=MLPConfig(widths=(16, 8), style=experiments.BATCH_NORM),
+        network=MLPConfig(widths=(16, 8), style=BATCH_NORM),
         images=patches,
         steps=14,
         looks=7,
