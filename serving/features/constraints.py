@@ -143,7 +143,7 @@ _JSON: Any = {"whitespace_pattern": WHITESPACE}
 
 
 def _json_defaults(schema: Any) -> Any:
-    """The pattern would have spaces written where a schema's own options say that there are none."""
+    """The pattern would write spaces, too, where a schema's own options say that there are none."""
     own = schema.get("x-guidance") if isinstance(schema, dict) else None
     return {} if isinstance(own, dict) and own.get("whitespace_flexible") is False else _JSON
 
