@@ -156,7 +156,8 @@ def open_results(
     """
     results = Results(folder, kind, settings)
     if folder is None:
-        yield results
+        with _told_when_interrupted(results):
+            yield results
         return
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtra(
@@ -175,7 +176,26 @@ def open_results(
             _check_same(folder, json.loads((folder / PROGRESS / SETTINGS).read_text()), results)
         else:
             shutil.rmtree(folder / PROGRESS, ignore_errors=True)  # killed before it kept anything
-        yield results
+        with _told_when_interrupted(results):
+            yield results
+
+
+@contextlib.contextmanager
+def _told_when_interrupted(results: Results) -> Iterator[None]:
+    """After Ctrl-C, a line on stderr: what is kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if results.folder is None:
+            line = "nothing is kept without --out DIR"
+        elif results.finished is not None:
+            line = f"{results.folder / RESULT} is there already"
+        elif results.kept_names():
+            line = f"{results.folder / PROGRESS} has what was kept last: the same command goes on"
+        else:
+            line = f"nothing was kept in {results.folder} yet: the same command begins anew"
+        print(f"interrupted: {line}", file=sys.stderr)
+        raise
 
 
 def read_result(folder: Path) -> dict[str, Any]:

@@ -48,6 +48,27 @@ def test_the_result_takes_its_place(tmp_path: Path, capsys):
     assert json.loads(lines[-1]) == {"loss": 1.25}
 
 
+def test_an_interrupt_tells_what_is_kept(tmp_path: Path, capsys):
+    def interrupted(folder: Path | None, keep: bool) -> str:
+        with (
+            pytest.raises(KeyboardInterrupt),
+            open_results(folder, kind="perplexity", settings=SETTINGS) as results,
+        ):
+            if keep:
+                results.keep("rows", {})
+            raise KeyboardInterrupt
+        return capsys.readouterr().err
+
+    assert interrupted(None, False) == "interrupted: nothing is kept without --out DIR\n"
+    out = tmp_path / "out"
+    assert interrupted(out, False) == (
+        f"interrupted: nothing was kept in {out} yet: the same command begins anew\n"
+    )
+    assert interrupted(out, True) == (
+        f"interrupted: {out}/progress has what was kept last: the same command goes on\n"
+    )
+
+
 def test_another_evaluation_is_refused_by_name(tmp_path: Path):
     with open_results(tmp_path, kind="perplexity", settings=SETTINGS) as results:
         results.keep("rows", {})
