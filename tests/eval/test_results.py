@@ -49,14 +49,15 @@ def test_the_result_takes_its_place(tmp_path: Path, capsys):
 
 
 def test_an_interrupt_tells_what_is_kept(tmp_path: Path, capsys):
-    def interrupted(folder: Path | None, keep: bool) -> str:
-        with (
-            pytest.raises(KeyboardInterrupt),
-            open_results(folder, kind="perplexity", settings=SETTINGS) as results,
-        ):
+    def stopped(folder: Path | None, keep: bool) -> None:
+        with open_results(folder, kind="perplexity", settings=SETTINGS) as results:
             if keep:
                 results.keep("rows", {})
             raise KeyboardInterrupt
+
+    def interrupted(folder: Path | None, keep: bool) -> str:
+        with pytest.raises(KeyboardInterrupt):
+            stopped(folder, keep)
         return capsys.readouterr().err
 
     assert interrupted(None, False) == "interrupted: nothing is kept without --out DIR\n"
