@@ -45,7 +45,7 @@ class ProgressBar:
 
     def say(self, line: str) -> None:
         """A line above the bar."""
-        self._bar.console.print(line, highlight=False)
+        self._bar.console.print(line, highlight=False, markup=False)
 
 
 @contextlib.contextmanager
@@ -57,13 +57,13 @@ def progress_bar(
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     bar = Progress(
-        TextColumn(label),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
-        TextColumn("{task.fields[shown]}"),
+        TextColumn("{task.fields[shown]}", markup=False),
         TimeRemainingColumn(),
         console=Console(stderr=True, width=None if sys.stderr.isatty() else 120),
     )
-    task = bar.add_task("", total=expected, shown="compiling")
+    task = bar.add_task(label, total=expected, shown="compiling")
     with bar:
         shown = ProgressBar(bar, task, unit)
         yield shown

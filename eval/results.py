@@ -227,12 +227,16 @@ def show(record: Mapping[str, Any], *, as_json: bool, folder: Path | None = None
     """Print a result's tables, where its folder is, and with --json the result in a last line."""
     from rich.console import Console
     from rich.table import Table as Shown
+    from rich.text import Text  # so that the brackets of a glob are no markup
 
     console = Console(width=max(Console().width, 100))
     for table in record["tables"]:
-        shown = Shown(*table["columns"], title=table["title"], title_justify="left", box=None)
+        console.print(Text(table["title"], "italic"))
+        shown = Shown(box=None)
+        for column in table["columns"]:
+            shown.add_column(Text(column), overflow="fold")
         for row in table["rows"]:
-            shown.add_row(*map(as_text, row))
+            shown.add_row(*(Text(as_text(cell)) for cell in row))
         console.print(shown, highlight=False)
     if folder is not None:
         print(f"{folder / RESULT}", *record["plots"], *record["files"])

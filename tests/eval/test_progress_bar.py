@@ -29,10 +29,12 @@ def test_the_last_update_is_shown(monkeypatch: pytest.MonkeyPatch, capsys):
         bar.update(1)
     assert "1 cells" in (first := capsys.readouterr().err)
     assert "cells/s" not in first
-    with progress_bar.progress_bar("scoring", unit="cells") as bar:
+    with progress_bar.progress_bar("runs/[a-f]{0}", unit="cells") as bar:
         bar.update(1)
         now = 4.0
         bar.update(2)
         now = 4.1
         bar.update(3, "the last")
-    assert "3 cells  0.49 cells/s  the last" in capsys.readouterr().err
+    last = capsys.readouterr().err
+    assert "3 cells  0.49 cells/s  the last" in last
+    assert "runs/[a-f]{0} " in last
