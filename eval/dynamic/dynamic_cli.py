@@ -102,10 +102,13 @@ def loses(result: Mapping[str, Any], choices: DynamicConfig) -> str | None:
     static, adapted = (result[name]["loss"] for name in ("static", "adapted"))
     if static is None or adapted <= static * (1 + LOSES):
         return None
+    rate, norm = choices.optimizer.rate, choices.optimizer.clip_norm
+    clipping = (
+        f"lower --optimizer.clip-norm, which is {norm:g}" if norm else "set --optimizer.clip-norm"
+    )
     return (
         f"learning made it worse: {adapted:.3f} nats per token, and {static:.3f} static; lower "
-        f"--optimizer.learning-rate, which is {choices.optimizer.rate:g}, or set "
-        "--optimizer.clip-norm"
+        f"--optimizer.learning-rate, which is {rate:g}, or {clipping}"
     )
 
 
