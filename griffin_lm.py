@@ -13,6 +13,7 @@ as a device without memory, and leaves as one `error:` line and exit status 2; G
 shows where it came from. Anything else is a bug and keeps its traceback.
 """
 
+import atexit
 import difflib
 import importlib
 import importlib.util
@@ -181,7 +182,11 @@ def run(argv: list[str]) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """The command's exit status: 0, 2 for a user's error, 130 after Ctrl-C."""
-    argv = sys.argv[1:] if argv is None else argv
+    interrupted: list[int] = []
+    if argv is None:
+        # Before anything else registers: it is called last, after JAX's and multiprocessing's.
+        atexit.register(_exit_when_interrupted, interrupted)
+        argv = sys.argv[1:]
     # JAX decomposes by OpenBLAS on a CPU, which is slower on several threads (docs/diagnostics.md).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):
@@ -194,6 +199,7 @@ def main(argv: list[str] | None = None) -> int:
         finally:
             sys.stdout.flush()  # a closed pipe shows here, not in a message at interpreter exit
     except KeyboardInterrupt:
+        interrupted.append(130)
         return 130
     except BrokenPipeError:
         # The reader left, as `head` does: nothing to say, and nowhere to say it.
@@ -205,6 +211,13 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"error: {message}", file=sys.stderr)
         return 2
+
+
+def _exit_when_interrupted(interrupted: list[int]) -> None:
+    """End the process here after Ctrl-C. XLA may be compiling still, in a thread that nothing can
+    stop, and it crashes (SIGSEGV, status 139) when Python unloads the library below it."""
+    if interrupted:
+        os._exit(interrupted[0])
 
 
 def what_to_mend(error: Exception, argv: list[str]) -> str | None:

@@ -117,7 +117,9 @@ def change(
 
 
 def method(groups: int, what: str = "documents") -> str:
-    """In words, of over_documents and change."""
+    """In words, of over_documents and change. what: of which there are so many, a plural."""
+    if groups < 2:
+        return f"no intervals: they need two {what} or more"
     kind = "Student's t" if groups < FEW else "bootstrap"
     return f"{LEVEL:.0%} intervals, {kind} over {groups:,} {what}"
 

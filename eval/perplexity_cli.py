@@ -109,11 +109,12 @@ def evaluate(arguments: PerplexityArguments) -> dict[str, Any]:
                 results=results,
                 progress=progress,
             )
-        return results.finish(**summary(scores))
+        return results.finish(**summary(scores, window=arguments.window))
 
 
-def summary(scores: Any) -> dict[str, Any]:
-    """Of Scores: the result, its tables, plots and files, as Results.finish takes them."""
+def summary(scores: Any, *, window: int = 0) -> dict[str, Any]:
+    """Of Scores: the result, its tables, plots and files, as Results.finish takes them. window:
+    tokens of the sliding windows that they were read by; 0: they were read whole."""
     from eval import plots
     from eval.intervals import method, over_documents
     from eval.positions import bucket_names
@@ -128,6 +129,9 @@ def summary(scores: Any) -> dict[str, Any]:
                 {"first": scores.edges[index], "name": name, "tokens": tokens}
                 | interval_json(intervals[index])
             )
+    where, seen = "tokens before", ""
+    if window:  # a position is one of the document, of which the model sees the end alone
+        where, seen = "tokens before, in the document", f"read by windows of {window:,} tokens; "
     by_source = {spec: score_json(score) for spec, score in scores.by_source().items()}
     result = {
         **score_json(whole),
@@ -147,8 +151,8 @@ def summary(scores: Any) -> dict[str, Any]:
         Table("Scores", columns, [_row(*pair) for pair in [*listed, ("all", whole)]]),
         Table(title, columns, [_row(*pair) for pair in documents[:SHOWN]]),
         Table(
-            f"Nats per token by position ({method(len(scores.documents))})",
-            ("tokens before", "nats per token", "low", "high", "documents", "tokens"),
+            f"Nats per token by position ({seen}{method(len(scores.documents))})",
+            (where, "nats per token", "low", "high", "documents", "tokens"),
             [
                 [p["name"], p["loss"], p["low"], p["high"], p["documents"], p["tokens"]]
                 for p in positions
@@ -166,10 +170,10 @@ def summary(scores: Any) -> dict[str, Any]:
         plots.lines,
         curves=[line],
         title="Loss by position",
-        xlabel="tokens before (the bucket from here to the next)",
+        xlabel=f"{where} (the bucket from here to the next)",
         ylabel="loss (nats per token)",
         log_x=True,
-        note=method(len(scores.documents)),
+        note=f"{seen}{method(len(scores.documents))}",
     )
 
     def write(path: Path) -> None:

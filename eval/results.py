@@ -156,7 +156,8 @@ def open_results(
     """
     results = Results(folder, kind, settings)
     if folder is None:
-        yield results
+        with _told_when_interrupted(results):
+            yield results
         return
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtra(
@@ -175,7 +176,26 @@ def open_results(
             _check_same(folder, json.loads((folder / PROGRESS / SETTINGS).read_text()), results)
         else:
             shutil.rmtree(folder / PROGRESS, ignore_errors=True)  # killed before it kept anything
-        yield results
+        with _told_when_interrupted(results):
+            yield results
+
+
+@contextlib.contextmanager
+def _told_when_interrupted(results: Results) -> Iterator[None]:
+    """After Ctrl-C, a line on stderr: what is kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if results.folder is None:
+            line = "nothing is kept without --out DIR"
+        elif results.finished is not None:
+            line = f"{results.folder / RESULT} is there already"
+        elif results.kept_names():
+            line = f"{results.folder / PROGRESS} has what was kept last: the same command goes on"
+        else:
+            line = f"nothing was kept in {results.folder} yet: the same command begins anew"
+        print(f"interrupted: {line}", file=sys.stderr)
+        raise
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -207,12 +227,16 @@ def show(record: Mapping[str, Any], *, as_json: bool, folder: Path | None = None
     """Print a result's tables, where its folder is, and with --json the result in a last line."""
     from rich.console import Console
     from rich.table import Table as Shown
+    from rich.text import Text  # so that the brackets of a glob are no markup
 
     console = Console(width=max(Console().width, 100))
     for table in record["tables"]:
-        shown = Shown(*table["columns"], title=table["title"], title_justify="left", box=None)
+        console.print(Text(table["title"], "italic"))
+        shown = Shown(box=None)
+        for column in table["columns"]:
+            shown.add_column(Text(column), overflow="fold")
         for row in table["rows"]:
-            shown.add_row(*map(as_text, row))
+            shown.add_row(*(Text(as_text(cell)) for cell in row))
         console.print(shown, highlight=False)
     if folder is not None:
         print(f"{folder / RESULT}", *record["plots"], *record["files"])

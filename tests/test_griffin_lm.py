@@ -257,6 +257,38 @@ def test_ctrl_c_is_quiet():
     assert (process.returncode, errors) == (130, b"")
 
 
+INTERRUPTED = """
+import atexit, os, sys, types
+import griffin_lm
+class Library:
+    def __del__(self):
+        os.write(1, b"unloaded")
+module = types.ModuleType("serving.fake")
+def main(argv):
+    module.library = Library()
+    atexit.register(os.write, 1, b"closed ")
+    if argv:
+        raise KeyboardInterrupt
+module.main = main
+sys.modules["serving.fake"] = module
+griffin_lm.VERBS["fake"] = griffin_lm.Verb("serving.fake:main", "is interrupted")
+sys.argv[1:1] = ["fake"]
+sys.exit(griffin_lm.main())
+"""
+
+
+def test_ctrl_c_does_not_unload_what_xla_compiles_with():
+    """Its thread would crash: see griffin_lm._exit_when_interrupted."""
+
+    def ended(*more: str) -> tuple[int, bytes]:
+        command = [sys.executable, "-c", INTERRUPTED, *more]
+        process = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, check=False)
+        return process.returncode, process.stdout
+
+    assert ended("now") == (130, b"closed ")
+    assert ended() == (0, b"closed unloaded")
+
+
 def test_a_reader_that_left_is_no_error():
     read, write = os.pipe()
     os.close(read)

@@ -4,6 +4,8 @@ scoring."""
 
 import dataclasses
 import math
+import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +37,7 @@ examples:
   griffin eval dynamic runs/demo --data 'jsonl:web.jsonl' --streams 64 --out results/web \\
       --retention.data text:held_out.txt
 """
+LOSES = 0.01  # of the static loss: what adaptation may lose before it is warned of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,26 @@ def main(argv: list[str]) -> int:
     )
     record = evaluate(arguments)
     show(record, as_json=arguments.result.json, folder=arguments.result.out)
+    if (warning := loses(record["result"], arguments.choices)) is not None:
+        print(f"warning: {warning}", file=sys.stderr)
     return 0
+
+
+def loses(result: Mapping[str, Any], choices: DynamicConfig) -> str | None:
+    """What to do where learning has made the scores of a result clearly worse; else None."""
+    if "static" not in result or "adapted" not in result:
+        return None
+    static, adapted = (result[name]["loss"] for name in ("static", "adapted"))
+    if static is None or adapted <= static * (1 + LOSES):
+        return None
+    rate, norm = choices.optimizer.rate, choices.optimizer.clip_norm
+    clipping = (
+        f"lower --optimizer.clip-norm, which is {norm:g}" if norm else "set --optimizer.clip-norm"
+    )
+    return (
+        f"learning made it worse: {adapted:.3f} nats per token, and {static:.3f} static; lower "
+        f"--optimizer.learning-rate, which is {rate:g}, or {clipping}"
+    )
 
 
 def check(arguments: DynamicArguments) -> None:

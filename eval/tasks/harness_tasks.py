@@ -15,6 +15,7 @@ import yaml
 from jinja2 import TemplateError
 from lm_eval import evaluator
 from lm_eval.api.model import LM
+from lm_eval.api.registry import metric_registry
 from lm_eval.tasks import TaskManager
 
 from recurrentgemma.errors import UserError, did_you_mean
@@ -26,14 +27,24 @@ class Tasks(TaskManager):
     """The harness's, which says as a user's mistake what it cannot make a task of."""
 
     def load(self, task_list: Any) -> Any:
+        files = [Path(name) for name in task_list if isinstance(name, str) and _is_path(name)]
         try:
-            return super().load(task_list)
+            loaded = super().load(task_list)
         except (KeyError, TypeError, ValueError, TemplateError) as error:  # of a file's content
+            for path in files:  # of an unknown metric its KeyError tells nothing
+                for metric in _named_metrics(path):
+                    if metric not in metric_registry:
+                        raise _unknown_metric(metric, str(path)) from error
             raise UserError(
                 f"the harness cannot load {', '.join(map(str, task_list))}: "
                 f"{type(error).__name__}: {error}; expected a task of its form, which "
                 "docs/evaluation.md shows: correct that in the task file"
             ) from error
+        for name, task in loaded["tasks"].items():
+            for metric, function in getattr(task, "_metric_fn_list", {}).items():
+                if function is None and task.config.process_results is None:
+                    raise _unknown_metric(metric, _file_of(name, files))
+        return loaded
 
 
 def named_tasks(names: Sequence[str], include: Path | None = None) -> tuple[TaskManager, list[str]]:
@@ -118,6 +129,39 @@ def metrics(results: Mapping[str, Any]) -> list[tuple[str, str, float, float | N
     return rows
 
 
+def _unknown_metric(metric: str, where: str) -> UserError:
+    meant = did_you_mean(metric, metric_registry)
+    return UserError(
+        f"{where}: metric {metric!r} is none of the harness's{meant}; "
+        f"expected one of {', '.join(sorted(metric_registry))}"
+    )
+
+
+def _file_of(name: str, files: Sequence[Path]) -> str:
+    """The file that says it is the task of this name; else the name."""
+    for path in files:
+        if any(key.value == "task" and of.value == name for key, of in _composed(path).value):
+            return str(path)
+    return f"task {name}"
+
+
+def _named_metrics(path: Path) -> list[str]:
+    """The metrics that a task file asks for, but for those of Hugging Face's `evaluate`."""
+    listed = [of for key, of in _composed(path).value if key.value == "metric_list"]
+    names = []
+    for entry in [node for metrics in listed for node in metrics.value]:
+        if isinstance(entry, yaml.MappingNode):
+            keys = {key.value: of.value for key, of in entry.value}
+            if "metric" in keys and "hf_evaluate" not in keys:
+                names.append(keys["metric"])
+    return names
+
+
+def _composed(path: Path) -> Any:
+    # The tags of the harness, such as !function, are not known here, and need not be.
+    return yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)
+
+
 def _is_path(name: str) -> bool:
     return Path(name).suffix in (".yaml", ".yml") or os.sep in name
 
@@ -126,8 +170,7 @@ def _check_file(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"there is no task file {path}")
     try:
-        # The tags of the harness, such as !function, are not known here, and need not be.
-        node = yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)
+        node = _composed(path)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []

@@ -158,6 +158,11 @@ def run(arguments: TasksArguments) -> dict[str, Any]:
                     cache=None if folder is None else folder / PROGRESS / "responses",
                 )
             rows = metrics(given)
+            if not rows:
+                raise UserError(
+                    f"the harness computed no metric of {', '.join(names)}: name such as belong to "
+                    "the task's output_type in its metric_list, as acc does to multiple_choice"
+                )
             # Perplexities and the like have no common axis.
             shown = {
                 f"{task} {metric}": interval(value, error)

@@ -70,6 +70,7 @@ def test_few_documents_are_students():
     assert over_documents(sums_U1, counts_U1) == t_intervals(sums_U1, counts_U1)
     assert method(9) == "95% intervals, Student's t over 9 documents"
     assert method(10, "seeds") == "95% intervals, bootstrap over 10 seeds"
+    assert method(1) == "no intervals: they need two documents or more"
 
 
 @pytest.mark.parametrize("documents", [5, 50])

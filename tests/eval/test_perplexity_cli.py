@@ -132,5 +132,8 @@ def test_what_a_user_got_wrong(folder: Path, tmp_path: Path, capsys):
     with pytest.raises(UserError, match="windows of 65 tokens are longer"):
         main([*long, "--window", "65"])
     assert main([*long, "--window", "64", "--stride", "32", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    shown = capsys.readouterr().out
+    assert "by position (read by windows of 64 tokens; no intervals: " in shown
+    assert "tokens before, in the document" in shown
+    result = json.loads(shown.splitlines()[-1])
     assert result["tokens"] == len(PLAY * 3)

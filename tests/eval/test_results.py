@@ -48,6 +48,39 @@ def test_the_result_takes_its_place(tmp_path: Path, capsys):
     assert json.loads(lines[-1]) == {"loss": 1.25}
 
 
+def test_an_interrupt_tells_what_is_kept(tmp_path: Path, capsys):
+    def stopped(folder: Path | None, keep: bool) -> None:
+        with open_results(folder, kind="perplexity", settings=SETTINGS) as results:
+            if keep:
+                results.keep("rows", {})
+            raise KeyboardInterrupt
+
+    def interrupted(folder: Path | None, keep: bool) -> str:
+        with pytest.raises(KeyboardInterrupt):
+            stopped(folder, keep)
+        return capsys.readouterr().err
+
+    assert interrupted(None, False) == "interrupted: nothing is kept without --out DIR\n"
+    out = tmp_path / "out"
+    assert interrupted(out, False) == (
+        f"interrupted: nothing was kept in {out} yet: the same command begins anew\n"
+    )
+    assert interrupted(out, True) == (
+        f"interrupted: {out}/progress has what was kept last: the same command goes on\n"
+    )
+
+
+def test_a_table_shows_names_as_they_are(capsys):
+    long = "text:" + "folder/" * 20 + "[a-f]*.txt"
+    title = "A title that is wider than its table"
+    table = Table(title, ["source", "loss [nats]"], [["text:[a-f]*.txt", 1.5], [long, 2.5]])
+    show({"tables": [table._asdict()], "result": {}}, as_json=False)
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == title
+    assert any(line.split() == ["text:[a-f]*.txt", "1.5000"] for line in lines)
+    assert long in "".join(line.split()[0] for line in lines[2:]), "folded, not cut"
+
+
 def test_another_evaluation_is_refused_by_name(tmp_path: Path):
     with open_results(tmp_path, kind="perplexity", settings=SETTINGS) as results:
         results.keep("rows", {})

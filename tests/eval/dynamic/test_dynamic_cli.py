@@ -45,7 +45,9 @@ def test_the_numbers_are_those_of_the_function(folder: Path, tmp_path: Path, cap
     out = tmp_path / "out"
     retained = ["--retention.data", f"text:{folder}/b.txt"]
     assert main(arguments(folder, *retained, "--out", str(out), "--json")) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    shown = capsys.readouterr()
+    assert "warning" not in shown.err
+    result = json.loads(shown.out.splitlines()[-1])
     lm = rg.load(folder / "run")
     choices = DynamicConfig(segment_length=16, optimizer=OptimizerConfig(learning_rate=1e-2))
     for name, chosen in (("adapted", choices), ("static", choices.static())):
@@ -127,6 +129,16 @@ def test_killed_and_started_again_it_writes_the_same(folder: Path, tmp_path: Pat
 def test_what_a_user_got_wrong(folder: Path, more: list[str], message: str, capsys):
     assert griffin_lm.main(["eval", "dynamic", *arguments(folder), *more]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_learning_that_makes_it_worse_is_warned_of(folder: Path, capsys):
+    argv = arguments(folder, "--optimizer.learning-rate", "3", "--json")
+    assert griffin_lm.main(["eval", "dynamic", *argv]) == 0
+    shown = capsys.readouterr()
+    result = json.loads(shown.out.splitlines()[-1])
+    assert result["adapted"]["loss"] > result["static"]["loss"]
+    assert "warning: learning made it worse: " in shown.err
+    assert "lower --optimizer.learning-rate, which is 3," in shown.err
 
 
 def test_an_empty_stream(folder: Path, tmp_path: Path, capsys):

@@ -3,6 +3,7 @@
 lm.score says."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,4 +88,19 @@ def test_what_the_harness_makes_no_task_of(line: str, other: str, message: str, 
     path.write_text(text.replace(line, other))
     manager, names = named_tasks([str(path)])
     with pytest.raises(UserError, match=rf"cannot load .*{path.name}: {message}"):
+        manager.load(names)
+
+
+@pytest.mark.parametrize("more", ["", "    aggregation: mean\n    higher_is_better: true\n"])
+def test_a_metric_that_the_harness_does_not_know(more: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "evaluate", None)  # it would look on the network
+    path = write_tasks(tmp_path)["choices"]
+    text = path.read_text()
+    assert "metric: acc\n" in text
+    path.write_text(text.replace("metric: acc\n", f"metric: brier_scor\n{more}"))
+    manager, names = named_tasks([str(path)])
+    message = (
+        rf"{path.name}: metric 'brier_scor' .*\(did you mean 'brier_score'\?\); expected .*acc"
+    )
+    with pytest.raises(UserError, match=message):
         manager.load(names)

@@ -65,6 +65,15 @@ def test_bad_options(options: list[str], message: str):
         main(["model", *options])
 
 
+def test_a_metric_of_another_kind_of_task(tmp_path: Path):
+    write_model(tmp_path / "model")
+    path = write_tasks(tmp_path)["choices"]
+    text = path.read_text().replace("metric: acc_norm", "metric: perplexity")
+    path.write_text(text.replace("metric: acc\n", "metric: bits_per_byte\n"))
+    with pytest.raises(UserError, match=r"computed no metric of .*choices\.yaml"):
+        main([str(tmp_path / "model"), "--tasks", str(path), "--devices", "1"])
+
+
 def test_a_model_that_learns(tmp_path: Path, capsys):
     write_model(tmp_path / "model")
     write_tasks(tmp_path)
