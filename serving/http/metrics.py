@@ -180,7 +180,7 @@ class Metrics:
             else (speculation.verified, speculation.proposed, speculation.accepted)
         )
         for name, description, count in (
-            ("spec_decode_num_drafts", "Verifications of guessed tokens.", drafts),
+            ("spec_decode_num_drafts", "Verifications, with or without a guess.", drafts),
             ("spec_decode_num_draft_tokens", "Tokens that were guessed.", proposed),
             ("spec_decode_num_accepted_tokens", "Of those, the ones that stood.", accepted),
             ("prefix_cache_queries", "Tokens of prompts that were looked for.", queried),
