@@ -7,6 +7,7 @@ The port is taken first, so that one in use is known before minutes of loading, 
 
 import dataclasses
 import os
+import re
 import signal
 import sys
 import threading
@@ -178,6 +179,7 @@ def serve(arguments: ServeArguments) -> int:
         dynamic=arguments.dynamic,
     )
     _check_adapting(arguments)
+    _check_combinations(arguments)
     if arguments.log_prompts and not arguments.log_requests:
         raise UserError("--log-prompts adds to the log of requests: leave out --no-log-requests")
     with listen(arguments.host, arguments.port) as listener:
@@ -192,8 +194,6 @@ def serve(arguments: ServeArguments) -> int:
             lm = rg.load(arguments.path, arguments.config, dtype=arguments.dtype)
             tensor = arguments.mesh.tensor
             mesh = None if tensor == 1 else tensor_mesh(lm.config, tensor)
-            if mesh is not None and arguments.quantize is not None:
-                raise UserError("--quantize over a mesh: leave one of them out")
             if arguments.quantize == "int8":
                 lm = with_int8(lm)
             if arguments.chat_template is not None:
@@ -289,8 +289,6 @@ def _bank(arguments: ServeArguments, model: "Griffin") -> "AdapterBank | None":
     """Places for adapters, where any are asked for."""
     paths, loads = named_paths(arguments.adapters), arguments.load_adapters
     count = arguments.max_adapters or max(len(paths), 16 if loads else 0)
-    if count and not (paths or loads):
-        raise UserError("--max-adapters has no effect without --adapters or --load-adapters")
     learned = None
     if arguments.adapting:
         count, learned = count + PLACES_EACH * arguments.adapting, arguments.dynamic.lora
@@ -312,12 +310,42 @@ def _check_adapting(arguments: ServeArguments) -> None:
     check_choices(arguments.dynamic)
 
 
-def _proposer(arguments: ServeArguments, lm: "LanguageModel") -> "Proposer | None":
-    """What guesses tokens, where it is asked for."""
+def _check_combinations(arguments: ServeArguments) -> None:
+    """What can be known before a model is loaded. Raises UserError that names the options."""
+    has_adapters = bool(arguments.adapters or arguments.load_adapters)
+    if arguments.mesh.tensor > 1:
+        refused = {
+            "--adapters": bool(arguments.adapters),
+            "--load-adapters": arguments.load_adapters,
+            "--speculate": arguments.speculate is not None,
+            "--quantize": arguments.quantize is not None,
+        }
+        for option, is_given in refused.items():
+            if is_given:
+                raise UserError(f"{option} with --mesh.tensor: leave one of them out")
+    if arguments.max_adapters and not has_adapters:
+        raise UserError("--max-adapters has no effect without --adapters or --load-adapters")
+    if arguments.adapter_rank and not (has_adapters or arguments.adapting):
+        raise UserError(
+            "--adapter-rank has no effect without --adapters, --load-adapters or --adapting"
+        )
     if (arguments.speculate == "draft") != (arguments.draft is not None):
         raise UserError("--speculate draft and --draft PATH need each other")
     if arguments.speculate_least and arguments.speculate is None:
         raise UserError("--speculate-least has no effect without --speculate")
+    folder = arguments.sessions
+    if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
+        raise UserError(f"--sessions {folder}: a file, expected a folder")
+    for origin in arguments.cors:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#]+|null", origin):
+            raise UserError(
+                f"--cors {origin}: expected an origin as browsers send it, such as "
+                "https://chat.example or http://localhost:3000, without a path, or *"
+            )
+
+
+def _proposer(arguments: ServeArguments, lm: "LanguageModel") -> "Proposer | None":
+    """What guesses tokens, where it is asked for."""
     if arguments.draft is None:
         return None if arguments.speculate is None else NgramProposer()
     import recurrentgemma as rg

@@ -174,8 +174,11 @@ class LanguageModel:
         """As `generate`, with tokens, log-probabilities and why each answer ended.
 
         logprobs: report each token's log-probability, and so many likeliest tokens beside it.
-        Token ids need no tokenizer; the texts are empty without one.
+        Token ids need no tokenizer; the texts are empty without one. Raises UserError for a single
+        text: it would be read as a list of its characters.
         """
+        if isinstance(prompts, str):
+            raise UserError("complete takes a list of prompts: pass [text], or use generate")
         return self._complete(prompts, logprobs, sampling, options)
 
     @takes_sampling_options

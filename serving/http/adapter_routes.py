@@ -8,8 +8,9 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from recurrentgemma.errors import UserError
-from serving.features.adapters import Adapters
+from serving.features.adapters import Adapters, NoSuchAdapter
 from serving.http.body import json_schema
+from serving.http.protocol import RequestError
 from serving.http.request_fields import STRICT
 from serving.http.service import Service
 
@@ -48,5 +49,8 @@ def add_adapter_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/unload_lora_adapter", openapi_extra=json_schema(UnloadAdapter))
     async def unload(request: Request) -> PlainTextResponse:
         body = await service.read(request, UnloadAdapter)
-        adapters().drop(body.lora_name)
+        try:
+            adapters().drop(body.lora_name)
+        except NoSuchAdapter as error:
+            raise RequestError(404, str(error), param="lora_name", code="model_not_found") from None
         return PlainTextResponse(f"adapter {body.lora_name!r} takes no more requests")

@@ -173,7 +173,16 @@ class Metrics:
         engine = self._engine_thread.built
         cache = None if engine is None else engine.cache
         queried, hit = (0, 0) if cache is None else (cache.counts.queried, cache.counts.hit)
+        speculation = None if engine is None else engine.speculation
+        drafts, proposed, accepted = (
+            (0, 0, 0)
+            if speculation is None
+            else (speculation.verified, speculation.proposed, speculation.accepted)
+        )
         for name, description, count in (
+            ("spec_decode_num_drafts", "Verifications, with or without a guess.", drafts),
+            ("spec_decode_num_draft_tokens", "Tokens that were guessed.", proposed),
+            ("spec_decode_num_accepted_tokens", "Of those, the ones that stood.", accepted),
             ("prefix_cache_queries", "Tokens of prompts that were looked for.", queried),
             ("prefix_cache_hits", "Tokens of prompts that did not have to be read.", hit),
             ("adaptation_updates", "Updates of sessions that learn.", self._updates()),

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from serving.http.field_errors import field_message, json_kind
 from serving.http.request_fields import INT32_MAX, MAX_LOGPROBS, RequestFields, invalid
 
 _PROMPT_FORMS = "a string, a list of strings, a list of token ids or a list of lists of token ids"
@@ -56,7 +57,7 @@ class CompletionRequest(RequestFields):
         if isinstance(prompt, str):
             prompt = [prompt]
         if not isinstance(prompt, list):
-            raise invalid(f"expected {_PROMPT_FORMS}, got {_json_kind(prompt)}")
+            raise invalid(f"expected {_PROMPT_FORMS}, got {json_kind(prompt)}")
         if not prompt:
             raise invalid(_EMPTY)
         if all(_is_token(item) for item in prompt):
@@ -67,7 +68,7 @@ class CompletionRequest(RequestFields):
             if not all(prompt):
                 raise invalid(_EMPTY)
             return prompt
-        kinds = sorted({_json_kind(item) for item in prompt})
+        kinds = sorted({json_kind(item) for item in prompt})
         raise invalid(f"expected {_PROMPT_FORMS}, got a list with {', '.join(kinds)}")
 
 
@@ -150,14 +151,11 @@ def error_from_validation(errors: Sequence[Any]) -> RequestError:
         return RequestError(400, what, param=param, code="missing_required_parameter")
     if "error" in context:
         raise context["error"]  # a ValueError that no validator of ours has raised: a bug
-    message = first["msg"]
-    if "param" not in context and param:
-        given = first.get("input")
-        shown = repr(given) if isinstance(given, int | float | str) else ""
-        shown = f" (got {shown})" if 0 < len(shown) <= 100 else ""
-        message = f"'{param}': {message}{shown}"
+    no_field = kind == "invalid_value" and param is None  # the message is of the whole body
+    message = first["msg"] if "param" in context or no_field else field_message(first, param)
     known = ("unknown_parameter", "unsupported_parameter")
     code = kind if kind in known else "invalid_value"
+    code = "unknown_parameter" if kind == "extra_forbidden" else code
     return RequestError(400, message, param=param, code=code)
 
 
@@ -175,9 +173,3 @@ def _shortened(text: str, length: int) -> str:
 
 def _is_token(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _json_kind(value: Any) -> str:
-    names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string"}
-    names |= {list: "a list", dict: "an object", type(None): "null"}
-    return names[type(value)]

@@ -53,7 +53,7 @@ class FakeEngine:
     def __init__(self, *, slots: int = 2):
         config = SimpleNamespace(block_types=("recurrent",))
         self.lm = SimpleNamespace(tokenizer="ascii", config=config)
-        self.constraints = self.cache = self.adapters = None
+        self.constraints = self.cache = self.adapters = self.speculation = None
         self.max_prompt = 1000
         self.slots = slots
         self.gate = threading.Event()

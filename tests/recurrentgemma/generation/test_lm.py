@@ -123,6 +123,8 @@ def test_bad_calls(lm, prompt, options, message):
 
 
 def test_more_bad_calls(lm):
+    with pytest.raises(ValueError, match=r"pass \[text\], or use generate"):
+        lm.complete("ab")  # not "a" and "b"
     with pytest.raises(ValueError, match="one prompt"):
         lm.stream(["a", "b"])
     with pytest.raises(ValueError, match="top_p"):

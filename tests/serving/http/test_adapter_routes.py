@@ -82,7 +82,9 @@ def test_mistakes(asking, path):
         ({"lora_name": "poems", "lora_path": path, "more": 1}, 400),
     ):
         assert ask("POST", "/v1/load_lora_adapter", json=body).status_code == status
-    assert ask("POST", "/v1/unload_lora_adapter", json={"lora_name": "x"}).status_code == 404
+    missing = ask("POST", "/v1/unload_lora_adapter", json={"lora_name": "x"})
+    assert missing.status_code == 404
+    assert missing.json()["error"]["param"] == "lora_name"
 
 
 def test_off_unless_the_server_was_told_to(asking, path):

@@ -41,19 +41,19 @@ def test_tools_that_are_not_to_be_used_are_not_shown():
 
 
 BAD = {
-    "no messages": ({"messages": ...}, "messages", "valid list"),
-    "a text": ({"messages": "Hi"}, "messages", "valid list"),
-    "a list of texts": ({"messages": ["Hi"]}, "messages.0", "valid dictionary"),
+    "no messages": ({"messages": ...}, "messages", "expected a list"),
+    "a text": ({"messages": "Hi"}, "messages", "expected a list"),
+    "a list of texts": ({"messages": ["Hi"]}, "messages.0", "expected an object"),
     "a form": ({"response_format": {"type": "xml"}}, "response_format.type", "'json_schema'"),
     "functions": ({"functions": [{}]}, "functions", "not supported"),
     "forced": ({"tool_choice": "required"}, "tools", "there are no 'tools'"),
     "one tool": ({"tool_choice": {"type": "function"}}, "tool_choice", 'expected "auto"'),
     "another choice": ({"tool_choice": "any"}, "tool_choice", 'expected "auto"'),
     "two lengths": ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens", "two names"),
-    "length": ({"max_completion_tokens": -1}, "max_completion_tokens", "greater than or equal"),
+    "length": ({"max_completion_tokens": -1}, "max_completion_tokens", "expected 0 or more"),
     "top_logprobs": ({"top_logprobs": 2}, "top_logprobs", "needs 'logprobs'"),
-    "many": ({"logprobs": True, "top_logprobs": 6}, "top_logprobs", "less than or equal to 5"),
-    "a number": ({"logprobs": 2}, "logprobs", "valid boolean"),
+    "many": ({"logprobs": True, "top_logprobs": 6}, "top_logprobs", "expected 5 or less"),
+    "a number": ({"logprobs": 2}, "logprobs", "expected true or false"),
     "both": (
         {"continue_final_message": True, "add_generation_prompt": True},
         "continue_final_message",
@@ -61,7 +61,7 @@ BAD = {
     ),
     "neither": ({"add_generation_prompt": False}, "add_generation_prompt", "only with"),
     "a prompt": ({"prompt": "Hi"}, "prompt", "unknown field"),
-    "n": ({"n": 0}, "n", "greater than or equal to 1"),
+    "n": ({"n": 0}, "n", "expected 1 or more"),
     "options": ({"stream_options": {}}, "stream_options", "needs 'stream'"),
 }
 

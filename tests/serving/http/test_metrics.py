@@ -1,5 +1,7 @@
 """What Prometheus reads, by names that people already chart."""
 
+from types import SimpleNamespace
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -49,6 +51,14 @@ def test_a_histogram_counts_as_prometheus_wants_it():
     histogram.add_to(Family(), "m")  # type: ignore[arg-type]
     assert added == [(["m"], [("1.0", 3), ("2.0", 4), ("+Inf", 7)], 31.0)]
     assert model.counts["generation_tokens"] == 6
+
+
+def test_what_speculation_gives(read, fake_engine):
+    names = [f"spec_decode_num_{name}_total" for name in ("drafts", "draft_tokens")]
+    names.append("spec_decode_num_accepted_tokens_total")
+    assert [read(name) for name in names] == [0, 0, 0]
+    fake_engine.speculation = SimpleNamespace(verified=3, proposed=21, accepted=9)
+    assert [read(name) for name in names] == [3, 21, 9]
 
 
 def test_what_requests_leave_behind(ask, read, fake_engine):

@@ -32,7 +32,7 @@ def test_null_is_the_default():
         ({"n": 0}, "n", "invalid_value"),
         ({"suffix": "b"}, "suffix", "unsupported_parameter"),
         ({"prompts": "b"}, "prompts", "unknown_parameter"),
-        ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "invalid_value"),
+        ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unknown_parameter"),
         ({"prompt": ...}, "prompt", "invalid_value"),
     ],
 )
