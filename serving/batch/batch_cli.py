@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`griffin batch`: OpenAI's batches, offline."""
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +15,7 @@ from checkpoints.hub_names import title
 from recurrentgemma.errors import UserError
 
 if TYPE_CHECKING:
+    from serving.batch.batch import Takes
     from serving.engine.engine import Engine
 
 EXAMPLES = """Answer a file of requests in OpenAI's batch format, without a server.
@@ -24,6 +28,7 @@ command.
 examples:
   griffin batch runs/demo asked.jsonl answers.jsonl
   griffin batch google/recurrentgemma-2b-it asked.jsonl answers.jsonl --slots 64 --prompts 8
+  griffin batch runs/demo asked.jsonl answers.jsonl --ray auto --ray-gpus 1
 """
 
 
@@ -55,6 +60,15 @@ class BatchArguments:
     own template, else Gemma's format."""
     model_name: str | None = None
     """What requests call the model; by default the last part of the path, or the name."""
+    ray: str | None = None
+    """Answer on the engines of a Ray cluster: its address, `auto` for the one that this machine
+    belongs to, or `local` for one of this batch alone."""
+    ray_engines: int = 0
+    """How many; 0: as many as there is room for."""
+    ray_cpus: float = 1.0
+    """CPUs that each engine takes of its machine."""
+    ray_gpus: float = 0.0
+    """GPUs that each engine takes."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print what was done as JSON in a last line."""
 
@@ -68,7 +82,6 @@ def main(argv: list[str]) -> int:
 
 def run(arguments: BatchArguments) -> int:
     from eval.progress_bar import progress_bar
-    from serving.batch.answerer import Answerer
     from serving.batch.batch import answer_all
     from serving.batch.journal import finished, open_journal
     from serving.batch.lines import Requests
@@ -77,6 +90,7 @@ def run(arguments: BatchArguments) -> int:
         if getattr(arguments, option) < least:
             name = option.replace("_", "-")
             raise UserError(f"--{name} {getattr(arguments, option)}: expected {least} or more")
+    _check_ray(arguments)
     if not arguments.requests.is_file():
         raise UserError(
             f"there is no file {arguments.requests}: expected requests, a JSON object a line"
@@ -95,8 +109,10 @@ def run(arguments: BatchArguments) -> int:
         if before:
             print(f"{before:,} of {len(requests):,} lines were answered before")
         if before < len(requests):
-            answerer = Answerer(_engine(arguments), model=model)
-            with progress_bar("answering", len(requests), unit="lines") as bar:
+            with (
+                _answerer(arguments, model) as answerer,
+                progress_bar("answering", len(requests), unit="lines") as bar,
+            ):
                 tokens = journal.tokens
 
                 def answered() -> None:
@@ -118,6 +134,38 @@ def run(arguments: BatchArguments) -> int:
     if arguments.json:
         print(json.dumps(summary))
     return 1 if refused else 0
+
+
+def _check_ray(arguments: BatchArguments) -> None:
+    for name in ("ray_engines", "ray_cpus", "ray_gpus"):
+        option, value = f"--{name.replace('_', '-')}", getattr(arguments, name)
+        if value < 0:
+            raise UserError(f"{option} {value}: expected 0 or more")
+        if arguments.ray is None and value != getattr(BatchArguments, name):
+            raise UserError(f"{option} has no effect without --ray")
+
+
+@contextlib.contextmanager
+def _answerer(arguments: BatchArguments, model: str) -> "Iterator[Takes]":
+    """One engine here, or those of a cluster."""
+    if arguments.ray is None:
+        from serving.batch.answerer import Answerer
+
+        yield Answerer(_engine(arguments), model=model)
+        return
+    from serving.batch.ray_engines import RayEngines
+
+    with RayEngines(
+        partial(_engine, arguments),
+        model=model,
+        slots=arguments.slots,
+        address=arguments.ray,
+        count=arguments.ray_engines,
+        cpus=arguments.ray_cpus,
+        gpus=arguments.ray_gpus,
+    ) as engines:
+        print(f"{len(engines)} engines of {arguments.slots} slots")
+        yield engines
 
 
 def _engine(arguments: BatchArguments) -> "Engine":

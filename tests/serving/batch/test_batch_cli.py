@@ -36,6 +36,18 @@ def test_answers_and_errors(batch, griffin, tmp_path, capsys):
     assert "all 3 answers already" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ray-engines", "2"], "--ray-engines has no effect without --ray"),
+        (["--ray", "local", "--ray-gpus", "-1"], "--ray-gpus -1.0: expected 0 or more"),
+    ],
+)
+def test_options_of_a_cluster(batch, options, message):
+    with pytest.raises(UserError, match=message):
+        batch(*options)
+
+
 def test_ctrl_c_and_on(batch, griffin, monkeypatch, tmp_path, capsys):
     answered = []
 

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A batch over a cluster: each line is answered once, whoever is lost; and one over Ray itself."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from checkpoints import store
+from recurrentgemma.errors import UserError
+from recurrentgemma.params import flat_params
+from serving.batch import ray_engines
+from serving.batch.answerer import Response
+from serving.batch.batch import answer_all
+from serving.batch.journal import open_journal
+from serving.batch.lines import Line, Requests
+from serving.batch.ray_engines import RayEngines
+from tests.checkpoints import run_steps
+
+ROOT = Path(__file__).parents[3]
+
+
+def engine() -> Any:
+    """None: OneALine needs none."""
+
+
+class Lost(Exception):
+    pass
+
+
+class LocalRay:
+    """What RayEngines asks of Ray, in this process: a call is made when its answer is fetched. The
+    calls whose numbers are in `lost` find their actor gone."""
+
+    exceptions = SimpleNamespace(RayActorError=Lost)
+
+    def __init__(self, lost: tuple[int, ...] = (), cpus: int = 2):
+        self.lost, self.cpus = lost, cpus
+        self.calls = self.made = 0
+        self.killed: list[Any] = []
+        self.kill = self.killed.append
+
+    def init(self, *, address: str, **options: Any) -> None:
+        if address != "local":
+            raise ConnectionError("nobody answers")
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": self.cpus}
+
+    def shutdown(self) -> None:
+        pass
+
+    def remote(self, kind: type) -> Any:
+        def new(*given: Any) -> Any:
+            self.made += 1
+            actor = kind(*given)
+
+            def method(call: Callable) -> Any:
+                return SimpleNamespace(remote=lambda *given: Call(lambda: call(*given)))
+
+            return SimpleNamespace(start=method(actor.start), work=method(actor.work))
+
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=new))
+
+    def wait(self, calls: list, *, num_returns: int, timeout: float) -> tuple[list, list]:
+        return calls[:1], calls[1:]
+
+    def get(self, call: "Call") -> Any:
+        self.calls += 1
+        if self.calls in self.lost:
+            raise Lost("it was killed")
+        return call.made()
+
+
+class Call:
+    def __init__(self, made: Callable):
+        self.made = made
+
+
+class OneALine:
+    """Answers the first of its lines at each step."""
+
+    def __init__(self, engine: Any, *, model: str):
+        self.lines: list[Line] = []
+
+    @property
+    def room(self) -> bool:
+        return len(self.lines) < 2
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.lines)
+
+    def take(self, line: Line) -> None:
+        self.lines.append(line)
+
+    def step(self) -> list[Response]:
+        return [Response(self.lines.pop(0), 200, {})]
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """`cluster(ray, **options)`: engines of one slot on such a cluster."""
+
+    def begin(ray: Any, make_engine: Callable = engine, **options: Any) -> RayEngines:
+        monkeypatch.setitem(sys.modules, "ray", ray)
+        monkeypatch.setattr(ray_engines, "Answerer", OneALine)
+        options = {"address": "local", **options}
+        return RayEngines(make_engine, model="m", slots=1, **options)
+
+    return begin
+
+
+@pytest.mark.parametrize(("lost", "made"), [((), 2), ((4,), 3), ((1, 2, 5, 9), 6)])
+def test_each_line_is_answered_once(lost, made, cluster, asked, line, tmp_path):
+    requests = Requests(asked([line(f"{number}", {}) for number in range(12)]))
+    ray, answers = LocalRay(lost), []
+    with (
+        cluster(ray) as engines,
+        open_journal(tmp_path / "out.jsonl", requests, {}) as journal,
+    ):
+        assert len(engines) == 2
+        answer_all(requests, journal, engines, answered=lambda: answers.append(1))
+        assert sorted(journal.done) == sorted(requests.numbers)
+    assert len(answers) == 12
+    assert ray.made == made
+    assert len(ray.killed) == 2
+
+
+def test_what_cannot_be_begun(cluster, asked, line, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="--ray auto: there is no cluster"):
+        cluster(LocalRay(), address="auto")
+    with pytest.raises(UserError, match="room for 2 engines of 1 CPUs and 0 GPUs, and 3 are asked"):
+        cluster(LocalRay(), count=3)
+    with pytest.raises(UserError, match="room for 0 engines of 1 CPUs and 1 GPUs, and 1 "):
+        cluster(LocalRay(), gpus=1.0)
+
+    def no_engine() -> Any:
+        raise UserError("there is no checkpoint there")
+
+    (requests,) = [Requests(asked([line("a", {})]))]
+    for make_engine, lost, message in (
+        (no_engine, (), "there is no checkpoint there"),
+        (engine, tuple(range(1, 99)), "4 engines were lost .* it was killed; what is answered is"),
+    ):
+        with (
+            cluster(LocalRay(lost), make_engine, count=1) as engines,
+            open_journal(tmp_path / "out.jsonl", requests, {}) as journal,
+            pytest.raises(UserError, match=message),
+        ):
+            answer_all(requests, journal, engines)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match='pip install "ray'):
+        RayEngines(engine, model="m", slots=1, address="local")
+
+
+@pytest.mark.slow  # a cluster, and two engines that compile their programs
+def test_a_batch_over_ray(asked, line, tmp_path, language_model):
+    pytest.importorskip("ray", reason='needs Ray: pip install "ray>=2.50"')
+    lm = language_model("griffin")
+    store.write_run_config(tmp_path, lm.config, {})
+    run_steps.save(tmp_path, 1, flat_params(lm.model))
+    lm.tokenizer.save(tmp_path)
+    bodies = [
+        {"prompt": f"{n}", "max_tokens": 5 + n, "temperature": 1, "seed": n} for n in range(9)
+    ]
+    path, out = asked([line(f"{n}", body) for n, body in enumerate(bodies)]), tmp_path / "out.jsonl"
+    files = [str(tmp_path), str(path), str(out)]
+    options = ["--ray", "local", "--ray-engines", "2", "--ray-cpus", "0.5", "--slots", "2"]
+    command = [sys.executable, "-m", "griffin_lm", "batch", *files, *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "2 engines of 2 slots" in done.stdout
+    texts = [json.loads(one)["response"]["body"]["choices"][0]["text"] for one in out.open()]
+    assert texts == [
+        lm.generate(b["prompt"], max_tokens=b["max_tokens"], temperature=1, seed=b["seed"])
+        for b in bodies
+    ]
