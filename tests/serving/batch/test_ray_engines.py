@@ -176,8 +176,8 @@ def test_a_batch_over_ray(asked, line, tmp_path, language_model):
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "2 engines of 2 slots" in done.stdout
-    texts = [json.loads(one)["response"]["body"]["choices"][0]["text"] for one in out.open()]
-    assert texts == [
+    records = map(json.loads, out.read_text().splitlines())
+    assert [record["response"]["body"]["choices"][0]["text"] for record in records] == [
         lm.generate(b["prompt"], max_tokens=b["max_tokens"], temperature=1, seed=b["seed"])
         for b in bodies
     ]
