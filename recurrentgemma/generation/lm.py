@@ -157,9 +157,8 @@ class LanguageModel:
         """
         self._text_tokenizer("generate text", "use lm.complete with token ids")
         prompts, single = as_prompts(prompt)
-        texts = [
-            completion.text for completion in self.complete(prompts, sampling=sampling, **options)
-        ]
+        completions = self.complete(prompts, sampling=sampling, **options)
+        texts = [completion.text for completion in completions]
         return texts[0] if single else texts
 
     @takes_sampling_options
@@ -174,10 +173,9 @@ class LanguageModel:
         """As `generate`, with tokens, log-probabilities and why each answer ended.
 
         logprobs: report each token's log-probability, and so many likeliest tokens beside it.
-        Token ids need no tokenizer; the texts are empty without one. Raises UserError for a single
-        text: it would be read as a list of its characters.
+        Token ids need no tokenizer; the texts are empty without one. Raises UserError for one text.
         """
-        if isinstance(prompts, str):
+        if isinstance(prompts, str):  # each character would be a prompt
             raise UserError("complete takes a list of prompts: pass [text], or use generate")
         return self._complete(prompts, logprobs, sampling, options)
 

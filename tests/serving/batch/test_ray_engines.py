@@ -41,7 +41,7 @@ class LocalRay:
 
     def __init__(self, lost: tuple[int, ...] = (), cpus: int = 2):
         self.lost, self.cpus = lost, cpus
-        self.calls = self.made = 0
+        self.calls = self.actors = 0
         self.killed: list[Any] = []
         self.kill = self.killed.append
 
@@ -57,7 +57,7 @@ class LocalRay:
 
     def remote(self, kind: type) -> Any:
         def new(*given: Any) -> Any:
-            self.made += 1
+            self.actors += 1
             actor = kind(*given)
 
             def method(call: Callable) -> Any:
@@ -74,12 +74,12 @@ class LocalRay:
         self.calls += 1
         if self.calls in self.lost:
             raise Lost("it was killed")
-        return call.made()
+        return call.answer()
 
 
 class Call:
-    def __init__(self, made: Callable):
-        self.made = made
+    def __init__(self, answer: Callable):
+        self.answer = answer
 
 
 class OneALine:
@@ -116,8 +116,8 @@ def cluster(monkeypatch):
     return begin
 
 
-@pytest.mark.parametrize(("lost", "made"), [((), 2), ((4,), 3), ((1, 2, 5, 9), 6)])
-def test_each_line_is_answered_once(lost, made, cluster, asked, line, tmp_path):
+@pytest.mark.parametrize(("lost", "actors"), [((), 2), ((4,), 3), ((1, 2, 5, 9), 6)])
+def test_each_line_is_answered_once(lost, actors, cluster, asked, line, tmp_path):
     requests = Requests(asked([line(f"{number}", {}) for number in range(12)]))
     ray, answers = LocalRay(lost), []
     with (
@@ -128,7 +128,7 @@ def test_each_line_is_answered_once(lost, made, cluster, asked, line, tmp_path):
         answer_all(requests, journal, engines, answered=lambda: answers.append(1))
         assert sorted(journal.done) == sorted(requests.numbers)
     assert len(answers) == 12
-    assert ray.made == made
+    assert ray.actors == actors
     assert len(ray.killed) == 2
 
 
