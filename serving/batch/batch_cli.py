@@ -155,7 +155,7 @@ def _answerer(arguments: BatchArguments, model: str) -> "Iterator[Takes]":
         return
     from serving.batch.ray_engines import RayEngines
 
-    with RayEngines(
+    engines = RayEngines(
         partial(_engine, arguments),
         model=model,
         slots=arguments.slots,
@@ -163,7 +163,8 @@ def _answerer(arguments: BatchArguments, model: str) -> "Iterator[Takes]":
         count=arguments.ray_engines,
         cpus=arguments.ray_cpus,
         gpus=arguments.ray_gpus,
-    ) as engines:
+    )
+    with contextlib.closing(engines):
         print(f"{len(engines)} engines of {arguments.slots} slots")
         yield engines
 

@@ -10,8 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from recurrentgemma.errors import MissingExtra, UserError
 from serving.batch.answerer import Answerer, Response
@@ -19,7 +18,7 @@ from serving.batch.lines import Line
 from serving.engine.engine import Engine
 
 AT_ONCE = 2  # lines at an engine for each of its slots
-_SECONDS = 1.0  # an actor's call, and so the longest that an answer waits there
+_SECONDS = 0.2  # an actor's call, and so the longest that an answer waits there
 _LOST = 3  # engines that may be lost in a row without an answer between
 
 
@@ -74,15 +73,8 @@ class RayEngines:
         self._homeless: deque[Line] = deque()  # of engines that were lost
         self._lost = 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the engines; what they were answering is lost."""
         for engine in self._engines:
             self._ray.kill(engine.actor)
         self._ray.shutdown()

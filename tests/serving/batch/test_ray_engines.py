@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -121,7 +122,7 @@ def test_each_line_is_answered_once(lost, actors, cluster, asked, line, tmp_path
     requests = Requests(asked([line(f"{number}", {}) for number in range(12)]))
     ray, answers = LocalRay(lost), []
     with (
-        cluster(ray) as engines,
+        closing(cluster(ray)) as engines,
         open_journal(tmp_path / "out.jsonl", requests, {}) as journal,
     ):
         assert len(engines) == 2
@@ -143,13 +144,13 @@ def test_what_cannot_be_begun(cluster, asked, line, tmp_path, monkeypatch):
     def no_engine() -> Any:
         raise UserError("there is no checkpoint there")
 
-    (requests,) = [Requests(asked([line("a", {})]))]
+    requests = Requests(asked([line("a", {})]))
     for make_engine, lost, message in (
         (no_engine, (), "there is no checkpoint there"),
         (engine, tuple(range(1, 99)), "4 engines were lost .* it was killed; what is answered is"),
     ):
         with (
-            cluster(LocalRay(lost), make_engine, count=1) as engines,
+            closing(cluster(LocalRay(lost), make_engine, count=1)) as engines,
             open_journal(tmp_path / "out.jsonl", requests, {}) as journal,
             pytest.raises(UserError, match=message),
         ):
