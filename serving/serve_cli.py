@@ -178,6 +178,8 @@ def serve(arguments: ServeArguments) -> int:
         adapting=arguments.adapting,
         dynamic=arguments.dynamic,
     )
+    if options.open_metrics and not options.api_keys:
+        raise UserError("--open-metrics has no effect without keys (GRIFFIN_API_KEYS)")
     _check_adapting(arguments)
     _check_combinations(arguments)
     if arguments.log_prompts and not arguments.log_requests:

@@ -46,6 +46,7 @@ from serving.features.adapters import ServedAdapter
 
 ENDING = ".session"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+NONE_LEARNS = "no session learns on this server: have it started with --adapting 1 or more"
 
 
 class NoSuchSession(UserError):
@@ -226,10 +227,7 @@ class Sessions:
     @property
     def _adaptations(self) -> Adaptations:
         if self.adaptations is None:
-            raise UserError(
-                "no session learns on this server: have it started with --adapting 1 or more",
-                field="session",
-            )
+            raise UserError(NONE_LEARNS, field="session")
         return self.adaptations
 
     def _check_not_lost(self, name: str, point: Point) -> None:

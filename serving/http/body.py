@@ -34,6 +34,12 @@ async def read_json(request: Request, model: type[M], *, max_bytes: int) -> M:
     return await run_in_threadpool(parse, body, model)
 
 
+def without_body(request: Request) -> bool:
+    """By its headers: a client that sends a body says how long it is, or that it comes in parts."""
+    headers = request.headers
+    return headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+
+
 async def read_bytes(request: Request, *, max_bytes: int) -> bytes:
     """The body as it is, of which no more than `max_bytes` are ever held."""
     announced = request.headers.get("content-length", "")
@@ -69,11 +75,11 @@ def parse_value(value: Any, model: type[M]) -> M:
         raise error_from_validation(error.errors(include_url=False)) from None
 
 
-def json_schema(model: type[BaseModel]) -> dict[str, Any]:
+def json_schema(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
     """What `openapi_extra` says of an endpoint whose body is read by `read_json`."""
     schema = model.model_json_schema(mode="validation")
     content = {"application/json": {"schema": _inlined(schema, schema.get("$defs", {}))}}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 def _says_json(content_type: str) -> bool:

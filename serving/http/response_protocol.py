@@ -206,26 +206,43 @@ class DeletedResponse(BaseModel):
 def messages_of(items: str | Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Items as a chat's messages: calls belong to the assistant's message before them. Whether a
     message is one is found out where it is written."""
+    return [message for _, message in _numbered_messages(items)]
+
+
+def field_of_input(items: str | Sequence[dict[str, Any]], field: str) -> str:
+    """field: of `messages_of(items)`, such as 0.content. What a request calls it."""
+    number, _, member = field.partition(".")
     if isinstance(items, str):
-        return [{"role": "user", "content": items}]
-    messages: list[dict[str, Any]] = []
+        return "input"
+    place = _numbered_messages(items)[int(number)][0]
+    is_message = items[place].get("type", "message") == "message"
+    return f"input.{place}.{member}" if member and is_message else f"input.{place}"
+
+
+def _numbered_messages(items: str | Sequence[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """Each message with the number of the item that it began with."""
+    if isinstance(items, str):
+        return [(0, {"role": "user", "content": items})]
+    messages: list[tuple[int, dict[str, Any]]] = []
     for number, item in enumerate(items):
         kind = item.get("type", "message")
         if kind == "message":
             role, content = item.get("role"), item.get("content")
-            messages.append({"role": role, "content": _content(content, number)})
+            messages.append((number, {"role": role, "content": _content(content, number)}))
         elif kind == "function_call":
             function = {"name": item.get("name"), "arguments": item.get("arguments")}
             call = {"id": item.get("call_id"), "type": "function", "function": function}
-            last = messages[-1] if messages else {}
+            began, last = messages[-1] if messages else (number, {})
             if last.get("role") == "assistant":
-                messages[-1] = {**last, "tool_calls": [*last.get("tool_calls", ()), call]}
+                merged = {**last, "tool_calls": [*last.get("tool_calls", ()), call]}
+                messages[-1] = (began, merged)
             else:
-                messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+                called = {"role": "assistant", "content": None, "tool_calls": [call]}
+                messages.append((number, called))
         elif kind == "function_call_output":
             content = _content(item.get("output"), number)
             told = {"role": "tool", "tool_call_id": item.get("call_id"), "content": content}
-            messages.append(told)
+            messages.append((number, told))
         else:
             raise invalid(
                 f"an item of type {str(kind)[:50]!r}: expected message, function_call or "

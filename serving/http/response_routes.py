@@ -2,7 +2,8 @@
 """`/v1/responses`: a chat in OpenAI's newer form, stored so that the next one goes on from it."""
 
 import json
-from collections.abc import AsyncIterator, Iterable
+import re
+from collections.abc import AsyncIterator, Sequence
 
 from fastapi import FastAPI, Request
 from pydantic_core import PydanticCustomError
@@ -21,6 +22,7 @@ from serving.http.response_protocol import (
     DeletedResponse,
     Response,
     ResponsesRequest,
+    field_of_input,
     messages_of,
 )
 from serving.http.response_store import ResponseStore
@@ -48,7 +50,7 @@ def add_response_routes(app: FastAPI, service: Service) -> None:
         """Streamed or not."""
         body = await service.read(request, ResponsesRequest)
         engine = service.engine
-        before: tuple = ()
+        before: Sequence = ()
         if body.previous_response_id is not None:
             earlier = store.get(body.previous_response_id, field="previous_response_id")
             before = earlier.messages
@@ -80,10 +82,11 @@ def add_response_routes(app: FastAPI, service: Service) -> None:
         return json_response(DeletedResponse(id=id, object="response", deleted=True))
 
 
-def _read(body: ResponsesRequest, before: Iterable, engine: Engine) -> Questions:
+def _read(body: ResponsesRequest, before: Sequence, engine: Engine) -> Questions:
     """The chat that answers it. Raises RequestError, UserError by the fields of responses."""
+    num_before = len(before) + bool(body.instructions)
     try:
-        return read_chat(parse_value(body.as_chat(tuple(before)), ChatRequest), engine)
+        return read_chat(parse_value(body.as_chat(before), ChatRequest), engine)
     except PydanticCustomError as error:
         context = error.context or {}
         raise RequestError(
@@ -92,20 +95,22 @@ def _read(body: ResponsesRequest, before: Iterable, engine: Engine) -> Questions
     except TemplateError:
         raise
     except UserError as error:
-        raise UserError(str(error), field=_field(error.field)) from None
+        raise UserError(str(error), field=_field(error.field, body, num_before)) from None
     except RequestError as error:
         detail = error.body.error
-        message = detail.message
-        raise RequestError(
-            error.status, message, param=_field(detail.param), code=detail.code
-        ) from None
+        param = _field(detail.param, body, num_before)
+        raise RequestError(error.status, detail.message, param=param, code=detail.code) from None
 
 
-def _field(name: str | None) -> str | None:
-    """A chat's field as that of a response; of a message, the input, which has other places."""
+def _field(name: str | None, body: ResponsesRequest, num_before: int) -> str | None:
+    """A chat's field as that of a response. num_before: messages before those of the input."""
     if name is None or name in _FIELDS:
         return name and _FIELDS[name]
-    return "input" if name.startswith("messages.") else name
+    in_message = re.fullmatch(r"messages\.(\d+)(.*)", name)
+    if in_message is None:
+        return name
+    number = int(in_message[1]) - num_before
+    return "input" if number < 0 else field_of_input(body.input, f"{number}{in_message[2]}")
 
 
 async def _stream(events: EventSource, answer: ResponseAnswer, keep) -> AsyncIterator[str]:

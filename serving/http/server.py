@@ -59,8 +59,7 @@ def create_app(
     _add_answers(app, service)
     _add_models(app, service)
     add_page(app, service)
-    if options.load_adapters:
-        add_adapter_routes(app, service)
+    add_adapter_routes(app, service)
     add_token_routes(app, service)
     add_session_routes(app, service)
     add_response_routes(app, service)

@@ -18,7 +18,7 @@ from serving.features.adapters import Adapters
 from serving.features.sessions import Sessions
 from serving.http import events
 from serving.http.answers import Questions
-from serving.http.body import MIB, read_json
+from serving.http.body import MIB, read_json, without_body
 from serving.http.options import ServerOptions
 from serving.http.protocol import RequestError, now
 from serving.http.request_fields import RequestFields
@@ -46,8 +46,13 @@ class Service:
         """Raises EngineUnavailable."""
         return self.engine_thread.engine
 
-    async def read(self, request: Request, schema: type[Fields]) -> Fields:
-        """The body. Raises RequestError: 400, 404 for another model, 408, 413."""
+    async def read(
+        self, request: Request, schema: type[Fields], *, optional: bool = False
+    ) -> Fields:
+        """The body. optional: none at all is an empty object. Raises RequestError: 400, 404 for
+        another model, 408, 413."""
+        if optional and without_body(request):
+            return schema()
         most = int(self.options.max_body_mib * MIB)
         try:
             async with asyncio.timeout(BODY_WITHIN_S):

@@ -11,7 +11,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from recurrentgemma.errors import UserError
-from serving.features.sessions import NoSuchSession, SessionInfo, Sessions, checked_name
+from serving.features.sessions import (
+    NONE_LEARNS,
+    NoSuchSession,
+    SessionInfo,
+    Sessions,
+    checked_name,
+)
 from serving.http.body import json_schema
 from serving.http.request_fields import STRICT
 from serving.http.service import Service, json_response
@@ -66,11 +72,17 @@ def add_session_routes(app: FastAPI, service: Service) -> None:
         """All of them, by name; each is one file, whatever it has read."""
         return json_response(await run_in_threadpool(_listed, service.sessions))
 
-    @app.post("/v1/sessions", response_model=SessionObject, openapi_extra=json_schema(NewSession))
+    @app.post(
+        "/v1/sessions",
+        response_model=SessionObject,
+        openapi_extra=json_schema(NewSession, required=False),
+    )
     async def create(request: Request) -> Response:
         """An empty one."""
-        body = await service.read(request, NewSession)
+        body = await service.read(request, NewSession, optional=True)
         name = _new_name(body)
+        if body.adapt and service.sessions.adaptations is None:
+            raise UserError(NONE_LEARNS, field="adapt")
         await run_in_threadpool(service.sessions.create, name, adapt=body.adapt)
         return json_response(await run_in_threadpool(_shown, service.sessions, name))
 
@@ -82,11 +94,11 @@ def add_session_routes(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/sessions/{name}/fork",
         response_model=SessionObject,
-        openapi_extra=json_schema(NameRequest),
+        openapi_extra=json_schema(NameRequest, required=False),
     )
     async def fork(name: str, request: Request) -> Response:
         """A copy under another name, which goes its own way."""
-        body = await service.read(request, NameRequest)
+        body = await service.read(request, NameRequest, optional=True)
         new = _new_name(body)
         await run_in_threadpool(service.sessions.fork, name, new)
         return json_response(await run_in_threadpool(_shown, service.sessions, new))
@@ -94,8 +106,7 @@ def add_session_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/sessions/{name}/adapt", response_model=SessionObject)
     async def adapt(name: str, request: Request) -> Response:
         """From here on it learns from what it reads and says. Takes no body, or an empty object."""
-        if await request.body():
-            await service.read(request, NoFields)
+        await service.read(request, NoFields, optional=True)
         await run_in_threadpool(service.sessions.adapt, name)
         return json_response(await run_in_threadpool(_shown, service.sessions, name))
 

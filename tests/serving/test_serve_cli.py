@@ -52,6 +52,7 @@ def test_a_port_in_use_is_an_error_before_anything_is_loaded(capsys):
         (["--mesh.tensor", "2", "--load-adapters"], "--load-adapters with --mesh.tensor"),
         (["--mesh.tensor", "2", "--speculate", "ngram"], "--speculate with --mesh.tensor"),
         (["--mesh.tensor", "2", "--quantize", "int8"], "--quantize with --mesh.tensor"),
+        (["--open-metrics"], "--open-metrics has no effect without keys"),
         (["--max-adapters", "2"], "--max-adapters has no effect without --adapters"),
         (["--adapter-rank", "2"], "--adapter-rank has no effect without --adapters"),
         (["--speculate", "draft"], "--speculate draft and --draft PATH need each other"),

@@ -88,5 +88,11 @@ def test_mistakes(asking, path):
 
 
 def test_off_unless_the_server_was_told_to(asking, path):
-    body = {"lora_name": "poems", "lora_path": path}
-    assert asking(False)("POST", "/v1/load_lora_adapter", json=body).status_code == 404
+    for route, body in (
+        ("load", {"lora_name": "poems", "lora_path": path}),
+        ("load", {}),
+        ("unload", {"lora_name": "poems"}),
+    ):
+        answer = asking(False)("POST", f"/v1/{route}_lora_adapter", json=body)
+        assert answer.status_code == 403
+        assert "--load-adapters" in answer.json()["error"]["message"]

@@ -98,6 +98,6 @@ def test_a_server_where_none_may(griffin, tmp_path, running_thread, running_serv
         app = create_app(thread, model_name="griffin", options=ServerOptions(sessions=tmp_path))
         with running_server(app) as url, httpx.Client(base_url=url, timeout=60) as client:
             answer = client.post("/v1/sessions", json={"name": "a", "adapt": True})
-            assert error(answer) == (400, "invalid_value", "session")
+            assert error(answer) == (400, "invalid_value", "adapt")
             assert "--adapting" in answer.json()["error"]["message"]
             assert client.get("/v1/sessions").json()["data"] == []

@@ -100,7 +100,12 @@ def test_a_schema(client):
 def test_what_is_refused(url):
     for fields, param in (
         ({"input": [{"type": "reasoning"}]}, "input.0.type"),
-        ({"input": [{"role": 5, "content": "a"}]}, "input"),
+        ({"input": [{"role": 5, "content": "a"}]}, "input.0.role"),
+        ({"input": [{"role": "user", "content": "a"}, {"role": "user", "content": 7}],
+          "instructions": "Be brief."}, "input.1.content"),
+        ({"input": [{"type": "function_call", "name": "go", "arguments": "{}", "call_id": "1"},
+                    {"type": "function_call", "name": "go", "arguments": "{}", "call_id": "2"},
+                    {"type": "function_call_output", "call_id": "1", "output": 7}]}, "input.2"),
         ({"input": "a", "max_output_tokens": 2, "min_tokens": 3}, None),
         ({"input": "a", "text": {"format": {"type": "json_schema", "schema": {"type": 5}}}},
          "text.format.schema"),

@@ -39,7 +39,7 @@ def test_from_the_first_to_the_last(client):
     assert shown["bytes"] > created["bytes"]
     forked = client.post("/v1/sessions/a/fork", json={"name": "b"}).json()
     assert (forked["id"], forked["tokens"]) == ("b", 9)
-    unnamed = client.post("/v1/sessions", json={}).json()["id"]
+    unnamed = client.post("/v1/sessions").json()["id"]  # nor a body
     listed = client.get("/v1/sessions").json()
     assert listed["object"] == "list"
     assert [session["id"] for session in listed["data"]] == ["a", "b", unnamed]
@@ -53,7 +53,8 @@ def test_what_is_refused(client):
         (client.post("/v1/sessions", json={"name": "a"}), (409, "session_exists", "name")),
         (client.post("/v1/sessions", json={"name": "../a"}), (400, "invalid_value", "name")),
         (client.post("/v1/sessions/a/fork", json={"name": "a"}), (409, "session_exists", "name")),
-        (client.post("/v1/sessions/b/fork", json={}), (404, "session_not_found", "session")),
+        (client.post("/v1/sessions/b/fork"), (404, "session_not_found", "session")),
+        (client.post("/v1/sessions", content="a"), (400, "invalid_value", None)),
         (client.delete("/v1/sessions/b"), (404, "session_not_found", "session")),
         (client.get("/v1/sessions/.hidden"), (400, "invalid_value", "session")),
     ):
