@@ -173,7 +173,7 @@ class OnlineAdapter:
         """The adapter that `save` wrote, which goes on as it would have.
 
         Raises UserError: there is none, it is damaged, of another model or tokenizer, or was saved
-        with a `tx` and is loaded without.
+        with a `tx` and is loaded without, or with another.
         """
         header, arrays = adapter_file.read(Path(path), lm)
         if header["has_tx"] != (tx is not None):
@@ -192,7 +192,10 @@ class OnlineAdapter:
             tx=tx,
             replay_text=replay_text,
         )
-        adapter._learner.restore(adapter_file.within(arrays, "learner."))
+        try:
+            adapter._learner.restore(adapter_file.within(arrays, "learner."))
+        except UserError as error:
+            raise UserError(f"{path} cannot be gone on with: {error}") from None
         if adapter._replay is not None:
             adapter._replay.restore(adapter_file.within(arrays, "replay."))
         adapter._ids = arrays["ids"]

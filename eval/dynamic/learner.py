@@ -32,7 +32,7 @@ class Learner:
     tx: any transformation of optax, in place of choices.optimizer.algorithm.
     mesh: streams are divided over its devices; S is then a multiple of their number.
     Raises UserError: choices that do not fit the model; statistics that are missing, or another
-    model's.
+    model's; a tx that is none.
     """
 
     def __init__(
@@ -45,6 +45,8 @@ class Learner:
         count: int = 1,
         mesh: Mesh | None = None,
     ):
+        if tx is not None and not isinstance(tx, optax.GradientTransformation):
+            raise UserError(f"tx={tx!r}: expected a transformation such as optax.lion(1e-5)")
         if tx is not None and not choices.learns:
             raise UserError("an optimizer has no effect with optimizer.algorithm=none")
         check_lengths(lm, choices)
@@ -112,11 +114,15 @@ class Learner:
         return {name: np.asarray(x) for name, x in leaves(jax.device_get(self.streams)).items()}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """The streams that `arrays` was taken of. Raises KeyError: it is of other choices."""
+        """The streams that `arrays` was taken of. Raises UserError: it is of another optimizer."""
         self.begin(len(arrays["version"]))
-        names = list(leaves(self.streams))
+        fresh = leaves(self.streams)
+        if {name: x.shape for name, x in fresh.items()} != {
+            name: x.shape for name, x in arrays.items()
+        }:
+            raise UserError("its arrays are of another optimizer than this one")
         tree = jax.tree.structure(self.streams)
-        self.streams = self._placed(jax.tree.unflatten(tree, [arrays[name] for name in names]))
+        self.streams = self._placed(jax.tree.unflatten(tree, [arrays[name] for name in fresh]))
 
     def _placed(self, tree: Any) -> Any:
         return step.placed(self.mesh, tree)

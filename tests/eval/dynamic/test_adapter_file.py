@@ -87,3 +87,5 @@ def test_an_optimizer_of_its_own_is_named_again(tmp_path):
     with pytest.raises(UserError, match="saved with a tx of its own: load it with the same"):
         OnlineAdapter.load(tmp_path / "a", language_model())
     OnlineAdapter.load(tmp_path / "a", language_model(), tx=tx)
+    with pytest.raises(UserError, match=r"a cannot be gone on with: .* of another optimizer"):
+        OnlineAdapter.load(tmp_path / "a", language_model(), tx=optax.lion(1e-3))

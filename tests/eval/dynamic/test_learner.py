@@ -61,3 +61,5 @@ def test_with_gradient_statistics():
         Learner(language_model(), choices)
     with pytest.raises(UserError, match="has no effect"):
         Learner(language_model(), PLAIN.static(), tx=optax.sgd(0.3))
+    with pytest.raises(UserError, match="tx='lion': expected a transformation"):
+        Learner(language_model(), PLAIN, tx="lion")  # type: ignore[arg-type]
