@@ -35,6 +35,7 @@ UNTESTED = {  # source files without a test file of their name, and why
     "training/bench/share_bench.py": MEASURES,
     "training/recipes/memory/scan_bench.py": MEASURES,
     "training/recipes/plasticity/speed_bench.py": MEASURES,
+    "training/recipes/rl/speed_bench.py": MEASURES,
 }
 SUITES = {  # one suite holds every implementation of an operation to its reference
     "kernels/linear_scan": "tests/kernels/test_linear_scan.py",
