@@ -95,8 +95,8 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, str]:
         words["compilation included"] = f"{np.median(whole):,.0f}"
     last = np.array([np.mean(run["returns"]) for run in runs if run["returns"]])
     if len(last) > 1:
-        over = t_interval(last)
-        words["last returns"] = f"{over.mean:.1f} ({over.low:.1f} to {over.high:.1f})"
+        mean = t_interval(last)
+        words["last returns"] = f"{mean.mean:.1f} ({mean.low:.1f} to {mean.high:.1f})"
     return words
 
 
