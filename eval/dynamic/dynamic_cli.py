@@ -135,7 +135,7 @@ def evaluate(arguments: DynamicArguments) -> dict[str, Any]:
     """The content of result.json, new or from where it stopped."""
     from eval.documents import SourceDocuments
     from eval.dynamic.learner import Learner
-    from eval.dynamic.retention import Retention
+    from eval.dynamic.retained import Retention
     from eval.dynamic.stream import Evaluation
     from eval.dynamic.summary import summary
 

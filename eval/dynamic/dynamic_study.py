@@ -141,7 +141,7 @@ def study(arguments: StudyArguments) -> dict[str, Any]:
     if len(arguments.domains) < 2 or any("=" not in domain for domain in arguments.domains):
         raise UserError("--domains: expected NAME=SOURCE of two domains or more")
     from eval.documents import SourceDocuments
-    from eval.dynamic.retention import Retention
+    from eval.dynamic.retained import Retention
     from eval.dynamic.study_cells import DynamicCells, Subject, cut_domain
     from eval.options import ModelOptions, identity
     from eval.results import open_results

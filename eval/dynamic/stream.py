@@ -21,7 +21,7 @@ from eval.dynamic.config import DynamicConfig
 from eval.dynamic.feed import Fed, Feed
 from eval.dynamic.learner import Learner, LossNotFinite
 from eval.dynamic.replay import make_replay
-from eval.dynamic.retention import Retained, Retention
+from eval.dynamic.retained import Retained, Retention
 from eval.dynamic.statistics import Statistics
 from eval.dynamic.step import Scored
 from eval.perplexity import Score, check_texts

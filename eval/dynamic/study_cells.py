@@ -20,7 +20,7 @@ from eval.documents import Documents, InMemory
 from eval.dynamic.config import DynamicConfig
 from eval.dynamic.flops import adapted_parameters, flops_per_token
 from eval.dynamic.learner import Learner, LossNotFinite
-from eval.dynamic.retention import Retention
+from eval.dynamic.retained import Retention
 from eval.dynamic.statistics import Statistics, gradient_statistics
 from eval.dynamic.stream import DynamicScores, Evaluation
 from eval.dynamic.summary import by_position

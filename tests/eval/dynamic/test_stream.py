@@ -10,7 +10,7 @@ from eval.documents import InMemory
 from eval.dynamic import stream
 from eval.dynamic.config import OptimizerConfig
 from eval.dynamic.learner import Learner, LossNotFinite
-from eval.dynamic.retention import Retention
+from eval.dynamic.retained import Retention
 from eval.dynamic.stream import Evaluation, dynamic_evaluation
 from eval.results import open_results
 from recurrentgemma.errors import UserError

@@ -8,7 +8,7 @@ import pytest
 
 from eval.documents import InMemory
 from eval.dynamic import study_cells
-from eval.dynamic.retention import Retention
+from eval.dynamic.retained import Retention
 from eval.dynamic.stream import dynamic_evaluation
 from eval.dynamic.study_cells import FACTOR, DynamicCells, Subject, cut_domain, with_rate
 from recurrentgemma.errors import UserError

@@ -8,7 +8,7 @@ import pytest
 
 from eval.dynamic.config import DynamicConfig
 from eval.dynamic.flops import flops_per_token
-from eval.dynamic.retention import Retention
+from eval.dynamic.retained import Retention
 from eval.dynamic.stream import dynamic_evaluation
 from eval.dynamic.summary import summary
 from tests.eval.dynamic.small import CONFIG, PLAIN, documents, language_model

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `griffin recipe forgetting` runs."""
+
+from training.recipes.forgetting.apple_study import APPLES_STUDY
+from training.recipes.forgetting.mdp import MDP
+
+EXPERIMENTS = (MDP, APPLES_STUDY)
