@@ -219,9 +219,10 @@ def serve(arguments: ServeArguments) -> int:
                 proposer=_proposer(arguments, lm),
                 least_tokens=arguments.speculate_least or None,
             )
-            for name, path in named_paths(arguments.adapters).items():
-                assert engine.adapters is not None
-                engine.adapters.load(name, path)
+            if engine.adapters is not None:
+                engine.adapters.keep(PLACES_EACH * arguments.adapting)
+                for name, path in named_paths(arguments.adapters).items():
+                    engine.adapters.load(name, path)
             engine.warm_up()
             if arguments.adapting:
                 warm_up_adaptation(lm, arguments.dynamic)
