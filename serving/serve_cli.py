@@ -6,6 +6,7 @@ The port is taken first, so that one in use is known before minutes of loading, 
 """
 
 import dataclasses
+import math
 import os
 import re
 import signal
@@ -160,7 +161,7 @@ def serve(arguments: ServeArguments) -> int:
     least_of |= {"max_prompt": 1, "max_body": 1, "timeout": 0, "max_open": 1, "drain": 0}
     for option, least in least_of.items():
         given = getattr(arguments, option)
-        if given < least:
+        if not least <= given < math.inf:  # nor is it nan
             name = option.replace("_", "-")
             raise UserError(f"--{name} {given}: expected {least} or more")
     named_paths(arguments.adapters)
@@ -219,9 +220,10 @@ def serve(arguments: ServeArguments) -> int:
                 proposer=_proposer(arguments, lm),
                 least_tokens=arguments.speculate_least or None,
             )
-            for name, path in named_paths(arguments.adapters).items():
-                assert engine.adapters is not None
-                engine.adapters.load(name, path)
+            if engine.adapters is not None:
+                engine.adapters.keep(PLACES_EACH * arguments.adapting)
+                for name, path in named_paths(arguments.adapters).items():
+                    engine.adapters.load(name, path)
             engine.warm_up()
             if arguments.adapting:
                 warm_up_adaptation(lm, arguments.dynamic)

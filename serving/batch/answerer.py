@@ -115,6 +115,8 @@ class Answerer:
         if body.stream:
             message = "an answer in a file is no stream: leave 'stream' out"
             raise RequestError(400, message, param="stream", code="invalid_value")
+        if body.session is not None:
+            raise UserError("a batch keeps no sessions: leave 'session' out", field="session")
         adapters = self._engine.adapters
         if body.model == self._model:
             return body.model_copy(update={"model": None})  # the base, and no adapter

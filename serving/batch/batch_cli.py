@@ -4,6 +4,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -87,7 +88,7 @@ def run(arguments: BatchArguments) -> int:
     from serving.batch.lines import Requests
 
     for option, least in {"slots": 1, "prompts": 1, "cache": 0, "max_prompt": 1}.items():
-        if getattr(arguments, option) < least:
+        if not least <= getattr(arguments, option) < math.inf:  # nor is it nan
             name = option.replace("_", "-")
             raise UserError(f"--{name} {getattr(arguments, option)}: expected {least} or more")
     _check_ray(arguments)

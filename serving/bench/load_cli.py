@@ -107,10 +107,10 @@ def run(arguments: LoadArguments) -> int:
 def _workload(arguments: LoadArguments) -> Workload:
     least: dict[str, float] = {"requests": 1, "warmup": 0, "temperature": 0}
     for option, bound in least.items():
-        if getattr(arguments, option) < bound:
+        if not getattr(arguments, option) >= bound:
             raise UserError(f"--{option} {getattr(arguments, option)}: expected {bound} or more")
     for option in ("clients", "rate"):
-        if any(value <= 0 for value in getattr(arguments, option)):
+        if not all(value > 0 for value in getattr(arguments, option)):  # nor is one nan
             raise UserError(f"--{option} {getattr(arguments, option)}: expected more than 0")
     if arguments.serve and _is_url(arguments.server):
         raise UserError("--serve has options of a griffin serve, and a URL is one that runs")

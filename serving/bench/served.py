@@ -15,6 +15,7 @@ from recurrentgemma.errors import UserError
 
 _AT = re.compile(r"serving at (https?://\S+)")
 _ENDS_IN_S = 20.0
+_BOX = "╭╮╰╯│─"  # around what tyro answers to an option that it does not know
 SERVE = (sys.executable, "-m", "griffin_lm", "serve")
 
 
@@ -61,7 +62,11 @@ def _wait(output: IO[str]) -> str:
         if at := _AT.search(line):
             threading.Thread(target=_drain, args=(output,), daemon=True).start()
             return at[1]
-    last = lines[-1].strip().removeprefix("error: ") if lines else "it said nothing"
+    words = [line.strip(_BOX + " \n") for line in lines]
+    words = [line for line in words if line] or ["without a word"]
+    last = words[-1].removeprefix("error: ")
+    if lines and lines[-1].startswith(_BOX[2]):
+        last = " ".join(words)
     raise UserError(f"griffin serve did not start: {last}")
 
 

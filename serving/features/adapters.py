@@ -66,6 +66,12 @@ class Adapters:
         self._lock = threading.Lock()
         self._named: dict[str, ServedAdapter] = {}
         self._free = list(reversed(range(bank.count)))
+        self._kept = 0
+        self._by_name: weakref.WeakSet[ServedAdapter] = weakref.WeakSet()  # and still held
+
+    def keep(self, places: int) -> None:
+        """So many of the bank's places are for `place`, and no adapter with a name gets them."""
+        self._kept = places
 
     @property
     def names(self) -> list[str]:
@@ -94,24 +100,20 @@ class Adapters:
     ) -> ServedAdapter:
         """An adapter by canonical names. Raises UserError: there is one of this name, it does not
         fit, is not finite, or every place is taken."""
-        self._check_name(name)
-        adapter = self.place(name, flat, scale=scale, path=path)
+        self._check(flat)
         with self._lock:
             self._check_name(name)
+            self._check_unkept()
+            adapter = self._take_place(name, flat, scale, path)
             self._named[name] = adapter
+            self._by_name.add(adapter)
         return adapter
 
-    def place(
-        self, name: str, flat: Mapping[str, Any], *, scale: float, path: str = ""
-    ) -> ServedAdapter:
+    def place(self, name: str, flat: Mapping[str, Any], *, scale: float) -> ServedAdapter:
         """As `add`, for whoever holds what is returned: no request can choose it by name."""
-        self.bank.check(flat)
-        if not all(np.isfinite(array).all() for array in flat.values()):
-            raise UserError("the adapters are not finite: they would spoil every answer")
+        self._check(flat)
         with self._lock:
-            adapter = self._take_place(name, version_of(flat, scale), path)
-            self.bank.put(adapter.place, flat, scale=scale)
-        return adapter
+            return self._take_place(name, flat, scale)
 
     def drop(self, name: str) -> None:
         """No new request can have it. Raises NoSuchAdapter."""
@@ -119,18 +121,38 @@ class Adapters:
             self.get(name)
             del self._named[name]
 
-    def _take_place(self, name: str, version: str, path: str) -> ServedAdapter:
+    def _check(self, flat: Mapping[str, Any]) -> None:
+        self.bank.check(flat)
+        if not all(np.isfinite(array).all() for array in flat.values()):
+            raise UserError("the adapters are not finite: they would spoil every answer")
+
+    def _take_place(
+        self, name: str, flat: Mapping[str, Any], scale: float, path: str = ""
+    ) -> ServedAdapter:
         if not self._free:
             gc.collect()  # what holds one in a circle
         if not self._free:
-            raise UserError(
-                f"all {self.bank.count} places for adapters are taken: drop one that is not "
-                "needed, or have the server started with more --max-adapters"
-            )
+            raise self._no_place()
         place = self._free.pop()
-        adapter = ServedAdapter(name=name, version=version, place=place, path=path)
+        adapter = ServedAdapter(name=name, version=version_of(flat, scale), place=place, path=path)
         weakref.finalize(adapter, self._free.append, place).atexit = False
+        self.bank.put(place, flat, scale=scale)
         return adapter
+
+    def _check_unkept(self) -> None:
+        """Raises UserError: those with a name, and those dropped that somebody still holds, have
+        all places but the kept ones."""
+        most = self.bank.count - self._kept
+        if len(self._by_name) >= most:
+            gc.collect()
+        if len(self._by_name) >= most:
+            raise self._no_place()
+
+    def _no_place(self) -> UserError:
+        return UserError(
+            f"all {self.bank.count - self._kept} places for adapters are taken: drop one that is "
+            "not needed, or have the server started with more --max-adapters"
+        )
 
     def _check_name(self, name: str) -> None:
         if not 0 < len(name) <= MAX_NAME:

@@ -46,6 +46,8 @@ def test_a_port_in_use_is_an_error_before_anything_is_loaded(capsys):
         (["--max-prompt", "0"], "--max-prompt 0: expected 1 or more"),
         (["--drain", "-1"], "--drain -1.0: expected 0 or more"),
         (["--max-open", "0"], "--max-open 0: expected 1 or more"),
+        (["--cache", "nan"], "--cache nan: expected 0 or more"),
+        (["--timeout", "inf"], "--timeout inf: expected 0 or more"),
         (["--adapting", "-1"], "--adapting -1: expected 0 or more"),
         (["--adapting", "1"], "--adapting N needs --sessions DIR"),
         (["--mesh.tensor", "2", "--adapters", "a=p"], "--adapters with --mesh.tensor"),

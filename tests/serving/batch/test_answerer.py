@@ -56,6 +56,7 @@ def test_completions_and_chats(griffin):
         ({"prompt": ""}, 400, "prompt"),
         ({"prompt": "a", "tempreature": 1}, 400, "tempreature"),
         ({"prompt": "a", "stream": True}, 400, "stream"),
+        ({"prompt": "a", "session": "x"}, 400, "session"),
         ({"prompt": "a", "model": "gpt"}, 404, "model"),
         ({"prompt": [999]}, 400, "prompt"),
         ({"prompt": "\ud800"}, 400, "prompt"),

@@ -75,6 +75,7 @@ def test_ctrl_c_and_on(batch, griffin, monkeypatch, tmp_path, capsys):
     [
         (["--slots", "0"], "--slots 0: expected 1 or more"),
         (["--max-prompt", "0"], "--max-prompt 0"),
+        (["--cache", "nan"], "--cache nan: expected 0 or more"),
         (["--errors", "out.jsonl"], "three different files"),
     ],
 )

@@ -40,6 +40,7 @@ def test_errors_are_counted_and_told(url, capsys, tmp_path):
     ("options", "message"),
     [
         (["--clients", "0"], "--clients .*more than 0"),
+        (["--rate", "nan"], "--rate .*more than 0"),
         (["--requests", "0"], "--requests 0: expected 1 or more"),
         (["--prompt", "x"], "--prompt 'x'"),
         (["--serve=--slots 3"], "--serve has options"),

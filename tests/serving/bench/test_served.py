@@ -33,6 +33,14 @@ def test_a_server_lives_as_long_as_the_block(monkeypatch, tmp_path):
     assert server.memory_bytes() is None
 
 
+def test_an_option_that_the_server_does_not_know():
+    with (
+        pytest.raises(UserError, match=r"did not start: Unrecognized options.*--no-such"),
+        served("runs/x", ["--no-such", "1"]),
+    ):
+        pass
+
+
 def test_a_server_that_does_not_start(monkeypatch):
     code = "import sys; print('loading'); sys.exit(f'error: no model {sys.argv[1]}')"
     monkeypatch.setattr(module, "SERVE", (sys.executable, "-c", code))

@@ -186,6 +186,22 @@ def test_refusals(engine):
         adapters.add("b", flat | _nan(flat), scale=1)
 
 
+def test_adapters_with_a_name_leave_the_kept_places(engine):
+    flat = adapter(engine, 3)
+    adapters = Adapters(AdapterBank(engine.lm.model, engine.adapters.bank.layers, count=3, rank=8))
+    adapters.keep(2)
+    held = adapters.add("a", flat, scale=1)
+    with pytest.raises(UserError, match="all 1 places for adapters are taken"):
+        adapters.add("b", flat, scale=1)
+    learned = [adapters.place("session x", flat, scale=1) for _ in range(2)]
+    assert len({held.place, *(one.place for one in learned)}) == 3
+    adapters.drop("a")
+    with pytest.raises(UserError, match="all 1 places for adapters are taken"):
+        adapters.add("b", flat, scale=1)  # somebody holds what was dropped
+    del held
+    adapters.add("b", flat, scale=1)
+
+
 def test_a_sessions_state_is_the_bases(engine):
     engine.adapters.add("x", adapter(engine, 3), scale=SCALE)
     before = START._replace(state=engine._programs.empty, unread=(1,))
