@@ -54,6 +54,8 @@ class CurvatureOptions:
     """Of Lanczos; 0: no spectrum."""
     vectors: int = 1
     """Random directions that it begins with."""
+    rows: int = 8
+    """Rows of --data whose mean loss it is of, at most."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,8 @@ class DiagnosticsArguments:
     data: Sources
     """Documents, in the syntax of `griffin data`, of which the first tokens are read."""
     tokens: int = 16384
-    """How many; a rank needs as many as the model's width, and better twice that."""
+    """How many, rounded up to whole rows; a rank needs as many as the model's width, and better
+    twice that."""
     sequence_length: int = 512
     """Tokens in a row, which is read from an empty state."""
     batch_size: int = 8
@@ -71,7 +74,7 @@ class DiagnosticsArguments:
     layers: Annotated[tuple[int, ...], tyro.conf.arg(metavar="LAYER...")] = ()
     """Only of these, from 0 on; by default all."""
     gradients: int = 16
-    """Rows whose gradients are compared, of the last block; 0: none."""
+    """Rows whose gradients are compared, at most, of the last block; 0: none."""
     probe: ProbeOptions = dataclasses.field(default_factory=ProbeOptions)
     curvature: CurvatureOptions = dataclasses.field(default_factory=CurvatureOptions)
     model: Model = dataclasses.field(default_factory=ModelOptions)
@@ -97,17 +100,16 @@ def check(arguments: DiagnosticsArguments) -> None:
         raise UserError(f"--gradients {arguments.gradients}: expected 0, or at least 2 to compare")
     if probe.steps < 0 or curvature.iterations < 0:
         raise UserError("--probe.steps and --curvature.iterations: expected 0 or more")
-    if min(probe.rows, probe.length, probe.batch_size, curvature.vectors) < 1:
-        raise UserError(
-            "--probe.rows, --probe.length, --probe.batch-size and --curvature.vectors: expected at "
-            "least 1"
-        )
+    if min(probe.rows, probe.length, probe.batch_size) < 1:
+        raise UserError("--probe.rows, --probe.length and --probe.batch-size: expected at least 1")
+    if min(curvature.vectors, curvature.rows) < 1:
+        raise UserError("--curvature.vectors and --curvature.rows: expected at least 1")
     if not probe.learning_rate >= 0 or math.isinf(probe.learning_rate):
         raise UserError(f"--probe.learning-rate {probe.learning_rate}: expected 0 or more")
     if not probe.steps and probe != dataclasses.replace(ProbeOptions(), steps=0):
         raise UserError("--probe options have no effect with --probe.steps 0")
     if not curvature.iterations and curvature != CurvatureOptions():
-        raise UserError("--curvature.vectors has no effect without --curvature.iterations")
+        raise UserError("--curvature options have no effect without --curvature.iterations")
 
 
 def evaluate(arguments: DiagnosticsArguments) -> dict[str, Any]:

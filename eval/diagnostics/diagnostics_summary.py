@@ -13,9 +13,10 @@ from recurrentgemma.config import GriffinConfig
 RANKS = ("pca_rank", "effective_rank", "srank", "feature_rank", "numerical_rank", "norm")
 UNITS = ("dead_units", "near_dead_units", "near_dead_energy", "dormant_units")
 GATES = ("open_gates", "closed_gates", "linearised_gates", "gate_std", "gate_norm", "up_norm")
-RG_LRU = (
-    *("decay", "slow_decays", "fast_decays", "recurrence_gate_std", "recurrence_gate_saturated"),
-    *("input_gate_std", "input_gate_saturated", "open_branches", "closed_branches"),
+DECAYS = ("decay", "slow_decays", "fast_decays", "open_branches", "closed_branches")
+RG_LRU_GATES = (
+    *("recurrence_gate_std", "recurrence_gate_saturated"),
+    *("input_gate_std", "input_gate_saturated"),
 )
 FLOOR = 1e-6  # of a plotted density, times its highest point
 
@@ -38,7 +39,8 @@ def summary(
             (f"Ranks of what blocks give (width {config.width})", RANKS),
             ("MLP units, as shares", UNITS),
             ("MLP gates", GATES),
-            ("Recurrent blocks", RG_LRU),
+            ("Recurrent blocks, decays and branches", DECAYS),
+            ("Recurrent blocks, gates of the RG-LRU", RG_LRU_GATES),
         )
     ]
     drawn: dict[str, Any] = {

@@ -41,7 +41,7 @@ class Measuring:
     """One model on the first rows of documents (`data`, and perhaps `probe`).
 
     Raises UserError: fewer tokens than a rank needs, a layer that is not there, rows longer than
-    global attention holds, no two rows for the probe.
+    global attention holds, no two rows for the probe or whose gradients could be compared.
     """
 
     def __init__(
@@ -65,6 +65,14 @@ class Measuring:
             check_rows(real, config.width)
         except UserError as error:
             raise UserError(f"--tokens {arguments.tokens}, of --data {real:,}: {error}") from None
+        count = self._rows.tokens_BT.shape[0]
+        self._compared = min(arguments.gradients, count)
+        if self._compared == 1:
+            raise UserError(
+                f"--gradients {arguments.gradients}: --data gives 1 row of {length} tokens, and "
+                "gradients are compared in pairs; give more --tokens, a shorter --sequence-length, "
+                "or --gradients 0"
+            )
         self.optimizer = optimizer_of(arguments.path, arguments.probe.learning_rate)
         self._probed = self._scored = self._rows
         if arguments.probe.steps:
@@ -81,35 +89,44 @@ class Measuring:
 
     def _read(self) -> dict[str, Any]:
         arguments, config = self._arguments, self._lm.config
-        batch_size, parts = arguments.batch_size, 1
-        if self._mesh is not None:
-            parts = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+        mesh, batch_size, parts = self._mesh, arguments.batch_size, 1
+        if mesh is not None:
+            parts = mesh.shape["data"] * mesh.shape["fsdp"]
             batch_size = -(-batch_size // parts) * parts
-        batches = cut(self._rows, batch_size)
-        rows = min(-(-arguments.gradients // parts), batch_size // parts)
-        read = jax.jit(panel.reader(self._graphdef, mesh=self._mesh, rows=0), donate_argnums=2)
-        first = jax.jit(panel.reader(self._graphdef, mesh=self._mesh, rows=rows))
+        rows = -(-self._compared // parts)  # of each device
+        batches = cut(self._rows, batch_size, first=rows * parts)
+        sizes = [batch.tokens_BT.size for batch in batches]
+        read = jax.jit(panel.reader(self._graphdef, mesh=mesh, rows=0), donate_argnums=2)
+        first = jax.jit(panel.reader(self._graphdef, mesh=mesh, rows=rows))
         moments, products_RR = no_moments(config), None
-        with progress_bar("reading", len(batches) * batch_size * arguments.sequence_length) as bar:
+        with progress_bar("reading", sum(sizes)) as bar:
             for number, batch in enumerate(batches):
-                if self._mesh is not None:
-                    batch = Batch(*place(self._mesh, BATCH, *batch))
+                if mesh is not None:
+                    batch = Batch(*place(mesh, BATCH, *batch))
                 if number == 0:
                     moments, products_RR = first(self._params, (), moments, batch)
                 else:
                     moments, _ = read(self._params, (), moments, batch)
-                bar.update((number + 1) * batch_size * arguments.sequence_length)
+                bar.update(sum(sizes[: number + 1]))
         layers = self.layers
         run = jax.jit(lambda moments: panel.of_moments(panel.chosen(moments, layers), layers))
         numbers = panel.as_numbers(run(moments))
         if products_RR is not None:
+            products_RR = products_RR[: self._compared, : self._compared]  # no rows of padding
             numbers |= panel.as_numbers(jax.jit(panel.of_gradients)(products_RR))
             numbers["gradients/rows"] = products_RR.shape[0]
         return {"tokens": int(moments.final.count), "numbers": numbers}
 
     def _weights(self) -> dict[str, Any]:
+        config = self._lm.config
         norms = jax.jit(panel.weight_norms)(self._params)
-        return {"numbers": panel.by_name(self._lm.config, "weight_norm", norms)}
+        left_out = tuple(
+            f"weight_norm/blocks.{layer}/"
+            for layer in range(config.num_layers)
+            if layer not in self.layers
+        )
+        named = panel.by_name(config, "weight_norm", norms).items()
+        return {"numbers": {n: value for n, value in named if not n.startswith(left_out)}}
 
     def _probe(self) -> dict[str, Any]:
         options, config = self._arguments.probe, self._lm.config
@@ -141,7 +158,7 @@ class Measuring:
     def _curvature(self) -> dict[str, Any]:
         options = self._arguments.curvature
         graphdef, params = self._on_one_device()
-        batch = cut(self._rows, self._arguments.batch_size)[0]
+        batch = cut(self._rows, options.rows)[0]
 
         @jax.jit
         def run(params: Any, batch: Batch) -> Any:
@@ -195,8 +212,12 @@ def check_length(config: GriffinConfig, option: str, length: int) -> None:
         )
 
 
-def cut(rows: Batch, batch_size: int) -> list[Batch]:
-    """Batches of that many rows; rows of padding fill the last one."""
+def cut(rows: Batch, batch_size: int, *, first: int = 0) -> list[Batch]:
+    """Batches of that many rows, before them one of `first` rows, if that is not 0; rows of padding
+    fill the first one and the last."""
+    if first:
+        head, others = Batch(*(x[:first] for x in rows)), Batch(*(x[first:] for x in rows))
+        return cut(head, first) + cut(others, batch_size)
     count = rows.tokens_BT.shape[0]
     fill = ((0, -count % batch_size), (0, 0))
     arrays = [

@@ -60,12 +60,14 @@ def reader(
 def chosen(moments: Moments, layers: Sequence[int]) -> Moments:
     """Of these layers alone.
 
-    Raises UserError: the model has no such layer.
+    Raises UserError: the model has no such layer, or it is named twice.
     """
     count = len(moments.layers)
-    for layer in layers:
+    for number, layer in enumerate(layers):
         if not 0 <= layer < count:
             raise UserError(f"layer {layer}: the model has layers 0 to {count - 1}")
+        if layer in layers[:number]:
+            raise UserError(f"layer {layer} is named twice: name it once")
     return moments._replace(layers=tuple(moments.layers[layer] for layer in layers))
 
 

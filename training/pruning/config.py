@@ -11,7 +11,8 @@ PenaltySchedule = Literal["one_cycle", "constant", "warm_up"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PruneConfig:
-    """Raises UserError: a field is out of range, or has no effect."""
+    """Units of the MLPs that go to zero while a model trains (docs/pruning.md). Raises UserError: a
+    field is out of range, or has no effect."""
 
     penalty: float = 0.0
     """Group lasso on each unit of the MLPs (its gate, up and down weights): a unit that no gradient

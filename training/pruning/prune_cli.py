@@ -4,15 +4,13 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from eval.options import ModelPath, Sources
 from eval.results import Table
-
-if TYPE_CHECKING:
-    pass
+from recurrentgemma.errors import UserError
 
 EXAMPLES = """Remove hidden units of the MLPs: a smaller and faster model.
 
@@ -75,6 +73,19 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def check(arguments: PruneArguments) -> None:
+    """Raises UserError: a number out of range, or an option without effect."""
+    if min(arguments.batch_size, arguments.chunk_length) < 1:
+        raise UserError("--batch-size and --chunk-length: expected at least 1")
+    if arguments.criterion != "variation" and arguments.keep is None:
+        raise UserError(
+            f"--criterion {arguments.criterion} has no effect without --keep: only units go then "
+            "of which nothing is missed"
+        )
+    if arguments.seed and arguments.criterion != "random":
+        raise UserError(f"--seed {arguments.seed} has no effect without --criterion random")
+
+
 def prune(arguments: PruneArguments) -> dict[str, Any]:
     """Write the smaller checkpoint; returns what --json prints."""
     from checkpoints import destination, store
@@ -86,11 +97,13 @@ def prune(arguments: PruneArguments) -> dict[str, Any]:
     from recurrentgemma.params import flat_params, from_flat_params
     from recurrentgemma.text.tokenizer import save_tokenizer
     from training.pruning.activity import unit_activity
-    from training.pruning.removal import choose_units, remove_units
+    from training.pruning.removal import choose_units, kept_width, remove_units
 
+    check(arguments)
     destination.require_free(arguments.out)
     lm = ModelOptions(dtype=arguments.dtype, config=arguments.config).load(arguments.path)
     assert lm.tokenizer is not None
+    kept_width(lm.config, keep=arguments.keep, multiple=arguments.multiple)
     vocab_size, sizes = lm.config.vocab_size, (arguments.batch_size, arguments.chunk_length)
     documents = SourceDocuments(arguments.data, lm.tokenizer, vocab_size=vocab_size)
     scored = documents

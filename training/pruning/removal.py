@@ -62,9 +62,7 @@ def choose_units(
 
     Raises UserError: a fraction, or a multiple, that leaves nothing or takes nothing.
     """
-    units = config.mlp_width
-    if multiple < 1:
-        raise UserError(f"multiple={multiple}: expected a whole number of at least 1")
+    units, width = config.mlp_width, kept_width(config, keep=keep, multiple=multiple)
     down_LF = np.stack(
         [
             np.asarray(_squares(flat[f"blocks.{layer}/mlp_block/ffw_down/weight"]))
@@ -72,7 +70,7 @@ def choose_units(
         ]
     )
     constant_LF = activity.constant_LF | (down_LF == 0)
-    if keep is None:
+    if width is None:
         most = int((~constant_LF).sum(1).max())
         width = max(1, -(-most // multiple)) * multiple
         if width >= units:
@@ -80,16 +78,6 @@ def choose_units(
                 f"nothing can be removed exactly: of {units} units a layer uses {most} on this "
                 f"text, and widths are multiples of {multiple}; say with --keep how much is to "
                 "stay, or train with --prune.penalty first"
-            )
-    else:
-        if not 0 < keep < 1:
-            raise UserError(f"keep={keep!r}: expected a fraction between 0 and 1, such as 0.5")
-        width = round(keep * units / multiple) * multiple
-        if not 0 < width < units:
-            raise UserError(
-                f"keep={keep} of {units} units is {width} in multiples of {multiple}, which "
-                f"{'leaves nothing' if width < 1 else 'removes nothing'}; give another --keep or "
-                "a lower --multiple"
             )
     if criterion == "variation":
         score_LF = activity.variance_LF * down_LF
@@ -102,6 +90,28 @@ def choose_units(
     keep_LF = np.zeros(constant_LF.shape, bool)
     np.put_along_axis(keep_LF, order_LF[:, :width], True, 1)
     return Removal(width, keep_LF, constant_LF)
+
+
+def kept_width(config: GriffinConfig, *, keep: float | None, multiple: int) -> int | None:
+    """How many units of a layer stay, if a fraction says so: before any text is read.
+
+    Raises UserError: a fraction, or a multiple, that leaves nothing or takes nothing.
+    """
+    units = config.mlp_width
+    if multiple < 1:
+        raise UserError(f"multiple={multiple}: expected a whole number of at least 1")
+    if keep is None:
+        return None
+    if not 0 < keep < 1:
+        raise UserError(f"keep={keep!r}: expected a fraction between 0 and 1, such as 0.5")
+    width = round(keep * units / multiple) * multiple
+    if not 0 < width < units:
+        raise UserError(
+            f"keep={keep} of {units} units is {width} in multiples of {multiple}, which "
+            f"{'leaves nothing' if width < 1 else 'removes nothing'}; give another --keep or "
+            "a lower --multiple"
+        )
+    return width
 
 
 def remove_units(

@@ -105,10 +105,25 @@ def test_chosen_layers_another_domain_and_a_runs_own_optimizer(
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert "blocks.1/pca_rank" in result
     assert "final/pca_rank" in result
-    assert not any(name.startswith(("blocks.0/", "gradients/")) for name in result)
+    assert "weight_norm/blocks.1/mlp_block/ffw_up/weight" in result
+    assert not any("blocks.0/" in name or name.startswith("gradients/") for name in result)
     assert result["probe"]["loss"] > 0
     optimizer = read_result(tmp_path / "out")["settings"]["probe"]
     assert (optimizer["learning_rate"], optimizer["beta2"], optimizer["beta1"]) == (0.25, 0.5, 0.9)
+
+
+def test_no_number_depends_on_the_batch_size_or_on_padding(folder: Path, capsys):
+    """16 rows are asked for, 8 are there; three devices fill them up to 9."""
+
+    def gradients(*more: str) -> dict[str, float]:
+        assert main(arguments(folder, "--probe.steps", "0", "--json", *more)) == 0
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return {name: value for name, value in result.items() if name.startswith("gradients/")}
+
+    numbers = gradients("--gradients", "16", "--batch-size", "2")
+    assert numbers["gradients/rows"] == 8
+    more = ("--gradients", "8", "--batch-size", "16", "--devices", "3")
+    assert gradients(*more) == pytest.approx(numbers, rel=1e-3)
 
 
 def test_what_a_user_got_wrong(folder: Path, tmp_path: Path, capsys):
@@ -127,12 +142,18 @@ def test_what_a_user_got_wrong(folder: Path, tmp_path: Path, capsys):
         ([run, *data, "--tokens", "8", "--sequence-length", "8"], r"--tokens 8, .*rank of 16"),
         ([run, *data, "--layers", "0", "7"], r"layer 7: the model has layers 0 to"),
         ([run, *data, "--layers", "-1"], r"layer -1"),
+        ([run, *data, "--layers", "1", "0", "1"], r"layer 1 is named twice"),
         ([str(tmp_path / "chat.session"), *data], "session"),
         ([str(tmp_path / "torch"), *data], "model.safetensors"),
         ([str(tmp_path / "global"), *data], r"--sequence-length 512.*context_length=64"),
-        ([run, *data, "--probe.length", "999", "--probe.data", *data[1:]], "1 row of 999 tokens"),
+        (
+            [run, *data, "--probe.length", "999", "--gradients", "0", "--probe.data", *data[1:]],
+            "1 row of 999 tokens",
+        ),
         ([run, *data, "--probe.steps", "0", "--probe.rows", "3"], "no effect with --probe.steps 0"),
         ([run, *data, "--curvature.vectors", "3"], "no effect without --curvature.iterations"),
+        ([run, *data, "--curvature.rows", "0"], "--curvature.rows: expected at least 1"),
+        ([run, *data, "--tokens", "32", "--sequence-length", "32"], "1 row of 32 tokens"),
         ([run, *data, "--gradients", "1"], "at least 2 to compare"),
         ([run, *data, "--sequence-length", "0"], "expected at least 1"),
     ):

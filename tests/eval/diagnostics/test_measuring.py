@@ -23,6 +23,10 @@ def test_rows_are_cut_into_batches_and_filled_with_padding():
     assert np.asarray(batches[2].positions_BT).tolist() == [[0, 0], [-1, -1]]
     assert np.asarray(batches[2].weights_BT).tolist() == [[1, 1], [0, 0]]
     assert np.asarray(batches[1].tokens_BT).tolist() == [[5, 6], [7, 8]]
+    head, *others = cut(Batch(rows, rows, ones, rows * 0), 4, first=3)  # type: ignore[arg-type]
+    assert np.asarray(head.tokens_BT).tolist() == rows[:3].tolist()
+    assert [batch.tokens_BT.shape for batch in others] == [(4, 2)]
+    assert len(cut(Batch(rows, rows, ones, rows * 0), 4, first=6)) == 1  # type: ignore[arg-type]
 
 
 def test_the_optimizer_is_the_runs_where_there_is_one(tmp_path):

@@ -74,11 +74,19 @@ def test_it_goes_on_bit_for_bit(run: Path, tmp_path: Path):
 def test_a_user_s_mistakes(run: Path, song: Path, tmp_path: Path):
     def error(message: str, *given: str) -> None:
         with pytest.raises(UserError, match=message):
-            main([*given, *SIZES])
+            main([*SIZES, *given])
 
     data = ["--data", f"text:{song}"]
     error("choose another|not empty|exists", str(run), str(run), *data)
     error("no such file or directory", str(tmp_path / "absent"), str(tmp_path / "out"), *data)
     error("leaves nothing", str(run), str(tmp_path / "out"), *data, "--keep", "0.1")
+    with pytest.MonkeyPatch.context() as patch:  # before any text is read
+        patch.setattr("training.pruning.activity.unit_activity", None)
+        error("removes nothing", str(run), str(tmp_path / "out"), *data, "--keep", "0.9")
+        error("keep=nan", str(run), str(tmp_path / "out"), *data, "--keep", "nan")
+        error("multiple=0", str(run), str(tmp_path / "out"), *data, "--multiple", "0")
+    error("no effect without --keep", str(run), "out", *data, "--criterion", "magnitude")
+    error("no effect without --criterion random", str(run), "out", *data, "--seed", "3")
+    error("expected at least 1", str(run), "out", *data, "--chunk-length", "0")
     error("no file matches", str(run), str(tmp_path / "out"), "--data", "text:absent.txt")
     assert not (tmp_path / "out").exists()

@@ -10,11 +10,13 @@ Legend: B batch, H W of an image, C channels, F features of a vector.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from recurrentgemma.errors import UserError
 
 LEAK = 0.05  # of DemP's leaky ReLU
 ACTIVATIONS = {
@@ -31,12 +33,18 @@ Norm = Literal["none", "layer", "batch"]
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """Of all hidden layers of a network."""
+    """Of all hidden layers of a network. Raises UserError: there is no such norm or activation."""
 
     norm: Norm = "none"
     """layer: over all features of an example, positions included. batch: over the batch and the
     positions, with running statistics."""
     activation: Activation = "relu"
+
+    def __post_init__(self) -> None:
+        for name, known in (("norm", get_args(Norm)), ("activation", get_args(Activation))):
+            value = getattr(self, name)
+            if value not in known:
+                raise UserError(f"{name}={value!r}: expected one of {', '.join(known)}")
 
 
 PLAIN = Style()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from recurrentgemma.errors import UserError
 from training.recipes.vision.layers import LEAK, Conv, Dense, Style, convolved_by_products
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -55,3 +56,12 @@ def test_without_a_norm_a_layer_is_linear_before_its_activation():
     layer = Dense(3, 4, Style(), rngs=nnx.Rngs(0))
     x = jnp.ones((2, 3))
     np.testing.assert_allclose(layer(2 * x).z, 2 * layer(x).z, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"norm": "rms"}, "none, layer, batch"), ({"activation": "sigmoid"}, "relu, leaky_relu")],
+)
+def test_a_norm_or_an_activation_that_is_none(given: dict[str, str], message: str):
+    with pytest.raises(UserError, match=message):
+        Style(**given)  # type: ignore[arg-type]
