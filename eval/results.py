@@ -40,6 +40,7 @@ from checkpoints.files import locked, naming, new_file
 from recurrentgemma.errors import MissingExtra, UserError
 
 RESULT, PROGRESS, SETTINGS = "result.json", "progress", "settings.json"
+CELLS = "cells"  # finished ones, where a study has such (eval/cells.py)
 VERSION = 1
 PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 
@@ -203,11 +204,11 @@ def read_result(folder: Path) -> dict[str, Any]:
     later version."""
     path = folder / RESULT
     if not path.is_file():
-        running = (folder / PROGRESS).is_dir()
+        running = any((folder / name).is_dir() for name in (PROGRESS, CELLS))
         why = (
-            "its evaluation has not come to its end: run the same command again"
+            "what it is of has not come to its end: run the same command again"
             if running
-            else ("expected the --out of a `griffin eval`")
+            else "expected the --out of a `griffin eval`, or a folder of `griffin recipe`"
         )
         raise UserError(f"{folder} has no {RESULT}: {why}")
     try:

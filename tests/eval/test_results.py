@@ -108,6 +108,9 @@ def test_another_evaluation_is_refused_by_name(tmp_path: Path):
 def test_what_cannot_be_read_is_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"has no result.json: expected the --out"):
         read_result(tmp_path)
+    (tmp_path / "study" / "cells").mkdir(parents=True)
+    with pytest.raises(UserError, match="has not come to its end: run the same command again"):
+        read_result(tmp_path / "study")
     with open_results(tmp_path, kind="perplexity", settings=SETTINGS) as results:
         results.keep("rows", {})
         (tmp_path / "progress/rows.safetensors").write_bytes(b"x" * 20)

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eval.cells import Cells
-from eval.results import Table, open_results
+from eval.results import CELLS, Table, open_results
 from recurrentgemma.errors import UserError
 
 UNFINISHED = "unfinished"  # the folder of cells that are being computed
@@ -125,7 +125,7 @@ def run_experiment(
         raise UserError(f"--seeds {seeds}: expected at least 1")
     settings = {"recipe": recipe, "experiment": experiment.name}
     with open_results(folder, kind="recipe", settings=settings) as results:
-        finished = _finished_cells(experiment, Cells(folder / "cells"), folder / UNFINISHED, seeds)
+        finished = _finished_cells(experiment, Cells(folder / CELLS), folder / UNFINISHED, seeds)
         findings = experiment.conclude(finished)
         return results.finish(
             {

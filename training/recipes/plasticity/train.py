@@ -41,10 +41,15 @@ class StreamArm:
     full: bool = False
 
     def __post_init__(self) -> None:
-        """Raises UserError: the points do not divide the steps."""
+        """Raises UserError: the points do not divide the steps; a head of numbers for labels."""
         if self.points < 1 or self.stream.steps % self.points:
             raise UserError(
                 f"points={self.points}: expected a divisor of a task's {self.stream.steps} steps"
+            )
+        head, kind = self.choices.head, self.stream.kind
+        if head.kind != "number" and kind != "targets":
+            raise UserError(
+                f"a head of {head.kind} with a stream of {kind}: classes take none, leave it out"
             )
 
 

@@ -13,6 +13,7 @@ from training.recipes.plasticity import train
 from training.recipes.plasticity.learner import Choices
 from training.recipes.plasticity.streams import Stream
 from training.recipes.plasticity.train import StreamArm, run_group, train_streams
+from training.recipes.rl.heads import Head
 from training.recipes.vision.mlp import MLPConfig
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -46,6 +47,12 @@ def test_random_labels_are_learned_side_by_side_as_alone():
 def test_points_divide_the_steps():
     with pytest.raises(UserError, match="points=7: expected a divisor of a task's 120 steps"):
         dataclasses.replace(ARM, points=7)
+
+
+def test_labels_take_no_head_of_numbers():
+    choices = dataclasses.replace(CHOICES, head=Head(kind="two_hot", bins=5, low=0.0, high=1.0))
+    with pytest.raises(UserError, match="a head of two_hot with a stream of labels"):
+        dataclasses.replace(ARM, choices=choices)
 
 
 def test_numbers_are_learned_with_a_target_s_offset(monkeypatch):
