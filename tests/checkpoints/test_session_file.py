@@ -88,6 +88,20 @@ def test_in_another_process(lm, tmp_path):
         np.testing.assert_allclose(again.score("!"), lm.score([*ids, 33])[-1:], atol=2e-5)
 
 
+def test_saved_and_restored_at_every_token(lm, tmp_path):
+    """Whatever was read before the file was written and after: one call, bit for bit."""
+    ids = lm.tokenizer.encode(TEXT)[:100]
+    (expected,) = lm.complete([ids], max_tokens=3, logprobs=0)
+    for split in range(1, len(ids)):
+        session = lm.session()
+        session.read(ids[:split])
+        session.save(tmp_path / "a")
+        restored = lm.session(tmp_path / "a")
+        restored.read(ids[split:])
+        completion = restored.complete(max_tokens=3, logprobs=0)
+        assert (completion.tokens, completion.logprobs) == (expected.tokens, expected.logprobs)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_saving_is_not_seen(tmp_path, dtype):
     """At every kind of place: nothing read yet, text held back, a text that the model has ended."""
