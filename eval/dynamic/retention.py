@@ -68,8 +68,8 @@ def normal_kl(
     """KL(teacher || learner) of independent normals, each (location, scale) [B, D]; [B]. A tanh
     behind both changes nothing."""
     (loc_BD, scale_BD), (new_loc_BD, new_scale_BD) = jax.lax.stop_gradient(teacher), learner
-    square_BD = jnp.square(scale_BD) + jnp.square(loc_BD - new_loc_BD)
-    kl_BD = jnp.log(new_scale_BD / scale_BD) + square_BD / (2 * jnp.square(new_scale_BD)) - 0.5
+    second_moment_BD = (jnp.square(scale_BD) + jnp.square(loc_BD - new_loc_BD)) / 2
+    kl_BD = jnp.log(new_scale_BD / scale_BD) + second_moment_BD / jnp.square(new_scale_BD) - 0.5
     return jnp.sum(kl_BD, -1)
 
 

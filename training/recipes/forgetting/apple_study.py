@@ -180,7 +180,7 @@ def _apple(place: str) -> int:
 APPLES_STUDY = Experiment(
     name="apples",
     question="does forgetting grow with M and with small c, and which method brings FAR back?",
-    cost="about 40 minutes",
+    cost="about 40 minutes, an estimate",
     arms=apple_arms(shifts=SHIFTS, apples=APPLES, weights=WEIGHTS),
     measure=measure,
     conclude=conclude,

@@ -18,6 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from eval.dynamic.retention import categorical_kl, normal_kl
+
 LEAST_SCALE = 1e-4
 _SOFTPLUS_OF_1 = math.log(math.e - 1)  # an output of 0 is a scale of 1
 
@@ -52,9 +54,8 @@ class Categorical:
         return -jnp.sum(jnp.exp(log_p_BA) * log_p_BA, -1)
 
     def kl(self, old_BA: jax.Array, new_BA: jax.Array) -> jax.Array:
-        """KL(old || new), [B], exact."""
-        old_BA, new_BA = jax.nn.log_softmax(old_BA), jax.nn.log_softmax(new_BA)
-        return jnp.sum(jnp.exp(old_BA) * (old_BA - new_BA), -1)
+        """KL(old || new), [B], exact; old gets no gradient."""
+        return categorical_kl(old_BA, new_BA)
 
     def parameters(self, outputs_BA: jax.Array) -> jax.Array:
         """What says how a policy depends on the state: the probabilities, [B, A]."""
@@ -105,11 +106,8 @@ class TanhNormal:
         return -self.log_prob(outputs_BO, self.sample(outputs_BO, key))
 
     def kl(self, old_BO: jax.Array, new_BO: jax.Array) -> jax.Array:
-        """KL(old || new), [B], exact: a tanh changes no KL."""
-        (loc_BA, scale_BA), (new_loc_BA, new_scale_BA) = self.split(old_BO), self.split(new_BO)
-        second_moment_BA = (jnp.square(scale_BA) + jnp.square(loc_BA - new_loc_BA)) / 2
-        kl_BA = jnp.log(new_scale_BA / scale_BA) + second_moment_BA / jnp.square(new_scale_BA) - 0.5
-        return jnp.sum(kl_BA, -1)
+        """KL(old || new), [B], exact: a tanh changes no KL. old gets no gradient."""
+        return normal_kl(self.split(old_BO), self.split(new_BO))
 
     def parameters(self, outputs_BO: jax.Array) -> jax.Array:
         """Location and scale, [B, 2 A]."""

@@ -9,7 +9,6 @@ Environment steps/s: the two take turns, a process a run, one after the other. O
 after the first quarter, in which a run compiles, and with all of it; of `--vmapped` seeds all steps
 count. With several --seeds their last returns are compared, too: the means over seeds with 95%
 intervals (Student's t). Ours bootstraps where an episode is cut off, as Stable-Baselines3 does.
-Numbers: docs/performance.md.
 """
 
 import dataclasses

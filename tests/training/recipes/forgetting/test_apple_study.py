@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small study of AppleRetrieval, from arms to verdict."""
 
+import dataclasses
+
 from training.recipes.experiment import run_experiment
-from training.recipes.forgetting import apple_study
 from training.recipes.forgetting.apple_study import APPLES_STUDY, apple_arms
 
 
@@ -15,7 +16,7 @@ def test_every_arm():
 def test_a_small_one(tmp_path):
     smaller = {"teaching": 4, "updates": 4, "episodes": 4, "measured": 2, "longest": 8}
     arms = apple_arms(shifts=(0.5, 1.0), apples=(1, 2), weights=(1.0, 10.0), **smaller)
-    small = apple_study.dataclasses.replace(APPLES_STUDY, arms=arms)
+    small = dataclasses.replace(APPLES_STUDY, arms=arms)
     result = run_experiment("forgetting", small, tmp_path, seeds=2)
     assert "of P(correct in FAR) fine-tuning loses" in result["result"]["verdict"]
     assert result["result"]["weights"]["c 0.5, M 2"]["bc"] in ("bc 1", "bc 10")
