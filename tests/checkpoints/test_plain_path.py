@@ -50,8 +50,16 @@ def save_and_read(run_dir: Path) -> None:
         np.testing.assert_array_equal(restored.params[name], array)
 
 
-@pytest.mark.parametrize("names", [NAMES[i::4] for i in range(4)], ids="".join)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["".join(NAMES[i::5]) for i in range(5)],  # the first has letters and digits, too
+        *(pytest.param(NAMES[i::4], marks=pytest.mark.slow) for i in range(4)),
+    ],
+    ids=lambda names: f"{len(names)} names of {names[0]}",
+)
 def test_every_character(names: list[str], tmp_path: Path):
+    """With others in one name and, slow, by itself."""
     for name in names:
         run_dir = tmp_path / f"parent{name}" / f"{name}run{name}here"
         save_and_read(run_dir)

@@ -102,7 +102,7 @@ def test_saved_and_restored_at_every_token(lm, tmp_path):
         assert (completion.tokens, completion.logprobs) == (expected.tokens, expected.logprobs)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_saving_is_not_seen(tmp_path, dtype):
     """At every kind of place: nothing read yet, text held back, a text that the model has ended."""
     config = dataclasses.replace(CONFIG, dtype=dtype, param_dtype=dtype)

@@ -133,7 +133,7 @@ def test_the_check_goes_red_when_the_model_is_broken(break_it, quickly, monkeypa
         check(make("short"), SHARP)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("hawk", marks=pytest.mark.slow), "mqa", "short"])
 def test_decoding_over_several_wraps_of_the_ring(kind: str):
     model, sequence = make(kind), tokens(0, 2, 5 * WINDOW + 3)
     whole, _ = call(model, sequence)

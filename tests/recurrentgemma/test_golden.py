@@ -97,7 +97,7 @@ def gradients(graphdef, params, batch):
     [
         ("pos", "full", False, "none"),
         ("seg", "packed", False, "none"),
-        ("seg", "packed", False, "dots"),
+        pytest.param("seg", "packed", False, "dots", marks=pytest.mark.slow),
         pytest.param("seg", "packed", True, "none", marks=pytest.mark.slow),
         ("seg", "packed", True, "block"),
     ],

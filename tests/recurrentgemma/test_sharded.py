@@ -59,8 +59,18 @@ def chunks(kind: str):
             yield tokens, (t - passed).astype(np.int32), None
 
 
-@pytest.mark.parametrize("kind", ["padded", "packed"])
-@pytest.mark.parametrize("name", sorted(MESHES))
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("mixed", "padded"),
+        ("sequence", "packed"),
+        ("tensor-fsdp", "packed"),
+        *(
+            pytest.param(*other, marks=pytest.mark.slow)
+            for other in (("mixed", "packed"), ("sequence", "padded"), ("tensor-fsdp", "padded"))
+        ),
+    ],
+)
 def test_logits_and_state_are_those_of_one_device(model, name, kind):
     sharded = ShardedGriffin(model, make_mesh(MESHES[name]))
     want_state = got_state = None

@@ -107,8 +107,11 @@ def one_device() -> np.ndarray:
 @pytest.mark.parametrize(
     "name",
     [
-        *("data", "fsdp", "sequence", "tensor", "fsdp-sequence-tensor"),
-        pytest.param("data-fsdp-sequence", marks=pytest.mark.slow),
+        *("data", "sequence", "fsdp-sequence-tensor"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("fsdp", "tensor", "data-fsdp-sequence")
+        ),
     ],
 )
 def test_the_losses_of_one_device(one_device, name):
@@ -264,7 +267,10 @@ def carried_losses(
     return losses
 
 
-@pytest.mark.parametrize("mesh", [None, MESHES["data-fsdp-sequence"], MESHES["tensor"]])
+@pytest.mark.parametrize(
+    "mesh",
+    [None, MESHES["data-fsdp-sequence"], pytest.param(MESHES["tensor"], marks=pytest.mark.slow)],
+)
 def test_a_carried_state_goes_on(mesh):
     """Three batches of a third of the rows, the state carried, lose what the whole rows do."""
     [whole] = carried_losses(None, 1)

@@ -25,7 +25,9 @@ def pieces(text: str) -> list[str]:
     return [text[a:b] for a, b in itertools.pairwise(cuts)]
 
 
-@pytest.mark.parametrize("choices", [PLAIN, RICH], ids=["plain", "rich"])
+@pytest.mark.parametrize(
+    "choices", [pytest.param(PLAIN, marks=pytest.mark.slow), RICH], ids=["plain", "rich"]
+)
 def test_it_is_the_function_whatever_the_pieces(choices):
     whole = dynamic_evaluation(language_model(), [TEXT], choices)
     adapter = OnlineAdapter(language_model(), choices)

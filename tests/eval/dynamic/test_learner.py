@@ -19,7 +19,9 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 TEXTS = [ids_of(33, seed) for seed in range(3)]
 
 
-@pytest.mark.parametrize("choices", [PLAIN, RICH], ids=["plain", "rich"])
+@pytest.mark.parametrize(
+    "choices", [pytest.param(PLAIN, marks=pytest.mark.slow), RICH], ids=["plain", "rich"]
+)
 def test_each_stream_is_as_alone(choices):
     expected_SL = run(Learner(language_model(), choices, count=3), TEXTS)
     learner = Learner(language_model(), choices)

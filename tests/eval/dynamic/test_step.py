@@ -73,7 +73,7 @@ def by_definition(choices: DynamicConfig, ids: np.ndarray) -> np.ndarray:
     [
         ({"update_every": 2}, 25),
         ({"overlap": 10, "learn_overlap": True}, 17),
-        ({"overlap": 3, "state": "reset"}, 17),
+        pytest.param({"overlap": 3, "state": "reset"}, 17, marks=pytest.mark.slow),
     ],
     ids=["carry", "overlap", "windows"],
 )

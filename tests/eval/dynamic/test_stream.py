@@ -92,7 +92,7 @@ def stop_after(steps: int):
     return progress
 
 
-@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize("streams", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_interrupted_it_ends_with_the_same_numbers(streams, tmp_path, monkeypatch):
     """All is kept of it, what is replayed and forgotten included."""
     monkeypatch.setattr(stream, "KEPT_EVERY", 0.0)

@@ -47,7 +47,7 @@ def running(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_killed_and_called_again_is_the_same(
     corpus: Path, whole: Path, tmp_path: Path, workers: int
 ) -> None:

@@ -71,7 +71,10 @@ def merged(base: Griffin, adapted: Griffin) -> dict[str, jax.Array]:
     return {name: jnp.asarray(array) for name, array in params}
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("float32", marks=pytest.mark.slow), "bfloat16 parameters", "scanned, recomputed"],
+)
 def test_it_starts_as_the_base_and_merges_into_what_it_became(name):
     config = form(name)
     base = Griffin(config, rngs=nnx.Rngs(0))

@@ -70,7 +70,7 @@ def one_device() -> np.ndarray:
     return losses(CONFIG, None, 4)
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize("name", [pytest.param("data-fsdp", marks=pytest.mark.slow), "all"])
 def test_the_losses_of_one_device(one_device: np.ndarray, name: str):
     got = losses(CONFIG, MESHES[name], 4)
     np.testing.assert_allclose(got[:, 0], one_device[:, 0], rtol=1e-5)

@@ -45,7 +45,7 @@ def updated(model, small, rollout, *, tx=None, reference=None, batch_size=4, **c
     return params, *update(state, reference, (), rollout, np.int32(3))
 
 
-@pytest.mark.parametrize("loss_mean", ["answer", "token"])
+@pytest.mark.parametrize("loss_mean", ["answer", pytest.param("token", marks=pytest.mark.slow)])
 def test_one_step_of_grpo_is_a_policy_gradient(model, small, rollout, loss_mean):
     """At pi = pi_old the clipped loss has the gradient of -A log pi, whatever the clip."""
     graphdef, params = model

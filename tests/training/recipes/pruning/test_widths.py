@@ -56,7 +56,13 @@ def of(config) -> Network:
     return Network(config, image_shape=SHAPE, outputs=CLASSES)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("cnn", "resnet50", "vit"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mlp", "vgg", "resnet18")),
+    ],
+)
 def test_removing_dead_units_changes_nothing(name: str):
     """Two seeds at once. Half of each width is dead, and goes."""
     config = NETWORKS[name]
