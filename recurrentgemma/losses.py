@@ -59,6 +59,14 @@ def loss_and_state(
     x_BTD, state = model.hidden(
         batch.tokens_BT, jax.lax.stop_gradient(state), positions=batch.positions_BT
     )
+    loss, metrics = batch_loss(model, x_BTD, batch, z_loss=z_loss)
+    return loss, (metrics, jax.lax.stop_gradient(state))
+
+
+def batch_loss(
+    model: Griffin, x_BTD: jax.Array, batch: Batch, *, z_loss: float = 0.0
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """next_token_loss of what model.hidden gave."""
     tokens = parallel.all_reduce(jnp.sum(batch.weights_BT), *sharding.TOKEN_AXES)
     weights_BT = batch.weights_BT / jnp.maximum(tokens, 1)
     loss, nll_BT, log_z_BT = hidden_loss(model, x_BTD, batch.targets_BT, weights_BT, z_loss=z_loss)
@@ -71,7 +79,7 @@ def loss_and_state(
         "tokens": tokens,
         "log_z": over_tokens(jnp.sum(log_z_BT * weights_BT)),
     }
-    return over_tokens(loss), (metrics, jax.lax.stop_gradient(state))
+    return over_tokens(loss), metrics
 
 
 def hidden_loss(
@@ -145,18 +153,19 @@ def token_log_probs_and_likeliest(
         likeliest_M = (here_M & (target_M == most_M)).astype(jnp.int32)
         return -nll_M, parallel.largest(likeliest_M, "tensor") > 0
 
-    size = _chunk_tokens(len(targets_M), embedding_VD.shape[0])
-    logp, likeliest = jax.lax.map(one, _chunks(len(targets_M), size, x_MD, targets_M))
+    size = chunk_tokens(len(targets_M), embedding_VD.shape[0])
+    logp, likeliest = jax.lax.map(one, chunks(len(targets_M), size, x_MD, targets_M))
     logp_M, likeliest_M = (y.reshape(-1)[: len(targets_M)] for y in (logp, likeliest))
     return (logp_M.reshape(tokens_BT.shape), likeliest_M.reshape(tokens_BT.shape)), state
 
 
-def _chunk_tokens(tokens: int, vocab_size: int) -> int:
+def chunk_tokens(tokens: int, vocab_size: int) -> int:
+    """Tokens whose logits are held at a time."""
     here = platform.current()
     return min(tokens, max(CHUNK_ELEMENTS[here] // vocab_size, MIN_CHUNK_TOKENS[here]))
 
 
-def _chunks(tokens: int, size: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+def chunks(tokens: int, size: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Arrays [M, ...] cut into [M / size, size, ...], padded with zeros at the end."""
     count = -(-tokens // size)
     grow = count * size - tokens
@@ -183,14 +192,14 @@ def _head(x_MD, embedding_VD, targets_M, soft_cap):
 
 def _nll(x_MD, embedding_VD, targets_M, soft_cap):
     tokens = x_MD.shape[0]
-    size = _chunk_tokens(tokens, embedding_VD.shape[0])
+    size = chunk_tokens(tokens, embedding_VD.shape[0])
     embedding_VD = embedding_VD.astype(x_MD.dtype)
 
     def one(chunk):
         _, nll_M, log_z_M = _head(chunk[0], embedding_VD, chunk[1], soft_cap)
         return nll_M, log_z_M
 
-    nll, log_z = jax.lax.map(one, _chunks(tokens, size, x_MD, targets_M))
+    nll, log_z = jax.lax.map(one, chunks(tokens, size, x_MD, targets_M))
     return nll.reshape(-1)[:tokens], log_z.reshape(-1)[:tokens]
 
 
@@ -203,7 +212,7 @@ def _weighted_loss(x_MD, embedding_VD, targets_M, weights_M, soft_cap, z_loss):
 
 def _weighted_loss_fwd(x_MD, embedding_VD, targets_M, weights_M, soft_cap, z_loss):
     tokens, vocab_size = x_MD.shape[0], embedding_VD.shape[0]
-    size = _chunk_tokens(tokens, vocab_size)
+    size = chunk_tokens(tokens, vocab_size)
     cast_VD = embedding_VD.astype(x_MD.dtype)
 
     def one(d_embedding_VD, chunk):
@@ -217,11 +226,11 @@ def _weighted_loss_fwd(x_MD, embedding_VD, targets_M, weights_M, soft_cap, z_los
         return d_embedding_VD + dot_over_rows(d_logits_MV, x_MD), (d_x_MD, nll_M, log_z_M)
 
     zero_VD = jnp.zeros(embedding_VD.shape, jnp.float32)
-    chunks = _chunks(tokens, size, x_MD, targets_M, weights_M)
-    if chunks[0].shape[0] == 1:
-        d_embedding_VD, outputs = one(zero_VD, [x[0] for x in chunks])
+    parts = chunks(tokens, size, x_MD, targets_M, weights_M)
+    if parts[0].shape[0] == 1:
+        d_embedding_VD, outputs = one(zero_VD, [x[0] for x in parts])
     else:
-        d_embedding_VD, outputs = jax.lax.scan(one, zero_VD, chunks)
+        d_embedding_VD, outputs = jax.lax.scan(one, zero_VD, parts)
     d_x_MD = outputs[0].reshape(-1, x_MD.shape[1])[:tokens]
     nll_M, log_z_M = (y.reshape(-1)[:tokens] for y in outputs[1:])
     loss = head.loss(nll_M, log_z_M, weights_M, z_loss)

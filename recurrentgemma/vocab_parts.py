@@ -40,12 +40,12 @@ def weighted_loss(
       z_loss: coefficient.
       elements: logits held at a time, at most, if the vocabulary can be divided so far.
     """
-    parts_NVP = _parts(embedding_VP, x_MD.shape[0], elements)
+    parts_NVP = cut(embedding_VP, x_MD.shape[0], elements)
     nll_M, log_z_M = _likelihoods(x_MD, parts_NVP, targets_M, soft_cap)
     return head.loss(nll_M, log_z_M, weights_M, z_loss), nll_M, log_z_M
 
 
-def _parts(embedding_VP: jax.Array, tokens: int, elements: int) -> jax.Array:
+def cut(embedding_VP: jax.Array, tokens: int, elements: int) -> jax.Array:
     """The embedding cut into the fewest equal parts of the vocabulary that are small enough."""
     rows = embedding_VP.shape[0]
     fewest = -(-tokens * rows // elements)
@@ -53,7 +53,8 @@ def _parts(embedding_VP: jax.Array, tokens: int, elements: int) -> jax.Array:
     return embedding_VP.reshape(count, rows // count, -1)
 
 
-def _whole(part_VP: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def whole(part_VP: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """A part of the vocabulary with all of D."""
     axes = parallel.divided(*sharding.PARAMETER_AXES)
     return jax.lax.all_gather(part_VP.astype(dtype), axes, axis=1, tiled=True)
 
@@ -65,19 +66,34 @@ def _local(targets_M: jax.Array, index: jax.Array, count: int, rows: int):
     return jnp.clip(row_M, 0, rows - 1), here_M & (row_M >= 0) & (row_M < rows)
 
 
+def add_to_normaliser(
+    top_M: jax.Array, sum_M: jax.Array, logits_MV: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """log Z = top + log sum with some more logits in it; -inf and 0 at the start."""
+    new_top_M = jnp.maximum(top_M, jnp.max(logits_MV, 1))
+    sum_M = sum_M * jnp.exp(top_M - new_top_M)
+    return new_top_M, sum_M + jnp.sum(jnp.exp(logits_MV - new_top_M[:, None]), 1)
+
+
+def scatter(d_part_VD: jax.Array) -> jax.Array:
+    """The gradient of `whole`: summed over all tokens, to each device its part of D."""
+    axes = parallel.divided(*sharding.PARAMETER_AXES)
+    others = tuple(a for a in parallel.divided(*sharding.TOKEN_AXES) if a not in axes)
+    d_part_VP = jax.lax.psum_scatter(d_part_VD, axes, scatter_dimension=1, tiled=True)
+    return jax.lax.psum(d_part_VP, others) if others else d_part_VP
+
+
 def _likelihoods(x_MD, parts_NVP, targets_M, soft_cap) -> tuple[jax.Array, jax.Array]:
     """(nll, log Z) of every token, the normaliser gathered from part to part."""
     count, rows, _ = parts_NVP.shape
 
     def add(carry, indexed):
         (top_M, sum_M, target_M), (index, part_VP) = carry, indexed
-        logits_MV = head.capped_logits(x_MD, _whole(part_VP, x_MD.dtype), soft_cap)
-        new_top_M = jnp.maximum(top_M, jnp.max(logits_MV, 1))
-        sum_M = sum_M * jnp.exp(top_M - new_top_M)
-        sum_M += jnp.sum(jnp.exp(logits_MV - new_top_M[:, None]), 1)
+        logits_MV = head.capped_logits(x_MD, whole(part_VP, x_MD.dtype), soft_cap)
+        top_M, sum_M = add_to_normaliser(top_M, sum_M, logits_MV)
         row_M, here_M = _local(targets_M, index, count, rows)
         logit_M = jnp.take_along_axis(logits_MV, row_M[:, None], 1)[:, 0]
-        return (new_top_M, sum_M, target_M + jnp.where(here_M, logit_M, 0)), None
+        return (top_M, sum_M, target_M + jnp.where(here_M, logit_M, 0)), None
 
     zero_M = jnp.zeros(x_MD.shape[:1], jnp.float32)
     start = (zero_M - jnp.inf, zero_M, zero_M)
@@ -91,24 +107,19 @@ def _likelihoods(x_MD, parts_NVP, targets_M, soft_cap) -> tuple[jax.Array, jax.A
 
 
 def _fwd(x_MD, embedding_VP, targets_M, weights_M, soft_cap, z_loss, elements):
-    parts_NVP = _parts(embedding_VP, x_MD.shape[0], elements)
+    parts_NVP = cut(embedding_VP, x_MD.shape[0], elements)
     count, rows, _ = parts_NVP.shape
     nll_M, log_z_M = _likelihoods(x_MD, parts_NVP, targets_M, soft_cap)
-    axes = parallel.divided(*sharding.PARAMETER_AXES)
-    others = tuple(a for a in parallel.divided(*sharding.TOKEN_AXES) if a not in axes)
 
     def add(d_x_MD, indexed):
         index, part_VP = indexed
-        part_VD = _whole(part_VP, x_MD.dtype)
+        part_VD = whole(part_VP, x_MD.dtype)
         logits_MV = head.capped_logits(x_MD, part_VD, soft_cap)
         target = _local(targets_M, index, count, rows)
         d_logits_MV = head.logit_gradients(
             logits_MV, log_z_M, weights_M, target, soft_cap, z_loss
         ).astype(x_MD.dtype)
-        d_part_VD = dot_over_rows(d_logits_MV, x_MD)
-        d_part_VP = jax.lax.psum_scatter(d_part_VD, axes, scatter_dimension=1, tiled=True)
-        if others:
-            d_part_VP = jax.lax.psum(d_part_VP, others)
+        d_part_VP = scatter(dot_over_rows(d_logits_MV, x_MD))
         return d_x_MD + dot(d_logits_MV, part_VD), d_part_VP
 
     zero_MD = jnp.zeros(x_MD.shape, jnp.float32)

@@ -20,6 +20,7 @@ from training.data.sources.spec import absolute_spec
 from training.finetuning.policy_config import PolicyConfig
 from training.optim import OptimConfig
 from training.pruning.config import PruneConfig
+from training.retention.config import NEED_START, RetainConfig
 
 MAY_CHANGE_ON_RESUMING = (
     "grad_accumulation_steps",
@@ -33,6 +34,7 @@ MAY_CHANGE_ON_RESUMING = (
     "keep",
     "data.threads",
     "data.eval_sources",
+    "retain.eval_data",
     *(f"model.{name}" for name in ("a_init", "scan_layers", "remat", "dtype")),
 )
 """Fields that decide speed, memory, rounding and records, not what is learned."""
@@ -53,6 +55,7 @@ class TrainConfig:
     model: GriffinConfig
     optimizer: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     prune: PruneConfig = dataclasses.field(default_factory=PruneConfig)
+    retain: RetainConfig = dataclasses.field(default_factory=RetainConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     text: tuple[str, ...] = ()
     """UTF-8 files to train on, one document each, of which the last tenth is held out; without
@@ -145,6 +148,7 @@ class TrainConfig:
                 f"prune.penalty={self.prune.penalty} has no effect with lora: the weights of units "
                 "stay as they are; train every parameter"
             )
+        self._check_retain()
         if self.policy is not None:
             self.policy.check_minibatch(self.batch_size)
             if not self.init_from:
@@ -161,6 +165,23 @@ class TrainConfig:
                 f"sequence_length={self.sequence_length} is longer than "
                 f"model.context_length={context_length}, the most that a global_attention block "
                 "holds; choose a shorter sequence or raise it"
+            )
+
+    def _check_retain(self) -> None:
+        method, parts = self.retain.method, self.grad_accumulation_steps
+        if method in NEED_START and not self.init_from:
+            raise UserError(
+                f"retain.method={method} without init_from: there is no checkpoint to hold to"
+            )
+        if method != "none" and self.policy is not None:
+            raise UserError(
+                f"retain.method={method} has no effect where rewards are learned from, whose own "
+                "`kl` holds the policy to its reference; leave it out"
+            )
+        if self.retain.batch_size % parts:
+            raise UserError(
+                f"grad_accumulation_steps={parts} does not divide retain.batch_size="
+                f"{self.retain.batch_size}; choose a multiple of {parts}"
             )
 
     def with_absolute_paths(self) -> "TrainConfig":
@@ -183,6 +204,7 @@ class TrainConfig:
             tokenizer=absolute(self.tokenizer),
             init_from=absolute(self.init_from),
             policy=None if self.policy is None else self.policy.with_absolute_paths(),
+            retain=self.retain.with_absolute_paths(),
         )
 
     def to_json(self) -> dict[str, Any]:

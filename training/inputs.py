@@ -13,7 +13,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from eval.perplexity import score_documents
 from recurrentgemma.errors import UserError
+from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch
 from recurrentgemma.sharding import BATCH
 from recurrentgemma.text.tokenizer import Tokenizer
@@ -129,6 +131,22 @@ def _open(config: TrainConfig, run_dir: Path) -> Inputs:
     return Inputs(tokenizer, mixture, tails, config)
 
 
+def bits_per_byte_of(
+    model: Griffin, held_out: list[HeldOut], config: TrainConfig, mesh: Mesh | None = None
+) -> float:
+    """Bits per byte of documents, as config.eval_cut says."""
+    documents = [one.document for one in held_out]
+    if config.eval_cut or "global_attention" in model.config.block_types:
+        length = config.sequence_length
+        documents = [
+            document.cut(start, start + length + 1)
+            for document in documents
+            for start in range(0, len(document.ids) - 1, length)
+        ]
+    text_bytes = sum(one.bytes for one in held_out)
+    return score_documents(model, documents, text_bytes, mesh=mesh).bits_per_byte
+
+
 class Feed:
     """Batches where the training step wants them: each process makes its own rows, and the mesh
     holds all of them."""
@@ -136,6 +154,9 @@ class Feed:
     def __init__(self, batches: Batches, mesh: Mesh | None, *, batch_size: int, rows: range):
         self._batches, self._mesh = batches, mesh
         self._batch_size, self._first = batch_size, rows.start
+
+    def __iter__(self) -> "Feed":
+        return self
 
     def __next__(self) -> Batch:
         batch = next(self._batches)

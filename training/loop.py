@@ -15,7 +15,6 @@ from checkpoints.huggingface_json import huggingface_problems
 from checkpoints.processes import is_first
 from checkpoints.store import Checkpoints
 from eval.diagnostics.panel import update_ratios
-from eval.perplexity import score_documents
 from recurrentgemma import sharding
 from recurrentgemma.counts import flops_per_token, parameter_count
 from recurrentgemma.errors import UserError
@@ -26,7 +25,7 @@ from training.configs import TrainConfig
 from training.data.batches import Batches
 from training.diagnostics import Diagnostics
 from training.finetuning import lora
-from training.inputs import Feed, Inputs, open_inputs
+from training.inputs import Feed, Inputs, bits_per_byte_of, open_inputs
 from training.launch import Launch, own_rows, remember
 from training.observe.metrics import MetricsLog, bits_per_byte
 from training.observe.profiling import Trace
@@ -36,7 +35,16 @@ from training.observe.trackers import TensorBoard, Tracker, WeightsAndBiases, im
 from training.optim import decay_start, learning_rate_schedule, make_optimizer
 from training.planning.fit import fitting
 from training.pruning.shrink import measure_zero_units, shrinking
-from training.step import OBSERVED, TrainState, TrainStep, init_train_state, make_train_step
+from training.retention import kept
+from training.retention.objective import Carried
+from training.step import (
+    NOTHING,
+    OBSERVED,
+    TrainState,
+    TrainStep,
+    init_train_state,
+    make_train_step,
+)
 
 INTERRUPTED = (
     "stopped at step {step}; the same command goes on from there, as does "
@@ -66,6 +74,8 @@ def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> b
         parts = config.grad_accumulation_steps
         try:
             sharding.check_batch(config.batch_size // parts, config.sequence_length, mesh.shape)
+            if retained := config.retain.batch_size:
+                sharding.check_batch(retained // parts, config.sequence_length, mesh.shape)
         except UserError as error:
             if parts == 1:
                 raise
@@ -82,6 +92,9 @@ def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> b
     if config.init_from:
         run.open_start(config)
     inputs = open_inputs(config, run_dir)
+    kept_inputs = None
+    if config.retain.method != "none":
+        kept_inputs = kept.KeptInputs.open(config, inputs.tokenizer)
     run.begin_run(run_dir, config, inputs.tokenizer)
     remember(run_dir, launch)
     say(f"{inputs.describe()}; {parameter_count(config.model):,} parameters; {run_dir}")
@@ -95,7 +108,7 @@ def train(config: TrainConfig, run_dir: Path, launch: Launch | None = None) -> b
         run.open_checkpoints(run_dir, config, say) as checkpoints,
         cluster.stop_on_signals() as signals,
     ):
-        built, train_state = _build(config, run_dir, launch, mesh, inputs, checkpoints)
+        built, train_state = _build(config, run_dir, launch, mesh, inputs, kept_inputs, checkpoints)
         step = _loop(built, train_state, signals)
     if step < config.steps:
         say(INTERRUPTED.format(step=step, run_dir=shlex.quote(str(run_dir))))
@@ -113,7 +126,11 @@ def _loop(built: "_Built", train_state: TrainState, signals: list[int]) -> int:
         while step < config.steps and not stopping:
             batch = built.watch.waiting(lambda: next(built.feed))
             data_state, epoch = batches.state(), batches.epoch
-            train_state, metrics = built.train_step(train_state, batch, *built.frozen)
+            beside = NOTHING if built.keeping is None else built.keeping.next()
+            kept_state = None if built.keeping is None else built.keeping.state()
+            train_state, metrics = built.train_step(
+                train_state, batch, built.frozen[0] if built.frozen else (), beside
+            )
             step += 1
             observed = metrics.pop(OBSERVED, {})
             progress.step(step, metrics, epoch=epoch)  # reads the step before: this one runs on
@@ -127,7 +144,7 @@ def _loop(built: "_Built", train_state: TrainState, signals: list[int]) -> int:
             saved = step in (config.steps, before_decay) or step % config.save_every == 0
             if saved or stopping or failed:
                 progress.flush()
-                built.save(train_state, data_state, held_out=ranked)
+                built.save(train_state, data_state, kept_state, held_out=ranked)
             if failed:
                 raise failed
         built.trace.close(train_state)
@@ -150,6 +167,7 @@ class _Built(NamedTuple):
     trace: Trace
     checkpoints: Checkpoints
     diagnostics: Diagnostics | None
+    keeping: kept.Keeping | None
 
     def evaluate(
         self, step: int, train_state: TrainState
@@ -162,6 +180,7 @@ class _Built(NamedTuple):
             return None, None
         model = nnx.merge(self.graphdef, train_state.params, *self.frozen)
         try:
+            self._evaluate_retained(step, model)
             bits = held_out_bits_per_byte(model, self.inputs, whole=last, mesh=self.mesh)
         except (UserError, OSError) as error:
             if jax.process_count() > 1:
@@ -174,14 +193,26 @@ class _Built(NamedTuple):
         self.progress.evaluated({run.HELD_OUT: bits})
         return None if last else bits, None  # the last is scored on more text than the others
 
+    def _evaluate_retained(self, step: int, model: Griffin) -> None:
+        bits = None if self.keeping is None else self.keeping.bits_per_byte(model, self.mesh)
+        if bits is not None:
+            self.progress.say(f"step {step:,}: text to be retained: {bits:.3f} bits per byte")
+            self.progress.evaluated({kept.BITS: bits})
+
     def save(
-        self, train_state: TrainState, data_state: dict[str, Any], *, held_out: float | None
+        self,
+        train_state: TrainState,
+        data_state: dict[str, Any],
+        kept_state: dict[str, Any] | None,
+        *,
+        held_out: float | None,
     ) -> None:
         """Begin to write a checkpoint."""
         run.save(
             self.checkpoints,
             train_state,
             data_state,
+            kept_state=kept_state,
             config=self.config.model,
             mesh=self.mesh,
             held_out=held_out,
@@ -195,6 +226,7 @@ def _build(
     launch: Launch,
     mesh: Mesh | None,
     inputs: Inputs,
+    kept_inputs: kept.KeptInputs | None,
     checkpoints: Checkpoints,
 ) -> tuple[_Built, TrainState]:
     """What the loop runs with, and the train state of the newest checkpoint or of step 0."""
@@ -231,7 +263,12 @@ def _build(
     if is_first() and model.remat not in (config.model.remat, "none"):
         print(f"remat {model.remat}: the least recomputation that fits")
     config = dataclasses.replace(config, model=model)
-    graphdef, train_state, frozen = _first_state(config, tx, mesh, checkpoints, batches)
+    graphdef, train_state, frozen, kept_state = _first_state(config, tx, mesh, checkpoints, batches)
+    keeping = None
+    if kept_inputs is not None:
+        keeping = kept.begin(kept_inputs, run_dir, frozen, mesh)
+        if keeping.batches is not None and kept_state is not None:
+            keeping.batches.restore(kept_state)
     train_step = make_train_step(
         graphdef,
         tx,
@@ -241,6 +278,7 @@ def _build(
         schedule=learning_rate,
         measure=measure_zero_units if config.prune.penalty else None,
         observe=update_ratios if config.diagnostics_every else None,
+        retention=None if keeping is None else keeping.retention,
     )
     diagnostics = None
     if config.diagnostics_every:
@@ -286,6 +324,7 @@ def _build(
         trace=Trace(run_dir, launch.profile),
         checkpoints=checkpoints,
         diagnostics=diagnostics,
+        keeping=keeping,
     )
     return built, train_state
 
@@ -296,9 +335,10 @@ def _first_state(
     mesh: Mesh | None,
     checkpoints: Checkpoints,
     batches: Batches,
-) -> tuple[nnx.GraphDef[Griffin], TrainState, tuple[Any, ...]]:
+) -> tuple[nnx.GraphDef[Griffin], TrainState, tuple[Any, ...], dict[str, Any] | None]:
     """The model's structure, the train state of the newest checkpoint or of step 0 (never both at
-    once), and the parameters that are not trained, if there are any."""
+    once), the parameters that are not trained, if there are any, and where the data to be retained
+    goes on, if a step has read any."""
     graphdef, shapes = nnx.split(
         nnx.eval_shape(lambda: Griffin(config.model, rngs=nnx.Rngs(0))), nnx.Param
     )
@@ -310,13 +350,17 @@ def _first_state(
     carries = config.data.long_documents == "carry"
 
     def start(params: Any, mesh: Mesh | None) -> TrainState:
-        carried = start_state(config.model, config.batch_size, mesh) if carries else None
+        carried: Any = None
+        if carries:
+            carried = start_state(config.model, config.batch_size, mesh)
+            if config.retain.kickstarts:
+                carried = Carried(carried, start_state(config.model, config.batch_size, mesh))
         return init_train_state(params, tx, mesh, carried=carried)
 
     fresh = jax.eval_shape(lambda params: start(params, None), params)
     saved = run.restore(checkpoints, batches, config=config.model, fresh=fresh, mesh=mesh)
     if saved is not None:
-        return graphdef, saved, tuple(frozen)
+        return graphdef, saved[0], tuple(frozen), saved[1]
     if config.lora is None:
         if config.init_from:
             params = run.initial_params(config, shapes, mesh)
@@ -324,7 +368,7 @@ def _first_state(
             params = init_params(config.model, mesh, config.seed)[1]
         else:
             params = nnx.state(Griffin(config.model, rngs=nnx.Rngs(config.seed)), nnx.Param)
-    return graphdef, start(params, mesh), tuple(frozen)
+    return graphdef, start(params, mesh), tuple(frozen), None
 
 
 def held_out_bits_per_byte(
@@ -334,16 +378,7 @@ def held_out_bits_per_byte(
     if not inputs.is_scored:
         return None
     held_out = inputs.held_out() if whole else inputs.held_out_starts
-    text_bytes = sum(one.bytes for one in held_out)
-    documents = [one.document for one in held_out]
-    if inputs.config.eval_cut or "global_attention" in model.config.block_types:
-        length = inputs.config.sequence_length
-        documents = [
-            document.cut(start, start + length + 1)
-            for document in documents
-            for start in range(0, len(document.ids) - 1, length)
-        ]
-    return score_documents(model, documents, text_bytes, mesh=mesh).bits_per_byte
+    return bits_per_byte_of(model, held_out, inputs.config, mesh)
 
 
 def open_trackers(config: TrainConfig, run_dir: Path, launch: Launch, step: int) -> list[Tracker]:

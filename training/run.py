@@ -47,6 +47,7 @@ from training.data.batches import Batches, merge_states
 from training.data.config import write_chats_by
 from training.data.documents import load_named_tokenizer
 from training.optim import decay_start
+from training.retention.objective import Carried
 from training.step import TrainState
 
 ADAPTERS = "adapter"  # the folder of a run where its adapters end
@@ -219,12 +220,14 @@ def save(
     data_state: dict[str, Any],
     *,
     config: GriffinConfig,
+    kept_state: dict[str, Any] | None = None,
     mesh: Mesh | None = None,
     held_out: float | None = None,
     skipped_in_a_row: int = 0,
 ) -> None:
     """Begin to write a checkpoint that `restore` goes on from exactly; the train state may be
-    donated when this returns. held_out ranks it among the others. data_state: of this process.
+    donated when this returns. held_out ranks it among the others. data_state and
+    kept_state (of the data to be retained): of this process.
 
     Scanned layers are unstacked on the devices: the state a second time, for that moment.
 
@@ -232,7 +235,8 @@ def save(
     """
     stacked = (train_state.params, train_state.opt_state)
     params, opt_state = per_layer.unstacked(stacked, config, mesh)
-    states = [json.loads(text) for text in processes.all_gather_text(json.dumps(data_state))]
+    both = processes.all_gather_text(json.dumps([data_state, kept_state]))
+    states, kept = zip(*map(json.loads, both), strict=True)
     carried = train_state.carried
     ranked = checkpoints.best or HELD_OUT
     checkpoints.save(
@@ -241,6 +245,7 @@ def save(
         opt_state=opt_state if carried is None else {"optimizer": opt_state, "carried": carried},
         data_state={
             "batches": merge_states(states),
+            **({} if kept_state is None else {"retained": merge_states(kept)}),
             "skipped": int(train_state.skipped),
             "skipped_in_a_row": skipped_in_a_row,
         },
@@ -256,8 +261,9 @@ def restore(
     fresh: TrainState,
     mesh: Mesh | None = None,
     step: int | None = None,
-) -> TrainState | None:
-    """The train state of a step, by default the newest that is whole; None before the first.
+) -> tuple[TrainState, dict[str, Any] | None] | None:
+    """The train state of a step, by default the newest that is whole, and the state of the data to
+    be retained, if there is one; None before the first.
 
     It is structured like `fresh`, which may hold jax.ShapeDtypeStructs, and lies on the mesh as
     sharding.shardings says, without one on the default device. `batches` goes on where it was.
@@ -269,7 +275,9 @@ def restore(
     carried = jax.eval_shape(lambda: fresh.carried)
     if mesh is not None:
         like = _on(mesh, like, sharding.specs(like))
-        carried = carried and _on(mesh, carried, sharding.state_specs(config))
+        states = sharding.state_specs(config)
+        specs = Carried(states, states) if isinstance(carried, Carried) else states
+        carried = carried and _on(mesh, carried, specs)
     opt_like = like[1] if carried is None else {"optimizer": like[1], "carried": carried}
     restored = checkpoints.restore(step, params_like=like[0], opt_state_like=opt_like)
     if restored is None:
@@ -283,7 +291,8 @@ def restore(
     step_now, skipped = jax.device_put(scalars) if mesh is None else place(mesh, P(), *scalars)
     if carried is not None:
         carried = restored.opt_state["carried"]
-    return TrainState(step_now, params, opt_state, skipped, carried)
+    state = TrainState(step_now, params, opt_state, skipped, carried)
+    return state, restored.data_state.get("retained")
 
 
 def skipped_in_a_row(run_dir: Path, step: int) -> int:

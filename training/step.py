@@ -16,32 +16,36 @@ from recurrentgemma import parallel, sharding
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import loss_and_state
 from recurrentgemma.sharded import on_mesh, place
-from recurrentgemma.state import State
 from training.data.batches import Batch
+from training.retention.objective import Carried, Kept, Retention
 
 Metrics = dict[str, Any]
 OBSERVED = "observed"
+NOTHING = Kept()
 
 
 class TrainState(NamedTuple):
     """All that a step changes. `skipped` counts the steps so far whose gradients were not finite.
-    `carried` is the model's state after the last batch, for documents that go on in the next."""
+    `carried` is the model's state after the last batch, for documents that go on in the next; a
+    retention.Carried where a teacher reads them, too."""
 
     step: jax.Array  # int32, how many batches have been seen
     params: Any
     opt_state: optax.OptState
     skipped: jax.Array  # int32
-    carried: State | None = None
+    carried: Any = None
 
 
 class TrainStep(Protocol):
     """The jitted step: see make_train_step."""
 
     def __call__(
-        self, train_state: TrainState, batch: Batch, frozen: Any = ()
+        self, train_state: TrainState, batch: Batch, frozen: Any = (), kept: Kept = NOTHING
     ) -> tuple[TrainState, Metrics]: ...
 
-    def lower(self, train_state: Any, batch: Any, frozen: Any = ()) -> jax.stages.Lowered: ...
+    def lower(
+        self, train_state: Any, batch: Any, frozen: Any = (), kept: Any = NOTHING
+    ) -> jax.stages.Lowered: ...
 
 
 def init_train_state(
@@ -49,7 +53,7 @@ def init_train_state(
     tx: optax.GradientTransformation,
     mesh: Mesh | None = None,
     *,
-    carried: State | None = None,
+    carried: Any = None,
 ) -> TrainState:
     """Step 0; on a mesh the optimizer's state lies where its parameters do. The first train_step
     donates these buffers: params may not be used after it."""
@@ -72,6 +76,7 @@ def make_train_step(
     schedule: optax.Schedule | None = None,
     measure: Callable[[Any], Metrics] | None = None,
     observe: Callable[[Any, Any], dict[str, jax.Array]] | None = None,
+    retention: Retention | None = None,
 ) -> TrainStep:
     """The jitted step for models of this structure. It donates the train state it is given.
 
@@ -80,6 +85,8 @@ def make_train_step(
     other, whose gradients are added: the same step in less memory.
     frozen: parameters that are used and not trained.
     measure: more metrics, scalars, of the parameters after the step.
+    retention: its loss is added; what that reads is `kept`, and `retention_loss` (without its
+    weight) and `retention_weight` are among the metrics.
     A train state with a carried state goes on from it where a row's first position is above 0;
     gradients end at the batch's edge.
 
@@ -95,50 +102,97 @@ def make_train_step(
     def merge(params: Any, frozen: Any) -> Griffin:
         return nnx.merge(graphdef, params, frozen) if frozen else nnx.merge(graphdef, params)
 
-    def loss_fn(params: Any, frozen: Any, batch: Batch, carried: State | None) -> Any:
-        model = merge(params, frozen)
+    kickstarts = retention is not None and retention.config.kickstarts
+    scalars = {"nll", "log_z", "tokens"} | ({"retention"} if kickstarts else set())
+
+    def loss_fn(
+        params: Any, frozen: Any, batch: Batch, carried: Any, start: Any, weight: Any
+    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        model, teacher = merge(params, frozen), frozen or start
+        if kickstarts:
+            assert retention is not None
+            return retention.kickstarted(model, teacher, batch, carried, weight, z_loss=z_loss)
         loss, (metrics, state) = loss_and_state(model, batch, carried, z_loss=z_loss)
         return loss, (metrics, None if carried is None else state)
 
-    run = jax.value_and_grad(loss_fn, has_aux=True)
-
-    def gradients(params: Any, frozen: Any, batch: Batch, carried: State | None) -> Any:
-        if grad_accumulation_steps == 1:
-            return run(params, frozen, batch, carried)
+    def rows_fn(
+        params: Any, frozen: Any, batch: Batch, carried: None, start: Any, weight: Any
+    ) -> tuple[jax.Array, tuple[Metrics, None]]:
+        assert retention is not None
+        loss = retention.of_rows(merge(params, frozen), frozen or start, batch)
         tokens = parallel.all_reduce(jnp.sum(batch.weights_BT), *sharding.TOKEN_AXES)
-        parts = jax.tree.map(
-            lambda x: x.reshape(grad_accumulation_steps, -1, *x.shape[1:]), (batch, carried)
-        )
+        return loss, ({"tokens": tokens}, None)
 
-        def add(whole: Any, part: tuple[Batch, State | None]) -> tuple[Any, State | None]:
-            (loss, (metrics, state)), grads = run(params, frozen, *part)
-            share = metrics["tokens"] / jnp.maximum(tokens, 1)
-            means = (loss, metrics["nll"], metrics["log_z"], grads)
-            whole = jax.tree.map(lambda a, b: a + (share * b).astype(a.dtype), whole, means)
-            return whole, state
+    def in_parts(function: Callable, names: set[str]) -> Callable:
+        """((loss, (metrics, state)), gradients), by grad_accumulation_steps."""
+        run = jax.value_and_grad(function, has_aux=True)
 
-        zero = jnp.zeros(())
-        start = (zero, zero, zero, jax.tree.map(jnp.zeros_like, params))
-        (loss, nll, log_z, grads), state = jax.lax.scan(add, start, parts)
-        state = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state)
-        return (loss, ({"nll": nll, "tokens": tokens, "log_z": log_z}, state)), grads
+        def gradients(params: Any, frozen: Any, batch: Batch, carried: Any, *others: Any) -> Any:
+            if grad_accumulation_steps == 1:
+                return run(params, frozen, batch, carried, *others)
+            tokens = parallel.all_reduce(jnp.sum(batch.weights_BT), *sharding.TOKEN_AXES)
+            parts = jax.tree.map(
+                lambda x: x.reshape(grad_accumulation_steps, -1, *x.shape[1:]), (batch, carried)
+            )
+
+            def add(whole: Any, part: tuple[Batch, Any]) -> tuple[Any, Any]:
+                (loss, (metrics, state)), grads = run(params, frozen, *part, *others)
+                share = metrics.pop("tokens") / jnp.maximum(tokens, 1)
+                means = (loss, metrics, grads)
+                whole = jax.tree.map(lambda a, b: a + (share * b).astype(a.dtype), whole, means)
+                return whole, state
+
+            zero = jnp.zeros(())
+            means = dict.fromkeys(names - {"tokens"}, zero)
+            zeros = (zero, means, jax.tree.map(jnp.zeros_like, params))
+            (loss, metrics, grads), state = jax.lax.scan(add, zeros, parts)
+            state = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state)
+            return (loss, ({**metrics, "tokens": tokens}, state)), grads
+
+        return gradients
+
+    def laid(
+        function: Callable, params: Any, frozen: Any, carried: Any, start: Any, names: set[str]
+    ) -> Callable:
+        """in_parts of the function, on the mesh where there is one."""
+        if mesh is None:
+            return in_parts(function, names)
+        specs = sharding.specs(params)
+        states = carried and sharding.state_specs(merge(params, frozen).config)
+        if isinstance(carried, Carried):
+            states = Carried(states, states)
+        reads = (specs, sharding.specs(frozen), sharding.BATCH, states, sharding.specs(start), P())
+        metrics = dict.fromkeys(names, P())
+        return on_mesh(mesh, in_parts(function, names), reads, ((P(), (metrics, states)), specs))
+
+    def retained(
+        params: Any, frozen: Any, kept: Kept, grads: Any, metrics: Metrics, weight: jax.Array
+    ) -> tuple[Any, Metrics]:
+        """The gradients with those of the retention loss, and its metrics."""
+        assert retention is not None
+        if kickstarts:
+            loss = metrics.pop("retention")
+        else:
+            if retention.config.reads_rows:
+                run = laid(rows_fn, params, frozen, None, kept.start, {"tokens"})
+                (loss, _), more = run(params, frozen, kept.batch, None, kept.start, ())
+            else:
+                loss, more = jax.value_and_grad(retention.of_parameters)(params, kept)
+            grads = jax.tree.map(lambda g, h: g + (weight * h).astype(g.dtype), grads, more)
+        return grads, {"retention_loss": loss, "retention_weight": weight}
 
     def train_step(
-        train_state: TrainState, batch: Batch, frozen: Any = ()
+        train_state: TrainState, batch: Batch, frozen: Any = (), kept: Kept = NOTHING
     ) -> tuple[TrainState, Metrics]:
         step, params, opt_state, skipped, carried = train_state
-        run = gradients
-        if mesh is not None:
-            specs = sharding.specs(params)
-            state_specs = carried and sharding.state_specs(merge(params, frozen).config)
-            scalars = {"nll": P(), "tokens": P(), "log_z": P()}
-            run = on_mesh(
-                mesh,
-                gradients,
-                (specs, sharding.specs(frozen), sharding.BATCH, state_specs),
-                ((P(), (scalars, state_specs)), specs),
-            )
-        (loss, (metrics, new_carried)), grads = run(params, frozen, batch, carried)
+        updates_before = step - skipped
+        weight: Any = () if retention is None else retention.weight(updates_before)
+        start = kept.start if kickstarts else ()
+        run = laid(loss_fn, params, frozen, carried, start, scalars)
+        (loss, (metrics, new_carried)), grads = run(params, frozen, batch, carried, start, weight)
+        of_retention: Metrics = {}
+        if retention is not None:
+            grads, of_retention = retained(params, frozen, kept, grads, metrics, weight)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, new_opt_state = tx.update(grads, opt_state, params)
@@ -149,7 +203,7 @@ def make_train_step(
             (new_params, new_opt_state, new_carried),
             (params, opt_state, carried),
         )
-        updates_before, skipped = step - skipped, skipped + (~finite).astype(jnp.int32)
+        skipped = skipped + (~finite).astype(jnp.int32)
         metrics = {
             "loss": metrics["nll"],
             "log_z": metrics["log_z"],
@@ -158,6 +212,7 @@ def make_train_step(
             "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(params),
             "skipped": skipped,
+            **of_retention,
         }
         if schedule is not None:
             metrics["learning_rate"] = jnp.asarray(schedule(updates_before))

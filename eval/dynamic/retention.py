@@ -52,7 +52,8 @@ class Weight:
 
     def at(self, step: Any) -> Any:
         """After so many steps, which may be traced."""
-        return jnp.maximum(self.start * self.decay**step, self.floor)
+        power = jnp.power(self.decay, jnp.asarray(step, jnp.float32))
+        return jnp.maximum(self.start * power, self.floor)
 
 
 def categorical_kl(teacher_BA: jax.Array, learner_BA: jax.Array) -> jax.Array:

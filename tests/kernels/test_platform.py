@@ -29,7 +29,7 @@ def test_the_default_device_may_be_a_name_or_a_device():
             assert jax.jit(lambda x: x + 1)(jnp.zeros(())) == 1
     with jax.default_device("gpu"):  # type: ignore[arg-type]
         assert platform.current() == "gpu"
-        assert losses._chunk_tokens(10**6, 256_000) >= 1
+        assert losses.chunk_tokens(10**6, 256_000) >= 1
 
 
 def test_what_is_lowered_for_another_platform():

@@ -59,5 +59,5 @@ def test_the_loss_and_its_gradients_are_those_of_one_device():
     [(10**6, 1), (TOKENS * VOCAB, 1), (TOKENS * VOCAB - 1, 2), (TOKENS * 5, 6), (1, VOCAB)],
 )
 def test_the_fewest_equal_parts_that_are_small_enough(elements, count):
-    parts_NVP = vocab_parts._parts(draw(0, VOCAB, WIDTH), TOKENS, elements)
+    parts_NVP = vocab_parts.cut(draw(0, VOCAB, WIDTH), TOKENS, elements)
     assert parts_NVP.shape == (count, VOCAB // count, WIDTH)

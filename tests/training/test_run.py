@@ -140,8 +140,10 @@ def test_from_any_mesh_to_any(
     config, mesh, data = config_of(small, scanned=scanned_here), mesh_named(here), batches()
     shapes = shapes_of(config, tx)
     with run.open_checkpoints(tmp_path / "run", small) as checkpoints:
-        restored = run.restore(checkpoints, data, config=config, fresh=shapes, mesh=mesh)
-    assert restored is not None
+        saved_again = run.restore(checkpoints, data, config=config, fresh=shapes, mesh=mesh)
+    assert saved_again is not None
+    restored, kept_state = saved_again
+    assert kept_state is None
     assert jax.tree.structure(restored) == jax.tree.structure(shapes)
     leaves = zip(
         *(jax.tree.leaves(tree) for tree in (restored, shapes, where_of(shapes, mesh))), strict=True

@@ -14,6 +14,7 @@ from recurrentgemma.text.chat import AUTO
 from training.finetuning.policy_arguments import PolicyArguments
 from training.launch import Launch
 from training.pruning.config import PruneConfig
+from training.retention.config import RetainConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class FinetuneArguments:
     """Where the run is kept; runs/NAME-tuned by default. If it holds a run, that run goes on."""
     lora: LoraArguments = dataclasses.field(default_factory=LoraArguments)
     prune: PruneConfig = dataclasses.field(default_factory=PruneConfig)
+    retain: RetainConfig = dataclasses.field(default_factory=RetainConfig)
     chat_template: Annotated[str, tyro.conf.arg(aliases=["--template"])] = AUTO
     """`auto`: the checkpoint's own, else Gemma's format; `gemma`; a file with a Jinja template; or
     `none`: prompt and response as plain text, for tokenizers without turns."""

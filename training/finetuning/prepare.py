@@ -131,6 +131,7 @@ def prepare(arguments: FinetuneArguments) -> PreparedRun:
             beta2=0.999,
         ),
         prune=arguments.prune,
+        retain=arguments.retain,
         data=data,
         tokenizer=base.tokenizer_from,
         init_from=base.init_from,

@@ -21,7 +21,7 @@ from training.finetuning.reward import load_reward
 from training.optim import OptimConfig
 
 RATES = {"full": 1e-6, "lora": 1e-5}  # learning rates where none is given
-OF_EXAMPLES = ("answers", "messages", "epochs", "prune")
+OF_EXAMPLES = ("answers", "messages", "epochs", "prune", "retain")
 INSTEAD = {"epochs": ": --iterations and --update-epochs say how long it learns"}
 
 
