@@ -22,9 +22,12 @@ FIELDS = ("init_from", "tokenizer")
 
 
 def pin(config: TrainConfig, run_dir: Path) -> TrainConfig:
-    """The config with a commit in each name. Raises UserError as `pinned`."""
+    """The config with a commit in each name, and a step of the run whose parameters are read again
+    (`--retain`). Raises UserError as `pinned`."""
     given = [getattr(config, field) for field in FIELDS]
     names = {field: pinned(name, run_dir, field) for field, name in zip(FIELDS, given, strict=True)}
+    if config.retain.holds:
+        names["init_from"] = at_step(names["init_from"])
     kept = config.branches or branches(given, run_dir)
     return dataclasses.replace(config, **names, branches=kept)
 
@@ -79,3 +82,12 @@ def _saved_fields(run_dir: Path) -> dict:
     if not (run_dir / store.CONFIG).is_file():
         return {}
     return store.read_run_config(run_dir)[1]
+
+
+def at_step(init_from: str) -> str:
+    """Of a run its newest step, which stays what it is when the run goes on: for what reads it
+    again whenever it goes on itself."""
+    path = Path(init_from)
+    if init_from and read_name(init_from) is None and (path / store.STEPS).is_dir():
+        return str(store.newest_whole(path) or path)
+    return init_from

@@ -15,6 +15,7 @@ from recurrentgemma.lora_config import LoraConfig
 
 Parameters = Literal["all", "mlp", "recurrence", "attention", "biases", "lora"]
 Algorithm = Literal["none", "sgd", "rms", "adam"]
+Retain = Literal["none", "kl", "l2-sp", "ewc", "root-ewc"]
 LORA = LoraConfig(rank=8, alpha=16.0)
 RATES = {"none": 0.0, "sgd": 0.1, "adam": 1e-3, "rms": 3e-5}
 EPS = {"rms": 2e-5, "adam": 1e-8}  # of Krause et al. 2018 (their code), and of Adam
@@ -123,16 +124,46 @@ class ReplayConfig:
     on."""
     capacity: int = 256
     """Of a stream's earlier segments so many are kept, each as likely as the other."""
+    targets: Literal["tokens", "checkpoint"] = "tokens"
+    """What is learned of them: their tokens, or the checkpoint's distribution of each next one, by
+    KL(checkpoint, adapted) (behavioural cloning)."""
 
     def __post_init__(self) -> None:
         _at_least("replay.rows", self.rows, 0)
         _at_least("replay.capacity", self.capacity, 1)
         _expect_one_of("replay.of", self.of, ("stream", "text"))
+        _expect_one_of("replay.targets", self.targets, ("tokens", "checkpoint"))
         if not 0 < self.weight < math.inf:
             raise UserError(f"replay.weight={self.weight}: expected a number above 0")
         others = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
         if self.rows == 0 and others:
             raise UserError("replay's options have no effect with replay.rows=0: give some rows")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetainConfig:
+    """What holds the adapted parameters θ to the checkpoint's θ_g beside optimizer.decay, which
+    does it after each update. These are losses, added to that of the segment (arXiv 2402.02868):
+
+    kl: weight KL(checkpoint, adapted) of the segment's own next tokens (kickstarting)
+
+    l2-sp: weight Σ (θ - θ_g)²
+
+    ewc: weight Σ F (θ - θ_g)², F the Fisher information of each parameter, per token, from gradient
+    statistics
+
+    root-ewc: the same with the root of F, as Krause et al. have it in their decay
+    """
+
+    method: Retain = "none"
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _expect_one_of("retain.method", self.method, get_args(Retain))
+        if not 0 < self.weight < math.inf:
+            raise UserError(f"retain.weight={self.weight}: expected a number above 0")
+        if self.method == "none" and self.weight != 1.0:
+            raise UserError("retain.weight has no effect without retain.method: give one")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,6 +196,7 @@ class DynamicConfig:
     """Each document begins with the checkpoint's parameters. --no-reset-parameters: what was
     learned in one document stays for the next."""
     replay: ReplayConfig = ReplayConfig()
+    retain: RetainConfig = RetainConfig()
     seed: int = 0
     """Of LoRA's first values and of what is replayed."""
 
@@ -177,11 +209,15 @@ class DynamicConfig:
         if self.learn_overlap and not self.overlap:
             raise UserError("learn_overlap has no effect with overlap=0: give an overlap")
         if not self.learns and (
-            self.replay.rows or self.update_every > 1 or self.learn_overlap or self.layers
+            self.replay.rows
+            or self.update_every > 1
+            or self.learn_overlap
+            or self.layers
+            or self.retain.method != "none"
         ):
             raise UserError(
                 "with optimizer.algorithm=none nothing is learned: replay, update_every, "
-                "learn_overlap and layers have no effect; leave them out"
+                "learn_overlap, layers and retain have no effect; leave them out"
             )
         if self.parameters != "lora" and self.lora != LORA:
             raise UserError(f"lora's options have no effect with parameters={self.parameters}")
@@ -200,6 +236,16 @@ class DynamicConfig:
         """M, targets that the head sees for each segment: the scored ones, then the overlap's."""
         return self.tokens_read if self.learn_overlap else self.segment_length
 
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether it takes gradient statistics of training text."""
+        return self.optimizer.algorithm == "rms" or self.retain.method in ("ewc", "root-ewc")
+
+    @property
+    def carries_teacher(self) -> bool:
+        """Whether the checkpoint reads each stream, too, with a state of its own."""
+        return self.retain.method == "kl" and self.state == "carry"
+
     def program(self) -> "DynamicConfig":
         """The choices without what a compiled step takes as a value: those with the same program
         are compiled once."""
@@ -208,7 +254,8 @@ class DynamicConfig:
             learning_rate=None,
             decay=float(self.optimizer.decay > 0),
         )
-        return dataclasses.replace(self, optimizer=optimizer, seed=0)
+        retain = dataclasses.replace(self.retain, weight=1.0)
+        return dataclasses.replace(self, optimizer=optimizer, retain=retain, seed=0)
 
     def static(self) -> "DynamicConfig":
         """The same reading of text, and nothing learned from it."""
@@ -226,6 +273,7 @@ class DynamicConfig:
     def from_json(cls, fields: dict[str, Any]) -> "DynamicConfig":
         """Of a to_json dictionary."""
         nested = {"lora": LoraConfig, "optimizer": OptimizerConfig, "replay": ReplayConfig}
+        nested["retain"] = RetainConfig
         given = {n: nested[n](**f) if n in nested else f for n, f in fields.items()}
         return cls(**given)
 

@@ -42,7 +42,7 @@ LOSES = 0.01  # of the static loss: what adaptation may lose before it is warned
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StatisticsOptions:
-    """Gradient statistics, for --optimizer.algorithm rms."""
+    """Gradient statistics, for --optimizer.algorithm rms and --retain.method ewc."""
 
     file: Path | None = None
     """Where they are kept: read if the file is there, else made of the data and written."""
@@ -117,13 +117,18 @@ def check(arguments: DynamicArguments) -> None:
     choices, statistics = arguments.choices, arguments.statistics
     if arguments.streams < 1:
         raise UserError(f"--streams {arguments.streams}: expected at least 1")
-    by_rms = choices.optimizer.algorithm == "rms"
-    if statistics != StatisticsOptions() and not by_rms:
-        raise UserError("--statistics has no effect without --optimizer.algorithm rms")
-    if statistics.file is None and by_rms and not statistics.data:
+    if statistics != StatisticsOptions() and not choices.needs_statistics:
         raise UserError(
-            "--optimizer.algorithm rms scales by gradient statistics: give --statistics.data, text "
-            "that the model was trained on, or --statistics.file"
+            "--statistics has no effect without --optimizer.algorithm rms, or --retain.method ewc "
+            "or root-ewc"
+        )
+    if statistics.file is None and choices.needs_statistics and not statistics.data:
+        by = "--optimizer.algorithm rms scales"
+        if choices.optimizer.algorithm != "rms":
+            by = f"--retain.method {choices.retain.method} weighs parameters"
+        raise UserError(
+            f"{by} by gradient statistics: give --statistics.data, text that the model was trained "
+            "on, or --statistics.file"
         )
     if arguments.retention != RetentionOptions() and not arguments.retention.data:
         raise UserError("--retention.tokens has no effect without --retention.data")
@@ -189,7 +194,7 @@ def _statistics(arguments, lm: "LanguageModel", settings: dict[str, Any], docume
     from eval.progress_bar import progress_bar
 
     options = arguments.statistics
-    if arguments.choices.optimizer.algorithm != "rms":
+    if not arguments.choices.needs_statistics:
         return None
     if options.file is not None and (options.file.is_file() or not options.data):
         measured = gradients.read(options.file)

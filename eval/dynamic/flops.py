@@ -4,7 +4,8 @@
     forward       two for each multiply-add of a product, as recurrentgemma/counts.py counts them
     activations   gradients of a product's input: only where something before it is adapted
     weights       gradients of a product's weight: only where that is adapted
-    optimizer     the update of the adapted parameters, over the tokens between two updates
+    optimizer     the update of the adapted parameters, over the tokens between two updates; and
+                  what holds them to the checkpoint's
 
 Static scoring is the first alone. When every weight is adapted the next two are about a forward
 each, so that a token costs three times as much; an adapter in the last layer costs hardly more than
@@ -22,7 +23,7 @@ from recurrentgemma.config import CONV_WIDTH, BlockType, GriffinConfig
 from recurrentgemma.parameters import param_shapes
 
 UPDATE = {"none": 0, "sgd": 2, "rms": 5, "adam": 14}  # for each parameter
-DECAY, ADD = 4, 1
+DECAY, ADD, HOLD = 4, 1, 8
 RECURRENCE = 16  # for each channel, as counts.py
 
 
@@ -60,13 +61,17 @@ def flops_per_token(config: GriffinConfig, choices: DynamicConfig) -> Flops:
     length, targets = choices.segment_length, choices.targets
     read = choices.tokens_read / length
     parts = [read * b + targets / length * h for b, h in zip(body, head, strict=True)]
+    teacher = choices.retain.method == "kl", choices.replay.targets == "checkpoint"
+    parts[0] += teacher[0] * (read * body[0] + targets / length * head[0])
     if choices.replay.rows:
+        parts[0] += teacher[1] * choices.replay.rows * (body[0] + head[0])
         extra = [choices.replay.rows * (b + h) for b, h in zip(body, head, strict=True)]
         parts = [x + y for x, y in zip(parts, extra, strict=True)]
     shapes = _shapes(config, choices)
     size = sum(math.prod(shapes[name]) for name in adapted)
     update = UPDATE[choices.optimizer.algorithm] + DECAY * (choices.optimizer.decay > 0)
-    each_segment = update / choices.update_every + ADD * (choices.update_every > 1)
+    held = choices.retain.method not in ("none", "kl")
+    each_segment = HOLD * held + update / choices.update_every + ADD * (choices.update_every > 1)
     forward, activations, weights = parts
     return Flops(forward, activations, weights, size * each_segment / length)
 

@@ -59,7 +59,7 @@ class Learner:
             mean_square, segments = statistics.mean_square, statistics.segments
         program = choices.program()
         self.tx = make_tx(program.optimizer, tx)
-        self.anchor = anchored(self.split.pretrained, choices.optimizer, mean_square, segments)
+        self.anchor = anchored(self.split.pretrained, choices, mean_square, segments)
         self._step = step.make_step(self.split.form, program, self.tx, self.mesh)
         self._restart = step.make_restart(self.tx)
         self.begin(count)

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eval.dynamic.config import OptimizerConfig
+from eval.dynamic import retention
+from eval.dynamic.config import DynamicConfig, OptimizerConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.params import Flat
 
@@ -30,33 +31,46 @@ class Anchor(NamedTuple):
     rms: Flat | None = None
     mean_rms: jax.Array | None = None
     moves: Flat | None = None
+    retain: jax.Array | None = None  # the weight of the retention loss
+    fisher: Flat | None = None  # what it weighs each parameter by; None: all alike
 
 
 def anchored(
-    pretrained: Flat, config: OptimizerConfig, mean_square: Flat | None, segments: int = 1
+    pretrained: Flat, choices: DynamicConfig, mean_square: Flat | None, segments: int = 1
 ) -> Anchor:
     """The anchor. mean_square: of gradients over so many segments (statistics.py).
 
     Raises UserError: the optimizer needs them and there are none, or they are of other parameters.
     """
-    rate, decay = jnp.float32(config.rate), jnp.float32(config.decay)
-    if config.algorithm != "rms":
-        return Anchor(pretrained, rate, decay)
+    config, retain = choices.optimizer, choices.retain
+    rate, decay, weight = map(jnp.float32, (config.rate, config.decay, retain.weight))
+    if not choices.needs_statistics:
+        return Anchor(pretrained, rate, decay, retain=weight)
     if mean_square is None:
+        scaled = "optimizer.algorithm=rms scales"
+        if config.algorithm != "rms":
+            scaled = f"retain.method={retain.method} weighs parameters"
         raise UserError(
-            "optimizer.algorithm=rms scales by gradient statistics, and there are none: give "
-            "training text to make them of (--statistics.data), or --statistics.file"
+            f"{scaled} by gradient statistics, and there are none: give training text to make "
+            "them of (--statistics.data), or --statistics.file"
         )
     if absent := pretrained.keys() - mean_square.keys():
         raise UserError(
             f"the gradient statistics lack {len(absent)} of the adapted parameters, such as "
             f"{min(absent)!r}: make them anew, with the same choice of parameters"
         )
+    fisher = None
+    if retain.method in ("ewc", "root-ewc"):
+        # A segment's gradient is of a mean over its tokens.
+        fisher = {name: mean_square[name] * choices.segment_length for name in pretrained}
+        fisher = retention.root(fisher) if retain.method == "root-ewc" else fisher
+    if config.algorithm != "rms":
+        return Anchor(pretrained, rate, decay, retain=weight, fisher=fisher)
     count = segments if config.sum_of_squares else 1
     rms = {name: jnp.sqrt(mean_square[name] * count) for name in pretrained}
     mean_rms = jnp.mean(jnp.stack([jnp.mean(x) for x in rms.values()]))
     moves = {name: jnp.any(x > 0).astype(jnp.float32) for name, x in rms.items()}
-    return Anchor(pretrained, rate, decay, rms, mean_rms, moves)
+    return Anchor(pretrained, rate, decay, rms, mean_rms, moves, weight, fisher)
 
 
 @lru_cache(64)

@@ -124,7 +124,7 @@ def _add(form: Form, choices: DynamicConfig, sums, state, adapted, frozen, segme
     def one(state, segment, counts):
         run = partial(segment_loss, form, choices)
         first = jax.tree.map(lambda x: x[None], state)
-        grads, (_, after) = jax.grad(run, has_aux=True)(adapted, frozen, segment, first)
+        grads, (_, after, _) = jax.grad(run, has_aux=True)(adapted, frozen, segment, first)
         squares = jax.tree.map(lambda g: counts * jnp.square(g), grads)
         return squares, jax.tree.map(lambda x: x[0], after)
 

@@ -25,8 +25,10 @@ from jax.sharding import PartitionSpec as P
 from eval.dynamic.config import DynamicConfig
 from eval.dynamic.optimizers import Anchor
 from eval.dynamic.parameters import Form, Split
+from eval.dynamic.retention import distance
 from eval.dynamic.segments import Replayed, Segment
 from recurrentgemma.config import GriffinConfig
+from recurrentgemma.divergence import hidden_divergence
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import hidden_loss
 from recurrentgemma.params import Flat
@@ -51,6 +53,8 @@ class Streams(NamedTuple):
     """The parameters that gave the last finite loss, and their version."""
     good_version: jax.Array
     stopped: jax.Array  # bool [S], the loss was not finite: nothing is learned any more
+    teacher: State | None = None
+    """The checkpoint's own state, where it reads the stream, too."""
 
 
 class Scored(NamedTuple):
@@ -98,6 +102,7 @@ def start(
         good=spread(pretrained),
         good_version=spread(zero),
         stopped=spread(zero > 0),
+        teacher=spread(_fresh(split.form.config)) if choices.carries_teacher else None,
     )
 
 
@@ -137,16 +142,35 @@ def segment_loss(
     segment: Segment,
     state: State | None,
     replayed: Replayed | None = None,
-) -> tuple[jax.Array, tuple[jax.Array, State | None]]:
-    """(loss, (logp_L, state)) of one stream; the state is a batch of one."""
+    *,
+    anchor: Anchor | None = None,
+    teacher_state: State | None = None,
+) -> tuple[jax.Array, tuple[jax.Array, State | None, State | None]]:
+    """(loss, (logp_L, state, the teacher's state)) of one stream; states are batches of one.
+    anchor: what the retention losses compare with; without it there are none."""
     model = form.merge(adapted, frozen)
     x_1MD, state = read(model, choices, segment, state)
-    loss, nll_1M, _ = hidden_loss(model, x_1MD, segment.targets_M[None], segment.weights_M[None])
+    weights_1M = segment.weights_M[None]
+    loss, nll_1M, _ = hidden_loss(model, x_1MD, segment.targets_M[None], weights_1M)
+    retain = "none" if anchor is None else choices.retain.method
+    clones = anchor is not None and choices.replay.targets == "checkpoint"
+    held: Any = anchor
+    teacher: Any = form.merge(held.pretrained, frozen) if clones or retain == "kl" else None
     if replayed is not None:
         tokens_RL, positions_RL, targets_RL, weights_RL = replayed
         x_RLD, _ = model.hidden(tokens_RL, None, positions=positions_RL)
-        loss += hidden_loss(model, x_RLD, targets_RL, weights_RL)[0]
-    return loss, (-nll_1M[0, : choices.segment_length], state)
+        if clones:
+            theirs_RLD, _ = teacher.hidden(tokens_RL, None, positions=positions_RL)
+            loss += hidden_divergence(model, x_RLD, teacher, theirs_RLD, weights_RL)[0]
+        else:
+            loss += hidden_loss(model, x_RLD, targets_RL, weights_RL)[0]
+    if retain == "kl":
+        theirs_1MD, teacher_state = read(teacher, choices, segment, teacher_state)
+        kl, _ = hidden_divergence(model, x_1MD, teacher, theirs_1MD, weights_1M)
+        loss += held.retain * kl
+    elif retain != "none":
+        loss += held.retain * distance(adapted, held.pretrained, held.fisher)
+    return loss, (-nll_1M[0, : choices.segment_length], state, teacher_state)
 
 
 @lru_cache(64)  # adapters of one model share their programs
@@ -164,12 +188,14 @@ def make_step(
 
     def one(streams: Streams, frozen: Any, anchor: Anchor, segment: Segment, replayed: Any):
         state = jax.tree.map(lambda x: x[None], streams.state)
-        run = partial(segment_loss, form, choices)
         if not choices.learns:
-            loss, (logp_L, state) = run(streams.adapted, frozen, segment, state, replayed)
+            run = partial(segment_loss, form, choices)
+            loss, (logp_L, state, _) = run(streams.adapted, frozen, segment, state, replayed)
             state = jax.tree.map(lambda x: x[0], state)
             return streams._replace(state=state), Scored(logp_L, loss, streams.stopped), {}
-        (loss, (logp_L, state)), grads = jax.value_and_grad(run, has_aux=True)(
+        theirs = jax.tree.map(lambda x: x[None], streams.teacher)
+        run = partial(segment_loss, form, choices, anchor=anchor, teacher_state=theirs)
+        (loss, (logp_L, state, theirs)), grads = jax.value_and_grad(run, has_aux=True)(
             streams.adapted, frozen, segment, state, replayed
         )
         stopped = streams.stopped | ~jnp.isfinite(loss)
@@ -180,9 +206,11 @@ def make_step(
             return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
 
         state = where(stopped, streams.state, jax.tree.map(lambda x: x[0], state))
+        theirs = where(stopped, streams.teacher, jax.tree.map(lambda x: x[0], theirs))
         gathered = streams.gathered + moves.astype(jnp.int32)
         streams = streams._replace(
             state=state,
+            teacher=theirs if choices.carries_teacher else None,
             gathered=gathered,
             stopped=stopped,
             adapted=where(breaks, streams.good, streams.adapted),

@@ -258,8 +258,8 @@ def check_choices(choices: DynamicConfig) -> DynamicConfig:
         )
     if choices.reset_parameters:
         raise UserError("reset_parameters: a session keeps what it has learned: turn it off")
-    if choices.optimizer.algorithm == "rms" or choices.replay.of == "text":
-        raise UserError("rms and replay of a text need training text, which a server has not")
+    if choices.needs_statistics or choices.replay.of == "text":
+        raise UserError("rms, ewc and replay of a text need training text, which a server has not")
     if not choices.learns:
         raise UserError("optimizer.algorithm=none: a session that adapts learns something")
     return choices

@@ -66,10 +66,10 @@ def train(of: Process) -> None:
     def make_train_step(*args, **options):
         compiled = real(*args, **options)
 
-        def step(train_state, batch):
+        def step(train_state, batch, *beside):
             number = int(train_state.step) + 1
             time.sleep(of.pause)
-            program = compiled(train_state, batch)
+            program = compiled(train_state, batch, *beside)
             if number == of.die_at:
                 os.kill(os.getpid(), signal.SIGKILL)  # the step was dispatched, and is not over
             return program

@@ -5,8 +5,7 @@ that a run needs."""
 import dataclasses
 from pathlib import Path
 
-from checkpoints.hub_names import read_name, short_title
-from checkpoints.store import STEPS, newest_whole
+from checkpoints.hub_names import short_title
 from recurrentgemma.errors import UserError
 from training import pins
 from training.configs import TrainConfig
@@ -82,7 +81,7 @@ def prepare_policy(arguments: FinetuneArguments) -> PreparedRun:
         ),
         data=DataConfig(chat_template=template),
         tokenizer=base.tokenizer_from,
-        init_from=_exact(base.init_from),
+        init_from=pins.at_step(base.init_from),
         branches=pins.branches((arguments.checkpoint, arguments.tokenizer), run_dir),
         lora=lora,
         policy=policy,
@@ -117,12 +116,3 @@ def prepare_policy(arguments: FinetuneArguments) -> PreparedRun:
 def _files(names: tuple[str, ...]) -> tuple[str, ...]:
     """Without `chat:`, which says what they are anyway."""
     return tuple(name.removeprefix("chat:") for name in names)
-
-
-def _exact(init_from: str) -> str:
-    """The newest step of a run, which stays what it is when the run goes on: the reference is read
-    again whenever this run goes on."""
-    path = Path(init_from)
-    if read_name(init_from) is None and (path / STEPS).is_dir():
-        return str(newest_whole(path) or path)
-    return init_from

@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from eval.dynamic.config import DynamicConfig, OptimizerConfig, ReplayConfig
+from eval.dynamic.config import DynamicConfig, OptimizerConfig, ReplayConfig, RetainConfig
 from eval.dynamic.flops import adapted_parameters, flops_per_token
 from eval.dynamic.learner import Learner
 from eval.dynamic.segments import cut, replayed, stacked
@@ -50,7 +50,12 @@ def compiled(config: GriffinConfig, chosen: DynamicConfig) -> float:
         STATIC,
         choices(parameters="mlp", layers="1"),
         choices(parameters="lora", overlap=64),
-        choices(overlap=64, learn_overlap=True, replay=ReplayConfig(rows=1)),
+        choices(
+            overlap=64,
+            learn_overlap=True,
+            replay=ReplayConfig(rows=1, targets="checkpoint"),
+            retain=RetainConfig(method="kl"),
+        ),
     ],
     ids=lambda chosen: chosen.describe(),
 )
@@ -58,6 +63,7 @@ def test_they_are_those_of_the_compiled_program(chosen):
     """But for what is no product: the recurrence, the convolution and the update."""
     flops = flops_per_token(WIDE, chosen)
     read = chosen.tokens_read / LENGTH + chosen.replay.rows
+    read *= 1 + (chosen.retain.method == "kl") / 3  # the checkpoint's forward pass
     others = 2 * WIDE.lru_width * (2 * 4 + 16) * read  # of two layers
     most = flops.per_token - flops.optimizer - others
     least = flops.per_token - flops.optimizer - 3 * others

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from eval.dynamic.config import OptimizerConfig
+from eval.dynamic.config import DynamicConfig, OptimizerConfig
 from eval.dynamic.optimizers import anchored, make_tx
 from recurrentgemma.errors import UserError
 
@@ -22,7 +22,10 @@ SQUARES = {"a": jnp.array([0.04, 0.25, 1.0]), "b": jnp.array([[0.09]])}
 
 def updates(config: OptimizerConfig, squares=None, segments=1, tx=None, times=1) -> Any:
     chain = make_tx(config, tx)
-    anchor, state = anchored(FIRST, config, squares, segments), chain.init(FIRST)
+    anchor, state = (
+        anchored(FIRST, DynamicConfig(optimizer=config), squares, segments),
+        chain.init(FIRST),
+    )
     for _ in range(times):
         change, state = chain.update(GRADS, state, NOW, anchor=anchor)
     return change
@@ -96,6 +99,6 @@ def test_any_transformation_of_optax_with_decay():
 def test_statistics_that_are_missing_are_refused():
     config = OptimizerConfig(algorithm="rms")
     with pytest.raises(UserError, match="give training text"):
-        anchored(FIRST, config, None)
+        anchored(FIRST, DynamicConfig(optimizer=config), None)
     with pytest.raises(UserError, match="lack 1 of the adapted parameters, such as 'b'"):
-        anchored(FIRST, config, {"a": SQUARES["a"]})
+        anchored(FIRST, DynamicConfig(optimizer=config), {"a": SQUARES["a"]})

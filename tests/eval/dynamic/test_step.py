@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval.dynamic.config import DynamicConfig, OptimizerConfig
+from eval.dynamic.config import DynamicConfig, OptimizerConfig, ReplayConfig, RetainConfig
 from eval.dynamic.learner import Learner
 from eval.dynamic.segments import cut, nothing, replayed, stacked
 from recurrentgemma.params import flat_params, from_flat_params
@@ -23,6 +23,7 @@ from tests.eval.dynamic.small import (
     language_model,
     log_probs,
     run,
+    statistics,
 )
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -87,6 +88,95 @@ def test_it_is_the_definition(changes, length):
     if choices.state == "carry":
         np.testing.assert_allclose(static[:later], expected[:later], atol=5e-5)
     assert np.abs(static[later:] - expected[later:]).max() > 1e-3
+
+
+HELD = {
+    "kl": {"retain": RetainConfig(method="kl", weight=2.0)},
+    "cloned": {"replay": ReplayConfig(rows=1, capacity=1, weight=2.0, targets="checkpoint")},
+    "l2-sp": {"retain": RetainConfig(method="l2-sp", weight=0.5)},
+    "ewc": {"retain": RetainConfig(method="ewc", weight=0.5)},
+    "root-ewc": {"retain": RetainConfig(method="root-ewc", weight=0.05)},
+}
+
+
+@functools.partial(jax.jit, static_argnums=(5, 6))
+def _held_gradient(flat, flat_g, tokens, earlier, fisher, method: str, weight: float):
+    """(log-probabilities, gradient) of the segment of the last 8 of `tokens` and of what holds."""
+
+    def logp_of(flat, tokens):
+        logits, _ = from_flat_params(CONFIG, flat)(tokens[None, :-1], None)
+        return jax.nn.log_softmax(logits[0])
+
+    def kl(flat, tokens):
+        mine, theirs = logp_of(flat, tokens)[-8:], logp_of(flat_g, tokens)[-8:]
+        return jnp.mean(jnp.sum(jnp.exp(theirs) * (theirs - mine), -1))
+
+    def loss(flat):
+        logp = jnp.take_along_axis(logp_of(flat, tokens), tokens[1:, None], 1)[-8:, 0]
+        if method == "kl":
+            held = kl(flat, tokens)
+        elif method == "cloned":
+            held = kl(flat, earlier)
+        else:
+            parts = [jnp.sum(fisher[n] * jnp.square(x - flat_g[n])) for n, x in flat.items()]
+            held = sum(parts)
+        return -jnp.mean(logp) + weight * held, logp
+
+    grads, logp = jax.grad(loss, has_aux=True)(flat)
+    return logp, grads
+
+
+@pytest.mark.parametrize("method", HELD)
+def test_what_holds_is_the_definition(method: str):
+    """Of two segments whose gradients see 8 tokens before them and no more: windows."""
+    choices = dataclasses.replace(PLAIN, state="reset", overlap=8, **HELD[method])
+    ids, stats = ids_of(25), None
+    flat_g = flat = flat_params(language_model().model)
+    fisher = dict.fromkeys(flat, jnp.ones(()))
+    if choices.needs_statistics:
+        stats = statistics(choices)
+        fisher = {name: 8 * x for name, x in stats.mean_square.items()}
+        if method == "root-ewc":
+            fisher = jax.tree.map(jnp.sqrt, fisher)
+    weight = choices.replay.weight if method == "cloned" else choices.retain.weight
+    expected, earlier = [], None
+    for start in (0, 8, 16):
+        tokens, given = ids[max(start - 8, 0) : start + 9], method
+        if method == "cloned" and earlier is None:
+            given = "l2-sp"  # nothing is replayed beside the first segment, where this is 0, too
+        logp, grads = _held_gradient(
+            flat, flat_g, tokens, tokens if earlier is None else earlier, fisher, given, weight
+        )
+        expected.append(logp)
+        flat = jax.tree.map(lambda x, g: x - SGD.learning_rate * g, flat, grads)
+        if earlier is None:
+            earlier = tokens  # the buffer keeps one: the first, or another one at random
+    learner = Learner(language_model(), choices, statistics=stats)
+    got = log_probs(learner, ids)
+    most = 16 if method == "cloned" else 24
+    np.testing.assert_allclose(got[:most], np.concatenate(expected)[:most], atol=5e-5)
+    free = dataclasses.replace(choices, retain=RetainConfig(), replay=ReplayConfig())
+    assert np.abs(got - log_probs(Learner(language_model(), free), ids)).max() > 1e-4
+
+
+def test_the_checkpoint_carries_a_state_of_its_own():
+    """With the state carried, and nothing learned yet, there is no distance to the checkpoint; then
+    it is that of whole texts."""
+    choices = dataclasses.replace(PLAIN, retain=RetainConfig(method="kl", weight=5.0))
+    learner, lm = Learner(language_model(), choices), language_model()
+    ids, model = ids_of(25), from_flat_params(CONFIG, flat_params(language_model().model))
+    losses = []
+    for start in (0, 8):
+        segment = stacked([cut(choices, ids, start, 8)])
+        adapted = learner.model(0)
+        losses.append(float(learner.step(segment, None).loss_S[0]))
+    mine = jax.nn.log_softmax(adapted(ids[None, :16])[0][0, 8:])
+    theirs = jax.nn.log_softmax(model(ids[None, :16])[0][0, 8:])
+    first = -np.mean(lm.score(ids[:9].tolist()))
+    np.testing.assert_allclose(losses[0], first, rtol=1e-4)
+    kl = float(jnp.mean(jnp.sum(jnp.exp(theirs) * (theirs - mine), -1)))
+    assert kl > 1e-5
+    assert learner.streams.teacher is not None
 
 
 @pytest.mark.parametrize("choices", [PLAIN, RICH], ids=["plain", "rich"])
