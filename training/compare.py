@@ -16,10 +16,11 @@ from checkpoints.load import load_checkpoint
 from recurrentgemma.counts import parameter_count
 from recurrentgemma.griffin import Griffin
 from training import run_folder
+from training.build import held_out_bits_per_byte
 from training.configs import TrainConfig
 from training.inputs import open_inputs
 from training.launch import Launch
-from training.loop import held_out_bits_per_byte, train
+from training.loop import train
 from training.named_runs import equal_model
 from training.observe.metrics import read_metrics
 from training.optim import OptimConfig

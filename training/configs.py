@@ -18,6 +18,7 @@ from recurrentgemma.text.chat import AUTO, GEMMA
 from training.data.config import DataConfig
 from training.data.sources.spec import absolute_spec
 from training.finetuning.policy_config import PolicyConfig
+from training.finetuning.preference_config import PreferenceConfig
 from training.optim import OptimConfig
 from training.pruning.config import PruneConfig
 from training.retention.config import NEED_START, RetainConfig
@@ -72,6 +73,8 @@ class TrainConfig:
     """Train adapters beside those parameters, which stay as they are; see `griffin finetune`."""
     policy: Annotated[PolicyConfig | None, tyro.conf.Suppress] = None
     """Learn from rewards of the model's own answers; see `griffin finetune --method`."""
+    preference: Annotated[PreferenceConfig | None, tyro.conf.Suppress] = None
+    """Learn from preferences between answers; see `griffin finetune --method`."""
     steps: int = 1000
     batch_size: int = 8
     """Rows in a batch (B)."""
@@ -149,6 +152,7 @@ class TrainConfig:
                 "stay as they are; train every parameter"
             )
         self._check_retain()
+        self._check_preference()
         if self.policy is not None:
             self.policy.check_minibatch(self.batch_size)
             if not self.init_from:
@@ -184,6 +188,28 @@ class TrainConfig:
                 f"{self.retain.batch_size}; choose a multiple of {parts}"
             )
 
+    def _check_preference(self) -> None:
+        if self.preference is None:
+            return
+        if not self.init_from:
+            raise UserError("preference without init_from: the checkpoint is the reference, too")
+        if self.policy is not None or self.text or self.data.sources:
+            raise UserError("preference beside policy, text or data.sources: learn from one")
+        if not self.data.epochs:
+            raise UserError("preference without data.epochs: say how often they are learned from")
+        parts = self.grad_accumulation_steps
+        if self.batch_size % (2 * parts):
+            raise UserError(
+                f"batch_size={self.batch_size} with preferences, which take two rows each, in "
+                f"{parts} part{'s' if parts > 1 else ''}: choose a multiple of {2 * parts}"
+            )
+        if self.retain.kickstarts:
+            raise UserError(
+                "retain.method=kl without retain.data has no effect with preferences, whose beta "
+                "holds the model to the checkpoint on the same rows; give retain.data, or leave it "
+                "out"
+            )
+
     def with_absolute_paths(self) -> "TrainConfig":
         """The same config, whose files are the same from every working directory."""
 
@@ -204,6 +230,7 @@ class TrainConfig:
             tokenizer=absolute(self.tokenizer),
             init_from=absolute(self.init_from),
             policy=None if self.policy is None else self.policy.with_absolute_paths(),
+            preference=None if self.preference is None else self.preference.with_absolute_paths(),
             retain=self.retain.with_absolute_paths(),
         )
 

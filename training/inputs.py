@@ -55,6 +55,24 @@ class Inputs:
         """Of the first EVAL_DOCUMENTS of them config.eval_tokens each; tokenised once."""
         return list(itertools.islice(self._held_out(self.config.eval_tokens), EVAL_DOCUMENTS))
 
+    def batches(self, rows: range, mesh: Mesh | None) -> Batches:
+        """Those that the run learns from; of this process the rows given."""
+        config = self.config
+        return Batches(
+            self.mixture,
+            batch_size=config.batch_size,
+            row_length=config.sequence_length,
+            seed=config.seed,
+            long_documents=config.data.long_documents,
+            epochs=config.data.epochs,
+            rows=rows,
+            threads=config.data.threads,
+        )
+
+    def bytes_per_token(self) -> float | None:
+        """Of the text that is learned from."""
+        return self.mixture.bytes_per_token()
+
     @property
     def is_scored(self) -> bool:
         """Whether there is anything to be scored on."""
@@ -151,7 +169,9 @@ class Feed:
     """Batches where the training step wants them: each process makes its own rows, and the mesh
     holds all of them."""
 
-    def __init__(self, batches: Batches, mesh: Mesh | None, *, batch_size: int, rows: range):
+    def __init__(
+        self, batches: Iterator[Batch], mesh: Mesh | None, *, batch_size: int, rows: range
+    ):
         self._batches, self._mesh = batches, mesh
         self._batch_size, self._first = batch_size, rows.start
 

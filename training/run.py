@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -32,6 +33,7 @@ from checkpoints.step import DATA_STATE, read_content
 from recurrentgemma import sharding
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
+from recurrentgemma.griffin import Griffin
 from recurrentgemma.sharded import place
 from recurrentgemma.text.chat import GEMMA
 from recurrentgemma.text.tokenizer import (
@@ -46,6 +48,7 @@ from training.configs import MAY_CHANGE_ON_RESUMING, TrainConfig
 from training.data.batches import Batches, merge_states
 from training.data.config import write_chats_by
 from training.data.documents import load_named_tokenizer
+from training.finetuning.preference_batches import PreferenceBatches
 from training.optim import decay_start
 from training.retention.objective import Carried
 from training.step import TrainState
@@ -178,6 +181,12 @@ def open_start(config: TrainConfig) -> tuple[OpenCheckpoint, GriffinConfig]:
     return checkpoint, resolve_config(checkpoint, config.model, None)
 
 
+def griffin_shapes(config: GriffinConfig) -> tuple[nnx.GraphDef[Griffin], nnx.State]:
+    """A model's structure, and its parameters as shapes."""
+    model = nnx.eval_shape(lambda: Griffin(config, rngs=nnx.Rngs(0)))
+    return nnx.split(model, nnx.Param)
+
+
 def initial_params(config: TrainConfig, like: Any, mesh: Mesh | None) -> Any:
     """The parameters of the checkpoint config.init_from, structured like the nnx.State `like` and
     placed on the mesh; each tensor goes there as it is read. Raises UserError as open_start."""
@@ -255,7 +264,7 @@ def save(
 
 def restore(
     checkpoints: store.Checkpoints,
-    batches: Batches,
+    batches: Batches | PreferenceBatches,
     *,
     config: GriffinConfig,
     fresh: TrainState,

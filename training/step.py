@@ -12,14 +12,13 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from recurrentgemma import parallel, sharding
+from recurrentgemma import sharding
 from recurrentgemma.griffin import Griffin
-from recurrentgemma.losses import loss_and_state
 from recurrentgemma.sharded import on_mesh, place
 from training.data.batches import Batch
-from training.retention.objective import Carried, Kept, Retention
+from training.objective import Metrics, NextTokens, Objective
+from training.retention.objective import Carried, Kept, Kickstarted, OfRows, Retention
 
-Metrics = dict[str, Any]
 OBSERVED = "observed"
 NOTHING = Kept()
 
@@ -76,6 +75,7 @@ def make_train_step(
     schedule: optax.Schedule | None = None,
     measure: Callable[[Any], Metrics] | None = None,
     observe: Callable[[Any, Any], dict[str, jax.Array]] | None = None,
+    objective: Objective | None = None,
     retention: Retention | None = None,
 ) -> TrainStep:
     """The jitted step for models of this structure. It donates the train state it is given.
@@ -85,6 +85,8 @@ def make_train_step(
     other, whose gradients are added: the same step in less memory.
     frozen: parameters that are used and not trained.
     measure: more metrics, scalars, of the parameters after the step.
+    objective: what is minimised, next tokens if it is not said (z_loss is theirs); where it
+    compares with the checkpoint, `kept` has that, or by LoRA `frozen`.
     retention: its loss is added; what that reads is `kept`, and `retention_loss` (without its
     weight) and `retention_weight` are among the metrics.
     A train state with a carried state goes on from it where a row's first position is above 0;
@@ -102,79 +104,70 @@ def make_train_step(
     def merge(params: Any, frozen: Any) -> Griffin:
         return nnx.merge(graphdef, params, frozen) if frozen else nnx.merge(graphdef, params)
 
-    kickstarts = retention is not None and retention.config.kickstarts
-    scalars = {"nll", "log_z", "tokens"} | ({"retention"} if kickstarts else set())
+    if objective is None:
+        objective = NextTokens(z_loss)
+    if retention is not None and retention.config.kickstarts:
+        objective = Kickstarted(retention, z_loss)
 
-    def loss_fn(
-        params: Any, frozen: Any, batch: Batch, carried: Any, start: Any, weight: Any
-    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        model, teacher = merge(params, frozen), frozen or start
-        if kickstarts:
-            assert retention is not None
-            return retention.kickstarted(model, teacher, batch, carried, weight, z_loss=z_loss)
-        loss, (metrics, state) = loss_and_state(model, batch, carried, z_loss=z_loss)
-        return loss, (metrics, None if carried is None else state)
-
-    def rows_fn(
-        params: Any, frozen: Any, batch: Batch, carried: None, start: Any, weight: Any
-    ) -> tuple[jax.Array, tuple[Metrics, None]]:
-        assert retention is not None
-        loss = retention.of_rows(merge(params, frozen), frozen or start, batch)
-        tokens = parallel.all_reduce(jnp.sum(batch.weights_BT), *sharding.TOKEN_AXES)
-        return loss, ({"tokens": tokens}, None)
-
-    def in_parts(function: Callable, names: set[str]) -> Callable:
+    def in_parts(objective: Objective) -> Callable:
         """((loss, (metrics, state)), gradients), by grad_accumulation_steps."""
-        run = jax.value_and_grad(function, has_aux=True)
+
+        def loss_fn(
+            params: Any, frozen: Any, batch: Batch, carried: Any, start: Any, weight: Any
+        ) -> tuple[jax.Array, tuple[Metrics, Any]]:
+            return objective(merge(params, frozen), frozen or start, batch, carried, weight)
+
+        run = jax.value_and_grad(loss_fn, has_aux=True)
 
         def gradients(params: Any, frozen: Any, batch: Batch, carried: Any, *others: Any) -> Any:
             if grad_accumulation_steps == 1:
                 return run(params, frozen, batch, carried, *others)
-            tokens = parallel.all_reduce(jnp.sum(batch.weights_BT), *sharding.TOKEN_AXES)
+            count = objective.count(batch)
             parts = jax.tree.map(
                 lambda x: x.reshape(grad_accumulation_steps, -1, *x.shape[1:]), (batch, carried)
             )
 
             def add(whole: Any, part: tuple[Batch, Any]) -> tuple[Any, Any]:
                 (loss, (metrics, state)), grads = run(params, frozen, *part, *others)
-                share = metrics.pop("tokens") / jnp.maximum(tokens, 1)
+                share = objective.count(part[0]) / jnp.maximum(count, 1)
+                tokens = metrics.pop("tokens")
                 means = (loss, metrics, grads)
+                whole, sums = whole
                 whole = jax.tree.map(lambda a, b: a + (share * b).astype(a.dtype), whole, means)
-                return whole, state
+                return (whole, sums + tokens), state
 
             zero = jnp.zeros(())
-            means = dict.fromkeys(names - {"tokens"}, zero)
+            means = dict.fromkeys(objective.names - {"tokens"}, zero)
             zeros = (zero, means, jax.tree.map(jnp.zeros_like, params))
-            (loss, metrics, grads), state = jax.lax.scan(add, zeros, parts)
+            whole, state = jax.lax.scan(add, (zeros, zero), parts)
+            (loss, metrics, grads), tokens = whole
             state = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state)
             return (loss, ({**metrics, "tokens": tokens}, state)), grads
 
         return gradients
 
-    def laid(
-        function: Callable, params: Any, frozen: Any, carried: Any, start: Any, names: set[str]
-    ) -> Callable:
-        """in_parts of the function, on the mesh where there is one."""
+    def laid(objective: Objective, params: Any, frozen: Any, carried: Any, start: Any) -> Callable:
+        """in_parts, on the mesh where there is one."""
         if mesh is None:
-            return in_parts(function, names)
+            return in_parts(objective)
         specs = sharding.specs(params)
         states = carried and sharding.state_specs(merge(params, frozen).config)
         if isinstance(carried, Carried):
             states = Carried(states, states)
         reads = (specs, sharding.specs(frozen), sharding.BATCH, states, sharding.specs(start), P())
-        metrics = dict.fromkeys(names, P())
-        return on_mesh(mesh, in_parts(function, names), reads, ((P(), (metrics, states)), specs))
+        metrics = dict.fromkeys(objective.names, P())
+        return on_mesh(mesh, in_parts(objective), reads, ((P(), (metrics, states)), specs))
 
     def retained(
         params: Any, frozen: Any, kept: Kept, grads: Any, metrics: Metrics, weight: jax.Array
     ) -> tuple[Any, Metrics]:
         """The gradients with those of the retention loss, and its metrics."""
         assert retention is not None
-        if kickstarts:
+        if retention.config.kickstarts:
             loss = metrics.pop("retention")
         else:
             if retention.config.reads_rows:
-                run = laid(rows_fn, params, frozen, None, kept.start, {"tokens"})
+                run = laid(OfRows(retention), params, frozen, None, kept.start)
                 (loss, _), more = run(params, frozen, kept.batch, None, kept.start, ())
             else:
                 loss, more = jax.value_and_grad(retention.of_parameters)(params, kept)
@@ -187,8 +180,8 @@ def make_train_step(
         step, params, opt_state, skipped, carried = train_state
         updates_before = step - skipped
         weight: Any = () if retention is None else retention.weight(updates_before)
-        start = kept.start if kickstarts else ()
-        run = laid(loss_fn, params, frozen, carried, start, scalars)
+        start = kept.start if objective.compares else ()
+        run = laid(objective, params, frozen, carried, start)
         (loss, (metrics, new_carried)), grads = run(params, frozen, batch, carried, start, weight)
         of_retention: Metrics = {}
         if retention is not None:
@@ -205,9 +198,8 @@ def make_train_step(
         )
         skipped = skipped + (~finite).astype(jnp.int32)
         metrics = {
-            "loss": metrics["nll"],
-            "log_z": metrics["log_z"],
-            "tokens": metrics["tokens"],
+            "loss": metrics.pop("nll"),
+            **metrics,
             "padding": jnp.mean(batch.positions_BT < 0, dtype=jnp.float32),
             "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(params),

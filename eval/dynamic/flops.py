@@ -61,10 +61,12 @@ def flops_per_token(config: GriffinConfig, choices: DynamicConfig) -> Flops:
     length, targets = choices.segment_length, choices.targets
     read = choices.tokens_read / length
     parts = [read * b + targets / length * h for b, h in zip(body, head, strict=True)]
-    teacher = choices.retain.method == "kl", choices.replay.targets == "checkpoint"
-    parts[0] += teacher[0] * (read * body[0] + targets / length * head[0])
+    if choices.retain.method == "kl":  # the checkpoint's pass, and a head of the divergence
+        parts[0] += read * body[0] + targets / length * head[0]
+        parts = [x + targets / length * h for x, h in zip(parts, head, strict=True)]
     if choices.replay.rows:
-        parts[0] += teacher[1] * choices.replay.rows * (body[0] + head[0])
+        if choices.replay.targets == "checkpoint":
+            parts[0] += choices.replay.rows * (body[0] + head[0])
         extra = [choices.replay.rows * (b + h) for b, h in zip(body, head, strict=True)]
         parts = [x + y for x, y in zip(parts, extra, strict=True)]
     shapes = _shapes(config, choices)

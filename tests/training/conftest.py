@@ -10,7 +10,7 @@ import pytest
 
 from recurrentgemma.presets import tiny
 from tests.compiling import QUICKLY, compiling, kept_in
-from training import loop
+from training import build
 from training.configs import TrainConfig
 from training.optim import OptimConfig
 
@@ -43,7 +43,7 @@ def compiled_quickly(compiled: Path, request: pytest.FixtureRequest) -> Iterator
         pytest.MonkeyPatch.context() as patch,
     ):
         for function in ("make_optimizer", "learning_rate_schedule", "make_train_step"):
-            patch.setattr(loop, function, functools.cache(getattr(loop, function)))
+            patch.setattr(build, function, functools.cache(getattr(build, function)))
         yield
 
 

@@ -20,7 +20,7 @@ from checkpoints import store
 from kernels.measure.command import options
 from recurrentgemma.sharding import MeshConfig
 from tests.compiling import QUICKLY, compiling, kept_in
-from training import cluster, loop
+from training import build, cluster, loop
 from training.cluster import ClusterConfig
 from training.configs import TrainConfig
 from training.launch import Launch
@@ -61,7 +61,7 @@ def train(of: Process) -> None:
             heartbeat_seconds=10,
         ),
     )
-    real = loop.make_train_step
+    real = build.make_train_step
 
     def make_train_step(*args, **options):
         compiled = real(*args, **options)
@@ -76,7 +76,7 @@ def train(of: Process) -> None:
 
         return step
 
-    loop.make_train_step = make_train_step
+    build.make_train_step = make_train_step
     if of.processes > 1:
         cluster.start(launch.cluster)
     config = TrainConfig.from_json(*store.read_run_config(Path(of.run_dir)))

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 import griffin_lm
-from training import demo, loop
+from training import build, demo, inputs
 from training.named_runs import RUNS
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -36,7 +36,7 @@ def test_the_second_run_skips_what_is_done(quick, song, tmp_path, monkeypatch, c
     def never(*_args, **_options):
         raise AssertionError("done again")
 
-    for module, name in ((loop, "make_train_step"), (loop, "score_documents"), (demo, "load")):
+    for module, name in ((build, "make_train_step"), (inputs, "score_documents"), (demo, "load")):
         monkeypatch.setattr(module, name, never)
     assert demo.main(argv) == 0
     second = capsys.readouterr().out

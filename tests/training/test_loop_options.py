@@ -273,18 +273,6 @@ def test_the_best_is_the_best_by_the_same_text(small):
     assert len(rankings) == 3
 
 
-def test_the_best_of_a_run_is_kept_beside_the_newest(small, tmp_path, monkeypatch):
-    """The last step is scored on more text, and does not rank."""
-    scores = iter([3.0, 2.0, 2.5, 0.1])
-    monkeypatch.setattr(loop, "held_out_bits_per_byte", lambda *a, **k: next(scores))
-    scored = dataclasses.replace(small, eval_every=3, save_every=3, keep=1)
-    assert loop.train(scored, tmp_path / "run", ONE)
-    assert store.all_steps(tmp_path / "run") == [6, 12]
-    assert run_steps.best_step(tmp_path / "run", run.ranking(scored)) == 6
-    other = dataclasses.replace(scored, eval_tokens=9)
-    assert run_steps.best_step(tmp_path / "run", run.ranking(other)) is None
-
-
 def test_rows_in_parts_over_a_mesh_that_does_not_divide_them(small, tmp_path):
     parted = dataclasses.replace(small, grad_accumulation_steps=2)
     with pytest.raises(ValueError, match=r"_steps=2 of batch_size=4: a batch of 2 rows does"):

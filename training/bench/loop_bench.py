@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from kernels.measure.command import options
 from recurrentgemma.memory import keep_freed_memory
-from training import loop
+from training import build, loop
 from training.launch import Launch
 from training.named_runs import run_named
 from training.step import make_train_step
@@ -86,7 +86,7 @@ def main() -> None:
         run_named(arguments.preset), steps=arguments.steps, eval_every=never, save_every=never
     )
     both = Interleaved()
-    loop.make_train_step = both
+    build.make_train_step = both
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         loop.train(config, Path(folder) / "run", Launch(devices=1))
     pairs = both.pairs[FIRST:]

@@ -97,7 +97,7 @@ class ChatDocuments:
         talk = self._source.talk(document)
         try:
             if self._format is None:
-                ids, learned = self._plain(talk.messages)
+                ids, learned = encode_plain(self._tokenizer, talk.messages)
             else:
                 ids, learned = self._format.encode_answers(
                     talk.messages, tools=talk.tools, last_only=self._source.last_only
@@ -117,21 +117,26 @@ class ChatDocuments:
         text_bytes = sum(map(self.answer_bytes, chosen))
         return text_bytes / targets if text_bytes and targets else None
 
-    def _plain(self, messages: list[Message]) -> tuple[list[int], list[bool]]:
-        roles = [message["role"] for message in messages]
-        if len(roles) != 2 or roles[0] != "user" or not is_answer(messages[1]):
-            raise UserError(
-                f"messages of {', '.join(roles)}: template=none knows one prompt and "
-                f"one response, of user and assistant"
-            )
-        prompt, response = map(shown, messages)
-        for content in (prompt, response):
-            check_text(content)
-        asked = self._tokenizer.encode(prompt)
-        answer = encode_continuation(self._tokenizer, response, prompt)
-        if self._tokenizer.eos_id is not None:
-            answer = [*answer, self._tokenizer.eos_id]
-        return asked + answer, [False] * len(asked) + [True] * len(answer)
+
+def encode_plain(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+    """Without a template: BOS, the prompt, the response, EOS; and which tokens are the response's.
+
+    Raises UserError: there are other messages than those two.
+    """
+    roles = [message["role"] for message in messages]
+    if len(roles) != 2 or roles[0] != "user" or not is_answer(messages[1]):
+        raise UserError(
+            f"messages of {', '.join(roles)}: template=none knows one prompt and "
+            f"one response, of user and assistant"
+        )
+    prompt, response = map(shown, messages)
+    for content in (prompt, response):
+        check_text(content)
+    asked = tokenizer.encode(prompt)
+    answer = encode_continuation(tokenizer, response, prompt)
+    if tokenizer.eos_id is not None:
+        answer = [*answer, tokenizer.eos_id]
+    return asked + answer, [False] * len(asked) + [True] * len(answer)
 
 
 def count_examples(parts: Sequence[ChatDocuments]) -> Examples:

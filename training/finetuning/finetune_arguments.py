@@ -11,7 +11,7 @@ from recurrentgemma.config import Remat
 from recurrentgemma.errors import UserError
 from recurrentgemma.lora_config import LoraConfig
 from recurrentgemma.text.chat import AUTO
-from training.finetuning.policy_arguments import PolicyArguments
+from training.finetuning.policy_arguments import PolicyArguments, PreferenceArguments
 from training.launch import Launch
 from training.pruning.config import PruneConfig
 from training.retention.config import RetainConfig
@@ -37,6 +37,9 @@ class FinetuneArguments:
     policy: Annotated[PolicyArguments, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=PolicyArguments
     )
+    preference: Annotated[PreferenceArguments, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=PreferenceArguments
+    )
     eval_data: tuple[str, ...] = ()
     """The same, to be scored on: their answers; or prompts, answered with the likeliest tokens."""
     run_dir: Path | None = None
@@ -61,12 +64,12 @@ class FinetuneArguments:
     epochs: float = 3.0
     """How often the data is gone through."""
     batch_size: int = 8
-    """Rows in a batch (B); by rewards, answers in a minibatch."""
+    """Rows in a batch (B); preferences in one; by rewards, answers in a minibatch."""
     sequence_length: Annotated[int, tyro.conf.arg(aliases=["--row-length"])] = 1024
     """Tokens in a row (T); conversations are packed end to end, and go on in the next batch. By
-    rewards, the most that a prompt and its answer may take."""
+    preferences or rewards, the most that a prompt and its answer may take."""
     learning_rate: float | None = None
-    """1e-5 in full and 2e-4 by LoRA, if it is not said; by rewards 1e-6 and 1e-5."""
+    """1e-5 in full and 2e-4 by LoRA, if it is not said; by preferences or rewards 1e-6 and 1e-5."""
     warmup_steps: int | None = None
     """3% of the steps, if it is not said; by rewards it counts iterations."""
     weight_decay: float = 0.0

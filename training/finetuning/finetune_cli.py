@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`griffin finetune`: a checkpoint of any format taught by prompts and responses, or by rewards."""
+"""`griffin finetune`: a checkpoint of any format taught by prompts and responses, by preferences or
+by rewards."""
 
 import shlex
 
@@ -8,8 +9,9 @@ import tyro
 from training import cluster
 from training.finetuning.finetune_arguments import FinetuneArguments
 
-EXAMPLES = """Fine-tune a checkpoint of any format on prompts and responses, or on rewards of its
-own answers (--method ppo or grpo), in full or by LoRA.
+EXAMPLES = """Fine-tune a checkpoint of any format on prompts and responses, on preferences between
+answers (--method dpo or kto), or on rewards of its own answers (--method ppo or grpo), in full or
+by LoRA.
 
 A line of DATA is {"prompt": ..., "response": ...}, {"messages": [{"role": ..., "content": ...}]} or
 of another form (docs/data.md). Only answers are learned from. Started again, a run goes on where it
@@ -20,6 +22,7 @@ examples:
   griffin finetune recurrentgemma-2b-it tune.jsonl --epochs 2        every parameter, in float32
   griffin finetune recurrentgemma-2b 'chat:*.jsonl?prompt=q&response=a' --template none
   griffin convert runs/mine mine-hf --to huggingface                 with the adapters merged
+  griffin finetune runs/mine pairs.jsonl --method dpo                {"prompt", "chosen", ...}
   griffin finetune runs/mine sums.jsonl --method grpo                {"prompt": ..., "answer": ...}
   griffin finetune runs/mine prompts.jsonl --method ppo --reward rewards.py:reward --pfo 1
 """
@@ -32,8 +35,12 @@ def main(argv: list[str]) -> int:
         FinetuneArguments, prog="griffin finetune", description=EXAMPLES, args=argv
     )
     cluster.start(arguments.launch.cluster)
-    if arguments.policy.method == "examples":  # imported here: these take seconds
+    method = arguments.policy.method  # imported here: these take seconds
+    if method == "examples":
         from training.finetuning.prepare import prepare
+        from training.loop import train
+    elif method in ("dpo", "kto"):
+        from training.finetuning.prepare_preferences import prepare_preferences as prepare
         from training.loop import train
     else:
         from training.finetuning.policy_run import train_policy as train

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments of `griffin finetune` that say what is learned from: examples, or rewards."""
+"""The arguments of `griffin finetune` that say what is learned from: examples, preferences or
+rewards."""
 
 import dataclasses
 from typing import Any, Literal
@@ -14,9 +15,10 @@ OF_ONE = {"group_size": "grpo", "value_coefficient": "ppo", "trace": "ppo"}
 class PolicyArguments:
     """All but `method` have an effect with ppo and grpo alone; None: PolicyConfig's default."""
 
-    method: Literal["examples", "ppo", "grpo"] = "examples"
-    """What is learned from: the answers of DATA; or rewards of the model's own answers to the
-    prompts of DATA, by PPO with a value head or by GRPO."""
+    method: Literal["examples", "dpo", "kto", "ppo", "grpo"] = "examples"
+    """What is learned from: the answers of DATA; which of two was preferred (dpo), or whether one
+    is desirable (kto); or rewards of the model's own answers to the prompts of DATA, by PPO with a
+    value head or by GRPO."""
     reward: str | None = None
     """FILE.py:FUNCTION, called with the prompt's text, the answer's and the line of DATA; without
     it, 1 for the `answer` of the line and 0 for all else."""
@@ -63,5 +65,44 @@ class PolicyArguments:
                 raise UserError(
                     f"--{name.replace('_', '-')} has no effect with --method {self.method}: it is "
                     f"an option of --method {' and '.join(methods)}"
+                )
+        return options
+
+
+OF_METHOD = {
+    "label_smoothing": "dpo",
+    "desirable_weight": "kto",
+    "undesirable_weight": "kto",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreferenceArguments:
+    """None: PreferenceConfig's default."""
+
+    beta: float | None = None
+    """dpo, kto: how strongly the model is held to the one that it started from; 0.1 if it is not
+    said."""
+    label_smoothing: float | None = None
+    """dpo: the share of pairs that are taken to be the wrong way round; 0 if it is not said."""
+    desirable_weight: float | None = None
+    """kto: what a desirable answer counts; 1 if it is not said."""
+    undesirable_weight: float | None = None
+    """kto: what another one counts; 1 if it is not said."""
+
+    def given(self, method: str) -> dict[str, Any]:
+        """The options that were given, by name. Raises UserError: one has no effect with this
+        method."""
+        options = {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) is not None
+        }
+        for name in options:
+            methods = [OF_METHOD[name]] if name in OF_METHOD else ["dpo", "kto"]
+            if method not in methods:
+                raise UserError(
+                    f"--{name.replace('_', '-')} has no effect with --method {method}: it is an "
+                    f"option of --method {' and '.join(methods)}"
                 )
         return options

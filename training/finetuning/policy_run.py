@@ -24,6 +24,7 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.sharding import MeshConfig
 from recurrentgemma.text.tokenizer import Tokenizer
 from training import cluster, per_layer, pins, run, run_folder
+from training.build import open_trackers
 from training.configs import TrainConfig
 from training.finetuning import lora
 from training.finetuning.policy import Judge, value_head
@@ -34,7 +35,6 @@ from training.finetuning.questions import Question, QuestionReader, chosen
 from training.finetuning.reward import RIGHT, Reward, exact, load_reward, rewards
 from training.finetuning.rollout import Rollout, Sampler
 from training.launch import Launch, remember
-from training.loop import open_trackers
 from training.observe.profiling import Trace
 from training.observe.progress import TrainingProgress
 from training.observe.stopwatch import Stopwatch

@@ -75,6 +75,7 @@ def prepare(arguments: FinetuneArguments) -> PreparedRun:
       UserError: an argument, the checkpoint, the data, or how they go together.
     """
     arguments.policy.given()  # options that have no effect here
+    arguments.preference.given(arguments.policy.method)
     if not arguments.data:
         raise UserError("nothing to learn from: name at least one file of conversations (DATA)")
     lora = chosen_lora(arguments)

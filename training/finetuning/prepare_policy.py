@@ -31,8 +31,9 @@ def prepare_policy(arguments: FinetuneArguments) -> PreparedRun:
       UserError: an argument, the checkpoint, the prompts, the reward, or how they go together.
     """
     method = arguments.policy.method
-    assert method != "examples"
+    assert method in ("ppo", "grpo")
     given = arguments.policy.given()
+    arguments.preference.given(method)
     defaults = {field.name: field for field in dataclasses.fields(FinetuneArguments)}
     for name in OF_EXAMPLES:
         field = defaults[name]

@@ -128,9 +128,7 @@ def begin(inputs: KeptInputs, run_dir: Path, frozen: tuple[Any, ...], mesh: Mesh
     retain, adapters = config.retain, config.lora
     if not retain.holds:
         return Keeping(inputs)
-    teacher, shapes = nnx.split(
-        nnx.eval_shape(lambda: Griffin(config.model, rngs=nnx.Rngs(0))), nnx.Param
-    )
+    teacher, shapes = run.griffin_shapes(config.model)
     retention = Retention(retain, teacher, adapters.alpha / adapters.rank if adapters else 0.0)
     start: Any = ()
     if retain.method in NEED_START and not adapters:

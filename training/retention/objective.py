@@ -61,34 +61,7 @@ class Retention:
         """Of the retention loss, after so many updates of the parameters."""
         return jnp.asarray(self.config.schedule.at(updates), jnp.float32)
 
-    def of_rows(self, model: Griffin, teacher: Any, batch: Batch) -> jax.Array:
-        """kl or replay on rows of what is to be retained; teacher: its parameters."""
-        if self.config.method == "replay":
-            return loss_and_state(model, batch, None)[0]
-        x_BTD, _ = model.hidden(batch.tokens_BT, positions=batch.positions_BT)
-        return self._divergence(model, x_BTD, teacher, batch, None)[0]
-
-    def kickstarted(
-        self,
-        model: Griffin,
-        teacher: Any,
-        batch: Batch,
-        carried: Carried | None,
-        weight: jax.Array,
-        *,
-        z_loss: float,
-    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Carried | None]]:
-        """loss_and_state plus weight times kl on the same rows, which the learner reads once."""
-        before, theirs = (None, None) if carried is None else carried
-        before = jax.lax.stop_gradient(before)
-        x_BTD, state = model.hidden(batch.tokens_BT, before, positions=batch.positions_BT)
-        loss, metrics = batch_loss(model, x_BTD, batch, z_loss=z_loss)
-        kl, their_state = self._divergence(model, x_BTD, teacher, batch, theirs)
-        after = None if carried is None else Carried(state, their_state)
-        metrics["retention"] = kl
-        return loss + weight * kl, (metrics, jax.lax.stop_gradient(after))
-
-    def _divergence(
+    def divergence(
         self, model: Griffin, x_BTD: jax.Array, teacher: Any, batch: Batch, state: State | None
     ) -> tuple[jax.Array, State]:
         """The mean over the counted targets, and the teacher's new state."""
@@ -112,6 +85,63 @@ class Retention:
                 fisher = {name: fisher[name] for name in moved}
             return distance(moved, jax.tree.map(jnp.zeros_like, moved), fisher)
         return distance(by_path(params), by_path(kept.start), fisher)
+
+
+class OfRows(NamedTuple):
+    """kl or replay on rows of what is to be retained: see training/objective.py."""
+
+    retention: Retention
+    compares: bool = True
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset({"tokens"})
+
+    def count(self, batch: Batch) -> jax.Array:
+        return _over_tokens(jnp.sum(batch.weights_BT))
+
+    def __call__(
+        self, model: Griffin, teacher: Any, batch: Batch, carried: None, weight: Any
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], None]]:
+        if self.retention.config.method == "replay":
+            loss, (metrics, _) = loss_and_state(model, batch, None)
+            return loss, ({"tokens": metrics["tokens"]}, None)
+        x_BTD, _ = model.hidden(batch.tokens_BT, positions=batch.positions_BT)
+        loss, _ = self.retention.divergence(model, x_BTD, teacher, batch, None)
+        return loss, ({"tokens": self.count(batch)}, None)
+
+
+class Kickstarted(NamedTuple):
+    """Next tokens plus weight times kl on the same rows, which the learner reads once: see
+    training/objective.py."""
+
+    retention: Retention
+    z_loss: float = 0.0
+    compares: bool = True
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset({"nll", "log_z", "tokens", "retention"})
+
+    def count(self, batch: Batch) -> jax.Array:
+        return _over_tokens(jnp.sum(batch.weights_BT))
+
+    def __call__(
+        self,
+        model: Griffin,
+        teacher: Any,
+        batch: Batch,
+        carried: Carried | None,
+        weight: jax.Array,
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Carried | None]]:
+        before, theirs = (None, None) if carried is None else carried
+        before = jax.lax.stop_gradient(before)
+        x_BTD, state = model.hidden(batch.tokens_BT, before, positions=batch.positions_BT)
+        loss, metrics = batch_loss(model, x_BTD, batch, z_loss=self.z_loss)
+        kl, their_state = self.retention.divergence(model, x_BTD, teacher, batch, theirs)
+        metrics["retention"] = kl
+        after = None if carried is None else Carried(state, their_state)
+        return loss + weight * kl, (metrics, jax.lax.stop_gradient(after))
 
 
 def products(adapters: dict[str, jax.Array], scale: float) -> dict[str, jax.Array]:

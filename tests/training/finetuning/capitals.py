@@ -38,6 +38,16 @@ def write_data(path: Path) -> Path:
     return path
 
 
+def write_pairs(path: Path) -> Path:
+    """Two preferences, twice: the capital, and another town."""
+    lines = [
+        {"prompt": q, "chosen": QUESTIONS[q], "rejected": other}
+        for q, other in zip(QUESTIONS, ("Lyon", "Milan"), strict=True)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines * 2))
+    return path
+
+
 def arguments(base: Path | str, data: Path, run_dir: Path, **changes) -> FinetuneArguments:
     given = {
         "checkpoint": str(base),

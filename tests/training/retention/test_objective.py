@@ -24,7 +24,7 @@ from tests.training.small_rows import CONFIG
 from tests.training.test_sharded_step import batches, initial
 from training.finetuning import lora
 from training.retention.config import RetainConfig
-from training.retention.objective import Carried, Kept, Retention
+from training.retention.objective import Carried, Kept, Kickstarted, Retention
 from training.step import NOTHING, init_train_state, make_train_step
 
 RATE = 0.1
@@ -114,14 +114,13 @@ def test_it_is_the_definition(name: str, plain):
 def test_at_the_teacher_nothing_pulls():
     config = CONFIGS["kl on its own rows"]
     graphdef, _, kept = given(config)
-    retention = Retention(config, graphdef)
-    loss, gradients = jax.jit(
-        jax.value_and_grad(
-            lambda params: retention.kickstarted(
-                nnx.merge(graphdef, params), kept.start, BATCH, None, jnp.ones(()), z_loss=0.0
-            )[1][0]["retention"]
-        )
-    )(kept.start)
+    objective = Kickstarted(Retention(config, graphdef))
+
+    def retained(params: Any) -> jax.Array:
+        model = nnx.merge(graphdef, params)
+        return objective(model, kept.start, BATCH, None, jnp.ones(()))[1][0]["retention"]
+
+    loss, gradients = jax.jit(jax.value_and_grad(retained))(kept.start)
     assert abs(float(loss)) < 1e-6
     assert max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(gradients)) < 1e-6
 
