@@ -2,6 +2,7 @@
 """What `griffin recipe forgetting` runs."""
 
 from training.recipes.forgetting.apple_study import APPLES_STUDY
+from training.recipes.forgetting.language_study import LANGUAGE
 from training.recipes.forgetting.mdp import MDP
 
-EXPERIMENTS = (MDP, APPLES_STUDY)
+EXPERIMENTS = (MDP, APPLES_STUDY, LANGUAGE)
