@@ -14,6 +14,7 @@ Legend: B rows, T time, L bytes of a domain, R rows that are scored.
 
 import dataclasses
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -272,7 +273,7 @@ def measure(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Mapping[str, Any]]]:
             run = Run(arm.base)
             fresh = nnx.state(Griffin(arm.config(), rngs=nnx.Rngs(cell.seed)), nnx.Param)
             rows = Rows(kept_domains, arm.batch_size, arm.length, seed=cell.seed)
-            *_, last = run.train(fresh, rows, arm.base_steps)
+            (last,) = deque(run.train(fresh, rows, arm.base_steps), maxlen=1)
             bases[where] = run, last
         run, base = bases[where]
         held = held_by(arm, run.graphdef, base, kept_domains, cell.seed)
