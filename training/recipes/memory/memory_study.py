@@ -153,8 +153,8 @@ def conclude(arms: Arms) -> Findings:
 MEMORY = Experiment(
     name="cores",
     question="how long can an agent remember with a Hawk, a Griffin, an LSTM, a GRU, or nothing?",
-    cost="about 10 CPU hours",
-    arms=memory_arms(tasks=("tmaze", "chain"), lengths=LENGTHS, steps=2_000_000),
+    cost="about 3 CPU hours",
+    arms=memory_arms(tasks=("tmaze", "chain"), lengths=LENGTHS, steps=500_000),
     measure_in=measure,
     conclude=conclude,
 )

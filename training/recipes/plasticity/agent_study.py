@@ -2,7 +2,7 @@
 """Both papers validate on agents: double DQN and C51 on MinAtar, with the probe on what they have
 seen. Which interventions keep an agent plastic, and do they raise its return?
 
-Smaller than the papers': two games of MinAtar (57 of Atari), a million steps, a convolution of 16
+Smaller than the papers': two games of MinAtar (57 of Atari), 200,000 steps, a convolution of 16
 channels and a layer of 128.
 """
 
@@ -108,8 +108,8 @@ def conclude_agents(arms: Arms) -> Findings:
 AGENTS = Experiment(
     name="agents",
     question="which interventions keep DQN and C51 plastic, and do they raise the return?",
-    cost="about 20 CPU hours",
-    arms=agent_arms(games=GAMES, steps=1_000_000, measured=20),
+    cost="about 4 CPU hours",
+    arms=agent_arms(games=GAMES, steps=200_000, measured=20),
     measure_in=train_agents,
     conclude=conclude_agents,
 )
