@@ -3,9 +3,9 @@
 and what helps?
 
 Smaller than the paper's Atari: two games of 10 x 10 pixels, 200,000 steps (33 million), a
-convolution of 16 channels and a layer of 128 (Nature's, 512); plain PPO with every number of epochs,
-the interventions with the most. Capacity loss is fitted at every measurement, on 1,024 states of
-the untrained agent.
+convolution of 16 channels and a layer of 128 (Nature's, 512); plain PPO with every number of
+epochs, the interventions with the most. Capacity loss is fitted at every measurement, on 1,024
+states of the untrained agent.
 """
 
 import dataclasses
