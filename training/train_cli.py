@@ -2,7 +2,8 @@
 """`griffin train`: TrainConfig on the command line, and nothing else.
 
 Where the defaults of its options come from: with --preset from the run or model of that name, with
---run-dir alone from the run that is there, with neither from tiny_bytes.
+--run-dir alone from the run that is there, with --init-from from that checkpoint, with none of them
+from tiny_bytes.
 """
 
 import dataclasses
@@ -15,6 +16,9 @@ from typing import Annotated
 import tyro
 
 from checkpoints import processes
+from checkpoints.hub_names import short_title
+from checkpoints.load import open_checkpoint
+from checkpoints.shapes import resolve_config
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.sharding import MeshConfig
@@ -27,6 +31,7 @@ from training.pretraining import SETTINGS
 from training.run_folder import CONFIG
 from training.start import complete, require_data
 
+RATE_ON = 1e-4  # the learning rate of a checkpoint that is trained further, where none is given
 FIRST = "tiny_bytes"  # the run of `griffin train` alone
 EXAMPLES = """Train a model on text; a run that was stopped goes on where it stopped.
 
@@ -35,6 +40,7 @@ examples:
   griffin train --preset demo --text a.txt b.txt          the demo's model on your own files
   griffin train --preset griffin_1b --data.sources arrayrecord:tokens/web --run-dir runs/web
   griffin train --run-dir runs/web                        goes on with that run, whatever it was
+  griffin train --init-from recurrentgemma-2b --text a.txt --run-dir runs/mine     that model, on
   griffin train --run-dir runs/web --steps 50000          and longer, if its schedule is wsd
   griffin generate runs/tiny_bytes "O Romeo, "            what it has learned
 """
@@ -46,9 +52,11 @@ class TrainArguments:
     launch: Annotated[Launch, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Launch)
     preset: str = ""
     """A named run or a model preset: where the defaults of all other options come from. Without
-    it they come from the run in --run-dir; with neither, from tiny_bytes."""
+    it they come from the run in --run-dir, else from the checkpoint --init-from; with none of
+    these, from tiny_bytes."""
     run_dir: Path | None = None
-    """Where the run is kept; runs/PRESET by default. If it holds a run, that run goes on."""
+    """Where the run is kept; runs/PRESET by default, or runs/NAME-more of what it is begun from. If
+    it holds a run, that run goes on."""
 
 
 def parse(argv: list[str]) -> TrainArguments:
@@ -56,16 +64,19 @@ def parse(argv: list[str]) -> TrainArguments:
     is no such preset, or no run there."""
     given = options_given(argv)
     preset, run_dir = given.get("preset", ""), given.get("run-dir", "")
-    if preset or not run_dir:
+    sizes = {
+        name: _number(given.get(option))
+        for name, option in (
+            ("steps", "steps"),
+            ("batch_size", "batch-size"),
+            ("sequence_length", "row-length" if "row-length" in given else "sequence-length"),
+        )
+    }
+    is_run = bool(run_dir) and (Path(run_dir) / CONFIG).is_file()
+    if given.get("init-from") and not preset and not is_run:
+        config, launch = begun_from(given["init-from"], steps=sizes["steps"]), Launch()
+    elif preset or not run_dir:
         preset = preset or FIRST
-        sizes = {
-            name: _number(given.get(option))
-            for name, option in (
-                ("steps", "steps"),
-                ("batch_size", "batch-size"),
-                ("sequence_length", "row-length" if "row-length" in given else "sequence-length"),
-            )
-        }
         config = run_named(preset, **sizes)
         launch = Launch(mesh=MeshConfig(data=1, fsdp=-1)) if preset in SETTINGS else Launch()
     else:
@@ -73,6 +84,27 @@ def parse(argv: list[str]) -> TrainArguments:
     default = TrainArguments(config=config, launch=launch, preset=preset)
     return tyro.cli(
         TrainArguments, prog="griffin train", description=EXAMPLES, args=argv, default=default
+    )
+
+
+def begun_from(checkpoint: str, *, steps: int | None = None) -> TrainConfig:
+    """A run of a checkpoint's model, by its own tokenizer and in float32, with a learning rate for
+    a model that has learned already. Raises UserError: there is no such checkpoint."""
+    model = resolve_config(opened := open_checkpoint(checkpoint), None, None)
+    dtype = model.dtype if opened.config is not None else "bfloat16"
+    config = run_named(FIRST)
+    steps = config.steps if steps is None else steps
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(model, dtype=dtype, param_dtype="float32", remat="auto"),
+        optimizer=dataclasses.replace(
+            config.optimizer,
+            learning_rate=RATE_ON,
+            warmup_steps=min(round(0.03 * steps), steps - 1),
+        ),
+        steps=steps,
+        tokenizer="",
+        init_from=checkpoint,
     )
 
 
@@ -126,9 +158,16 @@ def main(argv: list[str]) -> int:
     arguments = parse(argv)
     config, launch, preset = arguments.config, arguments.launch, arguments.preset
     check_text(argv, config.text)
-    run_dir = arguments.run_dir or Path("runs") / preset
+    named = preset or f"{short_title(config.init_from)}-more"
+    run_dir = arguments.run_dir or Path("runs") / named
     check_run_dir(run_dir)
     require_data(preset, config)
+    is_begun = not preset and not (run_dir / CONFIG).is_file()
+    if is_begun and not (config.text or config.data.sources):
+        raise UserError(
+            f"nothing to train {config.init_from} on: give --text, or --data.sources with sources "
+            "of any kind (docs/data.md)"
+        )
     cluster.start(launch.cluster)
     config = completed(config, preset, run_dir, launch, options_given(argv))
     done = train(config, run_dir, launch)

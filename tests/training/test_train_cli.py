@@ -135,6 +135,27 @@ def test_what_is_refused(command, message, tmp_path, monkeypatch, capsys):
     assert not Path("absent").exists()
 
 
+def test_from_a_checkpoint_alone(
+    small: TrainConfig, song: Path, tmp_path: Path, capsys, monkeypatch
+):
+    """The model and its tokenizer are the checkpoint's."""
+    monkeypatch.chdir(tmp_path)
+    optimizer = dataclasses.replace(small.optimizer, warmup_steps=0)
+    base = dataclasses.replace(small, steps=2, optimizer=optimizer)
+    assert loop.train(base, tmp_path / "base", Launch(devices=1))
+    command = ["train", "--init-from", "base", "--steps", "2", "--devices", "1", "--no-tensorboard"]
+    assert griffin_lm.main(command) == 2
+    assert "nothing to train base on: give --text" in capsys.readouterr().err
+    given = [*command, "--text", str(song), "--batch-size", "2", "--sequence-length", "32"]
+    assert griffin_lm.main(given) == 0, capsys.readouterr()
+    begun = run.read_config(tmp_path / "runs/base-more")
+    assert begun.model.width == small.model.width
+    assert begun.optimizer.learning_rate == 1e-4
+    assert (begun.model.param_dtype, begun.init_from) == ("float32", str(tmp_path / "base"))
+    assert griffin_lm.main(["train", "--run-dir", "runs/base-more"]) == 0
+    assert "is trained: step 2" in capsys.readouterr().out
+
+
 def test_a_url_is_no_folder():
     check_run_dir(Path("runs/a:b/c"))
     with pytest.raises(UserError, match="a URL"):
