@@ -59,11 +59,12 @@ def conclude_adam(arms: Arms) -> Findings:
         }
         lost = rows[arm]["last task"].high < rows[arm]["best task"].low
         words.append(
-            f"{arm}: {np.mean(accuracy_ST[:, 0]):.2f} -> {np.mean(accuracy_ST[:, -1]):.2f}, "
+            f"{arm}: {np.mean(accuracy_ST[:, 0]):.2f} -> {np.mean(accuracy_ST.max(1)):.2f} -> "
+            f"{np.mean(accuracy_ST[:, -1]):.2f}, "
             f"{np.mean(dead_SM[:, -1]):.0%} dead{', plasticity lost' if lost else ''}"
         )
     return Findings(
-        "accuracy on fresh random labels, first -> last task. " + "; ".join(words) + ".",
+        "accuracy on fresh random labels, first -> best -> last task. " + "; ".join(words) + ".",
         {"adam": numbers},
         [findings.interval_table("Accuracy on random labels", "arm", rows)],
         {
