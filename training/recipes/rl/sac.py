@@ -229,9 +229,11 @@ def records(
     folder: Path,
     *,
     make: Callable[..., Any] = gymnasium_environments,
+    at_measurement: Callable[[SAC, SACState, jax.Array], dict[str, float]] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """What is logged at each measurement of a run, means since the one before; those of a run that
-    was stopped first. The run is kept in `folder` about once a minute."""
+    was stopped first. The run is kept in `folder` about once a minute. at_measurement: more
+    numbers, of the agent, its state and a key."""
     environments: HostEnvironments = make(arm.environment, arm.choices.environments, seed=seed)
     agent = SAC(arm.choices, environments.observation_shape, environments.policy)
     act, learn = jax.jit(agent.act), jax.jit(agent.learn, donate_argnums=0)
@@ -280,6 +282,9 @@ def records(
                     **{name: float(np.mean([one[name] for one in losses])) for name in losses[0]},
                 }
             )
+            if at_measurement is not None:
+                probe_key = jax.random.fold_in(jax.random.fold_in(key, 501), len(logged))
+                logged[-1] |= at_measurement(agent, state, probe_key)
             yield logged[-1]
             saved.keep(
                 (state, observation_B),
