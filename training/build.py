@@ -174,6 +174,7 @@ def build(
         rows=config.batch_size // config.grad_accumulation_steps,
         sequence=config.sequence_length,
         trained=None if config.lora is None else 0,  # adapters: next to nothing
+        beside=kept.held_bytes(config),
         mesh=mesh,
     )
     if is_first() and model.remat not in (config.model.remat, "none"):

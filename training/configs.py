@@ -203,6 +203,11 @@ class TrainConfig:
                 f"batch_size={self.batch_size} with preferences, which take two rows each, in "
                 f"{parts} part{'s' if parts > 1 else ''}: choose a multiple of {2 * parts}"
             )
+        if self.diagnostics_every:
+            raise UserError(
+                f"diagnostics_every={self.diagnostics_every} has no effect with preferences: the "
+                "panel reads text; leave it out"
+            )
         if self.retain.kickstarts:
             raise UserError(
                 "retain.method=kl without retain.data has no effect with preferences, whose beta "

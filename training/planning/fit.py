@@ -35,6 +35,7 @@ def fitting(
     rows: int,
     sequence: int,
     trained: float | None = None,
+    beside: float = 0.0,
     mesh: Mesh | None = None,
 ) -> GriffinConfig:
     """The config with a policy in the place of `auto`; any other is left as it is.
@@ -43,6 +44,7 @@ def fitting(
       rows: of the batch that goes through the model at a time, on all devices together.
       sequence: tokens in a row.
       trained: how many parameters are, if not all are; each has a gradient and two moments.
+      beside: bytes of what is held besides, on all devices together, such as a reference model.
       mesh: the devices; None: the first one alone.
     """
     if config.remat != "auto":
@@ -51,7 +53,8 @@ def fitting(
     sizes = ONE_DEVICE if mesh is None else dict(mesh.shape)
     parameters, parts = parameter_count(config), len(devices) // sizes["data"]
     trained = parameters if trained is None else trained
-    resident = (parameters * (2 if config.param_dtype == "bfloat16" else 4) + 12 * trained) / parts
+    stored = parameters * (2 if config.param_dtype == "bfloat16" else 4)
+    resident = (stored + 12 * trained + beside) / parts
     tokens = rows * sequence / len(devices) * sizes["tensor"]
     limit = SHARE * memory_limit(devices)
     platform = devices[0].platform
@@ -64,7 +67,10 @@ def fitting(
             break
     if platform == "tpu":
         laid = make_mesh(MeshConfig(data=1), devices) if mesh is None else mesh
-        choice = compiled_choice(choice, lambda remat: _fits(config, remat, laid, rows, sequence))
+        limit = memory_limit(list(laid.devices.flat)) - beside / parts
+        choice = compiled_choice(
+            choice, lambda remat: _takes(config, remat, laid, rows, sequence) <= limit
+        )
     if jax.process_count() > 1:
         choice = int(np.min(multihost_utils.process_allgather(np.asarray(choice))))
     return dataclasses.replace(config, remat=POLICIES[choice])
@@ -76,7 +82,8 @@ def compiled_choice(first: int, fits: Callable[[Any], bool]) -> int:
     return next((index for index in range(first, 0, -1) if fits(POLICIES[index])), 0)
 
 
-def _fits(config: GriffinConfig, remat: Any, mesh: Mesh, rows: int, sequence: int) -> bool:
+def _takes(config: GriffinConfig, remat: Any, mesh: Mesh, rows: int, sequence: int) -> float:
+    """Bytes of a device; infinity where the compiler finds none for it."""
     from training.planning.plan import (  # only where a TPU is
         compile_step,
         lower_step,
@@ -85,7 +92,7 @@ def _fits(config: GriffinConfig, remat: Any, mesh: Mesh, rows: int, sequence: in
 
     lowered = lower_step(dataclasses.replace(config, remat=remat), mesh, rows, sequence)[1]
     memory = compile_step(lowered).memory
-    return memory is not None and program_bytes(memory) <= memory_limit(list(mesh.devices.flat))
+    return float("inf") if memory is None else program_bytes(memory)
 
 
 def memory_limit(devices: Sequence[Any]) -> float:

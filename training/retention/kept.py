@@ -15,6 +15,7 @@ from checkpoints.processes import is_first
 from checkpoints.store import all_steps
 from eval.progress_bar import progress_bar
 from recurrentgemma.adapters import adapted_layers
+from recurrentgemma.counts import parameter_count
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import canonical_names
 from recurrentgemma.text.tokenizer import Tokenizer
@@ -46,12 +47,7 @@ class KeptInputs:
     def held_out_starts(self) -> list[HeldOut]:
         """The beginning of the documents whose bits per byte are logged; tokenised once."""
         of = self.config.retain.eval_data or self.config.retain.data
-        data = dataclasses.replace(
-            self._data(
-                (),
-            ),
-            eval_sources=of,
-        )
+        data = dataclasses.replace(self._data(()), eval_sources=of)
         read = held_out(
             data,
             self.tokenizer,
@@ -116,6 +112,18 @@ class Keeping:
         if not self.inputs.held_out_starts:
             return None
         return bits_per_byte_of(model, self.inputs.held_out_starts, self.inputs.config, mesh)
+
+
+def held_bytes(config: TrainConfig) -> float:
+    """Of copies of the parameters that a run holds beside those that it trains: the checkpoint's,
+    and Fisher information. By LoRA the checkpoint is there anyway."""
+    holds = config.retain.holds
+    copies = 0
+    if config.lora is None:
+        compares = holds and config.retain.method in NEED_START
+        copies += compares or config.preference is not None
+    fisher = holds and config.retain.method == "ewc"
+    return 4.0 * parameter_count(config.model) * (copies + fisher)
 
 
 def begin(inputs: KeptInputs, run_dir: Path, frozen: tuple[Any, ...], mesh: Mesh | None) -> Keeping:

@@ -38,6 +38,7 @@ def test_in_a_run(small: TrainConfig):
         ({"init_from": ""}, "preference without init_from"),
         ({"text": ("a.txt",)}, "preference beside policy, text or data.sources"),
         ({"grad_accumulation_steps": 4}, "in 4 parts: choose a multiple of 8"),
+        ({"diagnostics_every": 2}, "diagnostics_every=2 has no effect with preferences"),
     ):
         with pytest.raises(UserError, match=message):
             changed(**fields)

@@ -29,18 +29,19 @@ def test_more_memory_recomputes_less(monkeypatch):
 
 
 def test_what_counts(monkeypatch):
-    """Longer rows need more; adapters alone, and a mesh, less."""
+    """Longer rows and a reference model need more; adapters alone, and a mesh, less."""
     order = {
         name: POLICIES.index(chosen(monkeypatch, 56, **options))
         for name, options in {
             "usual": {},
             "long": {"sequence": 16_384},
+            "reference": {"beside": 8 * 2**30},
             "adapters": {"trained": 0},
             "mesh": {"mesh": make_mesh(MeshConfig(data=1, fsdp=8)), "rows": 8},
         }.items()
     }
     assert order["long"] < order["usual"] < order["adapters"]
-    assert order["usual"] < order["mesh"]
+    assert order["reference"] < order["usual"] < order["mesh"]
 
 
 def test_a_named_policy_stays():

@@ -12,7 +12,9 @@ import tyro
 
 from checkpoints import store
 from griffin_lm import main as griffin
+from recurrentgemma.counts import parameter_count
 from recurrentgemma.errors import UserError
+from recurrentgemma.lora_config import LoraConfig
 from tests.checkpoints import run_steps
 from tests.training.finetuning.capitals import arguments, write_base, write_data
 from training.configs import TrainConfig
@@ -127,6 +129,24 @@ def test_the_fisher_information_of_another_run(
     another = write_base(tmp_path / "another", other)
     with pytest.raises(UserError, match="is of another model: mlp_width=64, and this one has 96"):
         trained(tuning(another, data, tmp_path / "three", taken))
+
+
+def test_what_is_held_besides(small: TrainConfig):
+    """Copies of the parameters: the checkpoint's, and Fisher information."""
+    size = 4 * parameter_count(small.model)
+    cases: tuple[tuple[Any, int], ...] = (
+        ({"method": "none"}, 0),
+        ({"method": "kl"}, 1),
+        ({"method": "kl", "weight": 0.0}, 0),
+        ({"method": "l2"}, 0),
+        ({"method": "replay", "data": ("text:a",)}, 0),
+        ({"method": "ewc", "data": ("text:a",)}, 2),
+    )
+    for fields, copies in cases:
+        config = dataclasses.replace(small, retain=RetainConfig(**fields), init_from="base")
+        assert kept.held_bytes(config) == copies * size
+        by_lora = dataclasses.replace(config, lora=LoraConfig(rank=2, alpha=4.0))
+        assert kept.held_bytes(by_lora) == max(0, copies - 1) * size
 
 
 @pytest.mark.parametrize(
