@@ -134,16 +134,17 @@ def test_the_fisher_information_of_another_run(
 def test_what_is_held_besides(small: TrainConfig):
     """Copies of the parameters: the checkpoint's, and Fisher information."""
     size = 4 * parameter_count(small.model)
-    cases: tuple[tuple[Any, int], ...] = (
-        ({"method": "none"}, 0),
-        ({"method": "kl"}, 1),
-        ({"method": "kl", "weight": 0.0}, 0),
-        ({"method": "l2"}, 0),
-        ({"method": "replay", "data": ("text:a",)}, 0),
-        ({"method": "ewc", "data": ("text:a",)}, 2),
+    text = ("text:a",)
+    cases = (
+        (RetainConfig(), 0),
+        (RetainConfig(method="kl"), 1),
+        (RetainConfig(method="kl", weight=0.0), 0),
+        (RetainConfig(method="l2"), 0),
+        (RetainConfig(method="replay", data=text), 0),
+        (RetainConfig(method="ewc", data=text), 2),
     )
-    for fields, copies in cases:
-        config = dataclasses.replace(small, retain=RetainConfig(**fields), init_from="base")
+    for retain, copies in cases:
+        config = dataclasses.replace(small, retain=retain, init_from="base")
         assert kept.held_bytes(config) == copies * size
         by_lora = dataclasses.replace(config, lora=LoraConfig(rank=2, alpha=4.0))
         assert kept.held_bytes(by_lora) == max(0, copies - 1) * size
