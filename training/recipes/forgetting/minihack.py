@@ -8,10 +8,10 @@
         environments.visits()                    # since it was asked last
 
 An agent sees the characters around it as planes, and goes north, east, south or west; with
-probability `slip` a drawn action is taken in place of its own. It earns 1 / rooms for each room
-further along the way than any before, and as much at the staircase: a way without fault earns 1
-from the start, and half of it from FAR. An episode ends at the staircase, and is cut off after
-`limit` steps; at the staircase its last observation is empty. NetHack's state cannot be saved: after `restore` episodes begin anew.
+probability `slip` a drawn action is taken in place of its own. For each step that leads nearer to
+the staircase than any before in its episode it earns 1 / (steps of the whole way), so that a whole
+way earns 1. An episode ends at the staircase, where its last observation is empty, or is cut off
+after `limit` steps. NetHack's state cannot be saved: after `restore` episodes begin anew.
 
 Legend: B environments, C side of what is seen, P its planes.
 """
@@ -41,8 +41,8 @@ EXTRA = "pip install 'griffin-lm[nethack]'"
 class Task:
     """view: side of the square that is seen. from_far: episodes begin in FAR."""
 
-    rooms: Rooms = dataclasses.field(default_factory=Rooms)
-    view: int = 7
+    rooms: Rooms = dataclasses.field(default_factory=lambda: Rooms(columns=3, side=4))
+    view: int = 5
     slip: float = 0.1
     limit: int = 80
     from_far: bool = False
@@ -102,7 +102,7 @@ class RoomEnvironments:
         # NetHack places a map where it likes; an agent's first place says where.
         self.corner_B2 = _places(observation["blstats"]) - np.array(self.task.start)
         self.place_B2 = self._in_map(observation["blstats"])
-        self.furthest_B = self.task.rooms.room_HW[tuple(self.place_B2.T)]
+        self.nearest_B = self.task.rooms.distance_HW[tuple(self.place_B2.T)]
         self._visits = Visits()
         return planes(observation["chars_crop"])
 
@@ -124,12 +124,11 @@ class RoomEnvironments:
         place_B2 = self._in_map(last["blstats"])
         place_B2[terminated_B] = rooms.staircase
         solved_B = terminated_B & (np.asarray(reward_B) > 0)
-        room_B = rooms.room_HW[tuple(place_B2.T)]
-        furthest_B = np.maximum(self.furthest_B, room_B)
-        earned_B = (furthest_B - self.furthest_B + solved_B) / rooms.count
-        self._count(room_B, furthest_B, done_B, solved_B)
+        nearest_B = np.minimum(self.nearest_B, rooms.distance_HW[tuple(place_B2.T)])
+        earned_B = (self.nearest_B - nearest_B) / rooms.distance_HW[rooms.start]
+        self._count(rooms.far_HW[tuple(place_B2.T)], nearest_B, done_B, solved_B)
         self.place_B2 = self._in_map(observation["blstats"])
-        self.furthest_B = np.where(done_B, rooms.room_HW[tuple(self.place_B2.T)], furthest_B)
+        self.nearest_B = np.where(done_B, rooms.distance_HW[tuple(self.place_B2.T)], nearest_B)
         return Stepped(
             planes(observation["chars_crop"]),
             earned_B.astype(np.float32),
@@ -164,13 +163,14 @@ class RoomEnvironments:
         return _places(blstats_BN) - self.corner_B2
 
     def _count(
-        self, room_B: np.ndarray, furthest_B: np.ndarray, done_B: np.ndarray, solved_B: np.ndarray
+        self, far_B: np.ndarray, nearest_B: np.ndarray, done_B: np.ndarray, solved_B: np.ndarray
     ) -> None:
-        visits, columns = self._visits, self.task.rooms.columns
-        visits.steps += len(room_B)
-        visits.far_steps += int(np.sum(room_B >= columns))
+        visits, rooms = self._visits, self.task.rooms
+        in_gap = rooms.distance_HW[rooms.gap]  # there is no other way into FAR
+        visits.steps += len(far_B)
+        visits.far_steps += int(np.sum(far_B))
         visits.episodes += int(np.sum(done_B))
-        visits.reached_far += int(np.sum(done_B & (furthest_B >= columns)))
+        visits.reached_far += int(np.sum(done_B & (nearest_B <= in_gap)))
         visits.solved += int(np.sum(solved_B))
 
 

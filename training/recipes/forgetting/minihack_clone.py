@@ -4,7 +4,7 @@
     shown = demonstrate(environments, 32)                     # the expert's states and actions
     actor = cloned(agent, shown, key, updates=300)            # the least cross-entropy
     critic = valued(agent, actor, environments, key)          # of this policy, before fine-tuning
-    held = retention(agent, actor, shown, "ks", Weight(1.0))  # HostRun(..., held=held)
+    held = retention(agent, actor, shown, "ks", Weight(start=1.0))  # HostRun(..., held=held)
 
 The copy is the teacher of each method (2402.02868, section 2), never the expert: BC holds it on the
 states that the expert visited, KS where the learner goes, EWC by the Fisher information of the

@@ -9,7 +9,9 @@ back west through the lower row (FAR) to the staircase. Text and numbers alone, 
 
 A wall between two rooms has one gap, in a place that the number of the layout draws. What an agent
 sees of both rows is alike and asks for opposite directions, as in AppleRetrieval (apples.py): so
-what is learned in CLOSE can undo what is known of FAR.
+what is learned in CLOSE can undo what is known of FAR. The rows differ in what lies beyond their
+walls. Where a view reaches so far from everywhere, no two places look the same and ask for
+different actions; where it does not, a few do (`conflicts`).
 
 Legend: H rows and W columns of the map, C side of what is seen, P planes of it.
 """
@@ -38,10 +40,11 @@ class Rooms:
     layout: int = 0
 
     def __post_init__(self) -> None:
-        if not (1 <= self.columns and 2 <= self.side and self.width <= 75 and self.height <= 19):
+        if not (self.columns >= 1 and self.side >= 2 and self.width <= 75 and self.height <= 19):
             raise UserError(
                 f"{self.columns} columns of rooms with a side of {self.side}: expected 1 or more "
-                f"with 2 or more, in a map of at most 75 x 19 (this is {self.width} x {self.height})"
+                "with 2 or more, in a map of at most 75 x 19 (this is "
+                f"{self.width} x {self.height})"
             )
 
     @property
@@ -68,10 +71,15 @@ class Rooms:
         return self.height - 2, 1
 
     @property
-    def far_start(self) -> Place:
-        """Below the gap between the rows, in the first room of FAR."""
+    def gap(self) -> Place:
+        """Between the rows, where FAR begins."""
         row = self.side + 1
-        column = next(c for c in range(self.width) if self.lines[row][c] == FLOOR)
+        return row, self.lines[row].index(FLOOR)
+
+    @property
+    def far_start(self) -> Place:
+        """Below that gap, in the first room of FAR."""
+        row, column = self.gap
         return row + 1, column
 
     @cached_property
@@ -138,13 +146,28 @@ class Rooms:
             action[row, column] = nearer[0] if nearer else 0
         return action
 
+    def conflicts(self, view: int) -> int:
+        """How many views of this side are of places in both rows, with different actions."""
+        margin = view // 2
+        marks_HW = np.array([[ord(mark) for mark in line] for line in self.lines])
+        padded = np.pad(marks_HW, margin, constant_values=ord(NOTHING))
+        wanted: dict[bytes, set[tuple[bool, int]]] = {}
+        for row, column in np.argwhere(self.ground_HW):
+            seen = planes(padded[None, row : row + view, column : column + view]).tobytes()
+            of_place = bool(self.far_HW[row, column]), int(self.expert_HW[row, column])
+            wanted.setdefault(seen, set()).add(of_place)
+        return sum(
+            len({far for far, _ in of_view}) > 1 and len({action for _, action in of_view}) > 1
+            for of_view in wanted.values()
+        )
+
     def description(self, start: Place) -> str:
         """The level in NetHack's language of special levels: lit, known from the beginning (as
         Sokoban's are), without monsters. start: where an episode begins."""
         (row, column), (below, right) = start, self.staircase
         drawn = "\n".join(line.replace(STAIRCASE, FLOOR) for line in self.lines)
         return (
-            'MAZE: "mylevel", \' \'\nFLAGS: noteleport,hardfloor,premapped\n'
+            "MAZE: \"mylevel\", ' '\nFLAGS: noteleport,hardfloor,premapped\n"
             f"GEOMETRY: center,center\nMAP\n{drawn}\nENDMAP\n"
             f'REGION: (0,0,{self.width - 1},{self.height - 1}),lit,"ordinary"\n'
             f"BRANCH: ({column},{row},{column},{row}),(0,0,0,0)\n"

@@ -17,7 +17,7 @@ clipped gradient each. With `shared` they are one; then, as in the paper's code,
 its trunk, and the gradient of both losses is stepped twice. What is "old" is computed before the
 first epoch and stays for all.
 
-`held` of `update` adds a loss of the caller's to the actor's, as retention does (recipes/forgetting).
+`held` of `update` adds a loss of the caller's to the actor's (retention: recipes/forgetting).
 
 The floats of the choices may be traced, so that arms run side by side. Legend: T steps of a
 rollout, B environments, N = T B, M minibatch, O outputs, F features.

@@ -51,8 +51,8 @@ class Environments(Protocol):
 class HostRun:
     """A run of one seed. at_measurement: what else to compute there, of the agent's state. begun:
     the state to begin with, in place of a new one. held: of an update's number, which is traced,
-    what it adds to the actor's loss; whoever gives `begun` or `held` says in the folder of
-    `records` what they are of."""
+    what it adds to the actor's loss. identity: of what is begun with and held, as far as the arm
+    does not say it, so that no other run goes on from this one."""
 
     def __init__(
         self,
@@ -63,9 +63,10 @@ class HostRun:
         at_measurement: Callable[[PPO, AgentState, int], Mapping[str, Any]] | None = None,
         begun: AgentState | None = None,
         held: Callable[[jax.Array], Held] | None = None,
+        identity: Any = None,
     ):
         self.arm, self.seed, self.at_measurement = arm, seed, at_measurement
-        self.begun, self.held = begun, held
+        self.begun, self.held, self.identity = begun, held, identity
         self.environments = make(arm.environment, arm.choices.environments, seed=seed)
         self.agent = PPO(arm.choices, self.environments.observation_shape, self.environments.policy)
         self._act = jax.jit(self._action)
@@ -76,7 +77,8 @@ class HostRun:
         """What is logged at each measurement, means since the one before; those of a run that was
         stopped first."""
         arm = self.arm
-        saved = Saved(folder, [dataclasses.asdict(arm), self.seed])
+        beside = [] if self.identity is None else [self.identity]
+        saved = Saved(folder, [dataclasses.asdict(arm), self.seed, *beside])
         key = jax.random.key(self.seed)
         state = self.begun or jax.jit(self.agent.start)(jax.random.fold_in(key, 200))
         with self.environments as environments:
