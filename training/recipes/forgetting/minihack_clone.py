@@ -70,7 +70,7 @@ def cloned(agent: PPO, shown: Demonstrations, key: jax.Array, *, updates: int) -
         action_M = jnp.asarray(shown.action_N, jnp.int32)[rows_M]
         return -jnp.mean(agent.policy.log_prob(logits_MA, action_M))
 
-    return _fitted(loss, agent.start(key).actor, len(shown.action_N), key, updates)
+    return _fitted(loss, jax.jit(agent.start)(key).actor, len(shown.action_N), key, updates)
 
 
 def valued(
@@ -84,11 +84,16 @@ def valued(
 ) -> Any:
     """A critic's parameters, fitted to the discounted returns of the policy: those of `steps` steps
     of each environment, whose value at the cut is 0."""
-    act = jax.jit(lambda observation_B, k: agent.act(begun._replace(actor=actor), observation_B, k))
-    begun = agent.start(key)
+    begun = jax.jit(agent.start)(key)
+    policy = begun._replace(actor=actor)
+
+    @jax.jit
+    def act(observation_B: jax.Array, number: jax.Array) -> jax.Array:
+        return agent.act(policy, observation_B, jax.random.fold_in(key, number))
+
     observation_B, met = environments.reset(), []
     for number in range(steps):
-        drawn_B = np.asarray(act(observation_B, jax.random.fold_in(key, number)))
+        drawn_B = np.asarray(act(observation_B, np.int32(number)))
         stepped = environments.step(drawn_B)
         done_B = stepped.terminated | stepped.truncated
         met.append((observation_B, stepped.reward, done_B))

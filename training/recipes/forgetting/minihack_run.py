@@ -107,7 +107,7 @@ def base_of(arm: HackArm, seed: int, make: Make = minihack_environments) -> Base
     key, choices = jax.random.key(seed), arm.ppo.choices
     with make(arm.task, choices.environments, seed=seed + 10_000) as environments:
         agent = PPO(choices, environments.observation_shape, environments.policy)
-        begun, stored = agent.start(key), demonstrate(environments, arm.stored)
+        begun, stored = jax.jit(agent.start)(key), demonstrate(environments, arm.stored)
         if arm.gap == "scratch":
             return Base(begun, stored, stored)
         shown = stored.where(stored.episode_N < arm.copied)
@@ -137,7 +137,7 @@ class Scores:
         self.agent = PPO(
             arm.ppo.choices, self.environments.observation_shape, self.environments.policy
         )
-        self._act, self._of_stored = jax.jit(self.agent.act), jax.jit(self._likelihoods)
+        self._act, self._of_stored = jax.jit(self._drawn), jax.jit(self._likelihoods)
 
     def __call__(self, state: AgentState, number: int) -> dict[str, float]:
         """By name; number: of the measurement."""
@@ -154,7 +154,7 @@ class Scores:
         running_B = np.ones(len(observation_B), bool)
         solved = 0
         for number in range(environments.task.limit):
-            drawn_B = self._act(state, observation_B, jax.random.fold_in(key, number))
+            drawn_B = self._act(state, observation_B, key, np.int32(number))
             stepped = environments.step(np.asarray(drawn_B))
             solved += int(np.sum(running_B & stepped.terminated))
             running_B &= ~(stepped.terminated | stepped.truncated)
@@ -162,6 +162,11 @@ class Scores:
             if not running_B.any():
                 break
         return solved / len(running_B)
+
+    def _drawn(
+        self, state: AgentState, observation_B: jax.Array, key: jax.Array, number: jax.Array
+    ) -> jax.Array:
+        return self.agent.act(state, observation_B, jax.random.fold_in(key, number))
 
     def _likelihoods(self, actor: Any) -> dict[str, jax.Array]:
         stored, far_N = self.base.stored, jnp.asarray(self.base.stored.far_N)
