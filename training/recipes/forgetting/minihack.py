@@ -17,6 +17,7 @@ Legend: B environments, C side of what is seen, P its planes.
 """
 
 import dataclasses
+import importlib
 from typing import Any
 
 import numpy as np
@@ -181,12 +182,23 @@ def minihack_environments(task: Task, count: int, *, seed: int) -> RoomEnvironme
     """
     try:
         import gymnasium
-        import minihack  # noqa: F401  (it registers its environments)
-        from nle import nethack
+
+        importlib.import_module("minihack")  # it registers its environments
+        nethack: Any = importlib.import_module("nle.nethack")
     except ImportError as error:
         raise UserError(f"MiniHack is not installed ({error}): {EXTRA}") from None
+
+    def copying(inner: Any) -> Any:
+        # NLE writes into what it gave before, and so would change an episode's last observation.
+        return gymnasium.wrappers.TransformObservation(
+            inner,
+            lambda observation: {name: values.copy() for name, values in observation.items()},
+            inner.observation_space,
+        )
+
     inner = gymnasium.make_vec(
         NAME,
+        wrappers=(copying,),
         num_envs=count,
         vectorization_mode="sync",
         vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP},

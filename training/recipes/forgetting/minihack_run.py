@@ -78,8 +78,8 @@ class HackArm:
                 entropy=0.01,
             ),
             environment="rooms of MiniHack",
-            steps=160_000,
-            measured=20,
+            steps=120_000,
+            measured=15,
         )
     )
 

@@ -32,8 +32,11 @@ from training.recipes.rl.saved import Saved
 class Environments(Protocol):
     """As those of rl/host_environments.py."""
 
-    observation_shape: tuple[int, ...]
-    policy: Distribution
+    @property
+    def observation_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def policy(self) -> Distribution: ...
 
     def __enter__(self) -> "Environments": ...
 

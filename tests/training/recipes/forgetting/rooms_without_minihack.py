@@ -32,7 +32,7 @@ class Walkers:
         self.place_B2 = np.where(free_B[:, None], to_B2, self.place_B2)
         self.steps_B += 1
         solved_B = (self.place_B2 == self.task.rooms.staircase).all(1)
-        cut_B = ~solved_B & (self.steps_B >= self.task.limit)
+        cut_B = self.steps_B >= self.task.limit
         last, done_B = self.observed(), solved_B | cut_B
         for of_all in last.values():
             of_all[solved_B] = 0  # NetHack is over

@@ -97,11 +97,11 @@ def test_the_extra_is_named_where_a_package_is_missing(monkeypatch, package):
 @pytest.mark.parametrize("from_far", [False, True])
 def test_minihack_steps_as_the_map_says(from_far):
     pytest.importorskip("minihack", reason="minihack is not installed here: griffin-lm[nethack]")
-    task = Task(slip=0.2, limit=30, from_far=from_far)
+    task = Task(slip=0.2, limit=60, from_far=from_far)
     random = np.random.default_rng(1)
     with minihack_environments(task, 4, seed=0) as real, environments(task, 4, seed=0) as walkers:
         np.testing.assert_array_equal(real.reset(), walkers.reset())
-        for _ in range(120):
+        for _ in range(300):
             random_B = random.integers(0, 4, 4)
             action_B = np.where(random.random(4) < 0.3, random_B, real.expert())
             for theirs, ours in zip(real.step(action_B), walkers.step(action_B), strict=True):
