@@ -9,7 +9,7 @@ Measured, evenly: `success` and `reached_far` of the episodes of training since 
 before, `far`, their steps' share in FAR; `from_far`, the success of episodes that begin there; on
 stored episodes of the expert the log-likelihood of its actions in FAR (`far_likelihood`) and in
 CLOSE (`close_likelihood`), and KL(copy || policy) in FAR (`far_kl`). `before` has those of the copy
-itself.
+itself; `conflicts`, the views of both rows that ask for different actions.
 
 Legend: B environments, N states.
 """
@@ -50,8 +50,9 @@ Make = Callable[..., RoomEnvironments]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HackArm:
-    """scratch: a new policy, which has no teacher. copied: episodes that are copied; stored: those
-    that BC and EWC read and the likelihoods are of. updates: of the copy."""
+    """scratch: a new policy, which has no teacher. copied: episodes of the expert that are copied,
+    the first to end, in which it hardly slipped; stored: those that BC and EWC read and the
+    likelihoods are of. updates: of the copy. valued_steps, valued_updates: of its critic."""
 
     gap: Gap
     method: Method = "none"
@@ -94,8 +95,8 @@ class HackArm:
 
 
 class Base(NamedTuple):
-    """What fine-tuning begins with: `teacher` is its actor; the expert's stored episodes, and those
-    of their states that a method may read."""
+    """What fine-tuning begins with, whose actor is the teacher; the expert's stored episodes, and
+    those of their states that a method may read."""
 
     state: AgentState
     stored: Demonstrations
@@ -236,4 +237,5 @@ def tuned(
                 flush=True,
             )
     curves = {name: [record[name] for record in records] for name in CURVES}
-    return {"before": before, **curves}
+    conflicts = arm.task.rooms.conflicts(arm.task.view)
+    return {"before": before, "conflicts": conflicts, **curves}

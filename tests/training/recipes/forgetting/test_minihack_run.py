@@ -70,7 +70,8 @@ def test_cells_share_a_copy_and_a_strong_hold_keeps_it(tmp_path):
     assert numbers["free"]["before"] == numbers["held"]["before"]
     assert numbers["scratch"]["before"] != numbers["free"]["before"]
     for of_arm in numbers.values():
-        assert set(of_arm) == {"before", *CURVES}
+        assert set(of_arm) == {"before", "conflicts", *CURVES}
+        assert of_arm["conflicts"] == 0
         assert all(len(of_arm[name]) == 2 for name in CURVES)
         assert np.isfinite([of_arm[name] for name in CURVES]).all()
     assert numbers["held"]["far_kl"][-1] < 0.1 * numbers["free"]["far_kl"][-1]

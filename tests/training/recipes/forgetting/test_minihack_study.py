@@ -34,6 +34,7 @@ def cells_of(arms, success):
             {
                 **{name: [0.5] * 4 for name in CURVES},
                 "success": [success.get(arm, 0.3) + 0.01 * seed + step for step in (0.0, 0.1)] * 2,
+                "conflicts": 4,
                 "before": {"success": 0.1, "from_far": 0.9, "far_likelihood": -0.1},
                 "choices": dataclasses.asdict(choices),
             }
