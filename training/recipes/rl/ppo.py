@@ -17,11 +17,14 @@ clipped gradient each. With `shared` they are one; then, as in the paper's code,
 its trunk, and the gradient of both losses is stepped twice. What is "old" is computed before the
 first epoch and stays for all.
 
+`held` of `update` adds a loss of the caller's to the actor's (retention: recipes/forgetting).
+
 The floats of the choices may be traced, so that arms run side by side. Legend: T steps of a
 rollout, B environments, N = T B, M minibatch, O outputs, F features.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -132,6 +135,11 @@ class Judged(NamedTuple):
     features: jax.Array
 
 
+Held = Callable[[Any, jax.Array, jax.Array], jax.Array]
+"""(the actor's parameters, the observations of a minibatch [M, ...], key) -> what is added to the
+actor's loss, its weight in it."""
+
+
 class _Sample(NamedTuple):
     """[N, ...] of a rollout, and what was old."""
 
@@ -190,11 +198,17 @@ class PPO:
         )
 
     def update(
-        self, state: AgentState, rollout: Rollout, key: jax.Array, share: jax.Array | float = 1.0
+        self,
+        state: AgentState,
+        rollout: Rollout,
+        key: jax.Array,
+        share: jax.Array | float = 1.0,
+        held: Held | None = None,
     ) -> tuple[AgentState, dict[str, jax.Array]]:
         """All epochs on a rollout. share: of the learning rate, where it is annealed.
 
-        Returns the state, and the means over all minibatches of the losses by name.
+        Returns the state, and the means over all minibatches of the losses by name (`held_loss`,
+        where there is one).
         """
         samples = self._samples(state, rollout)
         count = samples.advantage.size
@@ -205,7 +219,7 @@ class PPO:
         ) -> tuple[AgentState, dict[str, jax.Array]]:
             rows_M, one_key = at
             batch = jax.tree.map(lambda x: x[rows_M], samples)
-            return self._step(carried, batch, one_key, share)
+            return self._step(carried, batch, one_key, share, held)
 
         def epoch(carried: AgentState, one_key: jax.Array) -> tuple[AgentState, Any]:
             order_key, steps_key = jax.random.split(one_key)
@@ -243,7 +257,12 @@ class PPO:
         )
 
     def _step(
-        self, state: AgentState, batch: _Sample, key: jax.Array, share: jax.Array | float
+        self,
+        state: AgentState,
+        batch: _Sample,
+        key: jax.Array,
+        share: jax.Array | float,
+        held: Held | None,
     ) -> tuple[AgentState, dict[str, jax.Array]]:
         """One minibatch."""
 
@@ -258,7 +277,11 @@ class PPO:
             entropy = jnp.mean(self.policy.entropy(new.outputs, key))
             moved = jnp.mean(feature_loss(new.held, batch.held))
             loss = clipped - self.choices.entropy * entropy + self.choices.feature_beta * moved
-            return loss, {"policy_loss": clipped, "entropy": entropy, "feature_loss": moved}
+            named = {"policy_loss": clipped, "entropy": entropy, "feature_loss": moved}
+            if held is not None:
+                named["held_loss"] = held(actor, batch.observation, jax.random.fold_in(key, 1))
+                loss += named["held_loss"]
+            return loss, named
 
         def critic_loss(critic: Any) -> jax.Array:
             value_M = self.value(critic, batch.observation)

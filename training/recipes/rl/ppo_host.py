@@ -14,27 +14,48 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from training.recipes.experiment import Cell
-from training.recipes.rl.host_environments import (
-    AtariEnvironments,
-    HostEnvironments,
-    gymnasium_environments,
-)
-from training.recipes.rl.ppo import PPO, AgentState, PPOArm, Rollout
+from training.recipes.rl.distributions import Distribution
+from training.recipes.rl.environments import Stepped
+from training.recipes.rl.host_environments import gymnasium_environments
+from training.recipes.rl.ppo import PPO, AgentState, Held, PPOArm, Rollout
 from training.recipes.rl.ppo_metrics import representation, trust_region
 from training.recipes.rl.saved import Saved
 
-Environments = HostEnvironments | AtariEnvironments
+
+class Environments(Protocol):
+    """As those of rl/host_environments.py."""
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def policy(self) -> Distribution: ...
+
+    def __enter__(self) -> "Environments": ...
+
+    def __exit__(self, *unused: object) -> None: ...
+
+    def reset(self) -> np.ndarray: ...
+
+    def step(self, action_B: np.ndarray) -> Stepped: ...
+
+    def snapshot(self) -> dict[str, Any]: ...
+
+    def restore(self, kept: dict[str, Any]) -> None: ...
 
 
 class HostRun:
-    """A run of one seed. at_measurement: what else to compute there, of the agent's state."""
+    """A run of one seed. at_measurement: what else to compute there, of the agent's state. begun:
+    the state to begin with, in place of a new one. held: of an update's number, which is traced,
+    what it adds to the actor's loss. identity: of what is begun with and held, as far as the arm
+    does not say it, so that no other run goes on from this one."""
 
     def __init__(
         self,
@@ -43,21 +64,26 @@ class HostRun:
         *,
         make: Callable[..., Environments] = gymnasium_environments,
         at_measurement: Callable[[PPO, AgentState, int], Mapping[str, Any]] | None = None,
+        begun: AgentState | None = None,
+        held: Callable[[jax.Array], Held] | None = None,
+        identity: Any = None,
     ):
         self.arm, self.seed, self.at_measurement = arm, seed, at_measurement
+        self.begun, self.held, self.identity = begun, held, identity
         self.environments = make(arm.environment, arm.choices.environments, seed=seed)
         self.agent = PPO(arm.choices, self.environments.observation_shape, self.environments.policy)
         self._act = jax.jit(self._action)
         self._value = jax.jit(self.agent.value)
-        self._update, self._metrics = jax.jit(self.agent.update), jax.jit(self._measured)
+        self._update, self._metrics = jax.jit(self._updated), jax.jit(self._measured)
 
     def records(self, folder: Path) -> Iterator[dict[str, Any]]:
         """What is logged at each measurement, means since the one before; those of a run that was
         stopped first."""
         arm = self.arm
-        saved = Saved(folder, [dataclasses.asdict(arm), self.seed])
+        beside = [] if self.identity is None else [self.identity]
+        saved = Saved(folder, [dataclasses.asdict(arm), self.seed, *beside])
         key = jax.random.key(self.seed)
-        state = jax.jit(self.agent.start)(jax.random.fold_in(key, 200))
+        state = self.begun or jax.jit(self.agent.start)(jax.random.fold_in(key, 200))
         with self.environments as environments:
             observation_B = environments.reset()
             (state, observation_B), kept = saved.taken((state, observation_B))
@@ -75,7 +101,9 @@ class HostRun:
                     observation_B = rollout.last_observation
                     old, share = state, 1 - number / arm.iterations
                     update_key = jax.random.fold_in(once, 2**31 - 1)
-                    state, log = self._update(state, rollout, update_key, jnp.float32(share))
+                    state, log = self._update(
+                        state, rollout, update_key, jnp.float32(share), jnp.int32(number)
+                    )
                     logs.append(jax.device_get(log))
                 logs[-1] |= jax.device_get(self._metrics(old, state, rollout))
                 seconds = time.monotonic() - began
@@ -148,6 +176,17 @@ class HostRun:
         outputs = self.agent.judge(actor, observation_B).outputs
         drawn_B = self.agent.policy.sample(outputs, jax.random.fold_in(key, number))
         return drawn_B, self.agent.policy.action(drawn_B)
+
+    def _updated(
+        self,
+        state: AgentState,
+        rollout: Rollout,
+        key: jax.Array,
+        share: jax.Array,
+        number: jax.Array,
+    ) -> tuple[AgentState, dict[str, jax.Array]]:
+        held = None if self.held is None else self.held(number)
+        return self.agent.update(state, rollout, key, share, held)
 
     def _measured(self, old: AgentState, new: AgentState, rollout: Rollout) -> dict[str, jax.Array]:
         return {

@@ -58,6 +58,36 @@ def test_features_are_held():
     assert float(held["feature_loss"]) < 0.2 * float(free["feature_loss"])
 
 
+def test_a_loss_of_the_callers_is_added_to_the_actors_alone():
+    """Without one nothing changes; one that is 0 changes nothing either; a strong one keeps the
+    actor where it pulls, reads the minibatch, and leaves the critic alone."""
+    agent, state, free, losses = updated(epochs=4, learning_rate=1e-2)
+    assert "held_loss" not in losses
+
+    def distance(actor):
+        pairs = zip(jax.tree.leaves(actor), jax.tree.leaves(state.actor), strict=True)
+        return sum(jnp.sum(jnp.square(x - y)) for x, y in pairs)
+
+    def held_by(weight):
+        def held(actor, observation_M, key):
+            assert observation_M.shape == (16, 1, 1, 3)
+            return weight * distance(actor)
+
+        return jax.jit(agent.update, static_argnames="held")(
+            state, ROLLOUT, jax.random.key(5), held=held
+        )
+
+    still, named = held_by(0.0)
+    assert float(named["held_loss"]) == 0
+    for x, y in zip(jax.tree.leaves(still), jax.tree.leaves(free), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6)
+    kept, named = held_by(100.0)
+    assert float(named["held_loss"]) > 0
+    assert float(distance(kept.actor)) < 0.5 * float(distance(free.actor))
+    for x, y in zip(jax.tree.leaves(kept.critic), jax.tree.leaves(free.critic), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6)
+
+
 def test_the_optimizer_is_reset_and_the_rate_annealed():
     _, state, new, _ = updated(reset_optimizer=True)
     for moments, params in ((new.actor_opt, new.actor), (new.critic_opt, new.critic)):
