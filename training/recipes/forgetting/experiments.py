@@ -4,5 +4,6 @@
 from training.recipes.forgetting.apple_study import APPLES_STUDY
 from training.recipes.forgetting.language_study import LANGUAGE
 from training.recipes.forgetting.mdp import MDP
+from training.recipes.forgetting.robot_study import ROBOTS
 
-EXPERIMENTS = (MDP, APPLES_STUDY, LANGUAGE)
+EXPERIMENTS = (MDP, APPLES_STUDY, LANGUAGE, ROBOTS)
