@@ -5,5 +5,6 @@ from training.recipes.forgetting.apple_study import APPLES_STUDY
 from training.recipes.forgetting.language_study import LANGUAGE
 from training.recipes.forgetting.mdp import MDP
 from training.recipes.forgetting.minihack_study import MINIHACK
+from training.recipes.forgetting.robot_study import ROBOTS
 
-EXPERIMENTS = (MDP, APPLES_STUDY, LANGUAGE, MINIHACK)
+EXPERIMENTS = (MDP, APPLES_STUDY, LANGUAGE, MINIHACK, ROBOTS)

@@ -26,10 +26,13 @@ def empty(size: int, one: Any) -> Buffer:
     return Buffer(rows, jnp.int32(0), jnp.int32(0))
 
 
-def added(buffer: Buffer, batch: Any) -> Buffer:
-    """With the rows of a batch, in place of the oldest."""
+def added(buffer: Buffer, batch: Any, *, protected: int = 0) -> Buffer:
+    """With the rows of a batch, in place of the oldest.
+
+    protected: so many rows, which were added first, stay for good.
+    """
     count = jax.tree.leaves(batch)[0].shape[0]
-    size = jax.tree.leaves(buffer.rows)[0].shape[0]
+    size = jax.tree.leaves(buffer.rows)[0].shape[0] - protected
     assert size % count == 0, (size, count)
     rows = jax.tree.map(
         lambda old, new: jax.lax.dynamic_update_slice_in_dim(
@@ -38,7 +41,8 @@ def added(buffer: Buffer, batch: Any) -> Buffer:
         buffer.rows,
         batch,
     )
-    return Buffer(rows, (buffer.place + count) % size, jnp.minimum(buffer.full + count, size))
+    place = protected + (buffer.place - protected + count) % size
+    return Buffer(rows, place, jnp.minimum(buffer.full + count, protected + size))
 
 
 def drawn(buffer: Buffer, key: jax.Array, count: int) -> Any:

@@ -13,7 +13,8 @@ environments outside of the program.
     L_alpha = -mean alpha (log pi(a | s) + target entropy)
 
 The target entropy is minus the number of an action's dimensions. What is kept of an action is the
-variable before the tanh (distributions.py). The floats of the choices may be traced.
+variable before the tanh (distributions.py). The floats of the choices may be traced. What holds an
+actor to what it was (recipes/forgetting) is a term beside L_pi, or rows of the buffer that stay.
 
 Legend: B environments, M batch, D observation, A dimensions of an action, 2 critics.
 """
@@ -37,16 +38,15 @@ from training.recipes.rl.host_environments import HostEnvironments, gymnasium_en
 from training.recipes.rl.networks import torch_default
 from training.recipes.rl.replay import Buffer, added, drawn, empty
 from training.recipes.rl.saved import Saved
-from training.recipes.vision.mlp import MLPConfig
-from training.recipes.vision.network import Network
+from training.recipes.vision.network import Network, NetworkConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SACChoices:
     """The defaults are the paper's for MuJoCo, but for fewer random steps."""
 
-    actor: MLPConfig
-    critic: MLPConfig
+    actor: NetworkConfig
+    critic: NetworkConfig
     environments: int = 1
     buffer: int = 1_000_000
     begin: int = 5_000
@@ -88,14 +88,25 @@ class SACState(NamedTuple):
 
 
 class SAC:
-    """See the module. Raises UserError: actions are not continuous."""
+    """See the module. Raises UserError: actions are not continuous.
+
+    beside: (actor, key) -> what is added to L_pi. protected: so many rows of the buffer, those that
+    were added first, are not overwritten.
+    """
 
     def __init__(
-        self, choices: SACChoices, observation_shape: tuple[int, ...], policy: Distribution
+        self,
+        choices: SACChoices,
+        observation_shape: tuple[int, ...],
+        policy: Distribution,
+        *,
+        beside: Callable[[Any, jax.Array], jax.Array] | None = None,
+        protected: int = 0,
     ):
         if not isinstance(policy, TanhNormal):
             raise UserError(f"SAC with a policy of kind {policy}: expected continuous actions")
         self.choices, self.policy, self.observation_shape = choices, policy, observation_shape
+        self.beside, self.protected = beside, protected
         self.dimensions = len(policy.low)
         size = int(np.prod(observation_shape))
         self.actor = Network(choices.actor, image_shape=observation_shape, outputs=policy.outputs)
@@ -132,7 +143,8 @@ class SAC:
     ) -> tuple[SACState, dict[str, jax.Array]]:
         """Keep the transitions of a step of every environment, and update as many times, once there
         are enough; means of the losses by name."""
-        state = state._replace(buffer=added(state.buffer, transition_B))
+        buffer = added(state.buffer, transition_B, protected=self.protected)
+        state = state._replace(buffer=buffer)
         begun = state.buffer.full >= self.choices.begin
 
         def once(carried: SACState, one_key: jax.Array) -> tuple[SACState, dict[str, jax.Array]]:
@@ -164,10 +176,11 @@ class SAC:
         going_on_M = 1 - batch.terminated.astype(jnp.float32)
         return batch.reward + self.choices.discount * going_on_M * next_M
 
-    def _update(self, state: SACState, key: jax.Array) -> tuple[SACState, dict[str, jax.Array]]:
-        rows_key, target_key, actor_key = jax.random.split(key, 3)
-        batch: Transition = drawn(state.buffer, rows_key, self.choices.batch)
-        y_M = self.target(state, batch, target_key)
+    def judge(
+        self, state: SACState, batch: Transition, key: jax.Array
+    ) -> tuple[SACState, jax.Array]:
+        """One update of critics and targets alone; and their loss."""
+        y_M = self.target(state, batch, key)
 
         def critic_loss(critics: Any) -> jax.Array:
             q_2M = self.values(critics, batch.observation, batch.drawn)
@@ -175,23 +188,32 @@ class SAC:
 
         loss, grads = jax.value_and_grad(critic_loss)(state.critics)
         critics, critics_opt = self._stepped(state.critics, grads, state.critics_opt)
+        share = self.choices.average
+        targets = jax.tree.map(lambda t, c: t + share * (c - t), state.targets, critics)
+        return state._replace(critics=critics, targets=targets, critics_opt=critics_opt), loss
+
+    def _update(self, state: SACState, key: jax.Array) -> tuple[SACState, dict[str, jax.Array]]:
+        rows_key, target_key, actor_key = jax.random.split(key, 3)
+        batch: Transition = drawn(state.buffer, rows_key, self.choices.batch)
+        state, loss = self.judge(state, batch, target_key)
 
         def actor_loss(actor: Any) -> tuple[jax.Array, jax.Array]:
             outputs = self.actor.apply(actor, {}, batch.observation).outputs_BO
             drawn_MA = self.policy.sample(outputs, actor_key)
             log_prob_M = self.policy.log_prob(outputs, drawn_MA)
-            q_M = jnp.min(self.values(critics, batch.observation, drawn_MA), 0)
-            return jnp.mean(jnp.exp(state.log_alpha) * log_prob_M - q_M), jnp.mean(log_prob_M)
+            q_M = jnp.min(self.values(state.critics, batch.observation, drawn_MA), 0)
+            value = jnp.mean(jnp.exp(state.log_alpha) * log_prob_M - q_M)
+            if self.beside is not None:
+                value += self.beside(actor, jax.random.fold_in(actor_key, 1))
+            return value, jnp.mean(log_prob_M)
 
         (policy_loss, log_prob), grads = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
         actor, actor_opt = self._stepped(state.actor, grads, state.actor_opt)
         # of -alpha (log pi + target entropy), by the logarithm of alpha
         grad = -jnp.exp(state.log_alpha) * (log_prob - self.dimensions)
         log_alpha, alpha_opt = self._stepped(state.log_alpha, grad, state.alpha_opt)
-        share = self.choices.average
-        targets = jax.tree.map(lambda t, c: t + share * (c - t), state.targets, critics)
-        state = SACState(
-            actor, critics, targets, log_alpha, actor_opt, critics_opt, alpha_opt, state.buffer
+        state = state._replace(
+            actor=actor, actor_opt=actor_opt, log_alpha=log_alpha, alpha_opt=alpha_opt
         )
         return state, {
             "critic_loss": loss,

@@ -90,6 +90,45 @@ def test_it_learns_and_goes_on_where_it_was_killed(tmp_path, monkeypatch):
         assert {**one, "steps_per_second": 0} == {**other, "steps_per_second": 0}
 
 
+def test_a_term_beside_the_actors_loss_holds_the_actor():
+    start = jax.jit(SAC(CHOICES, (1, 1, 1), POLICY).start)(jax.random.key(0))
+
+    def distance(actor) -> jax.Array:
+        parts = jax.tree.map(lambda x, x0: jnp.sum(jnp.square(x - x0)), actor, start.actor)
+        return sum(jax.tree.leaves(parts), jnp.zeros(()))
+
+    def beside(actor, key) -> jax.Array:
+        assert jnp.shape(key) == ()
+        return 1e3 * distance(actor)
+
+    def away(**options) -> float:
+        state, learn = start, jax.jit(SAC(CHOICES, (1, 1, 1), POLICY, **options).learn)
+        for number in range(40):
+            key = jax.random.key(number)
+            seen = jax.random.normal(key, (4, 1, 1, 1))
+            rows = Transition(seen, seen[:, 0, 0], seen[:, 0, 0, 0], jnp.ones(4, bool), seen)
+            state, _ = learn(state, rows, key)
+        return float(distance(state.actor))
+
+    assert 0 < away(beside=beside) < away() / 3
+
+
+def test_critics_learn_without_the_actor():
+    agent = SAC(CHOICES, (1, 1, 1), POLICY)
+    before = state = jax.jit(agent.start)(jax.random.key(0))
+    seen = jax.random.normal(jax.random.key(1), (64, 1, 1, 1))
+    ended = jnp.ones(64, bool)
+    batch = Transition(seen, seen[:, 0, 0], jnp.full(64, 3.0), ended, seen)
+    judge, losses = jax.jit(agent.judge), []
+    for number in range(200):
+        state, loss = judge(state, batch, jax.random.key(number))
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] / 20
+    same = jax.tree.map(lambda x, y: bool((x == y).all()), state.actor, before.actor)
+    assert jax.tree.all(same)
+    assert float(jnp.mean(agent.values(state.targets, seen, batch.drawn))) > 0.5
+
+
 def test_what_does_not_fit():
     with pytest.raises(UserError, match="expected continuous actions"):
         SAC(CHOICES, (1, 1, 1), Categorical(actions=2))
