@@ -23,6 +23,6 @@ def test_what_is_lost_is_said():
         "layer norm": cells((0.9, 0.9), (0.9, 0.95), (0.95, 0.9)),
     }
     concluded = conclude_adam(arms)
-    assert "default: 0.87 -> 0.17, 50% dead, plasticity lost" in concluded.verdict
-    assert "layer norm: 0.92 -> 0.92, 50% dead." in concluded.verdict
+    assert "default: 0.87 -> 0.87 -> 0.17, 50% dead, plasticity lost" in concluded.verdict
+    assert "layer norm: 0.92 -> 0.93 -> 0.92, 50% dead." in concluded.verdict
     assert set(concluded.plots) == {"accuracy", "dead"}
