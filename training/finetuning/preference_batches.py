@@ -44,7 +44,7 @@ class PreferenceBatches:
         self._rows = range(batch_size) if rows is None else rows
         self._examples_read = max(round(epochs * len(examples)), 1)
         self.count = math.ceil(self._examples_read / self._size)
-        self._number = 0
+        self._number, self._order_of, self._order = 0, -1, np.arange(0)
         self._fingerprint = {
             "examples": len(examples),
             "tokens": sum(len(answer.ids) for one in examples for answer in one.answers),
@@ -69,7 +69,7 @@ class PreferenceBatches:
         if number >= self._examples_read:
             return None
         epoch, place = divmod(number, len(self._examples))
-        if getattr(self, "_order_of", None) != epoch:
+        if self._order_of != epoch:
             self._order_of = epoch
             self._order = np.random.default_rng((self._seed, epoch)).permutation(
                 len(self._examples)

@@ -17,14 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from recurrentgemma.errors import UserError
-from recurrentgemma.text.chat import AUTO, ChatFormat, chat_format
 from recurrentgemma.text.tokenizer import Tokenizer
 from training.data.chat_documents import encode_plain
 from training.data.sources.chat_lines import is_answer, shown
-from training.data.sources.json_lines import OF_AN_ARRAY, JsonLines
-from training.data.sources.parquet import ParquetRows
-from training.data.sources.spec import find_files, parse_spec
+from training.data.sources.json_lines import OF_AN_ARRAY
 from training.finetuning.preference_config import PreferenceConfig
+from training.finetuning.questions import format_of, open_records
 
 PAIR, JUDGED = ("chosen", "rejected"), ("completion", "label")
 
@@ -59,14 +57,7 @@ class PreferenceReader:
 
     def __init__(self, config: PreferenceConfig, tokenizer: Tokenizer, *, most: int) -> None:
         self._config, self._tokenizer, self._most = config, tokenizer, most
-        self._format: ChatFormat | None = None
-        if not config.plain:
-            try:
-                self._format = chat_format(tokenizer, AUTO)
-            except UserError as error:
-                raise UserError(
-                    f"{error}; with --chat-template none prompts and answers are plain text"
-                ) from None
+        self._format = format_of(tokenizer, plain=config.plain)
 
     def read(self, files: Sequence[str]) -> list[Preference]:
         """The examples of all files.
@@ -77,11 +68,7 @@ class PreferenceReader:
         return [example for name in files for example in self._read(name)]
 
     def _read(self, name: str) -> list[Preference]:
-        spec = parse_spec(f"chat:{name}")
-        if spec.options:
-            raise UserError(f"{name!r}: options after ? are of examples; leave them out")
-        is_parquet = all(path.endswith(".parquet") for path in find_files(spec))
-        records = ParquetRows(spec) if is_parquet else JsonLines(spec)
+        records = open_records(name, "leave them out")
 
         def one(number: int) -> list[Preference]:
             try:

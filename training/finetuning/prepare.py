@@ -68,6 +68,11 @@ def chosen_base(arguments: FinetuneArguments, run_dir: Path, lora: LoraConfig | 
     return base
 
 
+def files_of(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Of preferences or prompts: without `chat:`, which says what they are anyway."""
+    return tuple(name.removeprefix("chat:") for name in names)
+
+
 def prepare(arguments: FinetuneArguments) -> PreparedRun:
     """Read everything but the tensors.
 

@@ -14,7 +14,7 @@ from training.data.sources.chat_lines import PLAIN
 from training.finetuning.finetune import WARMUP, memory
 from training.finetuning.finetune_arguments import FinetuneArguments, every
 from training.finetuning.policy_config import PolicyConfig
-from training.finetuning.prepare import PreparedRun, chosen_base, chosen_lora
+from training.finetuning.prepare import PreparedRun, chosen_base, chosen_lora, files_of
 from training.finetuning.questions import QuestionReader
 from training.finetuning.reward import load_reward
 from training.optim import OptimConfig
@@ -50,8 +50,8 @@ def prepare_policy(arguments: FinetuneArguments) -> PreparedRun:
     iterations = given.pop("iterations", 100)
     policy = PolicyConfig(
         method=method,
-        prompts=_files(arguments.data),
-        held_out=_files(arguments.eval_data),
+        prompts=files_of(arguments.data),
+        held_out=files_of(arguments.eval_data),
         reward=given.pop("reward", ""),
         prompt_field=arguments.prompt or "prompt",
         answer_field=arguments.response or "answer",
@@ -112,8 +112,3 @@ def prepare_policy(arguments: FinetuneArguments) -> PreparedRun:
         f"besides activations; {run_dir}"
     )
     return PreparedRun(config, run_dir, summary)
-
-
-def _files(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Without `chat:`, which says what they are anyway."""
-    return tuple(name.removeprefix("chat:") for name in names)

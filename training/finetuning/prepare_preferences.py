@@ -17,7 +17,7 @@ from training.finetuning.finetune import WARMUP, memory
 from training.finetuning.finetune_arguments import FinetuneArguments, every
 from training.finetuning.preference_config import PreferenceConfig
 from training.finetuning.preferences import PreferenceReader
-from training.finetuning.prepare import PreparedRun, chosen_base, chosen_lora
+from training.finetuning.prepare import PreparedRun, chosen_base, chosen_lora, files_of
 from training.optim import OptimConfig
 
 RATES = {"full": 1e-6, "lora": 1e-5}  # learning rates where none is given
@@ -49,8 +49,8 @@ def prepare_preferences(arguments: FinetuneArguments) -> PreparedRun:
     plain = arguments.chat_template == PLAIN
     preference = PreferenceConfig(
         method=method,
-        pairs=_files(arguments.data),
-        held_out=_files(arguments.eval_data),
+        pairs=files_of(arguments.data),
+        held_out=files_of(arguments.eval_data),
         plain=plain,
         **arguments.preference.given(method),
     )
@@ -101,8 +101,3 @@ def prepare_preferences(arguments: FinetuneArguments) -> PreparedRun:
         f"besides activations; {run_dir}"
     )
     return PreparedRun(config, run_dir, summary)
-
-
-def _files(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Without `chat:`, which says what they are anyway."""
-    return tuple(name.removeprefix("chat:") for name in names)

@@ -34,6 +34,28 @@ class Question(NamedTuple):
     row: Mapping[str, Any]
 
 
+def format_of(tokenizer: Tokenizer, *, plain: bool) -> ChatFormat | None:
+    """How the tokenizer writes chats; None for plain text. Raises UserError: it writes none."""
+    if plain:
+        return None
+    try:
+        return chat_format(tokenizer, AUTO)
+    except UserError as error:
+        raise UserError(
+            f"{error}; with --chat-template none prompts and answers are plain text"
+        ) from None
+
+
+def open_records(name: str, instead: str) -> JsonLines | ParquetRows:
+    """The lines of files that are no conversations. Raises UserError: there are none, or options
+    of conversations were given; `instead` says what to do."""
+    spec = parse_spec(f"chat:{name}")
+    if spec.options:
+        raise UserError(f"{name!r}: options after ? are of examples; {instead}")
+    is_parquet = all(path.endswith(".parquet") for path in find_files(spec))
+    return ParquetRows(spec) if is_parquet else JsonLines(spec)
+
+
 class QuestionReader:
     """Reads prompts for one tokenizer, which writes chats as the run does (write_chats_by).
 
@@ -42,14 +64,7 @@ class QuestionReader:
 
     def __init__(self, config: PolicyConfig, tokenizer: Tokenizer, *, most: int) -> None:
         self._config, self._tokenizer, self._most = config, tokenizer, most
-        self._format: ChatFormat | None = None
-        if not config.plain:
-            try:
-                self._format = chat_format(tokenizer, AUTO)
-            except UserError as error:
-                raise UserError(
-                    f"{error}; with --chat-template none prompts are plain text"
-                ) from None
+        self._format = format_of(tokenizer, plain=config.plain)
         ends = {*tokenizer.stop_ids, *(() if self._format is None else self._format.stop_ids)}
         if tokenizer.eos_id is not None:
             ends.add(tokenizer.eos_id)
@@ -64,14 +79,7 @@ class QuestionReader:
         return [question for name in files for question in self._read(name)]
 
     def _read(self, name: str) -> list[Question]:
-        spec = parse_spec(f"chat:{name}")
-        if spec.options:
-            raise UserError(
-                f"{name!r}: options after ? are of examples; name the fields of prompts with "
-                "--prompt and --response"
-            )
-        is_parquet = all(path.endswith(".parquet") for path in find_files(spec))
-        records = ParquetRows(spec) if is_parquet else JsonLines(spec)
+        records = open_records(name, "name the fields of prompts with --prompt and --response")
         questions = []
         for number in range(len(records)):
             row = records.record(number)

@@ -16,6 +16,7 @@ from checkpoints.store import all_steps
 from eval.progress_bar import progress_bar
 from recurrentgemma.adapters import adapted_layers
 from recurrentgemma.counts import parameter_count
+from recurrentgemma.errors import UserError
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import canonical_names
 from recurrentgemma.text.tokenizer import Tokenizer
@@ -68,7 +69,13 @@ class KeptInputs:
             data = opened._data(config.retain.data)
             mixture = open_mixture(data, tokenizer, vocab_size=config.model.vocab_size)
             opened = dataclasses.replace(opened, mixture=mixture)
-        assert opened.held_out_starts is not None
+        starts = opened.held_out_starts
+        of = config.retain.eval_data or config.retain.data
+        if of and not any(one.bytes and one.document.learned_targets for one in starts):
+            raise UserError(
+                f"{', '.join(of)}: there is no text to score in the first {config.eval_tokens} "
+                f"tokens of the first {EVAL_DOCUMENTS} documents; give other text to be retained"
+            )
         return opened
 
     def feed(self, rows: int, mesh: Mesh | None) -> tuple[Batches, Feed]:

@@ -2,6 +2,7 @@
 """Runs that retain: measured without weight, resumed bit for bit, and what they are refused for."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -154,11 +155,14 @@ def test_what_is_held_besides(small: TrainConfig):
     ("options", "message"),
     [
         (["--retain", "replay", "--retain-data", "text:{tmp}/none.txt"], "none.txt"),
+        (["--retain", "l2", "--retain-data", "chat:{tmp}/late.jsonl"], "there is no text to score"),
         (["--retain", "kl", "--method", "grpo"], "--retain"),
     ],
 )
 def test_what_is_refused(options, message, base: Path, data: Path, tmp_path: Path, capsys):
     """Before anything is written."""
+    late = {"prompt": "x" * 5000, "response": "y"}  # answered after what an evaluation reads
+    (tmp_path / "late.jsonl").write_text(json.dumps(late) + "\n")
     given = [option.format(tmp=tmp_path) for option in options]
     run_dir = tmp_path / "run"
     assert griffin(["finetune", str(base), str(data), "--run-dir", str(run_dir), *given]) == 2
