@@ -21,6 +21,8 @@ import httpx
 import numpy as np
 import tyro
 
+from recurrentgemma.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StallArguments:
@@ -76,29 +78,56 @@ def main(argv: list[str]) -> int:
 async def measure(arguments: StallArguments) -> tuple[dict[str, Seen], float]:
     """What was seen alone and beside the prompt, and the seconds to the prompt's first token."""
     async with httpx.AsyncClient(base_url=arguments.url, timeout=3600) as client:
-        streams: list[list[Piece]] = [[] for _ in range(arguments.beside)]
-        tasks = [asyncio.create_task(_decode(client, pieces)) for pieces in streams]
-        try:
-            while not all(streams):
-                await asyncio.sleep(0.01)
-                for task in tasks:
-                    if task.done():
-                        task.result()  # a server that refuses
-            began = time.perf_counter()
-            await asyncio.sleep(arguments.alone)
-            ids = [(7 * i * i + i) % arguments.vocabulary for i in range(arguments.tokens)]
-            body = {"prompt": ids, "max_tokens": 1}
-            sent = time.perf_counter()
-            (await client.post("/v1/completions", json=body)).raise_for_status()
-            read = time.perf_counter()
-            await asyncio.sleep(arguments.alone)
-            ended = time.perf_counter()
-        finally:
-            for task in tasks:
-                task.cancel()
+        return await _measure(client, arguments)
+
+
+async def _measure(
+    client: httpx.AsyncClient, arguments: StallArguments
+) -> tuple[dict[str, Seen], float]:
+    streams: list[list[Piece]] = [[] for _ in range(arguments.beside)]
+    tasks = [asyncio.create_task(_decode(client, pieces)) for pieces in streams]
+    try:
+        await _watch(streams, tasks, 0)
+        began = time.perf_counter()
+        await _watch(streams, tasks, arguments.alone)
+        ids = [(7 * i * i + i) % arguments.vocabulary for i in range(arguments.tokens)]
+        body = {"prompt": ids, "max_tokens": 1}
+        sent = time.perf_counter()
+        (await client.post("/v1/completions", json=body)).raise_for_status()
+        read = time.perf_counter()
+        await _watch(streams, tasks, arguments.alone)
+        ended = time.perf_counter()
+    finally:
+        for task in tasks:
+            task.cancel()
     alone = [Window(began, sent), Window(read, ended)]
-    beside = [Window(sent, read)]
-    return {"alone": seen(streams, alone), "beside the prompt": seen(streams, beside)}, read - sent
+    beside = [_around(pieces, Window(sent, read)) for pieces in streams]
+    return {
+        "alone": seen(streams, [alone] * len(streams)),
+        "beside the prompt": seen(streams, [[window] for window in beside]),
+    }, read - sent
+
+
+async def _watch(
+    streams: Sequence[Sequence[Piece]], tasks: Sequence[asyncio.Task[None]], seconds: float
+) -> None:
+    """For so long, and until each stream has brought two pieces more. Raises what a stream raised:
+    a server that refuses, or that ended it."""
+    counts = [len(pieces) + 2 for pieces in streams]
+    await asyncio.sleep(seconds)
+    while any(len(pieces) < count for pieces, count in zip(streams, counts, strict=True)):
+        await asyncio.sleep(0.01)
+        for task in tasks:
+            if task.done():
+                task.result()
+
+
+def _around(pieces: Sequence[Piece], window: Window) -> Window:
+    """From the last piece before the window to the first after it: a wait that began before the
+    window, or ended after it, was felt in it."""
+    start = max(piece.at for piece in pieces if piece.at < window.start)
+    stop = min(piece.at for piece in pieces if piece.at >= window.stop)
+    return Window(start, stop)
 
 
 async def _decode(client: httpx.AsyncClient, pieces: list[Piece]) -> None:
@@ -107,19 +136,23 @@ async def _decode(client: httpx.AsyncClient, pieces: list[Piece]) -> None:
     body |= {"stream": True, "return_token_ids": True}
     async with client.stream("POST", "/v1/completions", json=body) as response:
         response.raise_for_status()
+        line = ""
         async for line in response.aiter_lines():
             if line.startswith("data: {"):
-                choice = json.loads(line[6:])["choices"][0]
-                pieces.append(Piece(time.perf_counter(), len(choice["token_ids"])))
+                choices = json.loads(line[6:]).get("choices")
+                if not choices:
+                    break
+                pieces.append(Piece(time.perf_counter(), len(choices[0]["token_ids"])))
+    raise UserError(f"the server ended an answer that has no end, with {line!r}")
 
 
-def seen(streams: Sequence[Sequence[Piece]], windows: Sequence[Window]) -> Seen:
-    """Of all streams in these windows."""
+def seen(streams: Sequence[Sequence[Piece]], windows: Sequence[Sequence[Window]]) -> Seen:
+    """Of all streams, each in its windows, both ends of which belong to them."""
     gaps: list[float] = []
     per_token = []
-    for pieces in streams:
-        for window in windows:
-            inside = [piece for piece in pieces if window.start <= piece.at < window.stop]
+    for pieces, its in zip(streams, windows, strict=True):
+        for window in its:
+            inside = [piece for piece in pieces if window.start <= piece.at <= window.stop]
             if len(inside) < 2:
                 continue
             gaps += [b.at - a.at for a, b in itertools.pairwise(inside)]

@@ -29,7 +29,8 @@ def measured(url: str, load: Load, workload: Workload = WORKLOAD):
 
 
 @pytest.mark.parametrize("load", [Load(clients=2), Load(rate=100)], ids=lambda load: load.name)
-def test_every_request_is_answered(url, load):
+def test_every_request_is_answered(url, load, fake_engine):
+    fake_engine.slots = 6  # a slow machine may have them all at once
     answers = measured(url, load).answers
     assert [answer.error for answer in answers] == [None] * 6
     assert [answer.tokens for answer in answers] == [3] * 6
