@@ -34,6 +34,7 @@ UNTESTED = {  # source files without a test file of their name, and why
     "training/bench/remat_bench.py": MEASURES,
     "training/bench/share_bench.py": MEASURES,
     "training/recipes/memory/scan_bench.py": MEASURES,
+    "training/recipes/modular/speed_bench.py": MEASURES,
     "training/recipes/plasticity/speed_bench.py": MEASURES,
     "training/recipes/rl/speed_bench.py": MEASURES,
 }

@@ -27,7 +27,7 @@ from training.recipes.modular.method import Data, Task
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # up, right, down, left
 FAR = 1e6  # steps to what cannot be reached
 QUADRANTS = 4
-DRAWS = 100  # of mazes and of splits
+DRAWS = 100  # of mazes
 
 
 class World(NamedTuple):
@@ -145,10 +145,7 @@ class Goals:
         return len(MOVES) + self.interactions
 
     def split(self, seed: int) -> dict[str, np.ndarray]:
-        """Codes `train` and `out`, [C, F].
-
-        Raises UserError: a value of a factor is unseen, and the kind is not non-compositional.
-        """
+        """Codes `train` and `out`, [C, F]."""
         table_CF = np.array(list(itertools.product(*map(range, self.factors))), np.int32)
         if self.kind == "non-compositional":
             train_C = table_CF[:, 0] < QUADRANTS - 1
@@ -160,21 +157,20 @@ class Goals:
         return {"train": table_CF[train_C], "out": table_CF[~train_C]}
 
     def _random(self, table_CF: np.ndarray, seed: int) -> np.ndarray:
-        for draw in range(DRAWS):
+        """Which rows are trained on: the first draw in which every value of every factor is."""
+        draw = 0
+        while True:
             order_C = np.random.default_rng((seed, draw)).permutation(len(table_CF))
             train_C = order_C >= len(table_CF) // self.held_out
             seen = [len(np.unique(values_C)) for values_C in table_CF[train_C].T]
             if tuple(seen) == self.factors:
                 return train_C
-        raise UserError(
-            f"random support of {len(table_CF)} goals leaves a value of a factor unseen in "
-            "training: hold out less, or ask for non-compositional support"
-        )
+            draw += 1
 
     def prepare(self, seed: int) -> dict[str, Any]:
         """Codes; mazes in which every quadrant has a goal, and their distances.
 
-        Raises UserError: see split; no such mazes are drawn.
+        Raises UserError: no such mazes are drawn.
         """
         random = np.random.default_rng((seed, 7))
         measure = jax.jit(lambda wall_G: distances(wall_G, self.size))
@@ -256,7 +252,8 @@ class Goals:
 
     def scores(self, outputs_PO: jax.Array, data: Data) -> dict[str, jax.Array]:
         """accuracy: of actions; episodes: the share that is right from end to end."""
-        wrong_P = (outputs_PO.argmax(-1) != data.y_PO.argmax(-1)) * data.weight_P
+        differs_P = outputs_PO.argmax(-1) != data.y_PO.argmax(-1)
+        wrong_P = jnp.where(differs_P, data.weight_P, 0.0)
         episodes = jnp.sum(wrong_P.reshape(-1, self.longest + 1), -1) == 0
         return {
             "accuracy": 1 - jnp.sum(wrong_P) / jnp.sum(data.weight_P),

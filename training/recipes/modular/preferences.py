@@ -63,7 +63,7 @@ def transitions(next_CA: jax.Array, cell_J: jax.Array, worth_J: jax.Array) -> Tr
     bit_J = 2 ** jnp.arange(objects, dtype=jnp.int32)
     set_B = jnp.arange(sets, dtype=jnp.int32)
     left_BJ = (set_B[:, None] // bit_J[None]) % 2
-    on_CAJ = (next_CA[..., None] == cell_J).astype(jnp.int32)
+    on_CAJ = (next_CA[..., None] == cell_J[None, None]).astype(jnp.int32)
     on_CAJ = on_CAJ.at[:, STOP].set(0)
     picked_CBAJ = on_CAJ[:, None] * left_BJ[None, :, None]
     after_CBA = set_B[None, :, None] - jnp.einsum("cbaj,j->cba", picked_CBAJ, bit_J)
@@ -191,4 +191,5 @@ class Preferences:
         chosen_P = outputs_PO.argmax(-1)
         value_P = jnp.take_along_axis(data.y_PO, chosen_P[:, None], -1)[:, 0]
         right_P = value_P >= data.y_PO.max(-1) - 1e-6
-        return {"accuracy": jnp.sum(right_P * data.weight_P) / jnp.sum(data.weight_P)}
+        right = jnp.sum(jnp.where(right_P, data.weight_P, 0.0))
+        return {"accuracy": right / jnp.sum(data.weight_P)}
