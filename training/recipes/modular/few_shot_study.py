@@ -30,21 +30,22 @@ from training.recipes.modular.settings import (
     hyperteacher_settings,
     preference_settings,
 )
-from training.recipes.modular.support import Support
+from training.recipes.modular.support import Kind, Support
 
 Places = Mapping[str, tuple[Any, Mapping[str, Setting]]]
 """Place -> a family and the settings of its learners."""
 
 
 def small_hyperteacher(support: Support, **changes: Any) -> HyperTeacher:
-    """A teacher of half the width (16) and a quarter of the points (64)."""
-    sizes: dict[str, Any] = {"width": 16, "shots": 64, "queries": 64, "moments": 128}
+    """8 inputs, width 8 and 4 outputs in place of 16, 32 and 8; 64 points in place of 256."""
+    sizes: dict[str, Any] = {"inputs": 8, "width": 8, "outputs": 4}
+    sizes |= {"shots": 64, "queries": 64, "moments": 128}
     return HyperTeacher(support=support, **(sizes | changes))
 
 
 def small_preferences(support: Support) -> Preferences:
-    """Three objects in place of four, 8 rooms in place of 16."""
-    return Preferences(support=support, objects=3, shots=8, queries=8)
+    """Three objects of 6 colours in place of four of 8, 4 rooms of 6 steps in place of 16 of 8."""
+    return Preferences(support=support, objects=3, colours=6, shots=4, queries=4, horizon=6)
 
 
 def small_goals(kind: Any) -> Goals:
@@ -79,18 +80,24 @@ def mixtures(modules: int, hots: Sequence[int], family: Callable[..., Any], smal
 def hyperteacher_supports(family: Callable[..., Any], small: bool) -> Places:
     """M = 8, K = 2."""
     settings = hyperteacher_settings(8, small=small)
+    kinds: tuple[Kind, ...] = ("connected", "disconnected", "non-compositional")
     return {
-        kind: (family(Support(kind=kind, modules=8, hot=2, layers=2)), settings)
-        for kind in ("connected", "disconnected", "non-compositional")
+        kind: (family(Support(kind=kind, modules=8, hot=2, layers=2)), settings) for kind in kinds
     }
 
 
 def preference_places(family: Callable[..., Any], small: bool) -> Places:
-    """M = 8; K = 3 with random and non-compositional support, 2 with the other two."""
-    hots = {"random": 3, "connected": 2, "disconnected": 2, "non-compositional": 3}
+    """M = 8 (small: 6); K = 3 with random and non-compositional support, 2 with the other two."""
+    hots: dict[Kind, int] = {
+        "random": 3,
+        "connected": 2,
+        "disconnected": 2,
+        "non-compositional": 3,
+    }
+    modules = 6 if small else 8
     return {
         kind: (
-            family(Support(kind=kind, modules=8, hot=hot)),  # type: ignore[arg-type]
+            family(Support(kind=kind, modules=modules, hot=hot)),
             preference_settings(small=small),
         )
         for kind, hot in hots.items()
@@ -120,28 +127,28 @@ SMALL: dict[str, Any] = {"steps": 2000, "tasks": 16, "measured": 10}
 FOUR = _experiment(
     "hyperteacher-4",
     "M = 4, K = 1, 2, 4: who generalises to held-out combinations?",
-    "80 CPU minutes, an estimate",
+    "30 CPU minutes, an estimate",
     mixtures(4, (1, 2, 4), small_hyperteacher, True),
     **SMALL,
 )
 EIGHT = _experiment(
     "hyperteacher-8",
     "M = 8, K = 1, 2, 4: who generalises to held-out combinations?",
-    "80 CPU minutes, an estimate",
+    "30 CPU minutes, an estimate",
     mixtures(8, (1, 2, 4), small_hyperteacher, True),
     **SMALL,
 )
 SUPPORTS = _experiment(
     "hyperteacher-supports",
     "M = 8, K = 2: connected, disconnected and non-compositional support",
-    "80 CPU minutes, an estimate",
+    "30 CPU minutes, an estimate",
     hyperteacher_supports(small_hyperteacher, True),
     **SMALL,
 )
 TRANSFER = _experiment(
     "hyperteacher-transfer",
     "trained at M = 8, K = 2: accuracy at other K, and with fewer shots",
-    "25 CPU minutes, an estimate",
+    "12 CPU minutes, an estimate",
     {
         "M 8, K 2": (
             small_hyperteacher(
@@ -156,16 +163,16 @@ TRANSFER = _experiment(
 PREFERENCES = _experiment(
     "preferences",
     "compositional preferences: who generalises, under each support?",
-    "80 CPU minutes, an estimate",
+    "30 CPU minutes, an estimate",
     preference_places(small_preferences, True),
-    **SMALL,
+    **SMALL | {"steps": 1200, "tasks": 8},
 )
 GOALS = _experiment(
     "goals",
     "compositional goals: who generalises, under each support?",
-    "60 CPU minutes, an estimate",
+    "30 CPU minutes, an estimate",
     goal_places(small_goals, True),
-    **SMALL,
+    **SMALL | {"steps": 1500},
 )
 
 

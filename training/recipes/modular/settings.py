@@ -5,7 +5,7 @@
     arm = setting.arm(family, steps=200_000, tasks=128)
 
 The authors' sizes and rates are those of their code's configurations. The small ones keep the kinds
-of learners, the numbers of templates and the inner rates of the hypernetworks; ANIL takes fewer
+of learners, the templates of a module and the inner rates of the hypernetworks; ANIL takes fewer
 steps, at a higher rate.
 """
 
@@ -72,10 +72,10 @@ def hyperteacher_settings(modules: int, *, small: bool = False) -> dict[str, Set
     templates, monolithic = 4 * modules, {"outer_decay": 1e-4}
     if small:
         return {
-            "linear": hypernetwork(32, 3, templates, 0.3, 3e-3, clip=1.0),
-            "non-linear": hypernetwork(32, 3, templates, 0.3, 3e-3, clip=1.0, linear=False),
-            "ANIL": monolith(Anil(width=128, depth=3), 0.1, 20, 1e-3, **monolithic),
-            "MAML": monolith(Maml(width=64, depth=3), 0.01, 10, 1e-3, **monolithic),
+            "linear": hypernetwork(16, 3, templates, 0.3, 3e-3, clip=1.0),
+            "non-linear": hypernetwork(16, 3, templates, 0.3, 3e-3, clip=1.0, linear=False),
+            "ANIL": monolith(Anil(width=64, depth=3), 0.1, 20, 1e-3, **monolithic),
+            "MAML": monolith(Maml(width=24, depth=3), 0.01, 10, 1e-3, **monolithic),
         }
     anil = monolith(Anil(width=512, depth=3), 0.03, 100, 1e-3, batch=64, **monolithic)
     return {
@@ -87,13 +87,13 @@ def hyperteacher_settings(modules: int, *, small: bool = False) -> dict[str, Set
 
 
 def preference_settings(*, small: bool = False) -> dict[str, Setting]:
-    """32 templates."""
+    """Four templates for each module, of which the authors have 8 and the small ones 6."""
     if small:
         return {
-            "linear": hypernetwork(32, 2, 32, 0.1, 1e-3, clip=1.0),
-            "non-linear": hypernetwork(32, 2, 32, 0.1, 1e-3, linear=False),
-            "ANIL": monolith(Anil(width=128, depth=3), 0.03, 20, 1e-3),
-            "MAML": monolith(Maml(width=64, depth=3), 0.01, 10, 1e-3),
+            "linear": hypernetwork(16, 2, 24, 0.1, 1e-3, clip=1.0),
+            "non-linear": hypernetwork(16, 2, 24, 0.1, 1e-3, linear=False),
+            "ANIL": monolith(Anil(width=64, depth=3), 0.03, 20, 1e-3),
+            "MAML": monolith(Maml(width=16, depth=2), 0.01, 10, 1e-3),
         }
     return {
         "linear": hypernetwork(64, 3, 32, 0.1, 3e-4, clip=1.0),
@@ -107,10 +107,10 @@ def goal_settings(*, small: bool = False) -> dict[str, Setting]:
     """8 templates."""
     if small:
         return {
-            "linear": hypernetwork(32, 2, 8, 0.3, 3e-3),
-            "non-linear": hypernetwork(32, 2, 8, 0.1, 1e-3, linear=False),
-            "ANIL": monolith(Anil(width=128, depth=2), 0.03, 20, 1e-3),
-            "MAML": monolith(Maml(width=64, depth=2), 0.01, 10, 1e-3, clip=1.0),
+            "linear": hypernetwork(16, 2, 8, 0.3, 3e-3),
+            "non-linear": hypernetwork(16, 2, 8, 0.1, 1e-3, linear=False),
+            "ANIL": monolith(Anil(width=64, depth=2), 0.03, 20, 1e-3),
+            "MAML": monolith(Maml(width=16, depth=2), 0.01, 10, 1e-3, clip=1.0),
         }
     return {
         "linear": hypernetwork(32, 2, 8, 0.3, 3e-3),

@@ -3,9 +3,9 @@
 
     python -m training.recipes.modular.speed_bench --peer TORCH/bin/python       a minute or two
 
-The setting is the linear hypernetwork on the small hyperteacher: ten AdamW steps on each task,
-differentiated through. The two take turns, a process a run (tests/peers/modular.py). Steps are
-counted after the first quarter, in which a run compiles.
+The setting is a linear hypernetwork on a hyperteacher of half the paper's width: ten AdamW steps on
+each task, differentiated through. The two take turns, a process a run (tests/peers/modular.py).
+Steps are counted after the first quarter, in which a run compiles.
 Expected: see README.md.
 """
 
@@ -91,14 +91,16 @@ def measured(arguments: SpeedArguments) -> dict[str, float]:
     import jax.numpy as jnp
 
     from training.recipes.modular.few_shot import Run
-    from training.recipes.modular.few_shot_study import small_hyperteacher
+    from training.recipes.modular.hyperteacher import HyperTeacher
     from training.recipes.modular.settings import hypernetwork
     from training.recipes.modular.support import Support
 
-    family = small_hyperteacher(
-        Support(kind="random", modules=4, hot=2, layers=2),
+    family = HyperTeacher(
+        support=Support(kind="random", modules=4, hot=2, layers=2),
+        width=16,
         shots=arguments.shots,
         queries=arguments.shots,
+        moments=128,
     )
     setting = hypernetwork(arguments.width, 3, arguments.templates, 0.3, 3e-3, clip=1.0)
     steps = max(1, arguments.steps // STRETCHES)

@@ -79,7 +79,8 @@ def measure(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Mapping[str, Any]]]:
             "triples": jnp.asarray(np.stack([triples_CM] * len(group))),
         }
         structure = split(choices)[0]
-        structure = dataclasses.replace(structure, support=ring("connected"))
+        alike = dataclasses.replace(structure.support, kind="random")
+        structure = dataclasses.replace(structure, support=alike)
         if structure not in programs:
 
             def run(numbers: Any, masks: Any, seed: Any, structure: TheoryArm = structure) -> Any:

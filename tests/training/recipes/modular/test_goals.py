@@ -19,10 +19,19 @@ def prepared():
     return FAMILY.prepare(0)
 
 
+@pytest.fixture(scope="module")
+def draw(prepared):
+    """Code -> a task."""
+    world = FAMILY.world(jax.tree.map(jnp.asarray, prepared["fixed"]), jax.random.key(0))
+    program = jax.jit(lambda code: FAMILY.task(world, code, jax.random.key(3), 2))
+    return lambda *code: program(jnp.asarray(code, jnp.int32))
+
+
 def edges(wall_G: np.ndarray, size: int) -> np.ndarray:
     graph = np.zeros((size**2, size**2))
+    after_G4 = np.asarray(neighbours(jnp.asarray(wall_G), size))
     for cell in np.flatnonzero(~wall_G):
-        for after in np.asarray(neighbours(jnp.asarray(wall_G), size))[cell]:
+        for after in after_G4[cell]:
             graph[cell, after] = after != cell
     return graph
 
@@ -38,8 +47,8 @@ def test_ways_are_the_shortest():
 
 
 def test_a_maze_has_one_way_between_two_cells():
-    wall_G = maze(9, np.random.default_rng(0)).reshape(-1)
-    graph = edges(wall_G, 9)
+    wall_G = maze(7, np.random.default_rng(0)).reshape(-1)
+    graph = edges(wall_G, 7)
     assert (graph == graph.T).all()
     assert graph.sum() / 2 == (~wall_G).sum() - 1, "a tree"
     assert np.isfinite(shortest_path(graph)[~wall_G][:, ~wall_G]).all()
@@ -50,10 +59,8 @@ def test_quadrants_are_a_partition():
     assert quadrants(5)[0].sum() == 9
 
 
-def test_demonstrations(prepared):
-    world = FAMILY.world(jax.tree.map(jnp.asarray, prepared["fixed"]), jax.random.key(0))
-    code = jnp.asarray([2, 1, 1, 2], jnp.int32)
-    task = jax.jit(lambda key: FAMILY.task(world, code, key, 2))(jax.random.key(3))
+def test_demonstrations(prepared, draw):
+    task = draw(2, 1, 1, 2)
     for data in (task.support, task.query):
         pictures = np.asarray(data.x_PI).reshape(2, 10, 25, 5)
         actions, going = (np.asarray(one).reshape(2, 10, -1) for one in (data.y_PO, data.weight_P))
@@ -73,10 +80,8 @@ def test_demonstrations(prepared):
     np.testing.assert_array_equal(task.code, [0, 0, 1, 0, 0, 1, 0, 1, 0, 0, 1])
 
 
-def test_scores(prepared):
-    world = FAMILY.world(jax.tree.map(jnp.asarray, prepared["fixed"]), jax.random.key(0))
-    code = jnp.asarray([0, 0, 0, 0], jnp.int32)
-    data = jax.jit(lambda key: FAMILY.task(world, code, key, 2))(jax.random.key(3)).query
+def test_scores(draw):
+    data = draw(0, 0, 0, 0).query
     perfect = 50.0 * data.y_PO
     assert FAMILY.scores(perfect, data) == {"accuracy": 1.0, "episodes": 1.0}
     assert float(FAMILY.loss(perfect, data)) < 1e-5
