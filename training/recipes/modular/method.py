@@ -94,7 +94,9 @@ def adapt(learner: Learner, inner: Inner, loss: Loss, shared: Any, support: Data
     batch = points if inner.batch is None else min(inner.batch, points)
     if points % batch:
         raise UserError(f"{points} support points in batches of {batch}: expected a multiple")
-    tx = optax.adamw(inner.learning_rate, eps_root=FLOOR, weight_decay=inner.weight_decay)
+    tx = promoting(
+        optax.adamw(inner.learning_rate, eps_root=FLOOR, weight_decay=inner.weight_decay)
+    )
     features = learner.features(shared, support.x_PI)
 
     def support_loss(fast: Any, number: jax.Array) -> jax.Array:
@@ -162,6 +164,19 @@ def outer_optimizer(
     learning_rate: Any, *, clip: float, weight_decay: float
 ) -> optax.GradientTransformation:
     """AdamW of the shared parameters behind a clipped global norm."""
-    return optax.chain(
-        optax.clip_by_global_norm(clip), optax.adamw(learning_rate, weight_decay=weight_decay)
+    return promoting(
+        optax.chain(
+            optax.clip_by_global_norm(clip), optax.adamw(learning_rate, weight_decay=weight_decay)
+        )
     )
+
+
+def promoting(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same, also where JAX is strict about dtypes: optax raises a Python float to the power of
+    an int32 counter."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        with jax.numpy_dtype_promotion("standard"):
+            return tx.update(updates, state, params)
+
+    return optax.GradientTransformation(tx.init, update)

@@ -27,7 +27,7 @@ import optax
 
 from recurrentgemma.errors import UserError
 from training.recipes.modular.hypernetworks import Dense, mlp, mlp_init
-from training.recipes.modular.method import Data, Inner, adapt
+from training.recipes.modular.method import Data, Inner, adapt, promoting
 from training.recipes.modular.support import Support
 
 RIDGE = 0.01  # of the decoder, and of read-outs
@@ -156,9 +156,11 @@ def train(arm: TheoryArm, teacher: Modular, masks_NM: jax.Array, key: jax.Array)
     """By Adam on fresh inputs; the learning rate falls by a cosine to a thousandth."""
     init_key, code_key, key = jax.random.split(key, 3)
     schedule = optax.cosine_decay_schedule(1.0, arm.steps, 1e-3)
-    tx = optax.chain(
-        optax.adamw(arm.learning_rate, weight_decay=arm.weight_decay),
-        optax.scale_by_schedule(schedule),
+    tx = promoting(
+        optax.chain(
+            optax.adamw(arm.learning_rate, weight_decay=arm.weight_decay),
+            optax.scale_by_schedule(schedule),
+        )
     )
     masks_NM = jnp.repeat(masks_NM, arm.draws, 0)
     tasks = len(masks_NM)
