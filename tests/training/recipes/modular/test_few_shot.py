@@ -14,6 +14,7 @@ from training.recipes.modular.few_shot import FewShotArm, Run, decoded, train_ar
 from training.recipes.modular.hypernetworks import Anil
 from training.recipes.modular.hyperteacher import HyperTeacher
 from training.recipes.modular.method import Inner, task_mesh
+from training.recipes.modular.preferences import Preferences
 from training.recipes.modular.support import Support
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -101,7 +102,6 @@ def test_bad_input():
         dataclasses.replace(ARM, steps=5)
     with pytest.raises(UserError, match=r"tasks 0.*expected at least 1"):
         dataclasses.replace(ARM, tasks=0)
-    single = Support(kind="random", modules=2, hot=1, layers=2, held_out=2)
-    unseen = dataclasses.replace(ARM, family=dataclasses.replace(FAMILY, support=single, hots=()))
+    unseen = Preferences(support=Support(kind="random", modules=4, hot=1))
     with pytest.raises(UserError, match="leaves module"):
-        next(train_arms([Cell("a", unseen, 0)]))
+        next(train_arms([Cell("a", dataclasses.replace(ARM, family=unseen), 0)]))

@@ -69,7 +69,3 @@ def test_bad_input():
         HyperTeacher(support=Support(kind="random", modules=4, hot=2))
     with pytest.raises(UserError, match="shots 0"):
         HyperTeacher(support=SUPPORT, shots=0)
-    with pytest.raises(UserError, match="leaves module"):
-        HyperTeacher(
-            support=Support(kind="random", modules=2, hot=1, layers=2, held_out=2)
-        ).prepare(0)

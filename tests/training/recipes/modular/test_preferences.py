@@ -104,3 +104,5 @@ def test_bad_input():
         Preferences(support=Support(kind="random", modules=4, hot=2, layers=2))
     with pytest.raises(UserError, match="horizon 0"):
         Preferences(support=SUPPORT, horizon=0)
+    with pytest.raises(UserError, match="leaves module"):
+        Preferences(support=Support(kind="random", modules=4, hot=1)).prepare(0)
