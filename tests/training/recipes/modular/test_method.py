@@ -69,12 +69,13 @@ def test_anil_takes_the_steps_of_adamw():
 
 @pytest.mark.parametrize(
     "learner",
-    [Maml(width=4, depth=1), Hypernetwork(width=3, depth=2, templates=2)],
+    [Maml(width=4, depth=1), Hypernetwork(width=3, depth=1, templates=3, linear=False)],
     ids=["MAML", "hypernetwork"],
 )
 def test_the_gradient_through_the_inner_loop(learner):
-    """Against central differences, in float64."""
-    inner = Inner(steps=3, learning_rate=0.1)
+    """Against central differences, in float64. Of a linear hypernetwork it is not the slope: the
+    norm of a code is a constant there."""
+    inner = Inner(steps=2, learning_rate=0.1)
     shared, tasks = learner.init(jax.random.key(0), 3, 2), tasks_of(2)
     with jax.enable_x64(True):
         shared, tasks = jax.tree.map(
