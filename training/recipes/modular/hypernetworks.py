@@ -8,9 +8,9 @@ by their own. A task adapts the codes, and an output bias of the linear one.
     linear:      weights = e B,  e = code scaled to norm sqrt(T);  B of variance 1 / T
     non-linear:  weights = g(code) B,  g four ELU layers of 32 with layer norm
 
-Gradients take that norm as a constant. The written entries have variance about 1; the MLP divides by the root of the fan-in as it computes.
-ANIL adapts the read-out of an MLP alone, MAML all of it. The sizes of shared and of fast parameters
-equal those that the authors' code states (tests).
+Gradients take that norm as a constant. The written entries have variance about 1; the MLP divides
+by the root of the fan-in as it computes. ANIL adapts the read-out of an MLP alone, MAML all of it.
+The sizes of shared and of fast parameters equal those that the authors' code states (tests).
 Legend: P points, I inputs, O outputs, T templates, L layers, F features.
 """
 
