@@ -70,7 +70,7 @@ def cloned(agent: PPO, shown: Demonstrations, key: jax.Array, *, updates: int) -
         action_M = jnp.asarray(shown.action_N, jnp.int32)[rows_M]
         return -jnp.mean(agent.policy.log_prob(logits_MA, action_M))
 
-    return fitted(loss, jax.jit(agent.start)(key).actor, len(shown.action_N), key, updates)
+    return _fitted(loss, jax.jit(agent.start)(key).actor, len(shown.action_N), key, updates)
 
 
 def valued(
@@ -111,7 +111,7 @@ def valued(
         value_M = agent.value(critic, jnp.asarray(observation_N)[rows_M])
         return 0.5 * jnp.mean(jnp.square(value_M - jnp.asarray(value_N)[rows_M]))
 
-    return fitted(loss, begun.critic, len(value_N), key, updates)
+    return _fitted(loss, begun.critic, len(value_N), key, updates)
 
 
 def retention(
@@ -152,21 +152,15 @@ def retention(
     return of_update
 
 
-def fitted(
-    loss: Callable[[Any, jax.Array], jax.Array],
-    params: Any,
-    count: int,
-    key: jax.Array,
-    steps: int,
-    *,
-    batch: int = BATCH,
+def _fitted(
+    loss: Callable[[Any, jax.Array], jax.Array], params: Any, count: int, key: jax.Array, steps: int
 ) -> Any:
-    """Parameters after so many steps of Adam, each on `batch` rows of `count`."""
+    """Parameters after so many steps of Adam, each on BATCH rows of `count`."""
     tx = optax.adam(RATE)
 
     def update(carried: Any, one_key: jax.Array) -> tuple[Any, None]:
         params, opt_state = carried
-        grads = jax.grad(loss)(params, jax.random.randint(one_key, (batch,), 0, count))
+        grads = jax.grad(loss)(params, jax.random.randint(one_key, (BATCH,), 0, count))
         # optax raises a float to the power of an int32 counter, which strictness forbids.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = tx.update(grads, opt_state, params)

@@ -23,7 +23,8 @@ import numpy as np
 from eval.dynamic.retention import Weight, categorical_fisher, categorical_kl, distance
 from recurrentgemma.errors import UserError
 from training.recipes.experiment import Cell
-from training.recipes.forgetting.minihack_clone import Method, fitted
+from training.recipes.forgetting.copies import fitted
+from training.recipes.forgetting.minihack_clone import Method
 from training.recipes.forgetting.montezuma import (
     ACTIONS,
     FRAMES,
@@ -46,6 +47,7 @@ from training.recipes.rl.recurrent_host import drawn_rows
 
 NO_WEIGHT = Weight(start=0.0)
 POLICY, SHAPE = Categorical(actions=ACTIONS), (SIDE, SIDE, FRAMES)
+COPIED_STATES = 128  # of an update of the copy
 HELD_STATES = 128  # of an update, of those that BC holds
 FISHER_STATES = 64
 SCORED = 256  # stored states that the likelihood is of
@@ -117,15 +119,13 @@ def taught(arm: MontezumaArm, seed: int, folder: Path) -> Teaching:
             "before"
         )
     agent = CuriousPPO(arm.choices, SHAPE, POLICY)
-    observation_N, action_N = jnp.asarray(stored.observation_N), jnp.asarray(stored.action_N)
+    start = jax.jit(lambda key: agent.start(key).params)(jax.random.key(seed))
 
-    def loss(params: Any, rows_M: jax.Array) -> jax.Array:
-        outputs_MA = agent.judge(params, observation_N[rows_M])[0]
-        return -jnp.mean(POLICY.log_prob(outputs_MA, action_N[rows_M]))
+    def loss(params: Any, batch: Demonstrations) -> jax.Array:
+        outputs_MA = agent.judge(params, batch.observation_N)[0]
+        return -jnp.mean(POLICY.log_prob(outputs_MA, batch.action_N))
 
-    key = jax.random.key(seed)
-    start = jax.jit(lambda key: agent.start(key).params)(key)
-    params = fitted(loss, start, len(action_N), jax.random.fold_in(key, 1), arm.copied)
+    params = fitted(loss, start, stored, updates=arm.copied, rows=COPIED_STATES, seed=seed)
     return Teaching(far, archive.starts(far), stored, params)
 
 

@@ -82,9 +82,11 @@ class HackRun:
     @property
     def teaching(self) -> "HackRun":
         """What the arms of one copy have in common."""
+        rollout = self.choices.rollout
         return dataclasses.replace(
-            self, begins="copy", method="none", weight=NO_WEIGHT, choices=MemoryChoices(),
-            schedule=Schedule(environments=128, rollout=32, steps=1), critic_steps=0,
+            self, begins="copy", method="none", weight=NO_WEIGHT, critic_steps=0,
+            choices=MemoryChoices(rollout=rollout),
+            schedule=Schedule(environments=128, rollout=rollout, steps=1),
         )  # fmt: skip
 
 
@@ -124,9 +126,10 @@ def taught(arm: HackRun, seed: int, make: Any = NetHackGames) -> Teaching:
     agent, key = agent_of(arm, actions), jax.random.key(seed)
     new = jax.jit(agent.start)  # a drawn agent takes seconds to compile
     params = cloned(
-        *(agent, new(key).params, stored, jax.random.fold_in(key, 1)),
+        *(agent, new(key).params, stored),
         updates=arm.copied,
         rows=min(arm.copied_rows, len(stored.action)),
+        seed=seed,
     )
     other = new(jax.random.fold_in(key, 2)).params
     return Teaching(stored, params, other, deep_openings(arm, seed + 20_000, make))

@@ -3,7 +3,7 @@
 
     stored = played(game, rows=64, length=32, seed=0)         # by nethack_bot.py
     stored = recorded("nld-aa", "ttyrecs.db", keys, rows=8000, length=32)   # NLD-AA, or the like
-    params = cloned(agent, start, stored, key, updates=500, rows=16)
+    params = cloned(agent, start, stored, updates=500, rows=16, seed=0)
     held, beside = retention(agent, params, stored, "ks", Weight(start=0.5, decay=0.99998))
 
 The paper's teacher has learned from AutoAscend's games, 115 billion steps of them. Those recordings
@@ -28,7 +28,7 @@ import numpy as np
 
 from eval.dynamic.retention import Weight, categorical_fisher, categorical_kl, distance
 from recurrentgemma.errors import UserError
-from training.recipes.forgetting.minihack_clone import fitted
+from training.recipes.forgetting.copies import fitted
 from training.recipes.forgetting.nethack import EXTRA, Game, NetHackGames, Seen
 from training.recipes.forgetting.nethack_bot import Descender
 from training.recipes.rl.recurrent_host import HeldRows, RecurrentHost, Row, drawn_rows
@@ -128,16 +128,15 @@ def logits(agent: RecurrentHost, params: Any, rows: Rows) -> jax.Array:
 
 
 def cloned(
-    agent: RecurrentHost, start: Any, stored: Rows, key: jax.Array, *, updates: int, rows: int
+    agent: RecurrentHost, start: Any, stored: Rows, *, updates: int, rows: int, seed: int
 ) -> Any:
     """Parameters after so many updates on these rows, by the cross-entropy."""
-    on_device = jax.tree.map(jnp.asarray, stored)
 
-    def loss(params: Any, chosen_R: jax.Array) -> jax.Array:
-        batch = jax.tree.map(lambda x: x[chosen_R], on_device)
-        return -jnp.mean(agent.policy.log_prob(logits(agent, params, batch), batch.action))
+    def loss(params: Any, batch: Rows) -> jax.Array:
+        log_prob_RT = agent.policy.log_prob(logits(agent, params, batch), batch.action)
+        return -jnp.mean(log_prob_RT)
 
-    return fitted(loss, start, len(stored.action), key, updates, batch=rows)
+    return fitted(loss, start, stored, updates=updates, rows=rows, seed=seed)
 
 
 def retention(

@@ -45,9 +45,7 @@ class Small(nnx.Module):
 
 
 def agent(kind="lstm", choices=CHOICES, **options):
-    return RecurrentHost(
-        choices, lambda rngs: Small(kind, rngs), Categorical(actions=2), **options
-    )
+    return RecurrentHost(choices, lambda rngs: Small(kind, rngs), Categorical(actions=2), **options)
 
 
 def trained(learner, tmp_path, schedule=SCHEDULE, **options):
