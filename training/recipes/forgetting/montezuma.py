@@ -214,7 +214,7 @@ class MontezumaEnvironments:
         for row in np.flatnonzero(over_B | cut_B):
             self._visits.episodes += 1
             self._visits.points += self.points_B[row]
-            self._begin(row)
+            self._begin(int(row))
         return Stepped(self.frames_B.copy(), reward_B, over_B, cut_B, final_B)
 
     def visits(self) -> Visits:
@@ -232,8 +232,8 @@ class MontezumaEnvironments:
         self.reset()
 
     def _begin(self, row: int) -> None:
-        drawn = self.random.integers(len(self.starts)) if self.starts else None
-        self.put(row, None if drawn is None else self.starts[drawn])
+        start = self.starts[int(self.random.integers(len(self.starts)))] if self.starts else None
+        self.put(row, start)
 
     def put(self, row: int, start: Start | None) -> None:
         """One environment, to a start."""

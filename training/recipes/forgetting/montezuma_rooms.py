@@ -18,7 +18,7 @@ Legend: N states of demonstrations.
 import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,9 +52,9 @@ class Trail(NamedTuple):
 class Demonstrations(NamedTuple):
     """Of trails in FAR, one after another; episode_N: which, from 0."""
 
-    observation_N: np.ndarray
-    action_N: np.ndarray
-    episode_N: np.ndarray
+    observation_N: Any
+    action_N: Any
+    episode_N: Any
 
 
 class Archive(NamedTuple):

@@ -56,10 +56,10 @@ SHOWN = ("return", "score", "held_loss", "novelty", "likelihood", "room_success"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MontezumaArm:
-    """searched: steps of the search. first_far: the room that FAR begins with, counted along the
-    way. shown: trails that are copied. copied: updates of the copy. critic_updates: in which the
-    values alone are trained. warmed: steps of random actions before the first update, for the mean
-    of frames. tries: from each door at a measurement."""
+    """searched: steps of the search, the same one for all seeds. first_far: the room that FAR
+    begins with, counted along the way. shown: trails that are copied. copied: updates of the copy.
+    critic_updates: in which the values alone are trained. warmed: steps of random actions before
+    the first update, for the mean of frames. tries: from each door at a measurement."""
 
     begins: Literal["scratch", "copy"] = "copy"
     method: Method = "none"
@@ -68,6 +68,7 @@ class MontezumaArm:
     choices: CuriousChoices = dataclasses.field(default_factory=CuriousChoices)
     schedule: Schedule
     searched: int = 150_000
+    search_seed: int = 1
     first_far: int = 3
     shown: int = 20
     copied: int = 200
@@ -107,8 +108,8 @@ class Teaching(NamedTuple):
 def taught(arm: MontezumaArm, seed: int, folder: Path) -> Teaching:
     """The copy of a seed; what was searched is kept in the folder for the next arms."""
     archive: Archive = kept_archive(
-        folder / f"archive-{arm.searched}-{seed}.json",
-        lambda: explore(steps=arm.searched, seed=seed),
+        folder / f"archive-{arm.searched}-{arm.search_seed}.json",
+        lambda: explore(steps=arm.searched, seed=arm.search_seed),
     )
     far = archive.far(arm.first_far)
     stored = archive.demonstrations(far, arm.shown)

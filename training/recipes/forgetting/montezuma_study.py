@@ -40,7 +40,7 @@ def small_arms(**smaller: Any) -> dict[str, MontezumaArm]:
     """Two convolutions and a layer of 128, 4 games, rollouts of 64; FAR from the third room of the
     way on, which the search comes to."""
     layers = (ConvLayer(16, 8, 4), ConvLayer(32, 4, 2))
-    network = ConvConfig(layers=layers, widths=(128,), products=False)
+    network = ConvConfig(layers=layers, widths=(128,))
     target = dataclasses.replace(network, widths=(), style=LEAKY)
     curiosity = CuriosityChoices(
         target=target, predictor=dataclasses.replace(target, widths=(128,)), outputs=128

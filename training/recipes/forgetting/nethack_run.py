@@ -219,7 +219,7 @@ def tuned(
             rows=arm.choices.rows,
             seed=seed,
         )
-        learner = agent_of(arm, agent.policy.actions, held=held, beside=beside, **teacher)
+        learner = agent_of(arm, agent.policy.outputs, held=held, beside=beside, **teacher)
         loop = HostLoop(learner, games_of, arm.schedule)
 
         def at_measurement(state: Any) -> dict[str, float]:
@@ -236,7 +236,7 @@ def valued(
 ) -> Any:
     """The state after steps in which the value's head alone is trained, and a new optimizer's."""
     alone = dataclasses.replace(arm.choices, frozen=ALL_BUT_THE_VALUE)
-    learner = agent_of(dataclasses.replace(arm, choices=alone), agent.policy.actions)
+    learner = agent_of(dataclasses.replace(arm, choices=alone), agent.policy.outputs)
     schedule = dataclasses.replace(arm.schedule, steps=arm.critic_steps, measured=1)
     loop = HostLoop(learner, games_of, schedule)
     identity = ["nethack's value", dataclasses.asdict(arm)]

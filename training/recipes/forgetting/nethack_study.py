@@ -61,7 +61,11 @@ def small_arms(**smaller: Any) -> dict[str, HackRun]:
     """A network of 128 units, 8 games of NetHackScore, rewards that count within 100 steps."""
     environments, rollout = 8, 32
     arms = {}
-    for kind, names in (("lstm", tuple(methods(0.0))), ("hawk", ("fine-tuning", "ks"))):
+    of_core: dict[CoreKind, Sequence[str]] = {
+        "lstm": tuple(methods(0.0)),
+        "hawk": ("fine-tuning", "ks"),
+    }
+    for kind, names in of_core.items():
         arm = HackRun(
             network=small_network(kind),
             game=Game(limit=5_000),

@@ -43,9 +43,9 @@ class Rows(NamedTuple):
     and have the line at the bottom read."""
 
     observation: Seen
-    first: np.ndarray
-    action: np.ndarray
-    far: np.ndarray
+    first: Any
+    action: Any
+    far: Any
 
 
 def played(game: Game, *, rows: int, length: int, seed: int, make: Any = NetHackGames) -> Rows:

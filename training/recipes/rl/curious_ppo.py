@@ -225,8 +225,9 @@ class CuriousPPO:
         advantage_TB = choices.extrinsic * game_TB + choices.intrinsic * new_TB
         target_TB2 = jnp.stack([game_TB, new_TB], -1) + value_TB2
         samples = Sample(
-            *map(flat, map(jnp.asarray, (collected.observation, collected.drawn))),
-            flat(collected.kept.log_prob),
+            flat(jnp.asarray(collected.observation)),
+            flat(jnp.asarray(collected.drawn)),
+            flat(jnp.asarray(collected.kept.log_prob)),
             flat(advantage_TB),
             flat(target_TB2),
             frame_N,

@@ -41,14 +41,14 @@ class Collected(NamedTuple):
     wants of each step. memory [B, ...]: before the first step; last_...: after the last."""
 
     observation: Any
-    first: np.ndarray
-    drawn: np.ndarray
+    first: Any
+    drawn: Any
     kept: Any
-    reward: np.ndarray
-    done: np.ndarray
+    reward: Any
+    done: Any
     memory: Any
     last_observation: Any
-    last_first: np.ndarray
+    last_first: Any
     last_memory: Any
 
 
@@ -165,8 +165,21 @@ class HostLoop:
             done_B = stepped.terminated | stepped.truncated
             steps.append((observation_B, first_B, drawn_B, kept, stepped.reward, done_B))
             running.goes_on(stepped, done_B)
-        columns = jax.tree.map(lambda *rows: np.stack(rows), *steps)
-        return Collected(*columns, memory, running.observation_B, running.first_B, running.memory)
+        observation, first, drawn, kept, reward, done = jax.tree.map(
+            lambda *rows: np.stack(rows), *steps
+        )
+        return Collected(
+            observation,
+            first,
+            drawn,
+            kept,
+            reward,
+            done,
+            memory,
+            running.observation_B,
+            running.first_B,
+            running.memory,
+        )
 
 
 class Running:

@@ -207,11 +207,13 @@ class RecurrentHost:
         if choices.normalised_returns:
             returns = extended(returns, target_TB.reshape(-1))
         target_TB = (target_TB - returns.mean) / deviation(returns)
-        rows = jax.tree.map(
+        observation, first, drawn, kept = jax.tree.map(
             lambda x: jnp.moveaxis(x, 0, 1),
             (collected.observation, collected.first, collected.drawn, collected.kept),
         )
-        data = Row(*rows, advantage_TB.T, target_TB.T, collected.memory[0])
+        data = Row(
+            observation, first, drawn, kept, advantage_TB.T, target_TB.T, collected.memory[0]
+        )
         params, opt_state, losses = on_rows(
             (state.params, state.opt_state),
             data,
@@ -224,10 +226,10 @@ class RecurrentHost:
         )
         return MemoryState(params, opt_state, returns), losses
 
-    def _masked(self, grads: Any, opt_state: Any, params: Any = None) -> tuple[Any, Any]:
-        """The optimizer's update, nothing of what is frozen in it."""
-        updates, opt_state = self.tx.update(self._trained(grads), opt_state, params)
-        return self._trained(updates), opt_state
+    def _masked(self, updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        """The optimizer's update of these gradients, nothing of what is frozen in it."""
+        updates, state = self.tx.update(self._trained(updates), state, params)
+        return self._trained(updates), state
 
     def _trained(self, tree: Any) -> Any:
         def kept(path: Any, x: jax.Array) -> jax.Array:

@@ -21,7 +21,8 @@ class Dungeon:
         self.game, self.core = game, 0
 
     def seed(self, *, core, disp, reseed):
-        assert disp == core and reseed is False
+        assert disp == core
+        assert reseed is False
         self.core = core
 
     def reset(self):

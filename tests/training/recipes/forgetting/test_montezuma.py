@@ -25,7 +25,8 @@ def test_pictures_are_means_over_areas():
     screen_HW[:, : SCREEN[1] // 2] = 200
     small = smaller(screen_HW)
     assert small.shape == (84, 84)
-    assert (small[:, :42] == 200).all() and (small[:, 42:] == 40).all()
+    assert (small[:, :42] == 200).all()
+    assert (small[:, 42:] == 40).all()
 
 
 @pytest.mark.parametrize("choices", [{"sticky": 1.0}, {"limit": 0}])
@@ -44,7 +45,8 @@ def test_a_state_is_gone_back_to():
     pytest.importorskip("ale_py", reason="ale-py is not installed here: griffin-lm[rl]")
     emulator = Emulator(0.0, 0)
     emulator.begin()
-    assert emulator.situation[:2] == (1, 77) and emulator.situation.points == 0
+    assert emulator.situation[:2] == (1, 77)
+    assert emulator.situation.points == 0
     for _ in range(8):
         emulator.step(RIGHT)
     kept, x = emulator.kept(), emulator.situation.x
@@ -79,5 +81,6 @@ def test_environments():
         np.testing.assert_array_equal(cut[2].observation, observation_B)
         assert (cut[2].final_observation[..., 2] == cut[1].observation[..., 3]).all()
         visits = environments.visits()
-    assert visits.rooms == {1} and visits.episodes == 2
+    assert visits.rooms == {1}
+    assert visits.episodes == 2
     assert visits.shares() == {"score": 0.0, "far": 1.0, "rooms": 1.0}

@@ -34,7 +34,8 @@ ARCHIVE = Archive(
 def test_the_way_and_its_doors():
     assert ARCHIVE.path(5) == [0, 1, 2, 4, 5]
     assert ARCHIVE.way() == [1, 2, 6]
-    assert ARCHIVE.far(2) == [2, 6] and ARCHIVE.far(4) == []
+    assert ARCHIVE.far(2) == [2, 6]
+    assert ARCHIVE.far(4) == []
     assert [one.entered_from for one in ARCHIVE.starts([2, 6])] == [1, 2]
     assert Archive(ARCHIVE.trails[:2]).way() == [1]
     assert cell_of(start(1, x=17).situation) == cell_of(start(1, x=31).situation)
@@ -57,7 +58,8 @@ def test_a_search_comes_to_the_same_places_again():
     assert len(archive.trails) > 5
     assert len({cell_of(one.start.situation) for one in archive.trails}) == len(archive.trails)
     numbers = archive.path(len(archive.trails) - 1)
-    assert numbers[0] == 0 and archive.trails[0].parent == ROOT
+    assert numbers[0] == 0
+    assert archive.trails[0].parent == ROOT
     assert archive.demonstrations([1], 2).action_N.shape == (0,)  # nothing was achieved yet
     shown = Archive([one._replace(achieved=True) for one in archive.trails])
     demonstrations = shown.demonstrations([1], 2)

@@ -30,7 +30,8 @@ def test_the_papers_runs():
     choices = arms["4/bc"].choices
     assert (choices.environments, choices.rollout, choices.curiosity.outputs) == (128, 128, 512)
     assert (choices.extrinsic, choices.intrinsic, choices.discount) == (2.0, 1.0, 0.999)
-    assert arms["4/bc"].first_far == 7 and arms["4/bc"].schedule.steps == PAPER_STEPS
+    assert arms["4/bc"].first_far == 7
+    assert arms["4/bc"].schedule.steps == PAPER_STEPS
     for wrong, message in (
         ({"interventions": ("em",)}, "--interventions 'em'"),
         ({"environments": ("ALE/Pong-v5",)}, "expected ALE/MontezumaRevenge-v5"),

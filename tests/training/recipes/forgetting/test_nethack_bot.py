@@ -48,7 +48,8 @@ def test_it_reads_first_and_goes_down_stairs_that_it_stands_on():
 def test_what_does_not_give_way_is_left():
     bot, lines = Descender(KEYS), ["|||||", "|@.>|", "|...|", "|||||"]
     keys = [asked(bot, lines) for _ in range(6)]
-    assert keys[:3] == ["l"] * 3 and keys[4] != "l"
+    assert keys[:3] == ["l"] * 3
+    assert keys[4] != "l"
 
 
 def played(make, steps):

@@ -43,7 +43,8 @@ def test_every_part_counts_and_the_first_step_is_remembered():
     first_12 = jnp.asarray([[True, False]])
     judge = jax.jit(lambda x: nnx.merge(graphdef, params)(x, agent.core.start(1), first_12))
     outputs_12A, value_12, _ = judge(seen())
-    assert outputs_12A.shape == (1, 2, 5) and value_12.shape == (1, 2)
+    assert outputs_12A.shape == (1, 2, 5)
+    assert value_12.shape == (1, 2)
     base = seen()
     changes = {"cursor": base.cursor.at[0, 0].set(9), "action": base.action.at[0, 0].set(3)}
     changes["colors"] = base.colors.at[0, 0, 10, 40].set(3)

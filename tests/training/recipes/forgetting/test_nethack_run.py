@@ -33,7 +33,8 @@ ARM = HackRun(
 
 def test_openings_lead_deep():
     openings = deep_openings(ARM, 3, games)
-    assert len(openings) == 2 and isinstance(openings[0], Opening)
+    assert len(openings) == 2
+    assert isinstance(openings[0], Opening)
     with games(ARM.game, 2, seed=0, openings=openings) as two:
         two.reset()
         assert [two.depth(row) for row in range(2)] == [2, 2]
@@ -50,9 +51,11 @@ def test_cells_share_a_copy(tmp_path):
     for of_arm in numbers.values():
         names = ("loss", "far", "far_likelihood", "close_likelihood", "far_gain", "value_loss")
         curves = [of_arm["curves"][name] for name in names]
-        assert np.isfinite(np.array(curves, float)).all() and np.shape(curves) == (6, 2)
+        assert np.isfinite(np.array(curves, float)).all()
+        assert np.shape(curves) == (6, 2)
     kl = from_scratch["curves"]["held_loss"]
-    assert kl[1] < kl[0] and "held_loss" not in free["curves"]
+    assert kl[1] < kl[0]
+    assert "held_loss" not in free["curves"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,8 +18,10 @@ from training.recipes.forgetting.nethack_study import (
 
 def test_short_arms():
     arms = small_arms()
-    assert set(arms) <= set(INTERVENTIONS) and NETHACK.arms == arms
-    assert arms["lstm/scratch"].choices.frozen == () and not arms["lstm/scratch"].critic_steps
+    assert set(arms) <= set(INTERVENTIONS)
+    assert NETHACK.arms == arms
+    assert arms["lstm/scratch"].choices.frozen == ()
+    assert not arms["lstm/scratch"].critic_steps
     assert arms["lstm/ks"].choices.frozen == ("encoder",)
     assert arms["lstm/ks"].choices.entropy == 0 < arms["lstm/fine-tuning"].choices.entropy
     of_core = {arm.teaching for name, arm in arms.items() if name.startswith("lstm")}
@@ -31,9 +33,11 @@ def test_the_papers_runs():
     arms = NETHACK_PAPER.experiment(options).arms
     assert list(arms) == ["NetHackChallenge/1/lstm/ks", "NetHackChallenge/1/hawk/bc"]
     arm = arms["NetHackChallenge/1/lstm/ks"]
-    assert arm.network.core.width == 1738 and arm.game.challenge
+    assert arm.network.core.width == 1738
+    assert arm.game.challenge
     assert (arm.weight.start, arm.weight.decay) == (0.5, 0.99998)
-    assert arm.schedule.steps == PAPER_STEPS and arm.critic_steps == 500_000_000
+    assert arm.schedule.steps == PAPER_STEPS
+    assert arm.critic_steps == 500_000_000
     for wrong, message in (
         ({"interventions": ("lstm/kss",)}, "--interventions 'lstm/kss'"),
         ({"environments": ("NetHack",)}, "expected NetHackScore or NetHackChallenge"),

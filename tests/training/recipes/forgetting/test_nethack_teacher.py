@@ -53,7 +53,8 @@ def new():
 
 def test_stored_games_say_where_they_begin_and_are(stored):
     assert stored.observation.chars.shape == (12, 8, 24, 80)
-    assert stored.first[0, 0] and not stored.first[1, 0]  # a game goes on from row to row
+    assert stored.first[0, 0]
+    assert not stored.first[1, 0]
     np.testing.assert_array_equal(stored.observation.action[0, 1:], stored.action[0, :-1])
     np.testing.assert_array_equal(stored.far, depths(stored.observation.chars) >= 2)
     assert 0 < stored.far.mean() < 1
@@ -117,7 +118,8 @@ def test_recordings_of_nethack_are_read(tmp_path):
     nld.add_nledata_directory(str(tmp_path / "nld"), "walk", str(database))
     rows = recorded("walk", database, keys, rows=2, length=16, far_depth=2)
     assert isinstance(rows.observation, Seen)
-    assert rows.action.shape == (2, 16) and not rows.far.any()
+    assert rows.action.shape == (2, 16)
+    assert not rows.far.any()
     assert b"Dlvl:1" in bytes(rows.observation.chars[0, 5, 23])
     np.testing.assert_array_equal(rows.action[0, :10], walk[:10])
     with pytest.raises(UserError, match="no such database"):

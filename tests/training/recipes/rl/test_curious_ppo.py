@@ -76,7 +76,8 @@ def test_it_learns_and_is_held(tmp_path):
     free, state = trained(CuriousPPO(CHOICES, SHAPE, POLICY), tmp_path, 25, begun)
     agent = CuriousPPO(CHOICES, SHAPE, POLICY, held=held, beside=lambda number: teacher)
     _, strict = trained(agent, tmp_path, 3, begun)
-    assert np.isfinite(free[0]["novelty"]) and free[0]["predictor_loss"] >= 0
+    assert np.isfinite(free[0]["novelty"])
+    assert free[0]["predictor_loss"] >= 0
     picture = Sides(5).reset()
     outputs, values = agent.judge(state.params, picture)
     assert (np.argmax(outputs, 1) == (picture[:, 0, 5, 0] > 0)).all()
