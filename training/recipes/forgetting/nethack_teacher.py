@@ -86,8 +86,10 @@ def recorded(
             "one of a folder of recordings"
         )
     batches = dataset.TtyrecDataset(
-        name, batch_size=min(rows, 32), seq_length=length, dbfilename=str(database), shuffle=False
+        name, batch_size=1, seq_length=length, dbfilename=str(database), shuffle=False
     )
+    # As many games side by side as there are: it wants one for each.
+    batches.batch_size = max(1, min(rows, SIDE_BY_SIDE, len(batches._gameids)))
     action_of, windows = {key: number for number, key in enumerate(keys)}, []
     for batch in batches:
         pressed = batch["keypresses"]

@@ -4,6 +4,8 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,9 +13,17 @@ from eval.dynamic.retention import Weight
 from recurrentgemma.errors import UserError
 from training.recipes.experiment import Cell
 from training.recipes.forgetting.montezuma import Emulator, Game
-from training.recipes.forgetting.montezuma_run import MontezumaArm, measure_in
+from training.recipes.forgetting.montezuma_rooms import Demonstrations
+from training.recipes.forgetting.montezuma_run import (
+    POLICY,
+    SHAPE,
+    MontezumaArm,
+    Teaching,
+    measure_in,
+    retention,
+)
 from training.recipes.rl.curiosity import LEAKY, CuriosityChoices
-from training.recipes.rl.curious_ppo import CuriousChoices
+from training.recipes.rl.curious_ppo import CuriousChoices, CuriousPPO
 from training.recipes.rl.host_loop import Schedule
 from training.recipes.rl.networks import ConvConfig, ConvLayer
 
@@ -59,23 +69,40 @@ def folder(tmp_path):
 
 
 def test_cells_share_a_copy(folder):
-    held = {
-        name: dataclasses.replace(ARM, method=name, weight=Weight(start=weight))
-        for name, weight in (("bc", 1.0), ("ks", 0.5), ("ewc", 10.0))
-    }
+    held = dataclasses.replace(ARM, method="bc", weight=Weight(start=1.0))
     scratch = dataclasses.replace(ARM, begins="scratch", critic_updates=0)
-    cells = [Cell(name, arm, 0) for name, arm in {"free": ARM, "new": scratch, **held}.items()]
+    cells = [Cell("bc", held, 0), Cell("new", scratch, 0)]
     numbers = {cell.arm: of for cell, of in measure_in(cells, folder)}
-    assert numbers["free"]["far"] == [2]
-    assert numbers["free"]["stored"] == 12
-    assert numbers["free"]["before"]["likelihood"] > numbers["new"]["before"]["likelihood"]
+    assert numbers["bc"]["far"] == [2]
+    assert numbers["bc"]["stored"] == 12
+    assert numbers["bc"]["before"]["likelihood"] > numbers["new"]["before"]["likelihood"]
     for arm, of_arm in numbers.items():
         names = ["loss", "novelty", "likelihood", "room_success", "far", "rooms"]
-        names += ["held_loss"] if arm in held else []
+        names += ["held_loss"] if arm == "bc" else []
         curves = [of_arm["curves"][name] for name in names]
         assert np.isfinite(np.array(curves, float)).all()
         assert np.shape(curves)[1] == 2
     assert [path.name for path in folder.iterdir()] == ["archive-10-0.json"]
+
+
+@pytest.mark.parametrize("method", ["bc", "ks", "ewc"])
+def test_a_copy_is_held_to_nothing_but_itself(method):
+    agent, key = CuriousPPO(ARM.choices, SHAPE, POLICY), jax.random.key(0)
+    teacher, other = (agent.network.init(jax.random.fold_in(key, one))[0] for one in (0, 1))
+    pictures_N = np.random.default_rng(0).integers(0, 255, (6, *SHAPE)).astype(np.uint8)
+    stored = Demonstrations(pictures_N, np.zeros(6, np.int32), np.zeros(6, np.int32))
+    held, beside = retention(
+        *(agent, Teaching([2], [], stored, teacher), method, Weight(start=2.0, decay=0.5), 0)
+    )
+    assert held is not None
+    assert beside is not None
+    of = [
+        float(held(params, jnp.asarray(pictures_N), beside(0), jnp.int32(number)))
+        for params, number in ((teacher, 0), (other, 0), (other, 1))
+    ]
+    assert of[0] == pytest.approx(0, abs=1e-6)
+    assert of[1] > 1e-4
+    assert of[2] == pytest.approx(of[1] / 2, rel=1e-4)
 
 
 def test_far_that_was_not_reached(folder):

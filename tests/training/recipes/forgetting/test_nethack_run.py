@@ -19,10 +19,10 @@ from training.recipes.rl.recurrent_host import MemoryChoices
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 ARM = HackRun(
     network=TINY,
-    choices=MemoryChoices(environments=4, rollout=8, rows=4, learning_rate=1e-3),
+    choices=MemoryChoices(environments=4, rollout=8, rows=4, learning_rate=3e-3),
     schedule=Schedule(environments=4, rollout=8, steps=128, measured=2),
     stored=16,
-    copied=20,
+    copied=60,
     copied_rows=8,
     critic_steps=32,
     openings=2,
@@ -42,7 +42,7 @@ def test_openings_lead_deep():
 
 def test_cells_share_a_copy(tmp_path):
     held = dataclasses.replace(
-        ARM, begins="scratch", method="ks", weight=Weight(start=1.0), critic_steps=0
+        ARM, begins="scratch", method="ks", weight=Weight(start=50.0), critic_steps=0
     )
     cells = [Cell("free", ARM, 0), Cell("held", held, 0)]
     numbers = {cell.arm: of for cell, of in measure_in(cells, tmp_path, make=games)}

@@ -112,6 +112,7 @@ def test_recordings_of_nethack_are_read(tmp_path):
     for action in walk:
         if inner.step(int(action))[2]:
             break
+    inner._quit_game(inner.last_observation, False)  # a game is listed when it is over
     inner.close()
     database = tmp_path / "ttyrecs.db"
     nld.db.create(str(database))

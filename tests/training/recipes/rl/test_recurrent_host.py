@@ -67,11 +67,13 @@ def test_a_new_policy_that_is_held_to_a_teacher_becomes_like_it(tmp_path):
 
     def held(params, outputs_RTO, row, beside, number):
         assert beside["rows"].shape == (4, 3)
-        return 5.0 * jnp.mean(categorical_kl(row.kept.teacher, outputs_RTO)) + 0.0 * number
+        del params, number
+        return 50.0 * jnp.mean(categorical_kl(row.kept.teacher, outputs_RTO))
 
     stored = {"rows": np.arange(30.0).reshape(10, 3)}
     learner = agent(teacher=teacher, held=held, beside=drawn_rows(stored, 4, 0))
-    records, _ = trained(learner, tmp_path)
+    schedule = dataclasses.replace(SCHEDULE, measured=6)
+    records, _ = trained(learner, tmp_path, schedule)
     assert records[-1]["held_loss"] < 0.3 * records[0]["held_loss"]
 
 
