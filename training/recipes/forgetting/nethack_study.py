@@ -58,7 +58,7 @@ def arm_of(arm: HackRun, name: str, critic_steps: int, ewc: float) -> HackRun:
 
 
 def small_arms(**smaller: Any) -> dict[str, HackRun]:
-    """A network of 128 units, 8 games of NetHackScore, rewards that count within 100 steps."""
+    """A network of 128 units, 8 games of NetHackScore, a discount of 0.99."""
     environments, rollout = 8, 32
     arms = {}
     of_core: dict[CoreKind, Sequence[str]] = {
@@ -77,13 +77,15 @@ def small_arms(**smaller: Any) -> dict[str, HackRun]:
                 discount=0.99,
                 trace=0.95,
             ),
-            schedule=Schedule(environments=environments, rollout=rollout, steps=12_288, measured=4),
+            schedule=Schedule(environments=environments, rollout=rollout, steps=8_192, measured=4),
+            stored=128,
+            copied=150,
             openings=4,
             opening_depth=3,
         )
         arm = dataclasses.replace(arm, **smaller)
         for name in names:
-            arms[f"{kind}/{name}"] = arm_of(arm, name, critic_steps=2_048, ewc=1e4)
+            arms[f"{kind}/{name}"] = arm_of(arm, name, critic_steps=1_024, ewc=1e4)
     return arms
 
 
@@ -139,7 +141,7 @@ def nethack_experiment(name: str, cost: str, arms: dict[str, HackRun], seeds: in
 
 
 INTERVENTIONS: Sequence[str] = tuple(f"{kind}/{name}" for kind in CORES for name in methods(0.0))
-NETHACK = nethack_experiment("nethack", "to be measured", small_arms(), 1)
+NETHACK = nethack_experiment("nethack", "about 25 CPU minutes, an estimate", small_arms(), 1)
 NETHACK_PAPER = Preset(
     name="nethack-paper",
     what="Human Monk at the paper's size: 500 million steps, LSTM of 1738 or Hawk of 1736",

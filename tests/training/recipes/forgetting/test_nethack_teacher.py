@@ -122,6 +122,8 @@ def test_recordings_of_nethack_are_read(tmp_path):
     assert rows.action.shape == (2, 16)
     assert not rows.far.any()
     assert b"Dlvl:1" in bytes(rows.observation.chars[0, 5, 23])
-    np.testing.assert_array_equal(rows.action[0, :10], walk[:10])
+    # a window with a key that is no action, such as NLE's own spaces, is left out
+    windows = [walk[at : at + 16].tolist() for at in range(len(walk) - 15)]
+    assert rows.action[0].tolist() in windows
     with pytest.raises(UserError, match="no such database"):
         recorded("walk", tmp_path / "none.db", keys, rows=2, length=16, far_depth=2)
