@@ -107,7 +107,7 @@ class Emulator:
         return base64.b64encode(self.inner.cloneState().serialize()).decode()
 
     @property
-    def over(self) -> bool:
+    def ended(self) -> bool:
         return self.inner.game_over()
 
     @property
@@ -197,10 +197,10 @@ class MontezumaEnvironments:
     def step(self, action_B: np.ndarray) -> Stepped:
         """A step of each; where an episode has ended, the next one's beginning."""
         count = len(self.emulators)
-        reward_B, over_B = np.zeros(count, np.float32), np.zeros(count, bool)
+        reward_B, ended_B = np.zeros(count, np.float32), np.zeros(count, bool)
         for row, emulator in enumerate(self.emulators):
             points = emulator.step(int(action_B[row]))
-            reward_B[row], over_B[row] = np.sign(points), emulator.over
+            reward_B[row], ended_B[row] = np.sign(points), emulator.ended
             self.points_B[row] += points
             self.frames_B[row, ..., :-1] = self.frames_B[row, ..., 1:]
             self.frames_B[row, ..., -1] = emulator.picture
@@ -209,13 +209,13 @@ class MontezumaEnvironments:
             self._visits.far_steps += room in self.far
         self.elapsed_B += 1
         self._visits.steps += count
-        cut_B = (self.elapsed_B >= self.game.limit) & ~over_B
+        cut_B = (self.elapsed_B >= self.game.limit) & ~ended_B
         final_B = self.frames_B.copy()
-        for row in np.flatnonzero(over_B | cut_B):
+        for row in np.flatnonzero(ended_B | cut_B):
             self._visits.episodes += 1
             self._visits.points += self.points_B[row]
             self._begin(int(row))
-        return Stepped(self.frames_B.copy(), reward_B, over_B, cut_B, final_B)
+        return Stepped(self.frames_B.copy(), reward_B, ended_B, cut_B, final_B)
 
     def visits(self) -> Visits:
         """What was counted since this was asked last, or since `reset`."""

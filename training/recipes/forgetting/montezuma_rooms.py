@@ -153,7 +153,7 @@ def explore(*, steps: int, seed: int) -> Archive:
             since.append(action)
             taken += 1
             now = emulator.situation
-            if emulator.over or now.lives < before.situation.lives:
+            if emulator.ended or now.lives < before.situation.lives:
                 break
             if (cell := cell_of(now)) in cells:
                 continue

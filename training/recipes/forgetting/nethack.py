@@ -158,13 +158,13 @@ class NetHackGames:
         """A step of each; where a game has ended, the next one's beginning."""
         count = len(self.inner)
         reward_B = np.zeros(count, np.float32)
-        over_B, cut_B = np.zeros(count, bool), np.zeros(count, bool)
+        ended_B, cut_B = np.zeros(count, bool), np.zeros(count, bool)
         for row in range(count):
             depth, score = self.depth(row), self.score(row)
-            reward_B[row], over_B[row], cut_B[row] = self._play(row, int(action_B[row]))
+            reward_B[row], ended_B[row], cut_B[row] = self._play(row, int(action_B[row]))
             self.deepest_B[row] = max(depth, self.deepest_B[row])
             self._visits.far_steps += depth >= self.game.far_depth
-            if over_B[row] or cut_B[row]:
+            if ended_B[row] or cut_B[row]:
                 # Of a game that is over the status is empty: its last growth is the reward.
                 self._visits.games += 1
                 self._visits.scores += score + float(reward_B[row])
@@ -173,7 +173,7 @@ class NetHackGames:
         self._visits.steps += count
         clipped_B = np.clip(reward_B, -self.game.clip, self.game.clip)
         seen = self._seen()
-        return Stepped(seen, clipped_B, over_B, cut_B, seen)
+        return Stepped(seen, clipped_B, ended_B, cut_B, seen)
 
     def visits(self) -> Visits:
         """What was counted since this was asked last, or since `reset`."""
@@ -201,14 +201,14 @@ class NetHackGames:
     def _play(self, row: int, action: int) -> tuple[float, bool, bool]:
         """Reward, whether the game is over, and whether it is cut off."""
         turns = self.now[row]["blstats"][TURNS]
-        observation, reward, over, _, _ = self.inner[row].step(action)
+        observation, reward, ended, _, _ = self.inner[row].step(action)
         self._observed(row, observation)
         self.action_B[row] = action
         self.elapsed_B[row] += 1
         still = self.now[row]["blstats"][TURNS] == turns
         self.idle_B[row] = self.idle_B[row] + 1 if still else 0
         cut = self.elapsed_B[row] >= self.game.limit or self.idle_B[row] >= self.game.idle
-        return float(reward), bool(over), bool(cut and not over)
+        return float(reward), bool(ended), bool(cut and not ended)
 
     def _observed(self, row: int, observation: Any) -> None:
         # NLE writes into what it gave before.

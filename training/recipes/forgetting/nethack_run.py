@@ -142,12 +142,12 @@ def deep_openings(arm: HackRun, seed: int, make: Any = NetHackGames) -> list[Ope
         while len(met) < arm.openings:
             games.openings = [Opening(seed, ())]
             games.reset()
-            bot, actions, over = Descender(games.keys), [], False
-            while not over and games.depth(0) < arm.opening_depth:
+            bot, actions, ended = Descender(games.keys), [], False
+            while not ended and games.depth(0) < arm.opening_depth:
                 actions.append(bot.act(games.now[0]))
                 stepped = games.step(np.array(actions[-1:]))
-                over = bool(stepped.terminated[0] or stepped.truncated[0])
-            if not over:
+                ended = bool(stepped.terminated[0] or stepped.truncated[0])
+            if not ended:
                 met.append(Opening(seed, tuple(actions)))
             seed += 1
     return met

@@ -189,7 +189,7 @@ class Running:
         self.observation_B, self.first_B = observation_B, np.ones(count, bool)
         self.memory = agent.remembered(count)
         self.return_B, self.length_B = np.zeros(count), np.zeros(count, np.int64)
-        self.over: list[tuple[float, int]] = []
+        self.ended: list[tuple[float, int]] = []
 
     def goes_on(self, stepped: Stepped, done_B: np.ndarray) -> None:
         """After a step of each."""
@@ -197,16 +197,16 @@ class Running:
         self.return_B += stepped.reward
         self.length_B += 1
         for row in np.flatnonzero(done_B):
-            self.over.append((float(self.return_B[row]), int(self.length_B[row])))
+            self.ended.append((float(self.return_B[row]), int(self.length_B[row])))
             self.return_B[row], self.length_B[row] = 0, 0
 
     def finished(self) -> dict[str, float]:
         """`return` and `length`, means over `episodes` that ended since this was asked last."""
-        over, self.over = self.over, []
-        returns, lengths = np.array(over, float).reshape(-1, 2).T
+        ended, self.ended = self.ended, []
+        returns, lengths = np.array(ended, float).reshape(-1, 2).T
         nothing = float("nan")
         return {
-            "return": float(returns.mean()) if over else nothing,
-            "length": float(lengths.mean()) if over else nothing,
-            "episodes": float(len(over)),
+            "return": float(returns.mean()) if ended else nothing,
+            "length": float(lengths.mean()) if ended else nothing,
+            "episodes": float(len(ended)),
         }

@@ -36,7 +36,7 @@ class Dungeon:
         return int(random.integers(9, 12)), int(random.integers(31, 36))
 
     def step(self, action):
-        key, before, over = KEYS[action], self.score, False
+        key, before, ended = KEYS[action], self.score, False
         self.turns += key != MORE
         if key in MOVES:
             row, column = (a + b for a, b in zip(self.place, MOVES[key], strict=True))
@@ -44,9 +44,9 @@ class Dungeon:
                 self.place = row, column
         if key == DOWN and self.place == self.stairs:
             self.score += 20
-            over = self.level == DEEPEST
+            ended = self.level == DEEPEST
             self.level, self.place = min(self.level + 1, DEEPEST), (8, 30)
-        return self.observed(), float(self.score - before), over, False, {}
+        return self.observed(), float(self.score - before), ended, False, {}
 
     def observed(self):
         glyphs = np.full((21, 79), MAP, np.int16)

@@ -24,13 +24,13 @@ def test_games_are_counted():
             action_B = np.array([bot.act(now) for bot, now in zip(bots, two.now, strict=True)])
             stepped = two.step(action_B)
             rewards += stepped.reward.sum()
-            over_B = stepped.terminated
-            for row in np.flatnonzero(over_B):
+            finished_B = stepped.terminated
+            for row in np.flatnonzero(finished_B):
                 bots[row] = Descender(two.keys)
             assert not stepped.truncated.any()
-            fresh_B = np.where(over_B, 0, action_B)
+            fresh_B = np.where(finished_B, 0, action_B)
             np.testing.assert_array_equal(stepped.observation.action, fresh_B)
-            ended += over_B
+            ended += finished_B
         visits = two.visits()
     shares = visits.shares()
     assert visits.games == ended.sum()

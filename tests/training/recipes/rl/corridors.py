@@ -32,9 +32,9 @@ class Corridors:
         return np.stack([cue_B, self.at_B == LENGTH - 1], -1).astype(np.float32)
 
     def step(self, action_B):
-        over_B = self.at_B == LENGTH - 1
-        reward_B = (over_B & (action_B == self.cue_B)).astype(np.float32)
-        self.at_B = np.where(over_B, 0, self.at_B + 1)
-        self.cue_B = np.where(over_B, self.random.integers(2, size=self.count), self.cue_B)
+        ended_B = self.at_B == LENGTH - 1
+        reward_B = (ended_B & (action_B == self.cue_B)).astype(np.float32)
+        self.at_B = np.where(ended_B, 0, self.at_B + 1)
+        self.cue_B = np.where(ended_B, self.random.integers(2, size=self.count), self.cue_B)
         seen = self.seen()
-        return Stepped(seen, reward_B, over_B, np.zeros(self.count, bool), seen)
+        return Stepped(seen, reward_B, ended_B, np.zeros(self.count, bool), seen)

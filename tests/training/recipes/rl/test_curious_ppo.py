@@ -54,8 +54,8 @@ class Sides:
     def step(self, action_B):
         reward_B = (action_B == self.side_B).astype(np.float32)
         self.steps += 1
-        over_B, seen = np.full(8, self.steps % 4 == 0), self.reset()
-        return Stepped(seen, reward_B, over_B, np.zeros(8, bool), seen)
+        ended_B, seen = np.full(8, self.steps % 4 == 0), self.reset()
+        return Stepped(seen, reward_B, ended_B, np.zeros(8, bool), seen)
 
 
 def trained(agent, tmp_path, updates, begun=None):
