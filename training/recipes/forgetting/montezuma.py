@@ -213,7 +213,7 @@ class MontezumaEnvironments:
         final_B = self.frames_B.copy()
         for row in np.flatnonzero(ended_B | cut_B):
             self._visits.episodes += 1
-            self._visits.points += self.points_B[row]
+            self._visits.points += float(self.points_B[row])
             self._begin(int(row))
         return Stepped(self.frames_B.copy(), reward_B, ended_B, cut_B, final_B)
 

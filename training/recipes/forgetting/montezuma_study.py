@@ -110,7 +110,7 @@ def montezuma_experiment(
     )
 
 
-MONTEZUMA = montezuma_experiment("montezuma", "to be measured", small_arms(), 1)
+MONTEZUMA = montezuma_experiment("montezuma", "about 30 CPU minutes, an estimate", small_arms(), 1)
 MONTEZUMA_PAPER = Preset(
     name="montezuma-paper",
     what="the paper's size: 128 games, 50 million steps, FAR from the seventh room on",
