@@ -141,7 +141,9 @@ def test_at_the_reference():
     assert metrics["grad_norm"] > 1e-3
 
 
-@pytest.mark.parametrize("config", [DPO, KTO], ids=["dpo", "kto"])
+@pytest.mark.parametrize(
+    "config", [DPO, pytest.param(KTO, marks=pytest.mark.slow)], ids=["dpo", "kto"]
+)
 def test_on_a_mesh(config: PreferenceConfig):
     """Of seven examples and one of padding; of dpo in two parts as well, which has no mean over the
     batch in it."""
