@@ -58,10 +58,10 @@ def test_short_documents_need_no_longer_rings(kind: str):
     model = make(kind)
     short, ids = for_short_documents(model, WINDOW - 2), tokens(0, 2, WINDOW - 2)
     (part, state), (want_part, whole) = call(short, ids[:, :4]), call(model, ids[:, :4])
-    rest, _ = call(short, ids[:, 4:], state)
-    want_rest, _ = call(model, ids[:, 4:], whole)
+    after, _ = call(short, ids[:, 4:], state)
+    want_after, _ = call(model, ids[:, 4:], whole)
     np.testing.assert_allclose(part, want_part, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(rest, want_rest, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(after, want_after, rtol=0, atol=1e-5)
     places = [layer.keys_BWK.shape[1] for layer in state.layers if hasattr(layer, "keys_BWK")]
     assert set(places) == {WINDOW - 2}
     assert model.config == CONFIGS[kind]
