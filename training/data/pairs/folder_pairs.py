@@ -14,7 +14,7 @@ FILE = "file_name"
 
 
 class FolderPairs:
-    """See `training.data.pairs.pair.PairSource`.
+    """See `PairSource`.
 
     Raises UserError: there is no such folder, or no metadata.jsonl with lines in it.
     """

@@ -10,8 +10,8 @@ from training.data.sources.spec import SourceSpec
 
 
 class ParquetPairs:
-    """See `training.data.pairs.pair.PairSource`. The image is the bytes of a file, or a struct that has
-    them as `bytes`, as Hugging Face writes them.
+    """See `PairSource`. The image is the bytes of a file, or a struct that has them as `bytes`, as
+    Hugging Face writes them.
 
     Raises UserError: a file is none of Parquet's, has no rows, or no such columns.
     """

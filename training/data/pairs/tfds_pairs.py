@@ -13,7 +13,7 @@ from training.data.sources.tfds import WHERE, dataset_builder, open_split
 
 
 class TfdsPairs:
-    """See `training.data.pairs.pair.PairSource`. The caption is a feature of text; of one that is
+    """See `PairSource`. The caption is a feature of text; of one that is
     several, or features that are, such as `captions/text`, the first is taken.
 
     Raises UserError: it is not prepared, or has no such features.

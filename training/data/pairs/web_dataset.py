@@ -21,7 +21,7 @@ NOTHING = -1  # the offset of what a key does not have
 
 
 class WebDataset:
-    """See `training.data.pairs.pair.PairSource`. caption: `txt`, or another ending, whose file is the
+    """See `PairSource`. caption: `txt`, or another ending, whose file is the
     caption; `json.FIELD`, a field of KEY.json, one inside of another as `json.outer.inner`.
 
     A key with an image and no caption is a pair that cannot be read; keys without an image are not

@@ -86,7 +86,7 @@ class Scene(NamedTuple):
 
 
 class Scenes:
-    """See `training.data.pairs.pair.PairSource`: the scenes of a split, by number.
+    """See `PairSource`: the scenes of a split, by number.
 
     Raises UserError: there is no such split, or there are too few things.
     """
