@@ -46,6 +46,7 @@ class Settings:
     weight_decay: float = 0.1
     b1: float = 0.9
     b2: float = 0.999
+    eps: float = 1e-8
     largest_scale: float = 100.0
     language_weight: float = 0.0
     gap: bool = True
@@ -96,6 +97,7 @@ def make_tx(settings: Settings) -> optax.GradientTransformation:
         lambda count: learning_rate_at(settings, count),
         b1=settings.b1,
         b2=settings.b2,
+        eps=settings.eps,
         weight_decay=settings.weight_decay,
         mask=_decays,
     )
@@ -214,7 +216,7 @@ def make_step(
         return PairState(state.step + 1, params, opt_state), {
             **mean,
             "scale": jnp.exp(held),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "learning_rate": learning_rate_at(settings, state.step),
         }
 

@@ -2,9 +2,16 @@
 """Small embeddings, towers and batches that the tests of this folder share, so that one shape is
 compiled once; and SPARC's local loss as loops over captions in float64."""
 
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import numpy as np
+from flax import nnx
 
 from recurrentgemma.config import GriffinConfig
+from recurrentgemma.sharding import parameter_name
 from training.recipes.sparc.batch import PairBatch, pair_batch
 from training.recipes.sparc.embeddings import Embeddings
 from training.recipes.sparc.text import TransformerConfig
@@ -50,6 +57,23 @@ def batch(seed: int = 0) -> PairBatch:
     images = rng.normal(size=(ROWS, SIDE, SIDE, 3))
     ids = rng.integers(1, VOCAB, (ROWS, TOKENS))
     return pair_batch(images, ids, MASK_BL, vocab_size=VOCAB, length=TOKENS)
+
+
+def filled(make: Callable[[], Any], seed: int = 0) -> Any:
+    """The module that `make` makes, without its initial draws, each of which would be a program:
+    norms and the temperature as they begin, all else normal."""
+    rng = np.random.default_rng(seed)
+
+    def value(path: tuple[Any, ...], x: Any) -> np.ndarray:
+        name = parameter_name(path)
+        if name.endswith("log_scale"):
+            return np.float32(math.log(1 / 0.07))
+        if name.endswith("scale"):
+            return np.ones(x.shape, np.float32)
+        return rng.normal(scale=0.3, size=x.shape).astype(np.float32)
+
+    graphdef, shapes = nnx.split(nnx.eval_shape(make), nnx.Param)
+    return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(value, shapes))
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:

@@ -70,13 +70,18 @@ def test_equal_similarities_and_a_single_patch():
     np.testing.assert_array_equal(grads_LP[:2], 0.0)
     assert np.abs(grads_LP[2]).max() > 0.01
     patch_BPD = np.array([[[1.0, -2.0]]], np.float32)
-    weights_BLP = sparse_weights(similarities(jnp.ones((1, 3, 2)), jnp.asarray(patch_BPD)))
-    alone_BLD = grouped(weights_BLP, jnp.asarray(patch_BPD))
-    np.testing.assert_array_equal(alone_BLD, np.broadcast_to(patch_BPD, (1, 3, 2)))
+
+    @jax.jit
+    def alone(tokens_BLD):
+        return grouped(sparse_weights(similarities(tokens_BLD, patch_BPD)), patch_BPD)
+
+    expected = np.broadcast_to(patch_BPD, (1, 3, 2))
+    np.testing.assert_array_equal(alone(np.ones((1, 3, 2), np.float32)), expected)
 
 
 def test_min_max_does_not_see_shift_and_scale():
     s_P = np.array([[-3.0, 1.0, 2.0, 5.0]], np.float32)
-    moved = min_max(jnp.asarray(1e-3 * s_P + 0.5))
-    np.testing.assert_allclose(moved, min_max(jnp.asarray(s_P)), atol=1e-3)
+    scaled = jax.jit(min_max)
+    moved = np.asarray(scaled(1e-3 * s_P + np.float32(0.5)))
+    np.testing.assert_allclose(moved, scaled(s_P), atol=1e-3)
     np.testing.assert_array_equal(moved[0, np.array([0, 3])], [0.0, 1.0])

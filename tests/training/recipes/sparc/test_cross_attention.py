@@ -19,7 +19,8 @@ from training.recipes.sparc.cross_attention import cross_attention_loss, init_pr
 @pytest.mark.usefixtures("compiled_quickly")
 def test_values_are_those_of_a_loop_over_pairs():
     pairs = embeddings()
-    projections = jax.tree.map(np.asarray, init_projections(jax.random.key(0), WIDTH))
+    init = jax.jit(init_projections, static_argnums=1)
+    projections = jax.tree.map(np.asarray, init(jax.random.key(0), WIDTH))
     assert {w.shape for w in projections.values()} == {(2, WIDTH, WIDTH)}
     losses: list[list[float]] = [[], []]
     rows = zip(pairs.patches_BPD, pairs.tokens_BLD, MASK_BL, strict=True)
