@@ -87,34 +87,37 @@ def sparc(*, weigh: Weigh = sparse_weights, averaging: Averaging = "caption") ->
 
 
 def _scored(
-    score: pairwise.Score, embeddings: Embeddings, scale: jax.Array, params: Any
+    score: pairwise.Score, at_once: int, embeddings: Embeddings, scale: jax.Array, params: Any
 ) -> jax.Array:
     del params
-    return pairwise.scored_contrast(score, embeddings, scale)
+    return pairwise.scored_contrast(score, embeddings, scale, at_once=at_once)
 
 
-OBJECTIVES: Mapping[str, Objective] = {
-    "sparc": sparc(),
-    "sparc listing": sparc(averaging="batch"),
-    "no sparsity": sparc(weigh=dense_weights),
-    "softmax": sparc(weigh=softmax_weights),
-    "clip": Objective(terms={"global": _global}, weights={"global": 1.0}),
-    "filip": Objective(
-        terms={"local": partial(_scored, pairwise.filip_score)}, weights={"local": 1.0}
-    ),
-    "pacl": Objective(
-        terms={"local": partial(_scored, pairwise.pacl_score)}, weights={"local": 1.0}
-    ),
-    "gloria": Objective(
-        terms={"global": _global, "local": partial(_scored, pairwise.gloria_score)},
-        weights={"global": 1.0, "local": 1.0},
-    ),
-    "mgca": Objective(
-        terms={"global": _global, "local": _mgca},
-        weights={"global": 1.0, "local": 1.0},
-        init=init_projections,
-    ),
-}
+def objectives(*, at_once: int = pairwise.PAIRS_AT_ONCE) -> dict[str, Objective]:
+    """All by name. at_once: rows of the other side that FILIP, PACL and GLoRIA score at a time."""
+
+    def scored(score: pairwise.Score) -> Term:
+        return partial(_scored, score, at_once)
+
+    both = {"global": 1.0, "local": 1.0}
+    return {
+        "sparc": sparc(),
+        "sparc listing": sparc(averaging="batch"),
+        "no sparsity": sparc(weigh=dense_weights),
+        "softmax": sparc(weigh=softmax_weights),
+        "clip": Objective(terms={"global": _global}, weights={"global": 1.0}),
+        "filip": Objective(terms={"local": scored(pairwise.filip_score)}, weights={"local": 1.0}),
+        "pacl": Objective(terms={"local": scored(pairwise.pacl_score)}, weights={"local": 1.0}),
+        "gloria": Objective(
+            terms={"global": _global, "local": scored(pairwise.gloria_score)}, weights=both
+        ),
+        "mgca": Objective(
+            terms={"global": _global, "local": _mgca}, weights=both, init=init_projections
+        ),
+    }
+
+
+OBJECTIVES: Mapping[str, Objective] = objectives()
 
 
 def objective_of(name: str) -> Objective:

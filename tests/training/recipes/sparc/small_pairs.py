@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -64,13 +65,13 @@ def filled(make: Callable[[], Any], seed: int = 0) -> Any:
     norms and the temperature as they begin, all else normal."""
     rng = np.random.default_rng(seed)
 
-    def value(path: tuple[Any, ...], x: Any) -> np.ndarray:
+    def value(path: tuple[Any, ...], x: Any) -> jax.Array:
         name = parameter_name(path)
         if name.endswith("log_scale"):
-            return np.float32(math.log(1 / 0.07))
+            return jnp.asarray(np.float32(math.log(1 / 0.07)))
         if name.endswith("scale"):
-            return np.ones(x.shape, np.float32)
-        return rng.normal(scale=0.3, size=x.shape).astype(np.float32)
+            return jnp.asarray(np.ones(x.shape, np.float32))
+        return jnp.asarray(rng.normal(scale=0.3, size=x.shape).astype(np.float32))
 
     graphdef, shapes = nnx.split(nnx.eval_shape(make), nnx.Param)
     return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(value, shapes))
