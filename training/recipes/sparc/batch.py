@@ -43,7 +43,11 @@ def pair_batch(
         longer than the `length` of the text tower, its padding is not on the right, a token is
         outside the vocabulary, a row has no word, or words lie outside the caption.
     """
-    images_BHWC, ids_BL, mask_BL = np.asarray(images), np.asarray(ids), np.asarray(mask).astype(bool)
+    images_BHWC, ids_BL, mask_BL = (
+        np.asarray(images),
+        np.asarray(ids),
+        np.asarray(mask).astype(bool),
+    )
     words_BL = mask_BL if words is None else np.asarray(words).astype(bool)
     if images_BHWC.ndim != 4 or images_BHWC.shape[-1] != 3:
         raise UserError(f"images of shape {images_BHWC.shape}: expected [rows, height, width, 3]")

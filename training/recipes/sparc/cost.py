@@ -174,11 +174,14 @@ def flops_table(vision: str, names: Sequence[str]) -> str:
     """Markdown."""
     every = objectives(at_once=ROWS)
     counts = {n: flops(paper(vision), every[n], rows=ROWS, devices=DEVICES) for n in names}
-    lines = ["| objective | TFLOPs a device | of CLIP's | paper | of CLIP's |", "|---|---|---|---|---|"]
+    lines = ["| objective | TFLOPs | of CLIP's | paper | of CLIP's |", "|---|---|---|---|---|"]
     for name, count in counts.items():
-        ratio = f"{count / counts['clip']:.4f}" if "clip" in counts else ""
-        printed = f"{PAPER[name][0]} | {PAPER[name][0] / PAPER['clip'][0]:.4f}" if name in PAPER else "| "
-        lines.append(f"| {name} | {count / 1e12:.3f} | {ratio} | {printed} |")
+        of_clip = f"{count / counts['clip']:.4f}" if "clip" in counts else ""
+        printed = " | "
+        if name in PAPER:
+            teraflops = PAPER[name][0]
+            printed = f"{teraflops} | {teraflops / PAPER['clip'][0]:.4f}"
+        lines.append(f"| {name} | {count / 1e12:.3f} | {of_clip} | {printed} |")
     return "\n".join(lines)
 
 
@@ -211,9 +214,10 @@ def _print_seconds(times: Mapping[str, np.ndarray]) -> None:
     first = next(iter(times))
     for name, of_name in times.items():
         ratio = float(np.median(of_name / times[first]))
+        middle, least = float(np.median(of_name)) * 1e3, of_name.min() * 1e3
         print(
-            f"{name:8} {float(np.median(of_name)) * 1e3:8.1f} ms (least {of_name.min() * 1e3:.1f})  "
-            f"{ratio:.3f} x {first}, median of rounds"
+            f"{name:8} {middle:8.1f} ms (least {least:.1f})  {ratio:.3f} x {first}, the median of "
+            f"{len(of_name)} rounds"
         )
 
 

@@ -73,9 +73,7 @@ def swap_accuracy(image_ND: np.ndarray, text_ND: np.ndarray, swapped_ND: np.ndar
     """Share of images that are nearer to their caption than to the same caption with attributes or
     words exchanged; chance is one half."""
     image_ND = unit_rows(image_ND)
-    right_N, wrong_N = (
-        (image_ND * unit_rows(texts)).sum(-1) for texts in (text_ND, swapped_ND)
-    )
+    right_N, wrong_N = ((image_ND * unit_rows(texts)).sum(-1) for texts in (text_ND, swapped_ND))
     return float((right_N > wrong_N).mean())
 
 

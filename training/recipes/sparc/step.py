@@ -69,8 +69,8 @@ def paper_settings(
     *, large: bool = False, learning_rate: float = 7e-4, weight_decay: float = 0.1
 ) -> Settings:
     """The paper's (appendix D.1): 200,000 steps, 250,000 of L/14, warm-up 2,500. It sweeps the
-    learning rate over 7e-4, 9e-4 and 1.1e-4 (as printed) and weight decay over 0.1, 0.2 and 0.3, and
-    does not name its choice; the first of each is taken."""
+    learning rate over 7e-4, 9e-4 and 1.1e-4 (as printed) and weight decay over 0.1, 0.2 and 0.3,
+    and does not name its choice; the first of each is taken."""
     return Settings(
         steps=250_000 if large else 200_000,
         learning_rate=learning_rate,
@@ -180,8 +180,8 @@ def make_step(
     rows of all devices: the same step as on one.
 
     metrics, float32 scalars, means over the batches: `loss`; each of the objective's terms without
-    its weight, and `language` where it is trained, nats; `gap`, nats (method.mismatch_gap); `scale`,
-    1 / tau after the step; `grad_norm`; `learning_rate`.
+    its weight, and `language` where it is trained, nats; `gap`, nats (method.mismatch_gap);
+    `scale`, 1 / tau after the step; `grad_norm`; `learning_rate`.
     """
     tx = make_tx(settings)
 
@@ -253,5 +253,3 @@ def _decays(params: Any) -> Any:
         return sharding.parameter_name(path).endswith(("kernel", "weight"))
 
     return jax.tree_util.tree_map_with_path(one, params)
-
-

@@ -142,7 +142,7 @@ class TransformerText(nnx.Module):
         self.norm = nnx.LayerNorm(config.width, rngs=rngs)
 
     def __call__(self, ids_BL: jax.Array, mask_BL: jax.Array) -> TextFeatures:
-        """mask_BL: real tokens, bool. Raises UserError: a caption is longer than the tower takes."""
+        """mask_BL: real tokens, bool. Raises UserError: a caption is longer than it takes."""
         check_length(self.config, ids_BL.shape[1])
         return parallel.gathered(self, DTYPE)._read(ids_BL, mask_BL)
 

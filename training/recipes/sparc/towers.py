@@ -118,9 +118,9 @@ class ImageText(nnx.Module):
         return tokens_BLD, adapter(features.pooled_BF), features
 
     def patch_map(self, images_BHWC: jax.Array) -> jax.Array:
-        """[B, P, D]: each patch by the path that global training has seen, h_v and g_v, as the paper
-        segments (section 4.5); to be compared with captions' t. Not the path of words' heat maps,
-        which is v_p beside t_l."""
+        """[B, P, D]: each patch by the path that global training has seen, h_v and g_v, as the
+        paper segments (section 4.5); to be compared with captions' t. Words' heat maps take another
+        path: v_p beside t_l."""
         features_BPF = self.image.patches(images_BHWC)[0]
         if self.global_layer is not None:
             features_BPF = self.global_layer(features_BPF).a
@@ -158,9 +158,7 @@ def small(vocab_size: int, *, image_size: int = 32, length: int = 24) -> PairCon
     """Towers for two cores: about 0.2 million parameters besides the words' embeddings."""
     return PairConfig(
         image=ViTConfig(patch=image_size // 8, width=64, depth=2, heads=4),
-        text=TransformerConfig(
-            vocab_size=vocab_size, length=length, width=64, depth=2, heads=4
-        ),
+        text=TransformerConfig(vocab_size=vocab_size, length=length, width=64, depth=2, heads=4),
         image_size=image_size,
         width=64,
     )

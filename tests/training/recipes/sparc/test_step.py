@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training step: it learns, holds the temperature, sums over batches, and is the same over eight
-devices as on one."""
+"""The training step: it learns, holds the temperature, sums over batches, and is the same over
+eight devices as on one."""
 
 import dataclasses
 from functools import partial

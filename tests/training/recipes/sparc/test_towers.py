@@ -60,7 +60,9 @@ def test_paths_of_the_text():
 
     global_BD = linear(head, h_v(outputs["image_BPF"].mean(1)))
     np.testing.assert_allclose(pairs.image_BD, global_BD, atol=1e-5)
-    np.testing.assert_allclose(outputs["map_BPD"], linear(head, h_v(outputs["image_BPF"])), atol=1e-5)
+    np.testing.assert_allclose(
+        outputs["map_BPD"], linear(head, h_v(outputs["image_BPF"])), atol=1e-5
+    )
     np.testing.assert_allclose(pairs.tokens_BLD, linear(adapter, features.tokens_BLF), atol=1e-5)
     np.testing.assert_allclose(pairs.text_BD, linear(adapter, features.pooled_BF), atol=1e-5)
 

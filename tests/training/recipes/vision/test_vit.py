@@ -47,7 +47,8 @@ def test_patches_that_do_not_mix_are_read_alone():
     for mixing, changed in ((0, [False, True, False, True]), (1, [True] * 4)):
         config = ViTConfig(width=8, depth=2, heads=2, mixing=mixing)
         vit = config.module((8, 8, 1), 2, rngs=nnx.Rngs(0))
-        assert (vit.block_0.attention is None) and ((vit.block_1.attention is None) == (mixing == 0))
+        assert vit.block_0.attention is None
+        assert (vit.block_1.attention is None) == (mixing == 0)
         x_BSD, other_BSD = (vit.patches(images)[0] for images in (x, other))
         differ_BS = np.abs(np.asarray(x_BSD - other_BSD)).max(-1) > 1e-6
         assert differ_BS.tolist() == [changed] * 2
