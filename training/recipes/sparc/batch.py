@@ -17,12 +17,13 @@ from recurrentgemma.errors import UserError
 
 class PairBatch(NamedTuple):
     """images_BHWC: float, as the tower wants them, such as -1 to 1. mask_BL: the caption's tokens;
-    the rest is padding on the right. words_BL: those that local losses read."""
+    the rest is padding on the right. words_BL: those that local losses read. NumPy's
+    arrays do, too."""
 
-    images_BHWC: jax.Array | np.ndarray  # float32
-    ids_BL: jax.Array | np.ndarray  # int32
-    mask_BL: jax.Array | np.ndarray  # bool
-    words_BL: jax.Array | np.ndarray  # bool
+    images_BHWC: jax.Array  # float32
+    ids_BL: jax.Array  # int32
+    mask_BL: jax.Array  # bool
+    words_BL: jax.Array  # bool
 
 
 def pair_batch(
@@ -77,9 +78,11 @@ def pair_batch(
     _refuse(~words_BL.any(1), "a caption without words: leave the pair out")
     cut = slice(0, length)  # columns of nothing but padding
     real_BL = np.where(mask_BL, ids_BL, 0).astype(np.int32)
-    return PairBatch(
-        images_BHWC.astype(np.float32), real_BL[:, cut], mask_BL[:, cut], words_BL[:, cut]
+    arrays: Any = (
+        images_BHWC.astype(np.float32),
+        *(x[:, cut] for x in (real_BL, mask_BL, words_BL)),
     )
+    return PairBatch(*arrays)
 
 
 def _refuse(bad_B: Any, problem: str) -> None:

@@ -87,11 +87,11 @@ def flops(config: PairConfig, objective: Objective, *, rows: int, devices: int) 
 
     names = sharding.MESH_AXIS_NAMES
     mesh: Any = AbstractMesh((devices, 1, 1, 1), names, axis_types=(AxisType.Auto,) * len(names))
-    specs, batch_specs = sharding.specs(params), PairBatch(*[sharding.ROWS] * 4)
+    specs = sharding.specs(params)
     divided = on_mesh(
         mesh,
         jax.value_and_grad(loss, has_aux=True),
-        (specs, batch_specs),
+        (specs, sharding.ROWS),
         ((P(), P()), specs),
     )
     traced = jax.jit(divided).trace(params, abstract_batch(config, rows))

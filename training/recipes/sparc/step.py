@@ -197,7 +197,7 @@ def make_step(
             return gradients(params, batch)
         specs = sharding.specs(params)
         whole = P()
-        divided = on_mesh(mesh, gradients, (specs, PairBatch(*[ROWS] * 4)), ((whole, whole), specs))
+        divided = on_mesh(mesh, gradients, (specs, ROWS), ((whole, whole), specs))
         return divided(params, batch)
 
     def step(state: PairState, batches: Sequence[PairBatch]) -> tuple[PairState, Metrics]:
@@ -206,14 +206,14 @@ def make_step(
         mean = jax.tree.map(lambda *values: sum(values[1:], values[0]) / len(values), *metrics)
         grads = jax.tree.map(lambda *values: sum(values[1:], values[0]), *[g for _, g in results])
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        log_scale = params["model"]["log_scale"]
+        updated: Any = optax.apply_updates(state.params, updates)
+        log_scale = updated["model"]["log_scale"]
         held = jnp.minimum(log_scale[...], math.log(settings.largest_scale))
-        params["model"]["log_scale"] = log_scale.replace(held)
+        updated["model"]["log_scale"] = log_scale.replace(held)
         if mesh is not None:
-            places = sharding.shardings(mesh, params)
-            params = jax.lax.with_sharding_constraint(params, places)
-        return PairState(state.step + 1, params, opt_state), {
+            places = sharding.shardings(mesh, updated)
+            updated = jax.lax.with_sharding_constraint(updated, places)
+        return PairState(state.step + 1, updated, opt_state), {
             **mean,
             "scale": jnp.exp(held),
             "grad_norm": optax.tree.norm(grads),

@@ -15,14 +15,14 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.sharding import parameter_name
 from training.recipes.sparc.batch import PairBatch, pair_batch
 from training.recipes.sparc.embeddings import Embeddings
-from training.recipes.sparc.text import TransformerConfig
+from training.recipes.sparc.text import TextConfig, TransformerConfig
 from training.recipes.sparc.towers import PairConfig
 from training.recipes.vision.vit import ViTConfig
 
 ROWS, TOKENS, PATCHES, WIDTH, VOCAB, SIDE = 8, 5, 4, 6, 16, 4
-SCALE = 7.0
+SCALE: Any = 7.0
 COUNTS = np.array([5, 1, 3, 4, 2, 5, 3, 2])  # tokens of each caption
-MASK_BL = np.arange(TOKENS)[None] < COUNTS[:, None]
+MASK_BL: Any = np.arange(TOKENS)[None] < COUNTS[:, None]
 GRIFFIN = GriffinConfig(
     width=8,
     mlp_width=8,
@@ -43,11 +43,11 @@ def embeddings(seed: int = 0) -> Embeddings:
     """Random ones, float32."""
     rng = np.random.default_rng(seed)
     shapes = ((ROWS, PATCHES, WIDTH), (ROWS, TOKENS, WIDTH), (ROWS, WIDTH), (ROWS, WIDTH))
-    patches, tokens, image, text = (rng.normal(size=s).astype(np.float32) for s in shapes)
-    return Embeddings(patches, tokens, MASK_BL, image, text)
+    arrays: Any = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    return Embeddings(arrays[0], arrays[1], MASK_BL, arrays[2], arrays[3])
 
 
-def towers(text=TRANSFORMER, **changes) -> PairConfig:
+def towers(text: TextConfig = TRANSFORMER, **changes: Any) -> PairConfig:
     """Of images of 4 x 4 in four patches."""
     return PairConfig(image=IMAGE, text=text, image_size=SIDE, width=WIDTH, **changes)
 
@@ -83,7 +83,7 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
-def unit(x: np.ndarray) -> np.ndarray:
+def unit(x: Any) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights of patches: what the paper's construction promises, whatever the similarities are."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,7 +71,7 @@ def test_equal_similarities_and_a_single_patch():
     assert np.isfinite(grads_LP).all()
     np.testing.assert_array_equal(grads_LP[:2], 0.0)
     assert np.abs(grads_LP[2]).max() > 0.01
-    patch_BPD = np.array([[[1.0, -2.0]]], np.float32)
+    patch_BPD: Any = np.array([[[1.0, -2.0]]], np.float32)
 
     @jax.jit
     def alone(tokens_BLD):

@@ -6,6 +6,7 @@ import pytest
 from tests.training.recipes.sparc.small_pairs import PATCHES, ROWS, TOKENS, WIDTH, towers
 from training.recipes.sparc.cost import abstract_batch, flops, seconds, shallower
 from training.recipes.sparc.objectives import objectives
+from training.recipes.sparc.text import TransformerConfig
 from training.recipes.sparc.towers import paper
 
 
@@ -26,6 +27,7 @@ def test_flops_of_one_of_eight_devices():
 
 def test_shapes_are_the_papers():
     config = shallower(paper("B/32"), 3)
+    assert isinstance(config.text, TransformerConfig)
     assert (config.image.depth, config.text.depth) == (3, 3)
     assert abstract_batch(config, 7).ids_BL.shape == (7, 55)
 

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """SPARC's local loss: values beside a loop over captions, and what must change nothing."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.training.recipes.sparc.small_pairs import MASK_BL, SCALE, embeddings, naive_local_loss
-from training.recipes.sparc.alignment import dense_weights, softmax_weights, sparse_weights
+from training.recipes.sparc.alignment import Weigh, dense_weights, softmax_weights, sparse_weights
 from training.recipes.sparc.embeddings import Embeddings
 from training.recipes.sparc.method import local_loss, mismatch_gap, sparc_loss
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 PAIRS = embeddings()
-VARIANTS = {
+VARIANTS: dict[Any, Weigh] = {
     ("sparse", "caption"): sparse_weights,
     ("sparse", "batch"): sparse_weights,
     ("dense", "caption"): dense_weights,
@@ -56,9 +58,10 @@ def test_the_gap_is_the_loss_of_the_row_befores_image_less_the_loss(losses):
 
 def test_the_gap_of_aligned_pairs_is_large():
     """Words that are patches of their own image, and of no other."""
-    random = np.random.default_rng(0).normal(size=PAIRS.patches_BPD.shape).astype(np.float32)
-    tokens = np.concatenate([random, random[:, :1]], 1)
-    words = np.arange(tokens.shape[1])[None].repeat(len(tokens), 0) < random.shape[1]
+    random: Any = np.random.default_rng(0).normal(size=PAIRS.patches_BPD.shape)
+    random = random.astype(np.float32)
+    tokens: Any = np.concatenate([random, random[:, :1]], 1)
+    words: Any = np.arange(tokens.shape[1])[None].repeat(len(tokens), 0) < random.shape[1]
     pairs = Embeddings(random, tokens, words, PAIRS.image_BD, PAIRS.text_BD)
     assert losses_and_gap(pairs)[1] > 0.3
 

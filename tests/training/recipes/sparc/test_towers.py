@@ -2,6 +2,7 @@
 """The two towers in one space: the paths of the text and of the listing, and the paper's sizes."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -55,8 +56,10 @@ def test_paths_of_the_text():
     np.testing.assert_allclose(outputs["scale"], 1 / 0.07, rtol=1e-6)
     np.testing.assert_allclose(pairs.patches_BPD, linear(head, outputs["image_BPF"]), atol=1e-5)
 
+    first: Any = model.global_layer.linear
+
     def h_v(x):
-        return np.asarray(gelu(linear(model.global_layer.linear, x)))
+        return np.asarray(gelu(linear(first, x)))
 
     global_BD = linear(head, h_v(outputs["image_BPF"].mean(1)))
     np.testing.assert_allclose(pairs.image_BD, global_BD, atol=1e-5)
@@ -90,7 +93,7 @@ def test_the_papers_sizes():
 
 def test_what_does_not_fit_the_towers():
     model = filled(lambda: ImageText(towers(), rngs=nnx.Rngs(0)))
-    large = np.zeros((1, 2 * SIDE, SIDE, 3), np.float32)
+    large: Any = np.zeros((1, 2 * SIDE, SIDE, 3), np.float32)
     message = "images of 8 x 4 have 4 x 2 patches of 2 x 2, and the network has positions for 4"
     with pytest.raises(UserError, match=message):
         model.images(large)
