@@ -23,12 +23,12 @@ BACKGROUND = -1
 def class_maps(
     patches_NPD: np.ndarray,
     class_CD: np.ndarray,
-    present_NC: np.ndarray,
+    candidates_NC: np.ndarray,
     *,
     grid: tuple[int, int],
     size: tuple[int, int],
 ) -> np.ndarray:
-    """The class of each pixel, int [N, H, W]: that of its patch, the nearest of those present.
+    """The class of each pixel, int [N, H, W]: that of its patch, the nearest of the candidates.
 
     patches_NPD: of ImageText.patch_map. grid: rows and columns of patches. size: H, W.
 
@@ -42,10 +42,10 @@ def class_maps(
             f"{patches_NPD.shape[1]} patches in a grid of {rows} x {columns} over {size[0]} x "
             f"{size[1]} pixels: expected as many patches, and sides that they divide"
         )
-    if not present_NC.any(1).all():
-        raise UserError(f"image {int(np.argmin(present_NC.any(1)))} has no class to be found")
+    if not candidates_NC.any(1).all():
+        raise UserError(f"image {int(np.argmin(candidates_NC.any(1)))} has no class to be found")
     cosine_NPC = unit_rows(patches_NPD) @ unit_rows(class_CD).T
-    best_NP = np.where(present_NC[:, None], cosine_NPC, -np.inf).argmax(-1)
+    best_NP = np.where(candidates_NC[:, None], cosine_NPC, -np.inf).argmax(-1)
     best = best_NP.reshape(-1, rows, columns)
     return best.repeat(size[0] // rows, 1).repeat(size[1] // columns, 2)
 

@@ -9,27 +9,27 @@ from training.recipes.sparc.localization import class_maps, heat_maps, mean_iou
 
 EYE = np.eye(3)
 PATCHES = np.array([[EYE[0], EYE[1], EYE[0] + 0.5 * EYE[2], EYE[1]]])
-PRESENT = np.ones((1, 3), bool)
+CANDIDATES = np.ones((1, 3), bool)
 
 
 def test_each_pixel_has_the_class_of_its_patch():
-    maps = class_maps(PATCHES, EYE, PRESENT, grid=(2, 2), size=(4, 2))
+    maps = class_maps(PATCHES, EYE, CANDIDATES, grid=(2, 2), size=(4, 2))
     assert maps.tolist() == [[[0, 1], [0, 1], [0, 1], [0, 1]]]
-    absent = np.array([[False, True, True]])
-    assert class_maps(PATCHES, EYE, absent, grid=(2, 2), size=(2, 2)).tolist() == [[[1, 1], [2, 1]]]
+    fewer = np.array([[False, True, True]])
+    assert class_maps(PATCHES, EYE, fewer, grid=(2, 2), size=(2, 2)).tolist() == [[[1, 1], [2, 1]]]
 
 
 @pytest.mark.parametrize(
-    ("grid", "size", "present", "message"),
+    ("grid", "size", "candidates", "message"),
     [
-        ((2, 3), (6, 6), PRESENT, "4 patches in a grid of 2 x 3"),
-        ((2, 2), (5, 6), PRESENT, "over 5 x 6 pixels: expected as many patches, and sides"),
-        ((2, 2), (4, 4), ~PRESENT, "image 0 has no class to be found"),
+        ((2, 3), (6, 6), CANDIDATES, "4 patches in a grid of 2 x 3"),
+        ((2, 2), (5, 6), CANDIDATES, "over 5 x 6 pixels: expected as many patches, and sides"),
+        ((2, 2), (4, 4), ~CANDIDATES, "image 0 has no class to be found"),
     ],
 )
-def test_what_does_not_fit_is_refused(grid, size, present, message):
+def test_what_does_not_fit_is_refused(grid, size, candidates, message):
     with pytest.raises(UserError, match=message):
-        class_maps(PATCHES, EYE, present, grid=grid, size=size)
+        class_maps(PATCHES, EYE, candidates, grid=grid, size=size)
 
 
 def test_mean_iou_of_foreground():
