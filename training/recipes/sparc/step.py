@@ -28,7 +28,7 @@ from recurrentgemma.sharded import on_mesh, place
 from training.recipes.sparc.batch import PairBatch
 from training.recipes.sparc.method import mismatch_gap
 from training.recipes.sparc.objectives import Objective
-from training.recipes.sparc.text import DTYPE
+from training.recipes.sparc.text import DTYPE, GriffinTextConfig
 from training.recipes.sparc.towers import ImageText
 
 ROWS = sharding.ROWS
@@ -131,13 +131,15 @@ def init_state(
     seed: of the objective's own parameters. The first step donates the state's arrays.
 
     Raises:
-      UserError: the mesh divides a sequence or channels (see check_mesh), or not the Griffin.
+      UserError: the mesh divides a sequence or channels (check_mesh), or does not divide a Griffin.
     """
     graphdef, model_params = nnx.split(model, nnx.Param)
     own = objective.init(jax.random.key(seed), model.config.width)
     params = {"model": model_params, "objective": own}
     if mesh is not None:
         check_mesh(mesh)
+        if isinstance(model.config.text, GriffinTextConfig):
+            sharding.check_model(model.config.text.griffin, mesh.shape)
         params = jax.device_put(params, sharding.shardings(mesh, params))
     # Copies: two towers may begin with one checkpoint's arrays, and a step donates each once.
     params = jax.tree.map(jnp.copy, params)

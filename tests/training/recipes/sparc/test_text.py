@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from checkpoints import store
 from recurrentgemma.errors import UserError
+from recurrentgemma.params import flat_params
 from tests.training.recipes.sparc.small_pairs import (
     COUNTS,
     GRIFFIN,
@@ -121,22 +123,18 @@ def test_the_language_loss_is_that_of_next_tokens(both_ways: Read):
     np.testing.assert_allclose(loss, nll_BL[MASK_BL[:, 1:]].mean(), rtol=1e-4)
 
 
-def test_a_tower_begins_with_a_checkpoint(both_ways: Read, monkeypatch: pytest.MonkeyPatch):
+def test_a_tower_begins_with_a_checkpoint(both_ways: Read, tmp_path: Path):
     """Both directions do; the config is the checkpoint's, in float32."""
-    stored = dataclasses.replace(GRIFFIN, dtype="bfloat16")
-    loaded = []
-
-    def load(path, config):
-        loaded.append((path, config))
-        return both_ways.module.griffin, config, None
-
-    monkeypatch.setattr("training.recipes.sparc.text.config_of", lambda path: stored)
-    monkeypatch.setattr("training.recipes.sparc.text.load_checkpoint", load)
-    config = griffin_from("runs/mine", length=TOKENS, directions=2)
+    stored = flat_params(both_ways.module.griffin)
+    stored_config = dataclasses.replace(GRIFFIN, dtype="bfloat16")
+    store.write(tmp_path / "mine", dict(stored), stored_config)
+    config = griffin_from(str(tmp_path / "mine"), length=TOKENS, directions=2)
     assert config.griffin == GRIFFIN
     module = config.module(rngs=nnx.Rngs(7))
-    assert loaded == [("runs/mine", GRIFFIN)] * 2
-    assert module.griffin is both_ways.module.griffin
+    for griffin in (module.griffin, module.backward):
+        assert griffin is not None
+        for name, value in flat_params(griffin).items():
+            np.testing.assert_array_equal(value, stored[name])
 
 
 def test_no_checkpoint_is_refused(tmp_path: Path):
