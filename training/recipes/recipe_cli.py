@@ -25,6 +25,7 @@ examples:
   griffin recipe plasticity --list
   griffin recipe plasticity adam --seeds 3
   griffin recipe plasticity --study
+  griffin recipe sparc --query "a red lemon" photo.png
   griffin recipe pfo --preset mujoco --environments Hopper-v5 --interventions none 'PFO all'
 """
 
@@ -89,7 +90,16 @@ class RecipeArguments:
 
 
 def main(argv: Sequence[str]) -> None:
-    """List or run. Raises UserError: there is no such recipe or experiment; see experiment.py."""
+    """List or run. A recipe may have `commands` of its own, which its flags call.
+
+    Raises UserError: there is no such recipe or experiment; see experiment.py."""
+    if argv and argv[0] in recipes():
+        name = f"training.recipes.{argv[0]}.commands"
+        if importlib.util.find_spec(name):
+            commands = importlib.import_module(name)
+            if any(flag.partition("=")[0] in commands.FLAGS for flag in argv):
+                commands.main(argv[1:])
+                return
     run(tyro.cli(RecipeArguments, prog="griffin recipe", description=EXAMPLES, args=argv))
 
 

@@ -156,16 +156,20 @@ def train(arm: SceneArm, seed: int) -> tuple[Any, list[dict[str, float]]]:
     return jax.block_until_ready(state.params["model"]), logged
 
 
+def evaluated(arm: SceneArm, params: Any, split: str) -> dict[str, float]:
+    """The numbers of evaluation.py on a split's scenes."""
+    words = vocabulary(arm.style, arm.things)
+    return _evaluator(arm.towers(len(words)), words).measure(params, arrays(arm, split))
+
+
 def measure(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Mapping[str, Any]]]:
     """Of each cell: `validation`, `test` and `new`, the numbers of evaluation.py on those scenes;
     `loss`, by time."""
     for cell in cells:
         arm: SceneArm = cell.choices
         params, logged = train(arm, cell.seed)
-        words = vocabulary(arm.style, arm.things)
-        evaluator = _evaluator(arm.towers(len(words)), words)
         splits = ("validation", "test", *(("new",) if arm.scene.coloured else ()))
-        numbers = {split: evaluator.measure(params, arrays(arm, split)) for split in splits}
+        numbers = {split: evaluated(arm, params, split) for split in splits}
         yield cell, as_json({**numbers, "loss": [one["loss"] for one in logged]})
 
 
