@@ -203,7 +203,7 @@ def main() -> None:
             for name in arguments.objectives:
                 config = shallower(paper(arguments.vision), layers)
                 size = memory(config, objectives()[name], rows=ROWS, devices=DEVICES)
-                print(f"{name:8} {layers} layers  {size / 1e6:9,.1f} MB", flush=True)
+                print(f"{name:12} {layers} layers  {size / 1e6:9,.1f} MB", flush=True)
     elif arguments.seconds:
         _print_seconds(seconds(arguments.objectives, rows=arguments.rows, rounds=arguments.rounds))
     else:
@@ -216,7 +216,7 @@ def _print_seconds(times: Mapping[str, np.ndarray]) -> None:
         ratio = float(np.median(of_name / times[first]))
         middle, least = float(np.median(of_name)) * 1e3, of_name.min() * 1e3
         print(
-            f"{name:8} {middle:8.1f} ms (least {least:.1f})  {ratio:.3f} x {first}, the median of "
+            f"{name:12} {middle:8.1f} ms (least {least:.1f})  {ratio:.3f} x {first}, the median of "
             f"{len(of_name)} rounds"
         )
 
