@@ -23,7 +23,6 @@ import numpy as np
 from training.recipes.experiment import Cell
 
 T = TypeVar("T")
-CONVOLUTIONS = ("cnn", "vgg16", "resnet18", "resnet50")  # kinds of networks
 
 
 def split(choices: T) -> tuple[T, list[float]]:
@@ -66,13 +65,14 @@ def seeds_of(cells: Sequence[Cell]) -> jnp.ndarray:
     return jnp.asarray([cell.seed for cell in cells], jnp.uint32)
 
 
-def over(function: Callable, network: Any, in_axes: Sequence[int | None]) -> Callable:
-    """jax.vmap(function, in_axes) for networks of this config, axes 0 or None.
+def over(function: Callable, in_axes: Sequence[int | None], *, large: bool) -> Callable:
+    """jax.vmap(function, in_axes), axes 0 or None.
 
-    On CPUs a network of convolutions runs for one after the other, in the same program: what its
-    layers read and write fits a core's cache then, and all of it takes less time (docs/log.md).
+    On CPUs a `large` one, such as of a network of convolutions, runs for one after the other in the
+    same program: what its layers read and write fits a core's cache then, and all of it takes less
+    time (docs/log.md).
     """
-    if jax.default_backend() != "cpu" or network.kind not in CONVOLUTIONS:
+    if jax.default_backend() != "cpu" or not large:
         return jax.vmap(function, tuple(in_axes))
 
     def one_by_one(*args: Any) -> Any:

@@ -23,6 +23,7 @@ from training.recipes.plasticity.pictures import Pictures, pictures
 from training.recipes.plasticity.value_probe import value_task
 from training.recipes.rl.heads import decode, value_loss
 from training.recipes.side_by_side import join, numbers_of, over, programs, seeds_of, split
+from training.recipes.vision.network import has_convolutions
 
 EASY = MDPS["easy"]
 
@@ -122,9 +123,9 @@ def train_td(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Mapping[str, Any]]]:
         run = Run(split(arm)[0], pictures(arm.source, arm.images))
         numbers, seeds = numbers_of(group), seeds_of(group)
         state = jax.jit(jax.vmap(run.start))(numbers, seeds)
-        network = arm.choices.network
-        probed = jax.jit(over(run.probed, network, (0, 0, 0)))
-        iteration = jax.jit(over(run.iteration, network, (0, 0, 0, None)), donate_argnums=2)
+        large = has_convolutions(arm.choices.network)
+        probed = jax.jit(over(run.probed, (0, 0, 0), large=large))
+        iteration = jax.jit(over(run.iteration, (0, 0, 0, None), large=large), donate_argnums=2)
         before, records = probed(numbers, seeds, state), []
         for number in range(arm.renewals):
             state, record = iteration(numbers, seeds, state, jnp.asarray(number, jnp.int32))

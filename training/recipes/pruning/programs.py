@@ -22,7 +22,7 @@ from training.recipes import side_by_side
 from training.recipes.pruning import method
 from training.recipes.pruning.choices import Training
 from training.recipes.pruning.widths import layers_of, shared_axes
-from training.recipes.vision.network import Network
+from training.recipes.vision.network import Network, has_convolutions
 
 SCANNED = 500  # examples in a batch of the dead criterion; 512 in the paper's code
 PART = 50  # that are read at once: what more of them write no longer fits a core's cache
@@ -114,7 +114,9 @@ def steps_program(
 
         return jax.lax.scan(one, trained, (steps_T, *strengths))
 
-    of_all = side_by_side.over(steps, config, (0, 0, None, None, None, None))
+    of_all = side_by_side.over(
+        steps, (0, 0, None, None, None, None), large=has_convolutions(config)
+    )
     return jax.jit(of_all, donate_argnums=0)
 
 
@@ -133,7 +135,7 @@ def scan_program(config: Any, image_shape: Shape, classes: int) -> Any:
         return method.dead_units(jax.tree.map(lambda sums: sums.sum(0), of_parts), layers)
 
     def scan(params: Any, stats: Any, x_NHWC: Any) -> dict[str, jax.Array]:
-        of_all = side_by_side.over(of_batch, config, (0, 0, None))
+        of_all = side_by_side.over(of_batch, (0, 0, None), large=has_convolutions(config))
         whole = len(x_NHWC) // SCANNED * SCANNED
         parts = []
         if whole:
@@ -159,7 +161,7 @@ def score_program(config: Any, image_shape: Shape, classes: int, score: Callable
 
         return score(loss, params, shared, masks)
 
-    return jax.jit(side_by_side.over(scores, config, (0, 0, 0, None, None)))
+    return jax.jit(side_by_side.over(scores, (0, 0, 0, None, None), large=has_convolutions(config)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -180,7 +182,7 @@ def accuracy_program(config: Any, image_shape: Shape, classes: int) -> Any:
 
         return jax.lax.map(right, (batches, y_N[:count].reshape(-1, size))).mean()
 
-    return jax.jit(side_by_side.over(accuracy, config, (0, 0, None, None)))
+    return jax.jit(side_by_side.over(accuracy, (0, 0, None, None), large=has_convolutions(config)))
 
 
 def cross_entropy(outputs_BO: jax.Array, labels_B: jax.Array) -> jax.Array:
