@@ -65,7 +65,7 @@ def seeds_of(cells: Sequence[Cell]) -> jnp.ndarray:
     return jnp.asarray([cell.seed for cell in cells], jnp.uint32)
 
 
-def over(function: Callable, in_axes: Sequence[int | None], *, large: bool) -> Callable:
+def batched(function: Callable, in_axes: Sequence[int | None], *, large: bool) -> Callable:
     """jax.vmap(function, in_axes), axes 0 or None.
 
     On CPUs a `large` one, such as of a network of convolutions, runs for one after the other in the

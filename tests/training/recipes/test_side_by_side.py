@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from training.recipes.experiment import Cell
-from training.recipes.side_by_side import join, numbers_of, over, programs, seeds_of, split
+from training.recipes.side_by_side import batched, join, numbers_of, programs, seeds_of, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def test_one_by_one_is_as_side_by_side(large: bool):
 
     tree = {"a": jnp.arange(24.0).reshape(3, 2, 4), "b": jnp.arange(6.0).reshape(3, 2)}
     args = tree, 0.5, jnp.arange(4.0)
-    program = jax.jit(over(step, (0, None, None), large=large))
+    program = jax.jit(batched(step, (0, None, None), large=large))
     assert ("scan" in str(jax.make_jaxpr(program)(*args))) == large
     for got, expected in zip(program(*args), jax.vmap(step, (0, None, None))(*args), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-6)

@@ -114,7 +114,7 @@ def steps_program(
 
         return jax.lax.scan(one, trained, (steps_T, *strengths))
 
-    of_all = side_by_side.over(
+    of_all = side_by_side.batched(
         steps, (0, 0, None, None, None, None), large=has_convolutions(config)
     )
     return jax.jit(of_all, donate_argnums=0)
@@ -135,7 +135,7 @@ def scan_program(config: Any, image_shape: Shape, classes: int) -> Any:
         return method.dead_units(jax.tree.map(lambda sums: sums.sum(0), of_parts), layers)
 
     def scan(params: Any, stats: Any, x_NHWC: Any) -> dict[str, jax.Array]:
-        of_all = side_by_side.over(of_batch, (0, 0, None), large=has_convolutions(config))
+        of_all = side_by_side.batched(of_batch, (0, 0, None), large=has_convolutions(config))
         whole = len(x_NHWC) // SCANNED * SCANNED
         parts = []
         if whole:
@@ -161,7 +161,9 @@ def score_program(config: Any, image_shape: Shape, classes: int, score: Callable
 
         return score(loss, params, shared, masks)
 
-    return jax.jit(side_by_side.over(scores, (0, 0, 0, None, None), large=has_convolutions(config)))
+    return jax.jit(
+        side_by_side.batched(scores, (0, 0, 0, None, None), large=has_convolutions(config))
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -182,7 +184,9 @@ def accuracy_program(config: Any, image_shape: Shape, classes: int) -> Any:
 
         return jax.lax.map(right, (batches, y_N[:count].reshape(-1, size))).mean()
 
-    return jax.jit(side_by_side.over(accuracy, (0, 0, None, None), large=has_convolutions(config)))
+    return jax.jit(
+        side_by_side.batched(accuracy, (0, 0, None, None), large=has_convolutions(config))
+    )
 
 
 def cross_entropy(outputs_BO: jax.Array, labels_B: jax.Array) -> jax.Array:
