@@ -32,7 +32,7 @@ class NetworkConfig(Protocol):
 
 def has_convolutions(config: Any) -> bool:
     """Of a NetworkConfig."""
-    return config.kind in ("cnn", "vgg16", "resnet18", "resnet50")
+    return config.kind in ("cnn", "conv", "vgg16", "resnet18", "resnet50")
 
 
 class Network:
