@@ -81,7 +81,7 @@ def test_cells_share_a_copy(folder):
         names += ["held_loss"] if arm == "bc" else []
         curves = [of_arm["curves"][name] for name in names]
         assert np.isfinite(np.array(curves, float)).all()
-        assert np.shape(curves)[1] == 2
+        assert {len(curve) for curve in curves} == {2}
     assert [path.name for path in folder.iterdir()] == ["archive-10-0.json"]
 
 

@@ -2,6 +2,9 @@
 """Stored games, a copy of them, and each method's term: nothing for the copy itself, and more for
 another policy; in a dungeon without NetHack. And recordings of NetHack, where it is installed."""
 
+import importlib
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,12 +104,12 @@ def test_the_line_at_the_bottom():
 
 
 def test_recordings_of_nethack_are_read(tmp_path):
-    pytest.importorskip("nle", reason="nle is not installed here: griffin-lm[nethack]")
-    import nle.dataset as nld
-    from nle.env.tasks import NetHackScore
-
+    nld: Any = pytest.importorskip(
+        "nle.dataset", reason="nle is not installed here: griffin-lm[nethack]"
+    )
+    tasks: Any = importlib.import_module("nle.env.tasks")
     keys = nethack_game(Game())[1]
-    inner = NetHackScore(savedir=str(tmp_path / "nld" / "me"), save_ttyrec_every=1)
+    inner = tasks.NetHackScore(savedir=str(tmp_path / "nld" / "me"), save_ttyrec_every=1)
     inner.reset()
     walk = np.random.default_rng(0).integers(1, 9, 200)
     for action in walk:

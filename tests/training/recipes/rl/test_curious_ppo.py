@@ -72,7 +72,7 @@ def test_it_learns_and_is_held(tmp_path):
         assert observation_M.shape == (32, *SHAPE)
         moved = jax.tree.map(lambda x, y: jnp.sum(jnp.square(x - y)), params, beside)
         del number
-        return 1e3 * sum(jax.tree.leaves(moved))
+        return 1e3 * sum(jax.tree.leaves(moved), jnp.zeros(()))
 
     free, state = trained(CuriousPPO(CHOICES, SHAPE, POLICY), tmp_path, 25, begun)
     agent = CuriousPPO(CHOICES, SHAPE, POLICY, held=held, beside=lambda number: teacher)
@@ -80,7 +80,7 @@ def test_it_learns_and_is_held(tmp_path):
     assert np.isfinite(free[0]["novelty"])
     assert free[0]["predictor_loss"] >= 0
     picture = Sides(5).reset()
-    outputs, values = agent.judge(state.params, picture)
+    outputs, values = agent.judge(state.params, jnp.asarray(picture))
     assert (np.argmax(np.asarray(outputs), 1) == (picture[:, 0, 5, 0] > 0)).all()
     assert values.shape == (8, 2)
     distances = [
@@ -96,7 +96,7 @@ def test_the_values_alone_are_trained(tmp_path):
     assert float(begun.curiosity.frames.count) == 8
     _, state = trained(alone, tmp_path, 1, begun)
     picture = Sides(5).reset()
-    before, after = (alone.judge(one.params, picture) for one in (begun, state))
+    before, after = (alone.judge(one.params, jnp.asarray(picture)) for one in (begun, state))
     np.testing.assert_array_equal(before[0], after[0])
     assert (before[1] != after[1]).all()
 
