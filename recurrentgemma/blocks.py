@@ -102,8 +102,7 @@ class AttentionBlock(nnx.Module):
         v_BTK = keep(self.proj_v(x_BTD), MIXER)
         out_BTHK = local_attention(
             q_BTHK,
-            *(parallel.replicate(x_BTK, "tensor") for x_BTK in (k_BTK, v_BTK)),
-            *(state or ()),
+            *(parallel.replicate(x, "tensor") for x in (k_BTK, v_BTK, *(state or ()))),
             window=self.window,
             positions_BT=chunk.positions_BT,
             start_position_B=chunk.start_position_B,

@@ -10,6 +10,8 @@ each head, biases on all but the query, key and value projections, a multiplier 
 document's first token.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -17,7 +19,7 @@ from jax.typing import ArrayLike
 
 from kernels.dot import dot_transposed
 from recurrentgemma import parallel, remat, sharding
-from recurrentgemma.blocks import ResidualBlock
+from recurrentgemma.blocks import AttentionBlock, ResidualBlock
 from recurrentgemma.chunk import Chunk, check_inputs, locate
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.layers import Embedder, RMSNorm
@@ -147,6 +149,22 @@ class Griffin(nnx.Module):
         else:
             self.blocks = nnx.List(blocks)
         self.final_norm = RMSNorm(config.width, dtype=jnp.dtype(config.param_dtype))
+
+
+def for_short_documents(model: Griffin, tokens: int) -> Griffin:
+    """The same model, its arrays too, for documents of at most so many tokens: what an attention
+    block keeps of them is no longer than they are, where `model` has places for its whole window.
+    Its states do not fit `model`."""
+    short = nnx.merge(*nnx.split(model))
+    short.config = dataclasses.replace(
+        model.config,
+        attention_window=min(model.config.attention_window, tokens),
+        context_length=min(model.config.context_length, tokens),
+    )
+    for _, module in nnx.iter_modules(short):
+        if isinstance(module, AttentionBlock):
+            module.window = min(module.window, tokens)
+    return short
 
 
 def _call(block: ResidualBlock, x_BTD, block_state, chunk: Chunk):

@@ -208,15 +208,18 @@ def build(
     if config.diagnostics_every and isinstance(inputs, Inputs):
         diagnostics = Diagnostics(config, graphdef, inputs.mixture, mesh)
     step, tokens = int(train_state.step), config.batch_size * config.sequence_length
+    flops = tokens * flops_per_token(config.model, config.sequence_length)["training"]
+    prefers = config.preference is not None  # its rows are of no fixed length
     watch = Stopwatch(
-        items_per_step=tokens,
-        flops_per_step=tokens * flops_per_token(config.model, config.sequence_length)["training"],
+        items_per_step=config.batch_size // 2 if prefers else tokens,
+        unit="preferences" if prefers else "tokens",
+        flops_per_step=None if prefers else flops,
         devices=jax.devices()[:1] if mesh is None else list(mesh.devices.flat),
     )
     bytes_per_token = inputs.bytes_per_token()
 
     def derived(record: dict[str, Any]) -> dict[str, Any]:
-        numbers: dict[str, Any] = {"tokens": record["step"] * tokens}
+        numbers: dict[str, Any] = {} if prefers else {"tokens": record["step"] * tokens}
         if bytes_per_token is not None:
             bits = bits_per_byte(record["loss"], bytes_per_token=bytes_per_token)
             numbers["bits_per_byte"] = bits

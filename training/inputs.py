@@ -16,7 +16,6 @@ from jax.sharding import Mesh, NamedSharding
 from eval.perplexity import score_documents
 from recurrentgemma.errors import UserError
 from recurrentgemma.griffin import Griffin
-from recurrentgemma.losses import Batch
 from recurrentgemma.sharding import BATCH
 from recurrentgemma.text.tokenizer import Tokenizer
 from training.configs import TrainConfig
@@ -169,20 +168,18 @@ class Feed:
     """Batches where the training step wants them: each process makes its own rows, and the mesh
     holds all of them."""
 
-    def __init__(
-        self, batches: Iterator[Batch], mesh: Mesh | None, *, batch_size: int, rows: range
-    ):
+    def __init__(self, batches: Iterator[Any], mesh: Mesh | None, *, batch_size: int, rows: range):
         self._batches, self._mesh = batches, mesh
         self._batch_size, self._first = batch_size, rows.start
 
     def __iter__(self) -> "Feed":
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Any:
         batch = next(self._batches)
         if self._mesh is None:
             return batch
-        return Batch(*map(self._put, batch))
+        return jax.tree.map(self._put, batch)
 
     def _put(self, rows_RT: Any) -> jax.Array:
         assert self._mesh is not None

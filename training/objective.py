@@ -26,12 +26,12 @@ class Objective(Protocol):
         """Whether it reads the checkpoint that training started from, as the `teacher`."""
         ...
 
-    def count(self, batch: Batch) -> jax.Array:
+    def count(self, batch: Any) -> jax.Array:
         """What a part of a batch weighs in the mean over all of it, of all devices."""
         ...
 
     def __call__(
-        self, model: Griffin, teacher: Any, batch: Batch, carried: Any, weight: Any
+        self, model: Griffin, teacher: Any, batch: Any, carried: Any, weight: Any
     ) -> tuple[jax.Array, tuple[Metrics, Any]]:
         """(loss, (metrics, the carried state after it)), means over the batch of all devices.
         teacher: its parameters. weight: of what is retained."""

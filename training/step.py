@@ -39,7 +39,7 @@ class TrainStep(Protocol):
     """The jitted step: see make_train_step."""
 
     def __call__(
-        self, train_state: TrainState, batch: Batch, frozen: Any = (), kept: Kept = NOTHING
+        self, train_state: TrainState, batch: Any, frozen: Any = (), kept: Kept = NOTHING
     ) -> tuple[TrainState, Metrics]: ...
 
     def lower(
@@ -85,7 +85,8 @@ def make_train_step(
     other, whose gradients are added: the same step in less memory.
     frozen: parameters that are used and not trained.
     measure: more metrics, scalars, of the parameters after the step.
-    objective: what is minimised, next tokens if it is not said (z_loss is theirs); where it
+    objective: what is minimised, next tokens if it is not said (z_loss is theirs), over batches as
+    it has them, of arrays whose first axis is rows and whose second is tokens; where it
     compares with the checkpoint, `kept` has that, or by LoRA `frozen`.
     retention: its loss is added; what that reads is `kept`, and `retention_loss` (without its
     weight) and `retention_weight` are among the metrics.

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import recurrentgemma as rg
-from recurrentgemma.griffin import Griffin
+from recurrentgemma.griffin import Griffin, for_short_documents
 from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.params import flat_params
 from tests.recurrentgemma.models import CONFIGS, WINDOW, call, make, tokens
@@ -51,6 +51,21 @@ def test_a_window_reaches_exactly_w_tokens_back():
     seen = influence(Griffin(config, rngs=nnx.Rngs(0)), np.arange(3 * WINDOW)[None])
     distance = np.arange(3 * WINDOW)[:, None] - np.arange(3 * WINDOW)[None]
     np.testing.assert_array_equal(seen, (distance >= 0) & (distance <= WINDOW))
+
+
+@pytest.mark.parametrize("kind", ["griffin", "mqa"])
+def test_short_documents_need_no_longer_rings(kind: str):
+    model = make(kind)
+    short, ids = for_short_documents(model, WINDOW - 2), tokens(0, 2, WINDOW - 2)
+    (part, state), (want_part, whole) = call(short, ids[:, :4]), call(model, ids[:, :4])
+    after, _ = call(short, ids[:, 4:], state)
+    want_after, _ = call(model, ids[:, 4:], whole)
+    np.testing.assert_allclose(part, want_part, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(after, want_after, rtol=0, atol=1e-5)
+    places = [layer.keys_BWK.shape[1] for layer in state.layers if hasattr(layer, "keys_BWK")]
+    assert set(places) == {WINDOW - 2}
+    assert model.config == CONFIGS[kind]
+    assert for_short_documents(model, 1000).config == model.config
 
 
 def training_program(depth: int, scan_layers: bool) -> str:

@@ -29,9 +29,8 @@ from checkpoints.convert import convert
 from checkpoints.load import load_checkpoint
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
-from recurrentgemma.losses import Batch
 from recurrentgemma.params import flat_params
-from training.finetuning.preference_batches import rows_of
+from training.finetuning.preference_batches import PreferenceBatch, longest_parts, rows_of
 from training.finetuning.preference_config import PreferenceConfig
 from training.finetuning.preference_losses import Preferred
 from training.finetuning.preferences import Answer, Preference
@@ -130,13 +129,16 @@ def train(
         jax.tree.map(jnp.copy, params), make_optimizer(optimizer, steps=settings["steps"])
     )
     examples = [preference(number, pair) for number, pair in enumerate(pairs)]
-    longest = max(one.length for one in examples)
+    prompt, length = (-(-longest // 8) * 8 for longest in longest_parts(examples))
     log: dict[str, list[float]] = {name: [] for name in (*COMPARED, "seconds")}
     for number in range(settings["steps"]):
         began = time.perf_counter()
         first = number * settings["pairs"]
-        rows = rows_of(examples[first : first + settings["pairs"]], length=-(-longest // 8) * 8)
-        state, metrics = step(state, Batch(*map(jnp.asarray, rows)), (), Kept((), start))
+        rows = rows_of(
+            examples[first : first + settings["pairs"]], prompt_length=prompt, length=length
+        )
+        batch = PreferenceBatch(*map(jnp.asarray, rows))
+        state, metrics = step(state, batch, (), Kept((), start))
         values = {name: float(metrics[name]) for name in COMPARED}
         log["seconds"].append(time.perf_counter() - began)
         for name, value in values.items():

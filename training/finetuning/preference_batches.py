@@ -1,22 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of preferences: every example once an epoch, in an order that the seed decides.
 
-A row is a prompt with one answer, from an empty state; two rows are of one example
-(preference_losses.py). Rows are as long as the longest of their batch needs, in one of a few
-lengths, for each of which a program is compiled: the row length of the run, half of it, a quarter.
+Two rows are of one example (preference_losses.py). They hold its answers; its prompt, which both go
+on from, is read once. Prompts and rows are as long as the longest of their batch needs, in one of a
+few lengths, for each two of which a program is compiled: the row length of the run, half of it, a
+quarter.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from recurrentgemma.errors import UserError
-from recurrentgemma.losses import Batch
 from training.finetuning.preferences import Answer, Preference
 
 SHORTEST = 64  # of the lengths of rows
+
+
+class PreferenceBatch(NamedTuple):
+    """Rows of answers, as recurrentgemma.losses.Batch, but for the beginning of each, which rows 2i
+    and 2i + 1 have in common and both hold."""
+
+    tokens_BT: jax.Array
+    targets_BT: jax.Array
+    weights_BT: jax.Array  # the answer's sign at its tokens, 0 elsewhere
+    positions_BT: jax.Array  # after the prompt's; -1 at padding
+    prompt_BP: jax.Array
+    prompt_positions_BP: jax.Array  # from 0; -1 at padding
 
 
 class PreferenceBatches:
@@ -56,13 +69,14 @@ class PreferenceBatches:
     def __iter__(self) -> "PreferenceBatches":
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> PreferenceBatch:
         if self._number == self.count:
             raise StopIteration
         first = self._number * self._size
         chosen = [self._chosen(n) for n in range(first, first + self._size)]
         self._number += 1
-        return rows_of(chosen, length=self._length(chosen), own=self._rows)
+        prompt_length, length = map(self._length, longest_parts(chosen))
+        return rows_of(chosen, prompt_length=prompt_length, length=length, own=self._rows)
 
     def _chosen(self, number: int) -> Preference | None:
         """The example with this number in the order of all epochs; None after the last."""
@@ -76,8 +90,7 @@ class PreferenceBatches:
             )
         return self._examples[self._order[place]]
 
-    def _length(self, chosen: Sequence[Preference | None]) -> int:
-        longest = max(longest_row(chosen), 1)
+    def _length(self, longest: int) -> int:
         length = self._row_length
         while (
             length % 2 == 0
@@ -115,44 +128,74 @@ class PreferenceBatches:
         """Nothing is made ahead."""
 
 
-def longest_row(examples: Sequence[Preference | None]) -> int:
-    """Tokens, of kto's answers to other prompts, too."""
-    if any(one is not None and len(one.answers) == 1 for one in examples):
-        there = [one.answers[0] for one in examples if one is not None]
-        prompt = max(answer.start for answer in there)
-        return prompt + max(len(answer.ids) - answer.start for answer in there) - 1
-    return max((one.length for one in examples if one is not None), default=0)
+def longest_parts(examples: Sequence[Preference | None]) -> tuple[int, int]:
+    """Tokens of the longest prompt and of the longest row that goes on from one, of kto's answers
+    to other prompts, too; each at least 1."""
+    parts = [_parts(one) for one in examples if one is not None]
+    return (
+        max((prompt for prompt, _ in parts), default=0) or 1,
+        max((length for _, lengths in parts for length in lengths), default=0) or 1,
+    )
+
+
+def _parts(example: Preference) -> tuple[int, list[int]]:
+    """How many tokens all answers of an example begin with, none of which is learned; and the
+    tokens of each row after them."""
+    answers = example.answers
+    shared = min(answer.start for answer in answers) - 1
+    first = answers[0].ids[:shared]
+    for answer in answers[1:]:
+        differ = np.flatnonzero(answer.ids[:shared] != first)
+        shared = min([shared, *differ[:1].tolist()])
+    return shared, [len(answer.ids) - 1 - shared for answer in answers]
 
 
 def rows_of(
-    examples: Sequence[Preference | None], *, length: int, own: range | None = None
-) -> Batch:
-    """Two rows of `length` tokens of each example (None: padding), or of the rows `own` alone."""
-    answers: list[Answer | None] = []
+    examples: Sequence[Preference | None],
+    *,
+    prompt_length: int,
+    length: int,
+    own: range | None = None,
+) -> PreferenceBatch:
+    """Two rows of `length` tokens of each example (None: padding), or of the rows `own` alone, that
+    go on from a prompt of `prompt_length` tokens."""
+    rows: list[tuple[int, Answer] | None] = []
     there = [one for one in examples if one is not None]  # padding comes last
     for number, example in enumerate(examples):
         if example is None:
-            answers += [None, None]
-        elif len(example.answers) == 2:
-            answers += example.answers
-        else:
-            other = there[(number + 1) % len(there)].answers[0]
-            answers += [example.answers[0], _in_place(example.answers[0], other)]
-    if own is not None:
-        answers = answers[own.start : own.stop]
-    shape = (len(answers), length)
-    tokens_BT, targets_BT = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    positions_BT, weights_BT = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
-    for row, answer in enumerate(answers):
-        if answer is None:
+            rows += [None, None]
             continue
-        pairs = min(len(answer.ids) - 1, length)  # of kto's other answers the beginning does
-        tokens_BT[row, :pairs] = answer.ids[:pairs]
-        targets_BT[row, :pairs] = answer.ids[1 : pairs + 1]
-        positions_BT[row, :pairs] = np.arange(pairs)
-        weights_BT[row, answer.start - 1 : pairs] = answer.sign
-    arrays: Any = (tokens_BT, targets_BT, weights_BT, positions_BT)
-    return Batch(*arrays)
+        shared, _ = _parts(example)
+        answers = example.answers
+        if len(answers) == 1:
+            other = there[(number + 1) % len(there)].answers[0]
+            answers = (answers[0], _in_place(answers[0], other))
+        rows += [(shared, answer) for answer in answers]
+    if own is not None:
+        rows = rows[own.start : own.stop]
+    batch = _empty(len(rows), prompt_length, length)
+    for row, one in enumerate(rows):
+        if one is None:
+            continue
+        shared, answer = one
+        batch.prompt_BP[row, :shared] = answer.ids[:shared]
+        batch.prompt_positions_BP[row, :shared] = np.arange(shared)
+        ids = answer.ids[shared:]
+        pairs = len(ids) - 1
+        batch.tokens_BT[row, :pairs] = ids[:-1]
+        batch.targets_BT[row, :pairs] = ids[1:]
+        batch.positions_BT[row, :pairs] = shared + np.arange(pairs)
+        batch.weights_BT[row, answer.start - 1 - shared : pairs] = answer.sign
+    return batch
+
+
+def _empty(rows: int, prompt_length: int, length: int) -> Any:
+    """Padding alone."""
+    shape, prompt_shape = (rows, length), (rows, prompt_length)
+    zeros, padding = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
+    arrays: Any = (zeros, zeros.copy(), np.zeros(shape, np.float32), padding)
+    prompts: Any = (np.zeros(prompt_shape, np.int32), np.full(prompt_shape, -1, np.int32))
+    return PreferenceBatch(*arrays, *prompts)
 
 
 def _in_place(answer: Answer, other: Answer) -> Answer:

@@ -5,7 +5,7 @@ learn from; the other runs' is training/inputs.py."""
 import dataclasses
 import functools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from recurrentgemma import sharding
-from recurrentgemma.losses import Batch
 from recurrentgemma.sharded import on_mesh
 from recurrentgemma.text.tokenizer import Tokenizer
 from training.configs import TrainConfig
@@ -83,7 +82,7 @@ def measure(
 ) -> Callable[..., tuple[dict[str, jax.Array], jax.Array]]:
     """The metrics of a batch, and how many examples it has."""
 
-    def run(params: Any, frozen: Any, start: Any, batch: Batch) -> tuple[Any, jax.Array]:
+    def run(params: Any, frozen: Any, start: Any, batch: Any) -> tuple[Any, jax.Array]:
         model = nnx.merge(graphdef, params, frozen) if frozen else nnx.merge(graphdef, params)
         _, (metrics, _) = objective(model, frozen or start, batch, None, ())
         return metrics, objective.count(batch)
@@ -91,7 +90,7 @@ def measure(
     if mesh is None:
         return jax.jit(run)
 
-    def on_all(params: Any, frozen: Any, start: Any, batch: Batch) -> tuple[Any, jax.Array]:
+    def on_all(params: Any, frozen: Any, start: Any, batch: Any) -> tuple[Any, jax.Array]:
         specs = (*map(sharding.specs, (params, frozen, start)), sharding.BATCH)
         outs = (dict.fromkeys(objective.names, P()), P())
         return on_mesh(mesh, run, specs, outs)(params, frozen, start, batch)
@@ -99,7 +98,9 @@ def measure(
     return jax.jit(on_all)
 
 
-def score(batches: Any, run: Callable[[Batch], tuple[dict[str, jax.Array], jax.Array]]) -> dict:
+def score(
+    batches: Iterable[Any], run: Callable[[Any], tuple[dict[str, jax.Array], jax.Array]]
+) -> dict[str, float]:
     """Means over all examples, by name."""
     sums: dict[str, float] = {}
     examples = 0.0

@@ -14,6 +14,8 @@ With label smoothing e, dpo is (1 - e) times that and e times that of the pair t
 The loss hangs on the sum over an answer, so it is read twice off the same activations: without a
 gradient, which gives each answer's weight dL / d log policy, and as a loss that is linear in the
 log-likelihoods, with those weights.
+
+A prompt is read once, and its state goes on into each of its answers; gradients go back through it.
 """
 
 from typing import Any, NamedTuple
@@ -23,8 +25,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from recurrentgemma import parallel, sharding
-from recurrentgemma.griffin import Griffin
-from recurrentgemma.losses import Batch, hidden_loss
+from recurrentgemma.griffin import Griffin, for_short_documents
+from recurrentgemma.losses import hidden_loss
+from recurrentgemma.state import State
+from training.finetuning.preference_batches import PreferenceBatch
 from training.finetuning.preference_config import PreferenceConfig
 
 ROW_AXES = ("data", "fsdp")  # over which rows are divided
@@ -39,9 +43,8 @@ class Logps(NamedTuple):
 
 class Preferred(NamedTuple):
     """See training/objective.py. Rows 2i and 2i + 1 of a batch are of example i: of dpo the chosen
-    answer and the rejected, of kto the answer and the next example's in its place. weights_BT is
-    the answer's sign at its tokens (of kto's second row 1), 0 elsewhere; an example without any is
-    padding.
+    answer and the rejected, of kto the answer and the next example's in its place, whose sign
+    is 1. An example without a sign is padding.
 
     reference: the structure of the checkpoint's model, without adapters."""
 
@@ -57,23 +60,35 @@ class Preferred(NamedTuple):
             return frozenset(names | {"logp_chosen", "logp_rejected"})
         return frozenset(names | {"reward_desirable", "reward_undesirable", "kl_reference"})
 
-    def count(self, batch: Batch) -> jax.Array:
+    def count(self, batch: PreferenceBatch) -> jax.Array:
         """Examples."""
         return _over_rows(jnp.sum(jnp.abs(_signs(batch)[::2])))
 
     def __call__(
-        self, model: Griffin, teacher: Any, batch: Batch, carried: None, weight: Any
+        self,
+        model: Griffin,
+        teacher: Any,
+        batch: PreferenceBatch,
+        carried: None,
+        weight: Any,
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], None]]:
-        reference = nnx.merge(self.reference, jax.lax.stop_gradient(teacher))
+        tokens = batch.prompt_BP.shape[1] + batch.tokens_BT.shape[1]
+        tokens *= parallel.size("sequence")
+        model = for_short_documents(model, tokens)
         still = nnx.merge(*_stopped(model))
-        learned = batch if self.config.method == "dpo" else _every_other(batch, 0)
-        x_BTD, _ = model.hidden(learned.tokens_BT, positions=learned.positions_BT)
+        reference = nnx.merge(self.reference, jax.lax.stop_gradient(teacher))
+        reference = for_short_documents(reference, tokens)
+        read, reference_read = _read_prompts(model, batch), _read_prompts(reference, batch)
+        pairs = self.config.method == "dpo"
+        learned = batch if pairs else _every_other(batch, 0)
+        x_BTD = _go_on(model, read, learned)
         policy_B = _answer_logps(still, jax.lax.stop_gradient(x_BTD), learned)
-        logps = Logps(policy_B, _logps(reference, learned))
+        logps = Logps(policy_B, _logps(reference, reference_read, learned))
         z = jnp.zeros(())
-        if self.config.method == "kto":
+        if not pairs:
             others = _every_other(batch, 1)
-            ratios_B = _logps(still, others) - _logps(reference, others)
+            ratios_B = _logps(still, jax.lax.stop_gradient(read), others)
+            ratios_B -= _logps(reference, reference_read, others)
             there_B = jnp.abs(_signs(others))
             mean = _over_rows(jnp.sum(ratios_B * there_B)) / jnp.maximum(
                 _over_rows(jnp.sum(there_B)), 1
@@ -83,7 +98,7 @@ class Preferred(NamedTuple):
 
         def mean_loss(policy_B: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
             """Over this device's rows; they add up."""
-            of = self._dpo if self.config.method == "dpo" else self._kto
+            of = self._dpo if pairs else self._kto
             return of(logps._replace(policy_B=policy_B), signs_B, z, count)
 
         (loss, metrics), weight_B = jax.value_and_grad(mean_loss, has_aux=True)(policy_B)
@@ -92,7 +107,7 @@ class Preferred(NamedTuple):
         linear = parallel.all_reduce(linear, *sharding.TOKEN_AXES)
         loss = _over_rows(jax.lax.stop_gradient(loss))
         metrics = jax.tree.map(_over_rows, metrics)
-        if self.config.method == "kto":
+        if not pairs:
             metrics = _means_by_label(metrics) | {"kl_reference": z}
         tokens = parallel.all_reduce(jnp.sum(jnp.abs(learned.weights_BT)), *sharding.TOKEN_AXES)
         metrics |= {"nll": loss, "tokens": tokens}
@@ -141,14 +156,25 @@ def _means_by_label(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
     }
 
 
-def _logps(model: Griffin, batch: Batch) -> jax.Array:
-    """Of each row's answer; no gradient goes into a model whose parameters have none."""
-    still = nnx.merge(*_stopped(model))
-    x_BTD, _ = still.hidden(batch.tokens_BT, positions=batch.positions_BT)
-    return _answer_logps(still, x_BTD, batch)
+def _read_prompts(model: Griffin, batch: PreferenceBatch) -> State:
+    """The state after each example's prompt."""
+    _, state = model.hidden(batch.prompt_BP[::2], positions=batch.prompt_positions_BP[::2])
+    return state
 
 
-def _answer_logps(model: Griffin, x_BTD: jax.Array, batch: Batch) -> jax.Array:
+def _go_on(model: Griffin, read: State, batch: PreferenceBatch) -> jax.Array:
+    """Activations of rows: of every example as many as there are, one or two."""
+    rows = len(batch.tokens_BT) // len(read.position_B)
+    state = jax.tree.map(lambda x: jnp.repeat(x, rows, 0), read)
+    return model.hidden(batch.tokens_BT, state, positions=batch.positions_BT)[0]
+
+
+def _logps(model: Griffin, read: State, batch: PreferenceBatch) -> jax.Array:
+    """Of each row's answer."""
+    return _answer_logps(model, _go_on(model, read, batch), batch)
+
+
+def _answer_logps(model: Griffin, x_BTD: jax.Array, batch: PreferenceBatch) -> jax.Array:
     weights_BT = jnp.abs(batch.weights_BT)
     _, nll_BT, _ = hidden_loss(model, x_BTD, batch.targets_BT, jnp.zeros_like(weights_BT))
     return -parallel.all_reduce(jnp.sum(nll_BT * weights_BT, 1), "sequence")
@@ -159,13 +185,13 @@ def _stopped(model: Griffin) -> tuple[Any, Any]:
     return graphdef, jax.lax.stop_gradient(params)
 
 
-def _signs(batch: Batch) -> jax.Array:
+def _signs(batch: PreferenceBatch) -> jax.Array:
     """1, -1, or 0 of padding, of each row."""
     return jnp.sign(parallel.all_reduce(jnp.sum(batch.weights_BT, 1), "sequence"))
 
 
-def _every_other(batch: Batch, first: int) -> Batch:
-    return Batch(*(x[first::2] for x in batch))
+def _every_other(batch: PreferenceBatch, first: int) -> PreferenceBatch:
+    return PreferenceBatch(*(x[first::2] for x in batch))
 
 
 def _over_rows(x: jax.Array) -> jax.Array:

@@ -25,6 +25,7 @@ examples:
   griffin recipe plasticity --list
   griffin recipe plasticity adam --seeds 3
   griffin recipe plasticity --study
+  griffin recipe sparc --query "a red lemon" photo.png
   griffin recipe pfo --preset mujoco --environments Hopper-v5 --interventions none 'PFO all'
 """
 
@@ -89,7 +90,13 @@ class RecipeArguments:
 
 
 def main(argv: Sequence[str]) -> None:
-    """List or run. Raises UserError: there is no such recipe or experiment; see experiment.py."""
+    """List or run. A recipe may have `commands` of its own, which its flags call.
+
+    Raises UserError: there is no such recipe or experiment; see experiment.py."""
+    commands = _commands(argv[0]) if argv and argv[0] in recipes() else None
+    if commands is not None and any(flag.partition("=")[0] in commands.FLAGS for flag in argv):
+        commands.main(argv[1:])
+        return
     run(tyro.cli(RecipeArguments, prog="griffin recipe", description=EXAMPLES, args=argv))
 
 
@@ -151,6 +158,17 @@ def recipes() -> list[str]:
         if module.ispkg
         and importlib.util.find_spec(f"{package.__name__}.{module.name}.experiments")
     )
+
+
+def _commands(recipe: str) -> Any:
+    """The module of a recipe's own; None where it has none."""
+    name = f"training.recipes.{recipe}.commands"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise
+        return None
 
 
 def _summary(name: str) -> str:

@@ -13,9 +13,10 @@ switches) is its structure, which shapes the program. Legend: C cells, A numbers
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -62,6 +63,33 @@ def numbers_of(cells: Sequence[Cell]) -> jnp.ndarray:
 def seeds_of(cells: Sequence[Cell]) -> jnp.ndarray:
     """[C], uint32."""
     return jnp.asarray([cell.seed for cell in cells], jnp.uint32)
+
+
+def batched(function: Callable, in_axes: Sequence[int | None], *, large: bool) -> Callable:
+    """jax.vmap(function, in_axes), axes 0 or None.
+
+    On CPUs a `large` one, such as of a network of convolutions, runs for one after the other in the
+    same program: what its layers read and write fits a core's cache then, and all of it takes less
+    time (docs/log.md).
+    """
+    if jax.default_backend() != "cpu" or not large:
+        return jax.vmap(function, tuple(in_axes))
+
+    def one_by_one(*args: Any) -> Any:
+        stacked = [arg for arg, axis in zip(args, in_axes, strict=True) if axis is not None]
+
+        def one(given: list[Any]) -> Any:
+            of_one = iter(given)
+            return function(
+                *(
+                    arg if axis is None else next(of_one)
+                    for arg, axis in zip(args, in_axes, strict=True)
+                )
+            )
+
+        return jax.lax.map(one, stacked)
+
+    return one_by_one
 
 
 def _floats(value: Any) -> Iterator[float]:

@@ -26,12 +26,16 @@ from training.observe.metrics import read_metrics
 ROOT = Path(__file__).parents[3]
 KILLED = """
 import sys
-import griffin_lm
-from tests.compiling import QUICKLY, compiling
+from pathlib import Path
 
-with compiling(**{QUICKLY: True}):  # as the run that is not killed: the same bits
-    griffin_lm.main(sys.argv[1:])
+import griffin_lm
+from tests.compiling import QUICKLY, compiling, kept_in
+
+folder, *arguments = sys.argv[1:]
+with compiling(**kept_in(Path(folder)), **{QUICKLY: True}):  # by the programs of the other run
+    griffin_lm.main(arguments)
 """
+AS_HERE = {"JAX_NUMPY_DTYPE_PROMOTION": "strict", "JAX_NUM_CPU_DEVICES": "8"}  # or it compiles anew
 OF_THE_MACHINE = ("answers_per_second", "mfu", "goodput", "data_wait", "memory_bytes")
 
 
@@ -76,7 +80,9 @@ def test_the_reward_rises_in_full(base: Path, tmp_path: Path, capsys):
     assert "--method grpo" in capsys.readouterr().err
 
 
-def test_killed_and_resumed_by_lora_it_is_the_same(base: Path, tmp_path: Path, capsys):
+def test_killed_and_resumed_by_lora_it_is_the_same(
+    base: Path, tmp_path: Path, compiled: Path, capsys
+):
     """PPO with a value head, PFO and KL; SIGKILL comes in the third iteration, of which nothing was
     saved."""
     (tmp_path / "calls").write_text("40")  # so that the run that is not killed goes through
@@ -88,10 +94,11 @@ def test_killed_and_resumed_by_lora_it_is_the_same(base: Path, tmp_path: Path, c
     assert griffin(command(base, prompts, whole, "ppo", *options)) == 0, capsys.readouterr()
     (tmp_path / "calls").write_text("0")
     killed = tmp_path / "killed"
-    line = [sys.executable, "-c", KILLED, *command(base, prompts, killed, "ppo", *options)]
+    arguments = command(base, prompts, killed, "ppo", *options)
+    line = [sys.executable, "-c", KILLED, str(compiled), *arguments]
     process = subprocess.run(
         line,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUMPY_DTYPE_PROMOTION": "strict"},
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | AS_HERE,
         capture_output=True,
         text=True,
     )

@@ -17,7 +17,7 @@ from recurrentgemma.sharding import MeshConfig, make_mesh
 from tests.training.retention.test_objective import moved
 from tests.training.small_rows import CONFIG
 from tests.training.test_sharded_step import initial
-from training.finetuning.preference_batches import rows_of
+from training.finetuning.preference_batches import PreferenceBatch, rows_of
 from training.finetuning.preference_config import PreferenceConfig
 from training.finetuning.preference_losses import Preferred
 from training.finetuning.preferences import Answer, Preference
@@ -48,8 +48,23 @@ def examples(config: PreferenceConfig, count: int) -> list[Preference | None]:
     return [*pairs, None]
 
 
-def batch_of(config: PreferenceConfig, count: int) -> Batch:
-    return Batch(*map(jnp.asarray, rows_of(examples(config, count), length=TIME)))
+def batch_of(config: PreferenceConfig, count: int) -> PreferenceBatch:
+    rows = rows_of(examples(config, count), prompt_length=TIME // 2, length=TIME // 2)
+    return PreferenceBatch(*map(jnp.asarray, rows))
+
+
+def whole(batch: PreferenceBatch) -> Batch:
+    """Prompts and answers in rows from an empty state, padded on the right."""
+    positions_BT = np.concatenate([batch.prompt_positions_BP, batch.positions_BT], 1)
+    order_BT = np.argsort(positions_BT < 0, axis=1, kind="stable")
+    nothing_BP = np.zeros_like(batch.prompt_BP)
+    rows = (
+        np.concatenate([batch.prompt_BP, batch.tokens_BT], 1),
+        np.concatenate([nothing_BP, batch.targets_BT], 1),
+        np.concatenate([nothing_BP.astype(np.float32), batch.weights_BT], 1),
+        positions_BT,
+    )
+    return Batch(*(jnp.asarray(np.take_along_axis(x, order_BT, 1)) for x in rows))
 
 
 def by_definition(config: PreferenceConfig, graphdef: Any, params: Any, start: Any, batch: Batch):
@@ -81,7 +96,7 @@ def by_definition(config: PreferenceConfig, graphdef: Any, params: Any, start: A
     return jnp.sum(loss_E * real_E) / real_E.sum()
 
 
-def step(config: PreferenceConfig, params: Any, start: Any, batch: Batch, **options: Any):
+def step(config: PreferenceConfig, params: Any, start: Any, batch: PreferenceBatch, **options: Any):
     """(metrics, how far an SGD step of rate 1 goes)."""
     graphdef, _ = initial(CONFIG)
     run = make_train_step(
@@ -98,8 +113,9 @@ def test_it_is_the_definition(config: PreferenceConfig):
     start = jax.tree.map(jnp.asarray, start)
     params, batch = moved(start, 0.03), batch_of(config, 5)
     metrics, moves = step(config, params, start, batch)
-    want, gradients = jax.value_and_grad(
-        lambda params: by_definition(config, graphdef, params, start, batch)
+    rows = whole(batch)
+    want, gradients = jax.jit(
+        jax.value_and_grad(lambda params: by_definition(config, graphdef, params, start, rows))
     )(params)
     np.testing.assert_allclose(metrics["loss"], want, rtol=1e-4)
     largest = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(gradients))
@@ -125,7 +141,9 @@ def test_at_the_reference():
     assert metrics["grad_norm"] > 1e-3
 
 
-@pytest.mark.parametrize("config", [DPO, KTO], ids=["dpo", "kto"])
+@pytest.mark.parametrize(
+    "config", [DPO, pytest.param(KTO, marks=pytest.mark.slow)], ids=["dpo", "kto"]
+)
 def test_on_a_mesh(config: PreferenceConfig):
     """Of seven examples and one of padding; of dpo in two parts as well, which has no mean over the
     batch in it."""
@@ -138,7 +156,7 @@ def test_on_a_mesh(config: PreferenceConfig):
         jax.tree.map(jax.device_put, tree, sharding.shardings(mesh, tree))
         for tree in (params, start)
     )
-    placed = Batch(*place(mesh, sharding.BATCH, *batch))
+    placed = PreferenceBatch(*place(mesh, sharding.BATCH, *batch))
     parts = 2 if config.method == "dpo" else 1
     many, _ = step(config, own, theirs, placed, mesh=mesh, grad_accumulation_steps=parts)
     assert one.keys() == many.keys()

@@ -6,9 +6,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from training.recipes.experiment import Cell
-from training.recipes.side_by_side import join, numbers_of, programs, seeds_of, split
+from training.recipes.side_by_side import batched, join, numbers_of, programs, seeds_of, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,3 +52,16 @@ def test_cells_of_one_structure_are_one_program():
 
     vmapped = jax.vmap(sums)(numbers_of(group), seeds_of(group))
     np.testing.assert_allclose(vmapped, [2.1, 2.3, 2.6], rtol=1e-6)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_one_by_one_is_as_side_by_side(large: bool):
+    def step(tree: dict[str, jax.Array], shift: float, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return tree["a"] @ x + shift, tree["b"].sum() * x
+
+    tree = {"a": jnp.arange(24.0).reshape(3, 2, 4), "b": jnp.arange(6.0).reshape(3, 2)}
+    args = tree, 0.5, jnp.arange(4.0)
+    program = jax.jit(batched(step, (0, None, None), large=large))
+    assert ("scan" in str(jax.make_jaxpr(program)(*args))) == large
+    for got, expected in zip(program(*args), jax.vmap(step, (0, None, None))(*args), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-6)

@@ -45,27 +45,36 @@ class SourceSpec:
     options: Mapping[str, str]
 
 
-def parse_spec(text: str) -> SourceSpec:
-    """The parts of a spec. Raises ValueError: no kind, an unknown kind or an unknown option."""
+def parse_spec(
+    text: str,
+    kinds: Mapping[str, str] = KINDS,
+    options_of: Mapping[str, tuple[str, ...]] = _OPTIONS,
+) -> SourceSpec:
+    """The parts of a spec, of documents or of what has other kinds.
+
+    Raises ValueError: no kind, an unknown kind or an unknown option."""
     match = _SPEC.fullmatch(text)
-    known = "; ".join(KINDS.values())
-    if match is None or (match["kind"] not in KINDS and os.path.exists(text)):
-        if text.endswith(":") and text[:-1] in KINDS:
-            raise UserError(f"{text!r} names no files; write {KINDS[text[:-1]]}")
+    known = "; ".join(kinds.values())
+    if match is None or (match["kind"] not in kinds and os.path.exists(text)):
+        if text.endswith(":") and text[:-1] in kinds:
+            raise UserError(f"{text!r} names no files; write {kinds[text[:-1]]}")
         kind = _SUFFIXES.get(Path(text).suffix, "text")
         if os.path.exists(os.path.join(text, "tokens.json")):
             kind = "arrayrecord"
-        raise UserError(f"{text!r} names no kind of source; write {kind}:{text}, or one of {known}")
+        wanted = (
+            f"write {kind}:{text}, or one of {known}" if kind in kinds else f"write one of {known}"
+        )
+        raise UserError(f"{text!r} names no kind of source; {wanted}")
     kind, where = match["kind"], match["where"]
-    if kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, 1)
+    if kind not in kinds:
+        near = difflib.get_close_matches(kind, kinds, 1)
         hint = f"did you mean {near[0]!r}? The kinds are" if near else "the kinds are"
         raise UserError(f"{text!r}: unknown kind {kind!r}; {hint} {known}")
     options: dict[str, str] = {}
     for pair in (match["options"] or "").split("&") if match["options"] else ():
         name, equals, value = pair.partition("=")
-        if not (equals and value) or name not in _OPTIONS.get(kind, ()):
-            raise UserError(f"{text!r}: {pair!r} is no option of {kind}; write {KINDS[kind]}")
+        if not (equals and value) or name not in options_of.get(kind, ()):
+            raise UserError(f"{text!r}: {pair!r} is no option of {kind}; write {kinds[kind]}")
         options[name] = value
     return SourceSpec(text, kind, where, options)
 

@@ -13,7 +13,7 @@ from typing import Any
 from recurrentgemma.errors import UserError
 from training.data.sources.spec import KINDS, SourceSpec, decode_utf8, parse_spec
 
-_WHERE = re.compile(
+WHERE = re.compile(
     r"(?P<name>\w+(?:/[\w.\-]+)?)(?::(?P<version>(?:\d+|\*)(?:\.(?:\d+|\*)){2}))?(?::(?P<split>.+))?"
 )
 _INFO = "dataset_info.json"  # in the folder of each prepared dataset
@@ -26,7 +26,7 @@ class TfdsSplit:
     blocks = None
 
     def __init__(self, spec: SourceSpec) -> None:
-        match = _WHERE.fullmatch(spec.where)
+        match = WHERE.fullmatch(spec.where)
         if match is None:
             raise UserError(f"{spec.text!r}: expected {KINDS['tfds']}")
         self.spec = spec.text

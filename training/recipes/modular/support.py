@@ -107,7 +107,7 @@ class Support:
         if kind == "non-compositional":
             return table_CLM[:, -1, -1] == 0
         half = self.modules // 2
-        within_C = (table_CLM[..., :half] == 0).all((1, 2)) | (
+        within_C: np.ndarray = (table_CLM[..., :half] == 0).all((1, 2)) | (
             (table_CLM[..., half:] == 0).all((1, 2))
         )
         if kind == "disconnected":
@@ -148,7 +148,8 @@ def exactly(modules: int, hot: int, layers: int = 1) -> np.ndarray:
 
 def unseen(masks_CLM: np.ndarray) -> list[tuple[int, int]]:
     """(layer, module), from 0, of what no combination has."""
-    return [tuple(place) for place in np.argwhere(masks_CLM.sum(0) == 0).tolist()]
+    layers, modules = np.nonzero(masks_CLM.sum(0) == 0)
+    return list(zip(layers.tolist(), modules.tolist(), strict=True))
 
 
 def components(masks_CLM: np.ndarray) -> int:

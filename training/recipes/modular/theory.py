@@ -281,7 +281,7 @@ class Tested(NamedTuple):
     error_N: jax.Array
 
 
-def test(
+def on_test_tasks(
     arm: TheoryArm, teacher: Modular, shared: Any, masks_NM: jax.Array, key: jax.Array
 ) -> Tested:
     """Tasks with these masks and continuous codes."""
@@ -344,7 +344,7 @@ def measured(
     teacher = modular_init(teacher_key, arm.support.modules, arm.inputs, arm.hidden, arm.outputs)
     trained = train(arm, teacher, masks["train"], train_key)
     known_NM = jnp.repeat(masks["train"], arm.known, 0)
-    tested = test(
+    tested = on_test_tasks(
         arm, teacher, trained.shared, jnp.concatenate([*masks.values(), known_NM]), test_key
     )
     ends = np.cumsum([len(of_name) for of_name in masks.values()])[:-1].tolist()

@@ -31,7 +31,7 @@ from training.recipes import findings
 from training.recipes.experiment import Cell, Experiment, Findings, as_json
 from training.recipes.findings import Arms, as_numbers, values
 from training.recipes.plasticity import method
-from training.recipes.side_by_side import join, numbers_of, programs, seeds_of, split
+from training.recipes.side_by_side import batched, join, numbers_of, programs, seeds_of, split
 
 BYTES = 256
 SOURCES = (
@@ -204,7 +204,7 @@ def train_domains(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Mapping[str, An
         run = Run(split(arm)[0], text_UL)
         numbers, seeds = numbers_of(group), seeds_of(group)
         carry = jax.jit(jax.vmap(run.start, in_axes=(0, 0, None)))(numbers, seeds, 0)
-        phase = jax.jit(jax.vmap(run.phase, in_axes=(0, 0, 0, None)), donate_argnums=2)
+        phase = jax.jit(batched(run.phase, (0, 0, 0, None), large=True), donate_argnums=2)
         norm = jax.jit(jax.vmap(lambda params: jnp.sqrt(method.l2(params))))
         losses, norms = [], []
         for number in range(arm.phases):
@@ -285,7 +285,7 @@ def conclude_domains(arms: Arms) -> Findings:
 DOMAINS = Experiment(
     name="domains",
     question="does a Griffin lose plasticity over 20 languages, and what keeps it?",
-    cost="70 CPU minutes",
+    cost="60 CPU minutes",
     arms=domain_arms(DomainArm()),
     measure=train_domains,
     conclude=conclude_domains,

@@ -22,7 +22,8 @@ from training.recipes.plasticity.panel import units
 from training.recipes.plasticity.pictures import Pictures, pictures
 from training.recipes.plasticity.value_probe import value_task
 from training.recipes.rl.heads import decode, value_loss
-from training.recipes.side_by_side import join, numbers_of, programs, seeds_of, split
+from training.recipes.side_by_side import batched, join, numbers_of, programs, seeds_of, split
+from training.recipes.vision.network import has_convolutions
 
 EASY = MDPS["easy"]
 
@@ -122,8 +123,9 @@ def train_td(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Mapping[str, Any]]]:
         run = Run(split(arm)[0], pictures(arm.source, arm.images))
         numbers, seeds = numbers_of(group), seeds_of(group)
         state = jax.jit(jax.vmap(run.start))(numbers, seeds)
-        probed = jax.jit(jax.vmap(run.probed))
-        iteration = jax.jit(jax.vmap(run.iteration, in_axes=(0, 0, 0, None)), donate_argnums=2)
+        large = has_convolutions(arm.choices.network)
+        probed = jax.jit(batched(run.probed, (0, 0, 0), large=large))
+        iteration = jax.jit(batched(run.iteration, (0, 0, 0, None), large=large), donate_argnums=2)
         before, records = probed(numbers, seeds, state), []
         for number in range(arm.renewals):
             state, record = iteration(numbers, seeds, state, jnp.asarray(number, jnp.int32))

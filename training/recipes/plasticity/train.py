@@ -21,7 +21,8 @@ from training.recipes.plasticity.learner import Choices, Learner, State
 from training.recipes.plasticity.panel import panel, units
 from training.recipes.plasticity.pictures import Pictures, pictures
 from training.recipes.rl.heads import decode, value_loss
-from training.recipes.side_by_side import join, numbers_of, programs, seeds_of, split
+from training.recipes.side_by_side import batched, join, numbers_of, programs, seeds_of, split
+from training.recipes.vision.network import has_convolutions
 
 CHUNK = 1000  # images that are scored at a time
 
@@ -166,7 +167,8 @@ def run_group(group: Sequence[Cell], data: Pictures) -> list[dict[str, Any]]:
     run = Run(split(arm)[0], data)
     numbers, seeds = numbers_of(group), seeds_of(group)
     carry = jax.jit(jax.vmap(run.start))(numbers, seeds)
-    one_task = jax.jit(jax.vmap(run.one_task, in_axes=(0, 0, 0, None)), donate_argnums=2)
+    large = has_convolutions(arm.choices.network)
+    one_task = jax.jit(batched(run.one_task, (0, 0, 0, None), large=large), donate_argnums=2)
     # One cell after the other: the tangent kernel holds each image's gradient.
     measure = jax.jit(lambda *stacked: jax.lax.map(lambda one: run.measure(*one), stacked))
     tasks, panels = [], []

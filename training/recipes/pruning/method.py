@@ -33,18 +33,18 @@ Shared = Mapping[str, tuple[Axis, ...]]
 Masks = Mapping[str, jax.Array]  # by width: 1 where the unit stays, else 0
 
 
+def activation_sums(hidden: Mapping[str, Hidden]) -> dict[str, jax.Array]:
+    """Layer -> the sum of each unit's activations [U], over examples and places."""
+    return {name: layer.a.sum(tuple(range(layer.a.ndim - 1))) for name, layer in hidden.items()}
+
+
 def dead_units(
-    hidden: Mapping[str, Hidden], layers: Mapping[str, list[str]]
+    sums: Mapping[str, jax.Array], layers: Mapping[str, list[str]]
 ) -> dict[str, jax.Array]:
-    """Width -> which of its units have a sum of activations <= 0 on this batch, in all its layers.
-    A unit is dead where that holds for every batch of the data."""
-
-    def silent(name: str) -> jax.Array:
-        a = hidden[name].a
-        return a.sum(tuple(range(a.ndim - 1))) <= 0
-
+    """Width -> which of its units have a sum of activations <= 0 on a batch, in all its layers. A
+    unit is dead where that holds for every batch of the data."""
     return {
-        width: jnp.all(jnp.stack([silent(name) for name in names]), 0)
+        width: jnp.all(jnp.stack([sums[name] <= 0 for name in names]), 0)
         for width, names in layers.items()
     }
 

@@ -18,12 +18,14 @@ import optax
 
 from recurrentgemma.errors import UserError
 from training.pruning.schedules import penalty_schedule
+from training.recipes import side_by_side
 from training.recipes.pruning import method
 from training.recipes.pruning.choices import Training
 from training.recipes.pruning.widths import layers_of, shared_axes
-from training.recipes.vision.network import Network
+from training.recipes.vision.network import Network, has_convolutions
 
 SCANNED = 500  # examples in a batch of the dead criterion; 512 in the paper's code
+PART = 50  # that are read at once: what more of them write no longer fits a core's cache
 Shape = tuple[int, int, int]
 
 
@@ -105,17 +107,17 @@ def steps_program(
         return Trained(params, stats, opt_state), loss
 
     def steps(
-        trained: Trained, keys_S: Any, steps_T: Any, strengths: Any, x_NHWC: Any, y_N: Any
-    ) -> Any:
+        trained: Trained, key: Any, steps_T: Any, strengths: Any, x_NHWC: Any, y_N: Any
+    ) -> tuple[Trained, jax.Array]:
         def one(trained: Trained, at: Any) -> Any:
-            return jax.vmap(step, in_axes=(0, 0, None, None, None))(
-                trained, keys_S, at, x_NHWC, y_N
-            )
+            return step(trained, key, at, x_NHWC, y_N)
 
-        trained, losses_TS = jax.lax.scan(one, trained, (steps_T, *strengths))
-        return trained, losses_TS.swapaxes(0, 1)
+        return jax.lax.scan(one, trained, (steps_T, *strengths))
 
-    return jax.jit(steps, donate_argnums=0)
+    of_all = side_by_side.batched(
+        steps, (0, 0, None, None, None, None), large=has_convolutions(config)
+    )
+    return jax.jit(of_all, donate_argnums=0)
 
 
 @functools.lru_cache(maxsize=64)
@@ -125,10 +127,15 @@ def scan_program(config: Any, image_shape: Shape, classes: int) -> Any:
     network, layers = network_of(config, image_shape, classes), layers_of(config)
 
     def of_batch(params: Any, stats: Any, x_BHWC: Any) -> dict[str, jax.Array]:
-        return method.dead_units(network.apply(params, stats, x_BHWC).hidden, layers)
+        def sums(x_BHWC: Any) -> dict[str, jax.Array]:
+            return method.activation_sums(network.apply(params, stats, x_BHWC).hidden)
+
+        size = PART if len(x_BHWC) % PART == 0 else len(x_BHWC)
+        of_parts = jax.lax.map(sums, x_BHWC.reshape(-1, size, *x_BHWC.shape[1:]))
+        return method.dead_units(jax.tree.map(lambda sums: sums.sum(0), of_parts), layers)
 
     def scan(params: Any, stats: Any, x_NHWC: Any) -> dict[str, jax.Array]:
-        of_all = jax.vmap(of_batch, in_axes=(0, 0, None))
+        of_all = side_by_side.batched(of_batch, (0, 0, None), large=has_convolutions(config))
         whole = len(x_NHWC) // SCANNED * SCANNED
         parts = []
         if whole:
@@ -154,17 +161,19 @@ def score_program(config: Any, image_shape: Shape, classes: int, score: Callable
 
         return score(loss, params, shared, masks)
 
-    return jax.jit(jax.vmap(scores, in_axes=(0, 0, 0, None, None)))
+    return jax.jit(
+        side_by_side.batched(scores, (0, 0, 0, None, None), large=has_convolutions(config))
+    )
 
 
 @functools.lru_cache(maxsize=64)
 def accuracy_program(config: Any, image_shape: Shape, classes: int) -> Any:
-    """(params, stats, x_NHWC, y_N) -> accuracy_S. What is left over of whole batches is not seen:
-    the number of images is a multiple of SCANNED, or below it."""
+    """(params, stats, x_NHWC, y_N) -> accuracy_S. What is left over of whole parts is not seen: the
+    number of images is a multiple of PART, or below it."""
     network = network_of(config, image_shape, classes)
 
     def accuracy(params: Any, stats: Any, x_NHWC: Any, y_N: Any) -> jax.Array:
-        size = min(SCANNED, len(y_N))
+        size = min(PART, len(y_N))
         count = len(y_N) // size * size
         batches = x_NHWC[:count].reshape(-1, size, *x_NHWC.shape[1:])
 
@@ -175,7 +184,9 @@ def accuracy_program(config: Any, image_shape: Shape, classes: int) -> Any:
 
         return jax.lax.map(right, (batches, y_N[:count].reshape(-1, size))).mean()
 
-    return jax.jit(jax.vmap(accuracy, in_axes=(0, 0, None, None)))
+    return jax.jit(
+        side_by_side.batched(accuracy, (0, 0, None, None), large=has_convolutions(config))
+    )
 
 
 def cross_entropy(outputs_BO: jax.Array, labels_B: jax.Array) -> jax.Array:

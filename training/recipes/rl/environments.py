@@ -68,7 +68,9 @@ class GymnaxEnvironment:
     def reset(self, key: jax.Array) -> tuple[jax.Array, Any]:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             observation, state = self.inner.reset(key, self.params)
-        return self._image(observation), jax.tree.map(jnp.asarray, state)
+        # Of the types that `step` gives, weak ones neither: a program of both is compiled once.
+        state = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), state)
+        return self._image(observation), state
 
     def step(self, key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, Stepped]:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

@@ -33,7 +33,8 @@ from training.recipes.rl.environments import (
 from training.recipes.rl.ppo import PPO, AgentState, PPOArm, Rollout
 from training.recipes.rl.ppo_metrics import representation, trust_region
 from training.recipes.rl.saved import Saved
-from training.recipes.side_by_side import join, numbers_of, programs, seeds_of, split
+from training.recipes.side_by_side import batched, join, numbers_of, programs, seeds_of, split
+from training.recipes.vision.network import has_convolutions
 
 
 class RunState(NamedTuple):
@@ -127,7 +128,9 @@ def train_ppo(
         numbers, seeds = numbers_of(group), seeds_of(group)
         saved = Saved(folder, [(cell.arm, dataclasses.asdict(cell.choices), cell.seed)
                                for cell in group])  # fmt: skip
-        iteration = jax.jit(jax.vmap(run.iteration, in_axes=(0, 0, 0, None)), donate_argnums=2)
+        large = has_convolutions(arm.choices.actor)
+        iteration = batched(run.iteration, (0, 0, 0, None), large=large)
+        iteration = jax.jit(iteration, donate_argnums=2)
         metrics = jax.jit(jax.vmap(run.metrics))
         more = jax.jit(jax.vmap(partial(at_measurement, run))) if at_measurement else None
         state = jax.jit(jax.vmap(run.start))(numbers, seeds)

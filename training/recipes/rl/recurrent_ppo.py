@@ -11,6 +11,7 @@ Legend: B environments (rows), T steps of a rollout, R rows of a minibatch, O ou
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -201,24 +202,16 @@ class RecurrentPPO:
         rows = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), steps)
         data = (rows, advantage_TB.T, (advantage_TB + steps.value).T, memory)
 
-        def minibatch(carried: tuple[Any, Any], rows_R: jax.Array) -> tuple[tuple[Any, Any], Any]:
-            params, opt_state = carried
-            batch = jax.tree.map(lambda x: x[rows_R], data)
-            grads, losses = jax.grad(self._loss, has_aux=True)(params, *batch)
-            # optax raises a float to the power of an int32 counter, which strictness forbids.
-            with jax.numpy_dtype_promotion("standard"):
-                updates, opt_state = self.tx.update(grads, opt_state, params)
-            rate = choices.learning_rate
-            return (jax.tree.map(lambda x, u: x - rate * u, params, updates), opt_state), losses
-
-        def epoch(carried: tuple[Any, Any], one_key: jax.Array) -> tuple[tuple[Any, Any], Any]:
-            order = jax.random.permutation(one_key, choices.environments)
-            return jax.lax.scan(minibatch, carried, order.reshape(-1, choices.rows))
-
-        start = (state.params, state.opt_state)
-        keys = jax.random.split(key, choices.epochs)
-        (params, opt_state), losses = jax.lax.scan(epoch, start, keys)
-        return params, opt_state, jax.tree.map(jnp.mean, losses)
+        return on_rows(
+            (state.params, state.opt_state),
+            data,
+            key,
+            loss=lambda params, batch: self._loss(params, *batch),
+            tx=self.tx,
+            learning_rate=choices.learning_rate,
+            epochs=choices.epochs,
+            rows=choices.rows,
+        )
 
     def _loss(
         self,
@@ -238,3 +231,35 @@ class RecurrentPPO:
         value = 0.5 * jnp.mean(jnp.square(value_RT - target_RT))
         loss = clipped + self.choices.value_weight * value - self.choices.entropy * entropy
         return loss, {"policy_loss": clipped, "entropy": entropy, "value_loss": value}
+
+
+def on_rows(
+    start: tuple[Any, Any],
+    data: Any,
+    key: jax.Array,
+    *,
+    loss: Callable[[Any, Any], tuple[jax.Array, dict[str, jax.Array]]],
+    tx: optax.GradientTransformation,
+    learning_rate: jax.Array | float,
+    epochs: int,
+    rows: int,
+) -> tuple[Any, Any, dict[str, jax.Array]]:
+    """All epochs on minibatches of whole rows: parameters, the optimizer's state, and the means of
+    what is logged. start: the first two. data: a tree [B, ...]; loss: of `rows` of it."""
+
+    def minibatch(carried: tuple[Any, Any], rows_R: jax.Array) -> tuple[tuple[Any, Any], Any]:
+        params, opt_state = carried
+        batch = jax.tree.map(lambda x: x[rows_R], data)
+        grads, losses = jax.grad(loss, has_aux=True)(params, batch)
+        # optax raises a float to the power of an int32 counter, which strictness forbids.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = tx.update(grads, opt_state, params)
+        stepped = jax.tree.map(lambda x, u: x - learning_rate * u, params, updates)
+        return (stepped, opt_state), losses
+
+    def epoch(carried: tuple[Any, Any], one_key: jax.Array) -> tuple[tuple[Any, Any], Any]:
+        order = jax.random.permutation(one_key, len(jax.tree.leaves(data)[0]))
+        return jax.lax.scan(minibatch, carried, order.reshape(-1, rows))
+
+    (params, opt_state), losses = jax.lax.scan(epoch, start, jax.random.split(key, epochs))
+    return params, opt_state, jax.tree.map(jnp.mean, losses)

@@ -137,7 +137,7 @@ def minatar(arm: Any, seed: int, count: int) -> dict[str, Any]:
     from training.recipes.experiment import Cell
     from training.recipes.rl.environments import gymnax_environment
     from training.recipes.rl.ppo_train import Run
-    from training.recipes.side_by_side import numbers_of, seeds_of, split
+    from training.recipes.side_by_side import batched, numbers_of, seeds_of, split
 
     began, times, returns = time.monotonic(), [], []
     cells = [Cell("", arm, seed * count + number) for number in range(count)]
@@ -145,7 +145,7 @@ def minatar(arm: Any, seed: int, count: int) -> dict[str, Any]:
     run = Run(split(arm)[0], gymnax_environment(arm.environment))
     state = jax.jit(jax.vmap(run.start))(numbers, seeds)
     iteration = jax.jit(
-        jax.vmap(lambda *given: run.iteration(*given)[::2], in_axes=(0, 0, 0, None)),
+        batched(lambda *given: run.iteration(*given)[::2], (0, 0, 0, None), large=True),
         donate_argnums=2,
     )
     for number in range(arm.iterations):

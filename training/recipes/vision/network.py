@@ -30,6 +30,11 @@ class NetworkConfig(Protocol):
         ...
 
 
+def has_convolutions(config: Any) -> bool:
+    """Of a NetworkConfig."""
+    return config.kind in ("cnn", "conv", "vgg16", "resnet18", "resnet50")
+
+
 class Network:
     """A config for images of one shape and so many outputs."""
 

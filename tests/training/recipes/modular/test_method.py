@@ -146,7 +146,7 @@ def test_tasks_over_devices_are_the_tasks_of_one():
         program = jax.jit(jax.value_and_grad(loss))
         results[devices] = jax.device_get(program(shared, tasks))
         if devices == 8:
-            assert "all-reduce" in program.lower(shared, tasks).compile().as_text()
+            assert "all-reduce" in (program.lower(shared, tasks).compile().as_text() or "")
     for one, eight in zip(*map(jax.tree.leaves, results.values()), strict=True):
         np.testing.assert_allclose(eight, one, rtol=1e-5, atol=1e-6)
 

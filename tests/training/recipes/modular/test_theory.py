@@ -20,7 +20,7 @@ from training.recipes.modular.theory import (
     draw_codes,
     measured,
     modular_init,
-    test,
+    on_test_tasks,
 )
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -75,7 +75,7 @@ def test_codes():
 
 def test_a_test_code_is_inferred(teacher):
     """The teacher as its own student: every code is recovered from few points."""
-    tested = test(ARM, teacher, teacher, MASKS["train"], jax.random.key(0))
+    tested = on_test_tasks(ARM, teacher, teacher, MASKS["train"], jax.random.key(0))
     assert float(tested.error_N.max()) < 1e-4
     np.testing.assert_allclose(tested.fast_N, tested.code_NM, atol=2e-2)
 

@@ -23,7 +23,7 @@ def test_a_unit_is_dead_where_all_its_layers_are():
     a_BHWU = jnp.array([[[[0.0, 1.0, 0.0]]], [[[0.0, 0.0, -1.0]]]])
     b_BHWU = jnp.array([[[[0.0, 0.0, 2.0]]]])
     hidden = {"a": Hidden(a_BHWU, a_BHWU), "b": Hidden(b_BHWU, b_BHWU)}
-    dead = method.dead_units(hidden, {"one": ["a"], "both": ["a", "b"]})
+    dead = method.dead_units(method.activation_sums(hidden), {"one": ["a"], "both": ["a", "b"]})
     assert dead["one"].tolist() == [True, False, True]
     assert dead["both"].tolist() == [True, False, False]
 

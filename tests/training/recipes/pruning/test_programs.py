@@ -18,6 +18,7 @@ CONFIG = NETWORKS["mlp"]
 
 def test_a_unit_that_lives_on_one_image_is_alive(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(programs, "SCANNED", 4)
+    monkeypatch.setattr(programs, "PART", 2)
     network = of(CONFIG)
     params, stats = jax.vmap(network.init)(jax.random.split(jax.random.key(0), 2))
     params["hidden_0"]["norm"]["bias"] = params["hidden_0"]["norm"]["bias"] - 30.0
@@ -32,7 +33,7 @@ def test_a_unit_that_lives_on_one_image_is_alive(monkeypatch: pytest.MonkeyPatch
 
 
 def test_accuracy_is_that_of_the_images(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(programs, "SCANNED", 4)
+    monkeypatch.setattr(programs, "PART", 4)
     network = of(CONFIG)
     params, stats = jax.vmap(network.init)(jax.random.split(jax.random.key(0), 2))
     x_NHWC = jax.random.normal(jax.random.key(1), (8, *SHAPE))

@@ -34,6 +34,19 @@ def test_an_episode_ends_at_its_limit_and_the_next_one_begins():
     np.testing.assert_array_equal(seen[1].observation, seen[1].final_observation)
 
 
+@pytest.mark.parametrize("name", ["CartPole-v1", "Breakout-MinAtar"])
+def test_a_state_has_the_types_of_the_one_after_it(name: str):
+    environment = gymnax_environment(name)
+    _, first = jax.jit(environment.reset)(jax.random.key(0))
+    step = jax.jit(environment.step)
+    after, _ = step(jax.random.key(1), first, jnp.int32(0))
+    step(jax.random.key(1), after, jnp.int32(0))
+    assert list(map(jax.typeof, jax.tree.leaves(after))) == list(
+        map(jax.typeof, jax.tree.leaves(first))
+    )
+    assert step._cache_size() == 1  # type: ignore[attr-defined]
+
+
 def test_returns_are_counted_over_finished_episodes():
     episodes = no_episodes(2)
     for done in ([False, True], [False, False], [True, True]):

@@ -10,7 +10,7 @@ import pytest
 
 from training.recipes.vision.layers import Style
 from training.recipes.vision.mlp import CNNConfig, MLPConfig
-from training.recipes.vision.network import Network
+from training.recipes.vision.network import Network, has_convolutions
 from training.recipes.vision.resnet import ResNetConfig
 from training.recipes.vision.vit import ViTConfig
 
@@ -53,3 +53,8 @@ def test_batch_norm_trains_on_the_batch_and_applies_what_ran():
     applied = network.apply(params, after, x_BHWC)
     np.testing.assert_allclose(applied.outputs_BO, outputs.outputs_BO, atol=0.15)
     assert jnp.abs(network.apply(params, stats, x_BHWC).outputs_BO - outputs.outputs_BO).max() > 0.3
+
+
+def test_which_have_convolutions():
+    assert not has_convolutions(MLPConfig())
+    assert has_convolutions(CNNConfig())
