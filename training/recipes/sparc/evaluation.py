@@ -55,7 +55,7 @@ class Evaluator:
             )
         size = scenes.truth_NSS.shape[1:]
         predicted_NSS = class_maps(
-            *(patches_NPD, self.texts(params, scenes.phrases), scenes.present_NC),
+            *(patches_NPD, self.texts(params, scenes.phrases), scenes.shown_NC),
             grid=self._grid,
             size=(int(size[0]), int(size[1])),
         )

@@ -24,7 +24,7 @@ class SceneArrays(NamedTuple):
     captions: list[str]
     truth_NSS: np.ndarray  # int32
     phrases: list[str]
-    present_NC: np.ndarray  # bool
+    shown_NC: np.ndarray  # bool
     swapped: dict[str, list[str | None]]
 
     def batch(self, index_B: np.ndarray, words: WordVocabulary, length: int) -> PairBatch:
@@ -78,12 +78,12 @@ def scene_arrays(
     phrases = sorted({part.phrase for scene in scenes for part in scene.parts if part.mentioned})
     number_of = {phrase: number for number, phrase in enumerate(phrases)}
     truth_NSS = np.full((count, config.side, config.side), BACKGROUND, np.int32)
-    present_NC = np.zeros((count, len(phrases)), bool)
+    shown_NC = np.zeros((count, len(phrases)), bool)
     for row, scene in enumerate(scenes):
         for part in scene.parts:
             if part.mentioned:
                 truth_NSS[row][part.mask_SS] = number_of[part.phrase]
-                present_NC[row, number_of[part.phrase]] = True
+                shown_NC[row, number_of[part.phrase]] = True
     exchanged = [swapped(scene) for scene in scenes]
     kinds = sorted({kind for captions in exchanged for kind in captions})
     return SceneArrays(
@@ -91,6 +91,6 @@ def scene_arrays(
         [scene.caption for scene in scenes],
         truth_NSS,
         phrases,
-        present_NC,
+        shown_NC,
         {kind: [captions.get(kind) for captions in exchanged] for kind in kinds},
     )

@@ -29,7 +29,7 @@ def test_they_are_the_scenes():
         np.testing.assert_array_equal(arrays.images_NSS3[row], scene.image_SS3)
         assert arrays.captions[row] == scene.caption
         told = {part.phrase for part in scene.parts if part.mentioned}
-        assert {arrays.phrases[c] for c in np.flatnonzero(arrays.present_NC[row])} == told
+        assert {arrays.phrases[c] for c in np.flatnonzero(arrays.shown_NC[row])} == told
         for part in scene.parts:
             labels = set(arrays.truth_NSS[row][part.mask_SS].tolist())
             assert labels == ({arrays.phrases.index(part.phrase)} if part.mentioned else {-1})
