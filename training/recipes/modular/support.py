@@ -117,7 +117,7 @@ class Support:
             bridge_M[[half - 1, half]] = 1
             return within_C | (table_CLM == bridge_M).all((1, 2))
         near = np.array([[self._near(mask_M) for mask_M in row_LM] for row_LM in table_CLM])
-        return near.all(1)
+        return np.asarray(near.all(1))
 
     def _near(self, mask_M: np.ndarray) -> bool:
         """One module, or two that are at most `reach` apart on the ring."""
