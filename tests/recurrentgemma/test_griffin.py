@@ -13,6 +13,7 @@ import recurrentgemma as rg
 from recurrentgemma.griffin import Griffin, for_short_documents
 from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.params import flat_params
+from recurrentgemma.state import AttentionState
 from tests.recurrentgemma.models import CONFIGS, WINDOW, call, make, tokens
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -62,8 +63,8 @@ def test_short_documents_need_no_longer_rings(kind: str):
     want_after, _ = call(model, ids[:, 4:], whole)
     np.testing.assert_allclose(part, want_part, rtol=0, atol=1e-5)
     np.testing.assert_allclose(after, want_after, rtol=0, atol=1e-5)
-    places = [layer.keys_BWK.shape[1] for layer in state.layers if hasattr(layer, "keys_BWK")]
-    assert set(places) == {WINDOW - 2}
+    rings = [layer for layer in state.layers if isinstance(layer, AttentionState)]
+    assert {ring.keys_BWK.shape[1] for ring in rings} == {WINDOW - 2}
     assert model.config == CONFIGS[kind]
     assert for_short_documents(model, 1000).config == model.config
 
