@@ -33,6 +33,7 @@ from training.recipes.forgetting.minihack_rooms import (
 )
 from training.recipes.rl.distributions import Categorical
 from training.recipes.rl.environments import Stepped
+from training.recipes.rl.host_environments import BegunAnew
 
 NAME = "MiniHack-Navigation-Custom-v0"
 EXTRA = "pip install 'griffin-lm[nethack]'"
@@ -81,7 +82,7 @@ class Visits:
         }
 
 
-class RoomEnvironments:
+class RoomEnvironments(BegunAnew):
     """See the module. inner: of gymnasium's vector interface, with `chars_crop` and `blstats`."""
 
     def __init__(self, inner: Any, task: Task, *, seed: int):
@@ -150,15 +151,6 @@ class RoomEnvironments:
         """What was counted since this was asked last, or since `reset`."""
         counted, self._visits = self._visits, Visits()
         return counted
-
-    def snapshot(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def restore(self, kept: dict[str, Any]) -> None:
-        """New episodes."""
-        del kept
-        self.reset()
 
     def _in_map(self, blstats_BN: np.ndarray) -> np.ndarray:
         return _places(blstats_BN) - self.corner_B2

@@ -26,6 +26,7 @@ import numpy as np
 from recurrentgemma.errors import UserError
 from training.recipes.rl.distributions import Categorical
 from training.recipes.rl.environments import EXTRA, Stepped
+from training.recipes.rl.host_environments import BegunAnew
 
 SIDE, FRAMES, FRAME_SKIP = 84, 4, 4
 SCREEN = 210, 160
@@ -159,7 +160,7 @@ class Visits:
         }
 
 
-class MontezumaEnvironments:
+class MontezumaEnvironments(BegunAnew):
     """See the module. starts: where episodes begin, each drawn; () is the game's start. far: rooms
     that are FAR. After `restore` episodes begin anew."""
 
@@ -221,15 +222,6 @@ class MontezumaEnvironments:
         """What was counted since this was asked last, or since `reset`."""
         counted, self._visits = self._visits, Visits()
         return counted
-
-    def snapshot(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def restore(self, kept: dict[str, Any]) -> None:
-        """New episodes."""
-        del kept
-        self.reset()
 
     def _begin(self, row: int) -> None:
         start = self.starts[int(self.random.integers(len(self.starts)))] if self.starts else None

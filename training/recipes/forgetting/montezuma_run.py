@@ -78,12 +78,7 @@ class MontezumaArm:
     tried_steps: int = 200
 
     def __post_init__(self) -> None:
-        pair = self.schedule.environments, self.schedule.rollout
-        if pair != (self.choices.environments, self.choices.rollout):
-            raise UserError(
-                f"the schedule has {pair[0]} environments and rollouts of {pair[1]}, the choices "
-                f"{self.choices.environments} and {self.choices.rollout}: give both the same"
-            )
+        self.schedule.check(self.choices.environments, self.choices.rollout)
         if self.begins == "scratch" and self.method != "none":
             raise UserError(f"method={self.method!r} without a copy to be held to: expected none")
 

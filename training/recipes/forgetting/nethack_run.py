@@ -22,7 +22,6 @@ import numpy as np
 from flax import nnx
 
 from eval.dynamic.retention import Weight
-from recurrentgemma.errors import UserError
 from training.recipes.experiment import Cell
 from training.recipes.forgetting.nethack import Game, NetHackGames, Opening
 from training.recipes.forgetting.nethack_bot import Descender
@@ -72,12 +71,7 @@ class HackRun:
     recordings: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
-        pair = self.schedule.environments, self.schedule.rollout
-        if pair != (self.choices.environments, self.choices.rollout):
-            raise UserError(
-                f"the schedule has {pair[0]} environments and rollouts of {pair[1]}, the choices "
-                f"{self.choices.environments} and {self.choices.rollout}: give both the same"
-            )
+        self.schedule.check(self.choices.environments, self.choices.rollout)
 
     @property
     def teaching(self) -> "HackRun":

@@ -11,14 +11,14 @@ Expected: see README.md.
 
 import dataclasses
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
+
+from training.recipes.peers import last_line, ratio
 
 REFERENCE = Path("tests/peers/modular.py")
 STRETCHES = 8  # of a run, the first two of which are not counted
@@ -73,16 +73,8 @@ def main(argv: list[str] | None = None) -> None:
         if of_name
     }
     if runs["PyTorch"]:
-        pairs = zip(runs["ours"], runs["PyTorch"], strict=True)
-        ratios = sorted(a["steps_per_second"] / b["steps_per_second"] for a, b in pairs)
-        print(f"ours over theirs: {np.median(ratios):.1f} ({ratios[0]:.1f} to {ratios[-1]:.1f})")
+        print(ratio(runs["ours"], runs["PyTorch"]))
     print(json.dumps(numbers))
-
-
-def last_line(command: list[str]) -> dict[str, Any]:
-    """What a process, which must succeed, prints last."""
-    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(run.stdout.splitlines()[-1])
 
 
 def measured(arguments: SpeedArguments) -> dict[str, float]:

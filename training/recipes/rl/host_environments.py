@@ -12,6 +12,7 @@ paper's: 84 x 84 in grey, 4 frames, 3 frames a step, sticky actions, rewards' si
 and no end at a lost life. Legend: B environments, D numbers of an observation.
 """
 
+import abc
 import importlib
 import warnings
 from collections.abc import Sequence
@@ -112,7 +113,24 @@ class HostEnvironments:
         return rows.mean(0), np.maximum(rows.std(0), LEAST_STD)
 
 
-class AtariEnvironments:
+class BegunAnew(abc.ABC):
+    """Environments whose state is not kept: a run that goes on has new episodes."""
+
+    @abc.abstractmethod
+    def reset(self) -> np.ndarray:
+        """New episodes everywhere."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        """New episodes."""
+        del kept
+        self.reset()
+
+
+class AtariEnvironments(BegunAnew):
     """See the module; of ale-py's own vector environment, whose state cannot be saved: after
     `restore` episodes begin anew."""
 
@@ -137,15 +155,6 @@ class AtariEnvironments:
         final = _pictures(info["final_obs"]) if "final_obs" in info else seen
         reward_B = np.asarray(reward_B, np.float32)
         return Stepped(seen, reward_B, np.asarray(terminated_B), np.asarray(truncated_B), final)
-
-    def snapshot(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def restore(self, kept: dict[str, Any]) -> None:
-        """New episodes."""
-        del kept
-        self.inner.reset(seed=self.seed)
 
 
 def gymnasium_environments(

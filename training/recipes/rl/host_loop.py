@@ -90,6 +90,14 @@ class Schedule:
             if value < 1:
                 raise UserError(f"{name}={value}: expected at least 1")
 
+    def check(self, environments: int, rollout: int) -> None:
+        """Raises UserError: an agent's choices have other numbers of them."""
+        if (environments, rollout) != (self.environments, self.rollout):
+            raise UserError(
+                f"the schedule has {self.environments} environments and rollouts of "
+                f"{self.rollout}, the choices {environments} and {rollout}: give both the same"
+            )
+
     @property
     def between(self) -> int:
         """Updates from one measurement to the next."""

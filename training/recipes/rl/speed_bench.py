@@ -13,7 +13,6 @@ intervals (Student's t). Ours bootstraps where an episode is cut off, as Stable-
 
 import dataclasses
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ import numpy as np
 import tyro
 
 from recurrentgemma.errors import UserError
+from training.recipes.peers import last_line, ratio
 
 REFERENCE = Path("tests/peers/ppo.py")
 MEASURED = 20  # times that Hopper's is looked at
@@ -71,16 +71,8 @@ def main(argv: list[str] | None = None) -> None:
     for name, of_name in numbers.items():
         print(f"{name:18} " + "  ".join(f"{key} {value}" for key, value in of_name.items()))
     if runs["Stable-Baselines3"]:
-        pairs = zip(runs["ours"], runs["Stable-Baselines3"], strict=True)
-        ratios = sorted(a["steps_per_second"] / b["steps_per_second"] for a, b in pairs)
-        print(f"ours over theirs: {np.median(ratios):.1f} ({ratios[0]:.1f} to {ratios[-1]:.1f})")
+        print(ratio(runs["ours"], runs["Stable-Baselines3"]))
     print(json.dumps(numbers))
-
-
-def last_line(command: list[str]) -> dict[str, Any]:
-    """What a process, which must succeed, says in its last line."""
-    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(run.stdout.splitlines()[-1])
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, str]:
