@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modular: when do hypernetworks generalise to new combinations of modules? (2312.15001)"""
+"""Tasks made of modules, and which learners solve new combinations of them (arXiv 2312.15001)."""
