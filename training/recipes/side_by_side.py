@@ -69,8 +69,7 @@ def batched(function: Callable, in_axes: Sequence[int | None], *, large: bool) -
     """jax.vmap(function, in_axes), axes 0 or None.
 
     On CPUs a `large` one, such as of a network of convolutions, runs for one after the other in the
-    same program: what its layers read and write fits a core's cache then, and all of it takes less
-    time (docs/log.md).
+    same program, and all of it takes less time so, probably for a core's cache (docs/log.md).
     """
     if jax.default_backend() != "cpu" or not large:
         return jax.vmap(function, tuple(in_axes))

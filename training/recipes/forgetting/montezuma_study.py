@@ -62,7 +62,7 @@ def method_of(arm: MontezumaArm, name: str) -> MontezumaArm:
 
 
 def paper_arms(options: PresetOptions) -> dict[str, MontezumaArm]:
-    """At the paper's size. Raises UserError: there is no such method or game."""
+    """By the paper's settings. Raises UserError: there is no such method or game."""
     arms = {}
     for environment in options.environments:
         if environment != GAME:
@@ -113,7 +113,7 @@ def montezuma_experiment(
 MONTEZUMA = montezuma_experiment("montezuma", "about 30 CPU minutes, an estimate", small_arms(), 1)
 MONTEZUMA_PAPER = Preset(
     name="montezuma-paper",
-    what="the paper's size: 128 games, 50 million steps, FAR from the seventh room on",
+    what="the paper's settings, 50 million steps (our choice), FAR from the seventh room on",
     options=PresetOptions(
         environments=(GAME,), epochs=(4,), interventions=tuple(METHODS), steps=PAPER_STEPS
     ),

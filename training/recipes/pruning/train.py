@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recurrentgemma.errors import UserError
 from training.pruning.schedules import penalty_schedule
 from training.recipes.pruning import method, programs
 from training.recipes.pruning.choices import CUTS, FIRST_CUT, Training
@@ -39,7 +40,8 @@ def train(choices: Training, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """The numbers of each seed: accuracy on the test images, live units and parameters left, their
     course, revivals, and the seconds of all seeds together, compilation apart.
 
-    Raises UserError: no unit of a layer is left; the network has no scales to penalise.
+    Raises UserError: no unit of a layer is left; the network has no scales to penalise; scores by
+    which units are to be removed are not finite.
     """
     sets = load_sets(choices.images, choices.train_images, choices.test_images)
     return Run(choices, sets, seeds).run()
@@ -194,6 +196,11 @@ class Run:
         for k in range(CUTS):
             now = {name: jnp.asarray(mask, jnp.float32) for name, mask in masks.items()}
             scores = self._called(program, self.now.params, self.now.stats, now, x_NHWC, y_N)
+            if not all(np.isfinite(of_width).all() for of_width in scores.values()):
+                raise UserError(
+                    f"the scores of {self.choices.method} are not finite on this network, so that "
+                    "they say nothing of its units: choose another method or network"
+                )
             part = self.choices.density ** ((k + 1) / CUTS)
             masks = method.smallest_out_everywhere(scores, part)
         kept = {name: jnp.asarray(mask, jnp.float32) for name, mask in masks.items()}

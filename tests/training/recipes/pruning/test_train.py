@@ -4,12 +4,13 @@ size; seeds do not depend on each other."""
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from recurrentgemma.errors import UserError
 from training.recipes.pruning.choices import Training
-from training.recipes.pruning.train import train
+from training.recipes.pruning.train import SCORES, train
 from training.recipes.vision.layers import Style
 from training.recipes.vision.mlp import MLPConfig
 
@@ -58,3 +59,12 @@ def test_a_baseline_keeps_the_part_that_it_is_told(small: Training, method):
 def test_a_network_without_scales_has_nothing_to_penalise(small: Training):
     with pytest.raises(UserError, match="this network's units have none"):
         train(dataclasses.replace(small, network=MLPConfig(widths=(8,))), [0])
+
+
+def test_scores_that_are_not_finite_remove_nothing(small: Training, monkeypatch):
+    def nan_scores(loss, params, shared, masks):
+        return {name: jnp.full_like(mask, jnp.nan) for name, mask in masks.items()}
+
+    monkeypatch.setitem(SCORES, "snap", nan_scores)
+    with pytest.raises(UserError, match="the scores of snap are not finite on this network"):
+        train(dataclasses.replace(small, method="snap", density=0.5), [0])
