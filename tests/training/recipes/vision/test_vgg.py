@@ -39,3 +39,17 @@ def test_vgg16_has_its_size():
     network = Network(VGGConfig(widths=()), image_shape=(32, 32, 3), outputs=10)
     params, _ = jax.eval_shape(network.init, jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 14_723_136 - 4_224 + 5_130
+
+
+def test_second_derivatives_are_finite_at_odd_edges():
+    """As EarlyCroP takes them: through `max` they were NaN, in compiled programs alone."""
+    config = VGGConfig(channels=((4,), (4,)), widths=(8,))
+    network = Network(config, image_shape=(14, 14, 1), outputs=2)
+    params, stats = network.init(jax.random.key(0))
+    x_BHWC = jax.random.normal(jax.random.key(1), (16, 14, 14, 1))
+
+    def loss(params):
+        return (network.train(params, stats, x_BHWC)[0].outputs_BO ** 2).mean()
+
+    tangent = jax.jit(lambda p: jax.jvp(jax.grad(loss), (p,), (p,))[1])(params)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tangent))
