@@ -61,6 +61,7 @@ def convert(
     dtype: str | None = None,
     params_wrapper: bool = True,
     adapters: str | Path | None = None,
+    code: str = "",
 ) -> Report:
     """Write the checkpoint at src, of any format or by name, to dst in the format `to`.
 
@@ -69,7 +70,7 @@ def convert(
     those of transformers (transformers_tokenizer.py).
     params_wrapper is for deepmind-flax: whether the tree has a `params` level, as DeepMind's
     save_parameters writes it, or none, as on Kaggle. adapters: low-rank adapters that are added to
-    the weights, of PEFT's (a name will do) or of a run.
+    the weights, of PEFT's (a name will do) or of a run; or templates, with the code of this task.
 
     Raises:
       ValueError: dst exists and is not empty; src is damaged or contradicts its config; the format
@@ -85,7 +86,7 @@ def convert(
         destination.require_free(dst)
     checkpoint = open_checkpoint(src)
     if adapters is not None:
-        pairs, trained_on = open_adapters(adapters)
+        pairs, trained_on = open_adapters(adapters, code)
         checkpoint = merged(checkpoint, pairs, config or trained_on)
     config = resolve_config(checkpoint, config, dtype)
     if to.startswith("deepmind"):

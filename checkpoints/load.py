@@ -18,6 +18,7 @@ from checkpoints import (
     hub,
     huggingface,
     huggingface_json,
+    hyper_adapters,
     orbax_tree,
     session_file,
     store,
@@ -127,14 +128,24 @@ def open_checkpoint(path: str | Path) -> OpenCheckpoint:
     raise UserError(f"{path}: not a checkpoint; {EXPECTED}")
 
 
-def open_adapters(path: str | Path) -> tuple[adapters.Adapters, GriffinConfig | None]:
+def open_adapters(
+    path: str | Path, code: str = ""
+) -> tuple[adapters.Adapters, GriffinConfig | None]:
     """The adapters in a directory of PEFT's, or of a run that trained them; and of the latter the
     config of the model that they were trained on.
 
+    code: the task whose code makes one adapter of a directory's templates (hyper_adapters.py);
+    nothing, where there is one code only.
     Raises:
-      ValueError: it holds no adapters, or they are damaged.
+      ValueError: it holds no adapters, or they are damaged; there is no such code.
     """
     named, path = path, hub.local_path(path)
+    if (path / hyper_adapters.CONFIG).is_file():
+        return hyper_adapters.read(path).lora(code), None
+    if code:
+        raise UserError(
+            f"{path}: a code ({code!r}) has no effect on adapters without templates: leave it out"
+        )
     if (path / adapters.CONFIG).is_file():
         return adapters.read(path), None
     if path.is_dir() and store.is_ours(path):
@@ -145,7 +156,7 @@ def open_adapters(path: str | Path) -> tuple[adapters.Adapters, GriffinConfig | 
     problem = "holds no adapters" if path.exists() else f"no such file or directory{hint(named)}"
     raise UserError(
         f"{path}: {problem}; expected a directory, or a repository on Hugging Face's hub, with "
-        f"{adapters.CONFIG}, or a run of `griffin finetune` with --lora"
+        f"{adapters.CONFIG} or {hyper_adapters.CONFIG}, or a run of `griffin finetune` with --lora"
     )
 
 
@@ -207,7 +218,8 @@ def _open_directory(path: Path) -> OpenCheckpoint:
     ours = store.open_checkpoint(path) if store.is_ours(path) else None
     if ours is not None and not adapters.are_adapters(ours):
         return ours
-    if ours is not None or (path / adapters.CONFIG).is_file():
+    kept = (adapters.CONFIG, hyper_adapters.CONFIG)
+    if ours is not None or any((path / name).is_file() for name in kept):
         pairs, config = open_adapters(path)
         return adapters.merged(_open_base(path, pairs.base), pairs, config)
     if orbax_tree.is_tree(path):

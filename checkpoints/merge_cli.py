@@ -14,7 +14,8 @@ from checkpoints.names import Format
 EXAMPLES = """Add low-rank adapters (LoRA) to the weights of their base: a plain checkpoint.
 
 BASE is a checkpoint of any format; ADAPTERS is a run of `griffin finetune --lora.rank N`, or a
-directory of Hugging Face PEFT's with adapter_config.json. Each may be a name on Hugging Face's hub.
+directory of Hugging Face PEFT's with adapter_config.json, or one of templates with
+hyper_adapter.json. Each may be a name on Hugging Face's hub.
 Where a run's base is still where it was, `griffin convert RUN DST` does the same.
 
 examples:
@@ -38,6 +39,8 @@ class MergeArguments:
     """The dtype to write; by default the base's."""
     config: str | None = None
     """A preset, or one of our config.json files, for a base that does not say what it is."""
+    code: str = ""
+    """Of templates, the task whose code makes the adapter; nothing, where there is one alone."""
 
 
 def main(argv: list[str]) -> int:
@@ -55,8 +58,9 @@ def main(argv: list[str]) -> int:
         config=None if arguments.config is None else config_named(arguments.config),
         dtype=arguments.dtype,
         adapters=adapters,
+        code=arguments.code,
     )
-    trained_on = open_adapters(adapters)[0].base
+    trained_on = open_adapters(adapters, arguments.code)[0].base
     if trained_on and not _is_base(base, trained_on):
         print(
             f"note: {arguments.adapters} says that it was trained on {trained_on}; that "

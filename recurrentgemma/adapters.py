@@ -50,7 +50,8 @@ class AdaptedLinear(Linear):
 def low_rank(x: jax.Array, a: jax.Array, b: jax.Array, *, name: str, sums: bool) -> jax.Array:
     """(x A) B in x's dtype, beside the layer of this name; `sums` is that layer's.
 
-    x [..., I] with a [I, R] and b [R, J]; or x [B, ..., I] with a [B, I, R] and b [B, R, J].
+    x [..., I] with a [I, R] and b [R, J]; or x [B, ..., I] with a [B, I, R], and b [R, J] or
+    [B, R, J].
     """
     if over_tensor(name):  # each device has some of J: a part of a's gradient
         a = parallel.replicate(a, "tensor")
@@ -116,8 +117,9 @@ def fresh_adapters(config: GriffinConfig, lora: LoraConfig, *, seed: int) -> par
 def attach(model: Griffin, flat: Mapping[str, ArrayLike], *, scale: float) -> Griffin:
     """The model with these adapters, by canonical name; its own parameters are shared.
 
-    scale is alpha / rank. Layers without adapters stay as they are. An adapter a row (A [B, I, R])
-    is for a model on one device, which then takes batches of so many rows.
+    scale is alpha / rank. Layers without adapters stay as they are. An adapter a row (A [B, I, R],
+    and B [B, R, J] or one for all rows) is for a model on one device, which then takes batches of
+    so many rows.
 
     Raises:
       ValueError: an adapter is of no linear layer, lacks its other half, or fits neither its layer
@@ -146,10 +148,11 @@ def attach(model: Griffin, flat: Mapping[str, ArrayLike], *, scale: float) -> Gr
 def _check_fits(name: str, weight_JI: tuple[int, ...], a: jax.Array, b: jax.Array) -> None:
     outputs, inputs = weight_JI
     rows, rank = a.shape[:-2], a.shape[-1]
-    if len(rows) > 1 or a.shape != (*rows, inputs, rank) or b.shape != (*rows, rank, outputs):
+    fits_b = b.shape in ((rank, outputs), (*rows, rank, outputs))
+    if len(rows) > 1 or a.shape != (*rows, inputs, rank) or not fits_b:
         raise ValueError(
             f"adapters {a.shape} and {b.shape} do not fit {name!r} {tuple(weight_JI)}: expected "
-            f"({inputs}, rank) and (rank, {outputs}), or both with a first axis of rows"
+            f"({inputs}, rank) and (rank, {outputs}), the first or both with a first axis of rows"
         )
 
 

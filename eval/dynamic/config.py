@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from recurrentgemma.errors import UserError
 from recurrentgemma.lora_config import LoraConfig
 
-Parameters = Literal["all", "mlp", "recurrence", "attention", "biases", "lora"]
+Parameters = Literal["all", "mlp", "recurrence", "attention", "biases", "lora", "code"]
 Algorithm = Literal["none", "sgd", "rms", "adam"]
 Retain = Literal["none", "kl", "l2-sp", "ewc", "root-ewc"]
 LORA = LoraConfig(rank=8, alpha=16.0)
@@ -175,10 +175,14 @@ class DynamicConfig:
 
     parameters: Parameters = "all"
     """Which are adapted. recurrence: the RG-LRUs with their gates; biases: of every layer; lora:
-    adapters beside linear layers, and nothing else."""
+    adapters beside linear layers, and nothing else; code: that of `templates`, and nothing
+    else."""
     layers: str = ""
     """Only these layers' parameters, such as 4-7 or 0,2,5; by default all, and the embedding."""
     lora: LoraConfig = LORA
+    templates: str = ""
+    """For parameters code: a folder with hyper_adapter.json, whose templates stay as they are. The
+    code begins as the mean of those in the folder."""
     optimizer: OptimizerConfig = OptimizerConfig()
     segment_length: int = 32
     """How many tokens are scored before they are learned from."""
@@ -221,6 +225,31 @@ class DynamicConfig:
             )
         if self.parameters != "lora" and self.lora != LORA:
             raise UserError(f"lora's options have no effect with parameters={self.parameters}")
+        self._check_code()
+
+    def _check_code(self) -> None:
+        if self.parameters != "code":
+            if self.templates:
+                raise UserError(
+                    f"templates={self.templates!r} has no effect with parameters="
+                    f"{self.parameters}: leave it out, or set parameters=code"
+                )
+            return
+        if not self.templates:
+            raise UserError(
+                "parameters=code without templates: name the folder with hyper_adapter.json whose "
+                "code is to be adapted (--templates FOLDER)"
+            )
+        if self.layers:
+            raise UserError(
+                f"layers={self.layers!r} has no effect with parameters=code, which is of all "
+                "layers that have templates: leave it out"
+            )
+        if self.needs_statistics:
+            raise UserError(
+                "parameters=code has no gradient statistics: use optimizer.algorithm sgd or adam, "
+                "and retain.method none, kl or l2-sp"
+            )
 
     @property
     def learns(self) -> bool:

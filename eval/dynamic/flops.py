@@ -16,10 +16,12 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from checkpoints import hyper_adapters
 from eval.dynamic.config import DynamicConfig
 from eval.dynamic.parameters import adapted_names
 from recurrentgemma import adapters
 from recurrentgemma.config import CONV_WIDTH, BlockType, GriffinConfig
+from recurrentgemma.hyper_adapters import CODE, GROUPS, hyper_layers
 from recurrentgemma.parameters import param_shapes
 
 UPDATE = {"none": 0, "sgd": 2, "rms": 5, "adam": 14}  # for each parameter
@@ -91,6 +93,12 @@ def _shapes(config: GriffinConfig, choices: DynamicConfig) -> dict[str, tuple[in
         for name, (outputs, inputs) in adapters.adapted_layers(config, choices.lora).items():
             shapes[f"{name}/{adapters.A}"] = (inputs, rank)
             shapes[f"{name}/{adapters.B}"] = (rank, outputs)
+    if choices.parameters == "code":
+        hyper = hyper_adapters.read_config(choices.templates)
+        shapes[CODE] = (GROUPS, hyper.templates)
+        for name, (outputs, inputs) in hyper_layers(config, hyper).items():
+            shapes[f"{name}/{adapters.A}"] = (inputs, hyper.width)
+            shapes[f"{name}/{adapters.B}"] = (hyper.width, outputs)
     return shapes
 
 
@@ -102,6 +110,8 @@ def _costs(
     moving = {""} if "embedder/input_embedding" in adapted else set()  # parts with a gradient
     for node in _nodes(config, choices):
         own = [name for name in adapted if node.name and name.startswith(f"{node.name}/")]
+        coded = CODE in adapted and f"{node.name}/{adapters.A}" in shapes
+        own += [CODE] * coded
         before = any(name in moving for name in node.inputs)
         if before or own:
             moving.add(node.name)
@@ -118,10 +128,10 @@ def _costs(
             forward += product
             activations += product * before
             weights += product * (weight in adapted)
-        if f"{node.name}/{adapters.A}" in adapted:
+        if coded or f"{node.name}/{adapters.A}" in adapted:
             a = 2.0 * math.prod(shapes[f"{node.name}/{adapters.A}"])
             b = 2.0 * math.prod(shapes[f"{node.name}/{adapters.B}"])
-            forward, weights = forward + a + b, weights + a + b
+            forward, weights = forward + a + b, weights + a + b * (not coded)
             activations += b + a * before
         yield forward, activations, weights
 

@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from checkpoints import hyper_adapters
 from eval.dynamic.config import DynamicConfig
 from recurrentgemma import adapters, params
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.griffin import Griffin
+from recurrentgemma.hyper_adapters import CODE, HyperConfig, coded, normed, plain_code
 from recurrentgemma.parameters import param_shapes
 from recurrentgemma.params import Flat
 
@@ -43,9 +45,13 @@ class Form:
     """The structure of the adapted parameters in the model, and the path of each."""
     paths: tuple[str, ...]
     lora_scale: float | None
+    hyper: HyperConfig | None = None
 
-    def merge(self, adapted: Flat, frozen: nnx.State) -> Griffin:
+    def merge(self, adapted: Flat, frozen: Any) -> Griffin:
         """The model with these parameters, inside of jit."""
+        if self.hyper is not None:
+            frozen, templates = frozen
+            adapted = coded(self.config, self.hyper, templates, adapted[CODE])
         arrays = params.stack(self.config, adapted, self.paths)
         return nnx.merge(self.graphdef, jax.tree.unflatten(self.tree, arrays.values()), frozen)
 
@@ -53,11 +59,11 @@ class Form:
 @dataclasses.dataclass(frozen=True)
 class Split:
     """A model in two. `pretrained` are the adapted parameters as they start: the checkpoint's, or
-    fresh adapters."""
+    fresh adapters, or a code. With a code `frozen` is (what else the model holds, templates)."""
 
     form: Form
     pretrained: Flat
-    frozen: nnx.State
+    frozen: Any
     base: Flat
     """All parameters of the checkpoint, by canonical name."""
 
@@ -66,6 +72,8 @@ class Split:
         weights of their layers."""
         if self.form.lora_scale is None:
             return self.base | adapted
+        if self.form.hyper is not None:
+            adapted = coded(self.form.config, self.form.hyper, self.frozen[1], adapted[CODE])
         flat = dict(self.base)
         for name in adapted:
             if name.endswith(adapters.A):
@@ -90,6 +98,8 @@ def split(lm: LanguageModel, choices: DynamicConfig) -> Split:
         model = adapters.attach(model, fresh, scale=choices.lora.scale)
         form, frozen = _form(model, nnx.LoRAParam, choices.lora.scale)
         return Split(form, fresh, frozen, base)
+    if choices.parameters == "code" and choices.learns:
+        return _split_code(model, base, choices)
     names = set(adapted_names(config, choices))
 
     def is_adapted(path: tuple, _: Any) -> bool:
@@ -99,6 +109,20 @@ def split(lm: LanguageModel, choices: DynamicConfig) -> Split:
     pretrained = {name: x.astype(jnp.float32) for name, x in base.items() if name in names}
     form, frozen = _form(model, is_adapted, None)
     return Split(form, pretrained, frozen, base)
+
+
+def _split_code(model: Griffin, base: Flat, choices: DynamicConfig) -> Split:
+    """Raises UserError: there are no templates, or they are of another model."""
+    adapters_of_tasks = hyper_adapters.read(choices.templates)
+    adapters_of_tasks.check(model.config)
+    hyper = adapters_of_tasks.hyper
+    templates = {name: jnp.asarray(x) for name, x in adapters_of_tasks.templates.items()}
+    codes = [normed(jnp.asarray(code)) for code in adapters_of_tasks.codes.values()]
+    first_GM = jnp.mean(jnp.stack(codes), 0) if codes else plain_code(hyper)
+    model = adapters.attach(model, templates, scale=hyper.scale)
+    form, frozen = _form(model, nnx.LoRAParam, hyper.scale)
+    form = dataclasses.replace(form, hyper=hyper)
+    return Split(form, {CODE: normed(first_GM)}, (frozen, templates), base)
 
 
 def _form(model: Griffin, chosen: Any, lora_scale: float | None) -> tuple[Form, nnx.State]:
@@ -115,6 +139,8 @@ def adapted_names(config: GriffinConfig, choices: DynamicConfig) -> list[str]:
     within = layers(choices.layers, config.num_layers)
     if not choices.learns:
         return []
+    if choices.parameters == "code":
+        return [CODE]
     if choices.parameters == "lora":
         chosen = adapters.adapted_layers(config, choices.lora)
         pairs = [f"{name}/{which}" for name in chosen for which in (adapters.A, adapters.B)]

@@ -10,7 +10,8 @@ from training.recipes.modular.few_shot_study import (
     SUPPORTS,
     TRANSFER,
 )
+from training.recipes.modular.strings_study import STRINGS
 from training.recipes.modular.theory_study import PAPER_THEORY, SIZES, THEORY
 
-EXPERIMENTS = (THEORY, SIZES, FOUR, EIGHT, SUPPORTS, TRANSFER, PREFERENCES, GOALS)
+EXPERIMENTS = (THEORY, SIZES, FOUR, EIGHT, SUPPORTS, TRANSFER, PREFERENCES, GOALS, STRINGS)
 PRESETS = (PAPER_THEORY, *PAPER_PRESETS)
