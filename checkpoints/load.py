@@ -215,11 +215,11 @@ def _is_torch_archive(path: Path) -> bool:
 
 
 def _open_directory(path: Path) -> OpenCheckpoint:
-    ours = store.open_checkpoint(path) if store.is_ours(path) else None
+    is_hyper = (path / hyper_adapters.CONFIG).is_file()
+    ours = store.open_checkpoint(path) if store.is_ours(path) and not is_hyper else None
     if ours is not None and not adapters.are_adapters(ours):
         return ours
-    kept = (adapters.CONFIG, hyper_adapters.CONFIG)
-    if ours is not None or any((path / name).is_file() for name in kept):
+    if is_hyper or ours is not None or (path / adapters.CONFIG).is_file():
         pairs, config = open_adapters(path)
         return adapters.merged(_open_base(path, pairs.base), pairs, config)
     if orbax_tree.is_tree(path):

@@ -192,6 +192,11 @@ class OnlineAdapter:
             tx=tx,
             replay_text=replay_text,
         )
+        if header.get("templates") != adapter._learner.split.templates_fingerprint:
+            raise UserError(
+                f"{path} adapts a code of other templates than those in "
+                f"{adapter.choices.templates}: bring the old ones back"
+            )
         try:
             adapter._learner.restore(adapter_file.within(arrays, "learner."))
         except UserError as error:
@@ -213,6 +218,7 @@ class OnlineAdapter:
             "held": list(self._held),
             "note": self.note,
             "statistics": None,
+            "templates": self._learner.split.templates_fingerprint,
         }
         arrays = {f"learner.{name}": x for name, x in self._learner.arrays().items()}
         arrays["ids"] = self._ids

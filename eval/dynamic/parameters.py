@@ -7,11 +7,13 @@ streams; the frozen ones are shared.
 """
 
 import dataclasses
+import hashlib
 import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from checkpoints import hyper_adapters
@@ -66,6 +68,16 @@ class Split:
     frozen: Any
     base: Flat
     """All parameters of the checkpoint, by canonical name."""
+
+    @property
+    def templates_fingerprint(self) -> str | None:
+        """Tells the templates of a code from others; None without."""
+        if self.form.hyper is None:
+            return None
+        digest = hashlib.sha256(repr(self.form.hyper).encode())
+        for name, x in sorted(self.frozen[1].items()):
+            digest.update(name.encode() + np.asarray(x).tobytes())
+        return digest.hexdigest()[:16]
 
     def flat(self, adapted: Flat) -> Flat:
         """All parameters by canonical name, of a model without adapters: they are added to the

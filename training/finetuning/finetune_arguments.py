@@ -29,6 +29,24 @@ class LoraArguments:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class HyperArguments:
+    templates: int = 0
+    """Train so many low-rank templates beside each layer, and a code for each file of DATA: a task;
+    0: none."""
+    rank: int = 4
+    """Of each template."""
+    alpha: float | None = None
+    """Templates count alpha / rank / sqrt(templates) times; twice the rank if it is not said."""
+    layers: str = ".*"
+    """Which linear layers, as for --lora.layers."""
+    source: Path | None = None
+    """A folder or run with templates, which stay as they are: a code for DATA is learned."""
+    code_rate: float | None = None
+    """Learning rate of the codes: ten times that of the templates if it is not said, and 0.03 with
+    --hyper.source."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneArguments:
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """What to start from: a run, a checkpoint of any format, or a model's name on a hub."""
@@ -45,6 +63,7 @@ class FinetuneArguments:
     run_dir: Path | None = None
     """Where the run is kept; runs/NAME-tuned by default. If it holds a run, that run goes on."""
     lora: LoraArguments = dataclasses.field(default_factory=LoraArguments)
+    hyper: HyperArguments = dataclasses.field(default_factory=HyperArguments)
     prune: PruneConfig = dataclasses.field(default_factory=PruneConfig)
     retain: RetainConfig = dataclasses.field(default_factory=RetainConfig)
     chat_template: Annotated[str, tyro.conf.arg(aliases=["--template"])] = AUTO

@@ -3,10 +3,12 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import numpy as np
 from flax import nnx
 
+from checkpoints import hyper_adapters
 from eval.documents import InMemory
 from eval.dynamic import segments
 from eval.dynamic.config import DynamicConfig, OptimizerConfig, ReplayConfig
@@ -16,6 +18,7 @@ from eval.dynamic.statistics import Statistics, gradient_statistics
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.griffin import Griffin
+from recurrentgemma.hyper_adapters import HyperConfig, fresh_codes, fresh_templates
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from training.data.document import Document
 from training.data.held_out import HeldOut
@@ -51,6 +54,21 @@ RICH = dataclasses.replace(
 @functools.cache
 def language_model(config: GriffinConfig = CONFIG, seed: int = 0) -> LanguageModel:
     return LanguageModel(Griffin(config, rngs=nnx.Rngs(seed)), ByteTokenizer())
+
+
+def write_templates(folder: Path, config: GriffinConfig = CONFIG) -> str:
+    """Templates whose B is not zero, with two codes; returns the folder."""
+    hyper, rng = HyperConfig(templates=3, rank=2), np.random.default_rng(0)
+    templates = {
+        name: 0.3 * rng.normal(size=x.shape).astype(np.float32)
+        for name, x in fresh_templates(config, hyper, seed=0).items()
+    }
+    codes = dict(zip(("one", "two"), np.asarray(fresh_codes(hyper, 2, seed=0)), strict=True))
+    written = hyper_adapters.HyperAdapters(
+        folder, hyper, config.num_layers, "base", templates, codes
+    )
+    hyper_adapters.write(folder, written)
+    return str(folder)
 
 
 def ids_of(length: int, seed: int = 0) -> np.ndarray:

@@ -3,17 +3,19 @@
 
 import dataclasses
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 
+from checkpoints import hyper_adapters
 from eval.dynamic.adapter import OnlineAdapter
-from eval.dynamic.config import OptimizerConfig
+from eval.dynamic.config import DynamicConfig, OptimizerConfig
 from eval.dynamic.learner import LossNotFinite
 from eval.dynamic.stream import dynamic_evaluation
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.lm import LanguageModel
-from tests.eval.dynamic.small import MQA, PLAIN, RICH, ids_of, language_model
+from tests.eval.dynamic.small import MQA, PLAIN, RICH, ids_of, language_model, write_templates
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -131,3 +133,28 @@ def test_what_is_refused():
         OnlineAdapter(LanguageModel(language_model().model), PLAIN).feed("a")
     with pytest.raises(UserError, match="this document: 40 tokens are more than context_length"):
         OnlineAdapter(language_model(MQA), PLAIN).feed(ids_of(40).tolist())
+
+
+def test_a_code_alone_is_adapted_saved_and_reset(tmp_path):
+    folder = write_templates(tmp_path / "templates")
+    adam = OptimizerConfig(algorithm="adam", learning_rate=0.1)
+    choices = DynamicConfig(parameters="code", templates=folder, segment_length=8, optimizer=adam)
+    adapter = OnlineAdapter(language_model(), choices)
+    first = np.asarray(adapter.adapted["hyper_code"])
+    adapter.feed(ids_of(17).tolist())
+    assert adapter.version == 2
+    moved = np.asarray(adapter.adapted["hyper_code"])
+    assert moved.shape == (3, 3)
+    assert np.abs(moved - first).max() > 0.05
+    adapter.save(tmp_path / "a")
+    again = OnlineAdapter.load(tmp_path / "a", language_model())
+    more = ids_of(16, seed=1).tolist()
+    np.testing.assert_array_equal(again.feed(more), adapter.feed(more))
+    adapter.start()
+    np.testing.assert_array_equal(adapter.adapted["hyper_code"], first)
+    weights = hyper_adapters.read(folder)
+    changed = {name: x + 1 for name, x in weights.templates.items()}
+    shutil.rmtree(folder)
+    hyper_adapters.write(folder, dataclasses.replace(weights, templates=changed))
+    with pytest.raises(UserError, match="adapts a code of other templates than those in"):
+        OnlineAdapter.load(tmp_path / "a", language_model())

@@ -10,9 +10,17 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.lora_config import LoraConfig
 from tests.eval.dynamic.small import PLAIN, RICH
 
+CODE = {"parameters": "code", "templates": "here"}
+
 
 def test_they_survive_json():
-    for choices in (DynamicConfig(), PLAIN, RICH, DynamicConfig(replay=ReplayConfig(rows=2))):
+    for choices in (
+        DynamicConfig(),
+        PLAIN,
+        RICH,
+        DynamicConfig(replay=ReplayConfig(rows=2)),
+        DynamicConfig(**CODE),
+    ):
         assert DynamicConfig.from_json(json.loads(json.dumps(choices.to_json()))) == choices
 
 
@@ -53,6 +61,14 @@ def test_they_are_described_by_what_differs():
         (DynamicConfig, {"update_every": 0}, "update_every=0"),
         (DynamicConfig, {"learn_overlap": True}, "no effect with overlap=0"),
         (DynamicConfig, {"lora": LoraConfig(rank=2)}, "no effect with parameters=all"),
+        (DynamicConfig, {"templates": "here"}, "templates='here' has no effect with parameters=a"),
+        (DynamicConfig, {"parameters": "code"}, "parameters=code without templates: name the"),
+        (DynamicConfig, {**CODE, "layers": "1"}, "layers='1' has no effect with parameters=code"),
+        (
+            DynamicConfig,
+            {**CODE, "optimizer": OptimizerConfig(algorithm="rms")},
+            "parameters=code has no gradient statistics",
+        ),
         (
             DynamicConfig,
             {"optimizer": OptimizerConfig(algorithm="none"), "update_every": 2},

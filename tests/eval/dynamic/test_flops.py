@@ -13,7 +13,7 @@ from eval.dynamic.segments import cut, replayed, stacked
 from recurrentgemma import counts
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.presets import preset
-from tests.eval.dynamic.small import CONFIG, ids_of, language_model
+from tests.eval.dynamic.small import CONFIG, ids_of, language_model, write_templates
 from training.planning import hlo, products
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -68,6 +68,16 @@ def test_they_are_those_of_the_compiled_program(chosen):
     most = flops.per_token - flops.optimizer - others
     least = flops.per_token - flops.optimizer - 3 * others
     assert 0.97 * least < compiled(WIDE, chosen) < 1.03 * most
+
+
+def test_those_of_a_code(tmp_path):
+    chosen = choices(parameters="code", templates=write_templates(tmp_path / "templates", WIDE))
+    flops = flops_per_token(WIDE, chosen)
+    others = 2 * WIDE.lru_width * (2 * 4 + 16)
+    most = flops.per_token - flops.optimizer - others
+    assert 0.97 * (most - 2 * others) < compiled(WIDE, chosen) < 1.03 * most
+    learner = Learner(language_model(WIDE), chosen)
+    assert adapted_parameters(WIDE, chosen) == 9 == learner.split.pretrained["hyper_code"].size
 
 
 def test_static_scoring_is_a_forward_pass():

@@ -18,7 +18,7 @@ G groups of layers, M templates.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -104,7 +104,7 @@ class Programs(NamedTuple):
     test_codes: Callable[..., tuple[jax.Array, jax.Array]]
 
 
-def measured(choices: StringsArm, seed: int) -> dict[str, Any]:
+def measured(choices: StringsArm, seed: int, methods: Sequence[str] = METHODS) -> dict[str, Any]:
     """Exact matches (a share) and bits a byte of the answers, on held-out combinations by method
     and on training ones; means over combinations."""
     random = np.random.default_rng(seed)
@@ -118,8 +118,7 @@ def measured(choices: StringsArm, seed: int) -> dict[str, Any]:
     shots = side_by_side(out_KF, choices.shots, random)
     queries = side_by_side(out_KF, choices.queries, random)
     held_out = {
-        name: _numbers(method(base, adapted, shots, queries))
-        for name, method in run.methods.items()
+        name: _numbers(run.methods[name](base, adapted, shots, queries)) for name in methods
     }
     some_K = random.permutation(len(train_KF))[: choices.tested]
     shots = side_by_side(train_KF[some_K], choices.shots, random)
@@ -278,7 +277,7 @@ def programs(choices: StringsArm) -> Programs:
 
 def fitted(loss: Callable, first: Any, shots: Batch, rate: float, steps: int) -> Any:
     """After so many steps of Adam on all shots."""
-    tx = optax.adam(rate)
+    tx = _mixing(optax.adam(rate))
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
         value, opt_state = carry
@@ -290,6 +289,7 @@ def fitted(loss: Callable, first: Any, shots: Batch, rate: float, steps: int) ->
 
 def read_once(loss: Callable, first: Any, shots: Batch, tx: optax.GradientTransformation) -> Any:
     """After a step on each shot, one after the other."""
+    tx = _mixing(tx)
 
     def step(carry: Any, shot: Batch) -> tuple[Any, None]:
         value, opt_state = carry
@@ -325,11 +325,14 @@ def _falling(rate: float, steps: int) -> optax.GradientTransformation:
 
 
 def _clipped(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    chained = optax.chain(optax.clip_by_global_norm(1.0), tx)
+    return _mixing(optax.chain(optax.clip_by_global_norm(1.0), tx))
+
+
+def _mixing(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """optax mixes Python floats with int32 counters, which strictness forbids."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        # optax mixes Python floats with int32 counters, which strictness forbids.
         with jax.numpy_dtype_promotion("standard"):
-            return chained.update(updates, state, params)
+            return tx.update(updates, state, params)
 
-    return optax.GradientTransformation(chained.init, update)
+    return optax.GradientTransformation(tx.init, update)
