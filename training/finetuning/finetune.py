@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from checkpoints import hyper_adapters
 from checkpoints.hub_names import read_name
 from checkpoints.load import named_tokenizer_of, open_checkpoint
 from checkpoints.model_json import config_named
@@ -82,7 +83,8 @@ def read_base(
     if read_name(named) is not None:
         return Base(named, trained, tokens, where)
     path = Path(named)
-    if not full and (path / STEPS).is_dir():
+    is_code = (path / hyper_adapters.CONFIG).is_file()  # its steps are no models
+    if not full and (path / STEPS).is_dir() and not is_code:
         path = newest_whole(path) or path
     return Base(str(path.resolve()), trained, tokens, where)
 

@@ -50,7 +50,7 @@ def test_supports_are_of_equal_size_and_hold_out_the_same():
         np.testing.assert_array_equal(split.out_CF, splits["ring"].out_CF)
         trained = {tuple(row) for row in split.train_CF.tolist()}
         assert not trained & {tuple(row) for row in split.out_CF.tolist()}
-    assert len(splits["ring"].out_CF) == 28
+    assert len(splits["ring"].out_CF) == 30
     assert [connected(splits[kind].train_CF) for kind in KINDS] == [True, True, False]
     spread = {tuple(row[:2]) for row in splits["spread"].train_CF.tolist()}
     assert len(spread) == 16  # any two values of two factors meet
