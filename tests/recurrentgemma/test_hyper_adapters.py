@@ -79,11 +79,11 @@ def test_what_a_code_adds():
 def test_a_code_for_each_row():
     flat, ids, codes_BGM = templates(), tokens(0, 3, 10), fresh_codes(HYPER, 3, seed=1)
     model = attach(make("griffin"), coded(GRIFFIN, HYPER, flat, codes_BGM), scale=HYPER.scale)
-    together_BTV, _ = call(model, ids)
+    batched_BTV, _ = call(model, ids)
     for row in range(3):
         one = coded(GRIFFIN, HYPER, flat, codes_BGM[row])
         alone, _ = call(attach(make("griffin"), one, scale=HYPER.scale), ids[row : row + 1])
-        np.testing.assert_allclose(together_BTV[row : row + 1], alone, atol=2e-5)
+        np.testing.assert_allclose(batched_BTV[row : row + 1], alone, atol=2e-5)
 
 
 def test_the_norm_has_no_gradient():

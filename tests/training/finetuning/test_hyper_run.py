@@ -67,8 +67,8 @@ def test_templates_then_a_code_alone(run, tmp_path: Path, monkeypatch: pytest.Mo
 
     save, saved = hyper_run.run_folder.save, []
 
-    def killed(checkpoints, step, *rest, **numbers):
-        save(checkpoints, step, *rest, **numbers)
+    def killed(checkpoints, step, *others, **numbers):
+        save(checkpoints, step, *others, **numbers)
         if step == 30 and not saved:
             saved.append(step)
             checkpoints.close()
