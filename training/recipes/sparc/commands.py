@@ -36,7 +36,7 @@ class SparcArguments:
     split: str = "train"
     """Of train, validation, test and new, which has combinations that no other one has."""
     style: str = "noto"
-    """Of the pictures: noto, fluent or stamps."""
+    """Of the pictures: noto, fluent, stamps or clipart."""
     side: int = 96
     """Pixels of a scene's side."""
     train: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
