@@ -120,11 +120,8 @@ def arrays(arm: SceneArm, split: str) -> SceneArrays:
 
 
 def objective(arm: SceneArm) -> Objective:
-    """With the arm's weight, where it weighs a local term beside the global one."""
-    chosen = objective_of(arm.objective)
-    if {"local", "global"} <= chosen.weights.keys():
-        return chosen.weighing(local=arm.local_weight)
-    return chosen
+    """With the arm's weight."""
+    return objective_of(arm.objective, local_weight=arm.local_weight)
 
 
 @lru_cache(maxsize=8)
