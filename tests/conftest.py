@@ -31,7 +31,7 @@ hypothesis.settings.register_profile("explore", deadline=None, suppress_health_c
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-DAYS = 14  # that a compiled program is kept
+DAYS = 7  # that a compiled program is kept
 
 
 @pytest.fixture(scope="session")
