@@ -150,7 +150,7 @@ def test_what_cannot_be():
             r"\(32, 3\) and \(2, 48\) do not fit",
         ),
         ({f"{layer}/{A}": a.T, f"{layer}/{B}": b}, r"do not fit '.*' \(48, 32\): expected \(32, r"),
-        ({f"{layer}/{A}": a[None], f"{layer}/{B}": b}, "do not fit"),
+        ({f"{layer}/{A}": a, f"{layer}/{B}": b[None]}, "do not fit"),
         ({f"embedder/{A}": a, f"embedder/{B}": b}, "of 'embedder', which is no linear layer"),
     ):
         with pytest.raises(ValueError, match=message):
