@@ -36,16 +36,19 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import Tokenizer, load_tokenizer
 from training.data.documents import document_ids, load_named_tokenizer, tokenizer_fingerprint
 from training.data.sources import TextSource, fingerprint, open_text_source
+from training.data.sums import give_back
 from training.data.token_shards import (
     INDEX,
     METADATA,
     RECORD,
+    SUMS,
     UNFINISHED,
     VERSION,
     TokenShards,
     holds_tokens,
     read_metadata,
     shard_name,
+    sum_index,
 )
 
 SHARD_BYTES = 64 * 2**20  # of source, a shard, where the caller does not say how many
@@ -338,12 +341,14 @@ def _finish(
     names = [shard_name(n, manifest["shard_count"]) for n in range(manifest["shard_count"])]
     if finished is None:
         shards = [_read_json(directory / f"{name}.json") for name in names]
-        with new_file(directory / INDEX) as path, path.open("wb") as file:
-            parts = [np.load(directory / f"{name}.npy") for name in names]
-            np.save(file, index_of(np.concatenate(parts, axis=1)))
+        _write_index(directory, [directory / f"{name}.npy" for name in names])
         totals = {n: sum(s[n] for s in shards) for n in ("documents", "tokens", "bytes")}
         finished = {**manifest, **totals, "shards": shards}
         _write_json(directory / METADATA, finished)
+    if not (directory / SUMS).exists():
+        lengths = np.load(directory / INDEX, mmap_mode="r")[0]
+        with new_file(directory / SUMS) as path, path.open("wb") as file:
+            np.save(file, sum_index(lengths))
     for name, shard in zip(names, finished["shards"], strict=True):
         entry = directory / f"{name}.json"
         if entry.exists() and _read_json(entry) != shard:
@@ -357,6 +362,21 @@ def _finish(
     (directory / UNFINISHED).unlink(missing_ok=True)
     TokenShards(directory)  # every shard is there, and whole
     return finished
+
+
+def _write_index(directory: Path, files: Sequence[Path]) -> None:
+    """documents.npy out of its parts, of which one at a time is in memory: what `np.save` writes of
+    all of them."""
+    parts = [np.load(file, mmap_mode="r") for file in files]
+    dtype = max((part.dtype for part in parts), key=lambda dtype: dtype.itemsize)
+    shape = (2, sum(part.shape[1] for part in parts))
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with new_file(directory / INDEX) as path, path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for row in range(2):
+            for part in parts:
+                file.write(part[row].astype(dtype).tobytes())
+                give_back(part)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

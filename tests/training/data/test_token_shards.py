@@ -43,6 +43,7 @@ def test_shards_hold_the_ids_of_the_texts_and_their_lengths(corpus: Path, whole:
     assert {path.name for path in whole.iterdir()} == {
         ".lock",
         "documents.npy",
+        "sums.npy",
         "tokenizer.model",
         "tokens.json",
         *(f"tokens-{n:05}-of-00009.array_record" for n in range(9)),
