@@ -25,10 +25,10 @@ import numpy as np
 
 from training.data.documents import Documents
 from training.data.order import make_shuffle
-from training.data.sums import BLOCK, give_back
+from training.data.sums import BLOCK, give_back, read_some
 
 WINDOW = 1 << 20  # documents
-MANY_ROWS = 1 << 22  # that are shuffled by a table of them
+MANY_ROWS = 1 << 22  # more are shuffled by a cipher in place of a table of them
 
 
 class Piece(NamedTuple):
@@ -115,6 +115,12 @@ class _Whole:
         return self._laid.pieces(start, min(start + self._row_length, self._pairs))
 
 
+def _row_shuffle(rows: int, random: np.random.Generator) -> Callable[[int], int]:
+    if rows <= MANY_ROWS:
+        return random.permutation(rows).item
+    return make_shuffle(rows, int(random.integers(2**32)))
+
+
 class _InWindows:
     """The same in windows. Two of them are held, as a row may lie in both."""
 
@@ -172,13 +178,11 @@ class _InWindows:
         """Its documents end to end, and the shuffle of the rows that begin in it."""
         documents = (BLOCK * self.blocks(window)[:, None] + np.arange(BLOCK)).reshape(-1)
         documents = documents[documents < self._documents]
-        lengths = np.asarray(self._lengths[documents])  # ascending, as they lie on disk
-        give_back(self._lengths)
+        lengths = read_some(self._lengths, documents)
         random = self._random(1, window)
         order = random.permutation(len(documents))
         rows = int(self._first_rows[window + 1] - self._first_rows[window])
-        shuffle = make_shuffle(max(rows, 1), int(random.integers(2**32)))
-        return EndToEnd.of(documents[order], lengths[order]), shuffle
+        return EndToEnd.of(documents[order], lengths[order]), _row_shuffle(rows, random)
 
     def _random(self, *part: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self._key, spawn_key=part))

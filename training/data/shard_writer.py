@@ -46,6 +46,7 @@ from training.data.token_shards import (
     VERSION,
     TokenShards,
     holds_tokens,
+    map_array,
     read_metadata,
     shard_name,
     sum_index,
@@ -346,7 +347,7 @@ def _finish(
         finished = {**manifest, **totals, "shards": shards}
         _write_json(directory / METADATA, finished)
     if not (directory / SUMS).exists():
-        lengths = np.load(directory / INDEX, mmap_mode="r")[0]
+        lengths = map_array(directory / INDEX, finished["documents"])[0]
         with new_file(directory / SUMS) as path, path.open("wb") as file:
             np.save(file, sum_index(lengths))
     for name, shard in zip(names, finished["shards"], strict=True):

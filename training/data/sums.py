@@ -12,6 +12,7 @@ import numpy as np
 
 BLOCK = 1024  # documents; the lengths of a block in 32 bits are one page of memory
 PART = 4096 * BLOCK  # documents that are read at once
+HELD = 64  # blocks of a map between two times that memory is given back: a page may be 2 MB
 
 
 def pairs_of(lengths: np.ndarray) -> np.ndarray:
@@ -31,6 +32,15 @@ def sum_blocks(lengths: np.ndarray, amount: Callable[[np.ndarray], np.ndarray]) 
         sums[block + 1 : block + 1 + len(of_blocks)] = of_blocks
         give_back(lengths)
     return np.cumsum(sums, out=sums)
+
+
+def read_some(lengths: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    """The lengths of these documents, whose numbers ascend."""
+    parts = []
+    for first in range(0, len(documents), HELD * BLOCK):
+        parts.append(np.asarray(lengths[documents[first : first + HELD * BLOCK]]))
+        give_back(lengths)
+    return np.concatenate(parts)
 
 
 def give_back(array: np.ndarray) -> None:

@@ -34,13 +34,13 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import Tokenizer, load_tokenizer
 from training.data.document import Document
-from training.data.sums import BLOCK, give_back, pairs_of, sum_blocks
+from training.data.sums import BLOCK, HELD, give_back, pairs_of, sum_blocks
 
 METADATA, INDEX, SUMS = "tokens.json", "documents.npy", "sums.npy"
 UNFINISHED = "plan.json"  # until tokens.json is there
 VERSION = 1
 RECORD = 1 << 16  # ids
-HELD_BLOCKS = 2048  # whose records have been counted
+PLACED = 2048  # blocks of which the records' places are kept
 AGAIN = "run the same `griffin data tokenize` again, which makes only what is missing"
 
 
@@ -98,19 +98,19 @@ class TokenShards:
         chosen = self._choose(pattern, len(shards))
         for number in chosen:
             _check_file(self.directory / shard_name(number, len(shards)), shards[number])
-        index = _map_array(self.directory / INDEX, metadata["documents"])
+        index = map_array(self.directory / INDEX, metadata["documents"])
         if len(chosen) < len(shards):
             ends = np.cumsum([0, *(shard["documents"] for shard in shards)])
             index = _parts(index, [(int(ends[n]), int(ends[n + 1])) for n in chosen])
         self.lengths: np.ndarray = index[0]
         self.text_bytes: np.ndarray = index[1]
         if len(chosen) == len(shards) and (self.directory / SUMS).exists():
-            sums = _map_array(self.directory / SUMS, -(-len(self) // BLOCK) + 1)
+            sums = map_array(self.directory / SUMS, -(-len(self) // BLOCK) + 1)
         else:
             sums = sum_index(self.lengths)
         self.pair_sums: np.ndarray = sums[0]
         self._record_sums: np.ndarray = sums[1]
-        self._record_places = lru_cache(maxsize=HELD_BLOCKS)(self._place_records)
+        self._record_places = lru_cache(maxsize=PLACED)(self._place_records)
         self._placed_blocks = 0
         self.dtype = np.dtype(metadata["dtype"]).newbyteorder("<")
         self.vocab_size: int = metadata["vocab_size"]
@@ -182,7 +182,7 @@ class TokenShards:
         lengths = np.asarray(self.lengths[BLOCK * block : BLOCK * (block + 1)])
         records = records_of(lengths)
         self._placed_blocks += 1
-        if self._placed_blocks % HELD_BLOCKS == 0:
+        if self._placed_blocks % HELD == 0:
             give_back(self.lengths)
         return np.cumsum(records) - records + self._record_sums[block]
 
@@ -210,8 +210,8 @@ def _check_file(path: Path, shard: dict[str, Any]) -> None:
         )
 
 
-def _map_array(path: Path, columns: int) -> np.ndarray:
-    """A [2, columns] of documents.npy or sums.npy."""
+def map_array(path: Path, columns: int) -> np.ndarray:
+    """The array [2, columns] of documents.npy or sums.npy. Raises ValueError: it is not there."""
     try:
         array = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:

@@ -263,6 +263,24 @@ def test_a_killed_worker_is_said_so(corpus: Path, tmp_path: Path) -> None:
         )
 
 
+def test_the_index_is_put_together_a_part_at_a_time(tmp_path: Path) -> None:
+    for last in (2**32 - 1, 2**32):
+        parts = [np.array([[5, 1], [9, 0]]), np.zeros((2, 0), np.int64), np.array([[7], [last]])]
+        for number, part in enumerate(parts):
+            np.save(tmp_path / f"{number}.npy", index_of(part))
+        shard_writer._write_index(tmp_path, [tmp_path / f"{number}.npy" for number in range(3)])
+        np.save(tmp_path / "all.npy", index_of(np.concatenate(parts, axis=1)))
+        assert (tmp_path / "documents.npy").read_bytes() == (tmp_path / "all.npy").read_bytes()
+
+
+def test_sums_are_added_where_there_are_none(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "old"
+    shutil.copytree(whole, out)
+    (out / "sums.npy").unlink()
+    tokenise([f"jsonl:{corpus}/a.jsonl"], str(corpus), out, shards=9, workers=1)
+    assert files_of(out) == files_of(whole)
+
+
 def test_the_index_has_64_bits_where_it_must() -> None:
     assert index_of(np.array([[5, 2**32 - 1]])).dtype == np.uint32
     index = index_of(np.array([[5, 2**32]]))

@@ -77,6 +77,24 @@ def test_a_shard_of_another_size_or_content_is_refused(whole: Path, tmp_path: Pa
         open_data_source(f"arrayrecord:{out}")
 
 
+def test_shards_of_before_there_were_sums_are_the_same(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "old"
+    shutil.copytree(whole, out)
+    (out / "sums.npy").unlink()
+    old, new = TokenShards(out), TokenShards(whole)
+    assert old.fingerprint == new.fingerprint
+    assert old.bytes_per_token() == new.bytes_per_token()
+    np.testing.assert_array_equal(old.pair_sums, new.pair_sums)
+    assert new.pair_sums.tolist() == [
+        *(int((new.lengths[:n].astype(int) - 1).sum()) for n in (0, 1024, 1500))
+    ]
+    for number in (0, 1023, 1024, 1499):
+        np.testing.assert_array_equal(old.read(number).ids, new.read(number).ids)
+    np.save(out / "sums.npy", np.zeros((2, 2), np.int64))
+    with pytest.raises(ValueError, match=r"sums\.npy is damaged: it has shape \(2, 2\); delete it"):
+        TokenShards(out)
+
+
 def test_some_of_the_shards(whole: Path) -> None:
     every = TokenShards(whole)
     some = open_data_source(f"arrayrecord:{whole}/tokens-0000[13]-*")
@@ -87,6 +105,11 @@ def test_some_of_the_shards(whole: Path) -> None:
         np.testing.assert_array_equal(some.read(place).ids, every.read(kept[place]).ids)
     assert some.tokens == some.lengths.sum(dtype=int)
     assert some.fingerprint != every.fingerprint
+    assert int(some.pair_sums[-1]) == some.tokens - len(some)
+    one = open_data_source(f"arrayrecord:{whole}/tokens-0000[5-8]-*")  # the last four
+    assert isinstance(one, TokenShards)
+    assert one.lengths.tolist() == every.lengths[1500 * 5 // 9 :].tolist()
+    np.testing.assert_array_equal(one.read(400).ids, every.read(1500 * 5 // 9 + 400).ids)
     with pytest.raises(ValueError, match=r"no shard of .* matches 'tokens-00009-\*'; it has"):
         open_data_source(f"arrayrecord:{whole}/tokens-00009-*")
 
