@@ -51,8 +51,8 @@ class NoIds(TokenShards):
     """Token shards whose ids are zeros."""
 
     def read(self, document: int, start: int = 0, stop: int | None = None) -> Document:
-        self._first_record(document)
-        return Document(np.zeros(min(stop or LONGEST, self.lengths[document]) - start, np.int32))
+        length, _ = self.place(document)
+        return Document(np.zeros(min(stop or LONGEST, length) - start, np.int32))
 
 
 class Repeated(InMemory):

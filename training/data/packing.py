@@ -4,10 +4,11 @@
 Legend: T time (tokens in a row), R rows, P (token, target) pairs in all documents.
 
 Each epoch lays the documents end to end in an order of its own, cuts that stream into rows of T
-pairs and shuffles the rows (`epoch.py`). Position 0 starts a document; a row that begins inside a document also
-starts at position 0, because rows are trained from a fresh state: the piece is a document of its
-own. The documents' order differs from epoch to epoch, and with it where the cuts fall. Every pair
-is used exactly once an epoch; the last row is filled up with padding: position -1, weight 0.
+pairs and shuffles the rows (`epoch.py`). Position 0 starts a document; a row that begins inside a
+document also starts at position 0, because rows are trained from a fresh state: the piece is a
+document of its own. The documents' order differs from epoch to epoch, and with it where the cuts
+fall. Every pair is used exactly once an epoch; the last row is filled up with padding: position -1,
+weight 0.
 
 Which pairs a row holds follows from the seed and the lengths alone, so any row is made by itself,
 by whoever needs it, and reads only the documents that it holds pieces of.

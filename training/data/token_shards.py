@@ -40,7 +40,7 @@ METADATA, INDEX, SUMS = "tokens.json", "documents.npy", "sums.npy"
 UNFINISHED = "plan.json"  # until tokens.json is there
 VERSION = 1
 RECORD = 1 << 16  # ids
-PLACED = 2048  # blocks of which the records' places are kept
+PLACED = 2048  # blocks of documents of which it is kept where they are
 AGAIN = "run the same `griffin data tokenize` again, which makes only what is missing"
 
 
@@ -110,7 +110,7 @@ class TokenShards:
             sums = sum_index(self.lengths)
         self.pair_sums: np.ndarray = sums[0]
         self._record_sums: np.ndarray = sums[1]
-        self._record_places = lru_cache(maxsize=PLACED)(self._place_records)
+        self._block = lru_cache(maxsize=PLACED)(self._place_block)
         self._placed_blocks = 0
         self.dtype = np.dtype(metadata["dtype"]).newbyteorder("<")
         self.vocab_size: int = metadata["vocab_size"]
@@ -122,7 +122,7 @@ class TokenShards:
         self._shard_ends: list[int] = ends.tolist()
         self._text_bytes = sum(shards[n]["bytes"] for n in chosen)
         self._files = [str(self.directory / shard_name(n, len(shards))) for n in chosen]
-        firsts = [self._first_record(document) for document in [0, *self._shard_ends[:-1]]]
+        firsts = [self.place(document)[1] for document in [0, *self._shard_ends[:-1]]]
         takes = np.diff([*firsts, int(self._record_sums[-1])]).tolist()
         self._records = ArrayRecordDataSource(
             [_Instruction(f, 0, take, take) for f, take in zip(self._files, takes, strict=True)]
@@ -138,12 +138,11 @@ class TokenShards:
 
     def read(self, document: int, start: int = 0, stop: int | None = None) -> Document:
         """The ids [start:stop] of a document. Raises ValueError if the shard is damaged."""
-        length = int(self.lengths[document])
+        length, zero = self.place(document)
         stop = length if stop is None else min(stop, length)
         if start >= stop:
             return Document(np.zeros(0, np.int32))
         first, last = start // RECORD, (stop - 1) // RECORD
-        zero = self._first_record(document)
         try:
             raw = [self._records[zero + record] for record in range(first, last + 1)]
         except RuntimeError as error:
@@ -174,17 +173,20 @@ class TokenShards:
                 f"{vocab_size}; choose at least {self.vocab_size}"
             )
 
-    def _first_record(self, document: int) -> int:
-        return int(self._record_places(document // BLOCK)[document % BLOCK])
+    def place(self, document: int) -> tuple[int, int]:
+        """How many ids a document has, and which record of all is its first."""
+        block, number = divmod(document, BLOCK)
+        lengths, places = self._block(block)
+        return int(lengths[number]), int(places[number])
 
-    def _place_records(self, block: int) -> np.ndarray:
-        """The first record of each document of a block."""
-        lengths = np.asarray(self.lengths[BLOCK * block : BLOCK * (block + 1)])
-        records = records_of(lengths)
+    def _place_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """That of each document of a block, copied: `lengths` may be a map of a file."""
+        lengths = np.array(self.lengths[BLOCK * block : BLOCK * (block + 1)])
         self._placed_blocks += 1
         if self._placed_blocks % HELD == 0:
             give_back(self.lengths)
-        return np.cumsum(records) - records + self._record_sums[block]
+        records = records_of(lengths)
+        return lengths, np.cumsum(records) - records + self._record_sums[block]
 
     def _choose(self, pattern: str | None, count: int) -> list[int]:
         if pattern is None or Path(pattern).expanduser() == self.directory:

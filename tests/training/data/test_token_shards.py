@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
-from tests.training.data.conftest import NoReports
-from training.data import shard_writer, token_shards
+from training.data import shard_tasks, shard_writer, token_shards
 from training.data.documents import document_ids, tokenizer_fingerprint
+from training.data.shard_folder import DiskFolder
 from training.data.sources import open_data_source, open_text_source
 from training.data.token_shards import TokenShards
 
@@ -122,18 +122,15 @@ def long_documents(tmp_path_factory: pytest.TempPathFactory) -> TokenShards:
         (folder / f"{number}.txt").write_text(("0123456789" * 150)[:length])
     with pytest.MonkeyPatch.context() as patch:
         # In this process, where the constant is another.
-        patch.setattr(shard_writer, "RECORD", 10)
+        patch.setattr(shard_tasks, "RECORD", 10)
         patch.setattr(token_shards, "RECORD", 10)
-        plan = {"dtype": "uint16", "shard_count": 1}
-        sources = [open_text_source(f"text:{folder}/*.txt")]
-        worker = shard_writer._Worker(
-            folder / "out", sources, [0, 6], ByteTokenizer(), plan, NoReports(), NoReports()
-        )
-        patch.setattr(shard_writer, "_worker", worker, raising=False)
-        (folder / "out").mkdir()
-        shard_writer._write_shard(0, 0, 6)
         roles = {"vocab_size": 261, "bos_id": 258, "eos_id": 257, "version": 1, "tokenizer": "x"}
-        shard_writer._finish(folder / "out", plan | roles, None)
+        plan = {"dtype": "uint16", "shard_count": 1} | roles
+        sources = [open_text_source(f"text:{folder}/*.txt")]
+        (folder / "out").mkdir()
+        shards = shard_tasks.Shards(DiskFolder(folder / "out"), sources, plan, {})
+        shard_tasks.write_shard(shards, ByteTokenizer(), 0, report=lambda written: None)
+        shard_writer._finish(shards, None)
         return TokenShards(folder / "out")
 
 
