@@ -12,8 +12,6 @@ own.
 
 import hashlib
 import json
-import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -29,6 +27,7 @@ from training.data.batches import Batches
 from training.data.document import Document
 from training.data.documents import InMemory, Mixture
 from training.data.packing import PackedBatches
+from training.data.prefetch import Prefetched
 from training.data.sums import BLOCK, PART
 from training.data.token_shards import (
     INDEX,
@@ -122,32 +121,34 @@ def write_folder(folder: Path, documents: int) -> None:
 
 def measure(folder: Path, *, repeated: bool, whole: bool, seconds: float, rows: range) -> None:
     """Print, as JSON, what one process finds. whole: in the order of before there were windows."""
-    before = _resident()
+    before = _memory("VmRSS")
     start = time.perf_counter()
     documents = Repeated(folder) if repeated else NoIds(folder)
     parts = {"batch_size": BATCH, "row_length": TOKENS, "seed": 0, "rows": rows}
     if whole:
         batches: Any = PackedBatches(Mixture((documents,), (1.0,)), **parts)
         batches.order_by(None)
+        batches = Prefetched(batches, 1)
     else:
         batches = Batches(Mixture((documents,), (1.0,)), **parts, prefetch=1)
     next(batches)
     began = time.perf_counter() - start
-    first = _resident()
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         next(batches)
         count += 1
     rate = count * len(rows) / (time.perf_counter() - start)
     facts = {"documents": len(documents), "seconds": began, "rows_per_second": rate}
-    facts |= {"resident_before": before, "resident_begun": first, "resident": _resident()}
-    print(json.dumps(facts | {"peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+    facts |= {"resident_before": before}
+    print(json.dumps(facts | {"peak": _memory("VmHWM")}))
+    batches.close()
 
 
-def _resident() -> int:
-    """Bytes of memory of this process, with what it shares."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def _memory(name: str) -> int:
+    """Bytes of memory of this process, with what it shares: VmRSS now, VmHWM at most. (Of a process
+    that was started by another, getrusage's peak may be the other's.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
 
 
 def in_processes(folder: Path, count: int, *flags: str) -> list[dict[str, Any]]:
