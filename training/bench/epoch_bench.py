@@ -59,7 +59,8 @@ class Repeated(InMemory):
 
     def __init__(self, folder: Path) -> None:
         self._shards = NoIds(folder)
-        self.lengths = RepeatedLengths(self._shards.lengths)  # type: ignore[assignment]
+        whole_blocks = len(self._shards) // BLOCK * BLOCK
+        self.lengths = RepeatedLengths(self._shards.lengths[:whole_blocks])  # type: ignore[assignment]
         self.fingerprint = "repeated"
         self._sums = np.load(folder / "repeated.npy", mmap_mode="r")
 
@@ -71,7 +72,7 @@ class Repeated(InMemory):
         return self._sums
 
     def read(self, document: int, start: int = 0, stop: int | None = None) -> Document:
-        return self._shards.read(document % len(self._shards), start, stop)
+        return self._shards.read(document % (len(self) // REPEATS), start, stop)
 
 
 class RepeatedLengths:

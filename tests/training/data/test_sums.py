@@ -36,3 +36,12 @@ def test_a_mapped_array_is_the_same_after_it_was_given_back(tmp_path: Path):
     np.testing.assert_array_equal(mapped, array)
     give_back(array)
     assert array[1, 2999] == 5999
+
+
+def test_some_lengths_are_read_a_few_blocks_at_a_time(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(sums, "HELD", 1)
+    lengths = np.random.default_rng(0).integers(0, 99, 5 * BLOCK).astype(np.uint32)
+    np.save(tmp_path / "a.npy", lengths)
+    documents = np.flatnonzero(lengths > 30)
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+    np.testing.assert_array_equal(sums.read_some(mapped, documents), lengths[documents])

@@ -132,7 +132,8 @@ class ParquetRows:
     def _decode(self, group: int) -> pa.ChunkedArray:
         path, number = self._groups[group]
         try:
-            table = read_from(path, lambda file: self._read_group(file, path, number))
+            metadata = self._metadata(path)
+            table = read_from(path, lambda file: self._read_group(file, metadata, number))
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path}: row group {number} cannot be read: {error}") from None
         if self._column is None:
@@ -142,9 +143,9 @@ class ParquetRows:
             column = column.cast(column.type.value_type)
         return column
 
-    def _read_group(self, file: Any, path: str, number: int) -> pa.Table:
+    def _read_group(self, file: Any, metadata: pq.FileMetaData, number: int) -> pa.Table:
         columns = None if self._column is None else [self._column]
-        with pq.ParquetFile(file, metadata=self._metadata(path)) as opened:
+        with pq.ParquetFile(file, metadata=metadata) as opened:
             return opened.read_row_group(number, columns=columns, use_threads=False)
 
     def _make_room(self, added: int) -> None:
