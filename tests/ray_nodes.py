@@ -20,7 +20,7 @@ ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(ROOT),
     "RAY_AUTH_MODE": "disabled",
-    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_worker_niceness": "0",  # by default they give way to all others
     "OPENBLAS_NUM_THREADS": "1",
 }
 
