@@ -165,7 +165,10 @@ def _opened(
 
 
 def _unpacked(values: dict[str, Any], arrays: dict[str, np.ndarray], wanted: Wanted) -> Scores:
-    documents = [DocumentScore(*row[:3], Score(*row[3:])) for row in values["documents"]]
+    documents = [
+        DocumentScore(number, name, source, Score(nats, tokens, size))
+        for number, name, source, nats, tokens, size in values["documents"]
+    ]
     sums = Sums(*(arrays[name] for name in Sums._fields))
     return Scores(values["sources"], documents, wanted.edges, sums)
 

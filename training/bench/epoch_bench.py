@@ -124,7 +124,7 @@ def measure(folder: Path, *, repeated: bool, whole: bool, seconds: float, rows: 
     """Print, as JSON, what one process finds. whole: in the order of before there were windows."""
     before = _memory("VmRSS")
     start = time.perf_counter()
-    documents = Repeated(folder) if repeated else NoIds(folder)
+    documents: Any = Repeated(folder) if repeated else NoIds(folder)
     parts = {"batch_size": BATCH, "row_length": TOKENS, "seed": 0, "rows": rows}
     if whole:
         batches: Any = PackedBatches(Mixture((documents,), (1.0,)), **parts)
