@@ -8,6 +8,7 @@ the same version, which each call makes sure of.
 import contextlib
 import hashlib
 import logging
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -18,6 +19,7 @@ from recurrentgemma.errors import MissingExtra, UserError
 
 INSTALL = '--ray needs Ray: pip install "ray>=2.50"'
 TRIES = 4  # of a call whose process or machine is lost
+_ANSWER = 10.0  # seconds for an address to answer
 _SECONDS = 0.5  # between two looks at what has ended
 
 
@@ -41,9 +43,12 @@ def joined(address: str) -> Iterator[Any]:
 
 def connect(ray: Any, address: str) -> None:
     """Raises UserError: see `joined`."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        _require_answer(address, host.strip("[]"), int(port))
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # bare ones, too, where a node does not come up in time
         reason = " ".join(str(error).split())
         if "authent" in reason.lower() or "token" in reason.lower():
             raise UserError(
@@ -53,6 +58,17 @@ def connect(ray: Any, address: str) -> None:
         raise UserError(
             f"--ray {address}: there is no cluster ({reason}); `ray start --head` begins one, and "
             "--ray local one for this command alone"
+        ) from None
+
+
+def _require_answer(address: str, host: str, port: int) -> None:
+    """Ray itself would try for minutes."""
+    try:
+        socket.create_connection((host, port), timeout=_ANSWER).close()
+    except OSError as error:
+        raise UserError(
+            f"--ray {address}: there is no cluster ({error}); `ray start --head` begins one, on "
+            "port 6379 if it is given no other, which must be open to this machine"
         ) from None
 
 
@@ -129,8 +145,6 @@ def call(
     function: Callable[..., Any], version: str, shared: list[Any], arguments: tuple[Any, ...]
 ) -> tuple[Any, str | None]:
     """On a machine of the cluster: (result, None), or (None, why there is none)."""
-    import socket
-
     if package_version() != version:
         return None, (
             f"the machine {socket.gethostname()} has griffin-lm {package_version()}, and this one "

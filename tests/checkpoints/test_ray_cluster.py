@@ -2,6 +2,7 @@
 """Calls on a cluster are answered once, whoever is lost; what cannot be is said. With Ray itself:
 the tests of what is built on this."""
 
+import socket
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -150,6 +151,12 @@ def test_no_cluster_no_room_no_token_and_no_ray(ray, monkeypatch):
         ray.refuses = refuses
         with pytest.raises(UserError, match=message), joined("auto"):
             pass
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ray.refuses, address = None, f"127.0.0.1:{server.getsockname()[1]}"
+        with joined(address):
+            assert ray.is_joined
+    with pytest.raises(UserError, match=f"--ray {address}: there is no cluster .*refused"):
+        joined(address).__enter__()
     with pytest.raises(UserError, match="the cluster has 2 CPUs, and a task takes 3"):
         list(each(ray, scaled, 1, [Task(0, (1,))], cpus=3))
     with pytest.raises(UserError, match="the cluster has 0 GPUs, and a task takes 1"):
