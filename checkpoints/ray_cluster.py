@@ -79,7 +79,7 @@ class Task(NamedTuple):
     arguments: tuple[Any, ...] = ()
 
 
-def each(
+def results_of(
     ray: Any,
     function: Callable[..., Any],
     shared: Any,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from checkpoints.ray_cluster import Task, each, joined
+from checkpoints.ray_cluster import Task, joined, results_of
 from eval.documents import Documents, SourceDocuments
 from eval.options import ModelOptions, RayOptions, identity
 from eval.perplexity import (
@@ -107,7 +107,7 @@ def score_on_cluster(
     if missing:
         with joined(cluster.ray) as ray:
             cpus, gpus = cluster.ray_cpus, cluster.ray_gpus
-            for number, (values, arrays) in each(
+            for number, (values, arrays) in results_of(
                 ray, score_group, wanted, missing, cpus=cpus, gpus=gpus
             ):
                 results.keep(f"group-{number}", values, arrays)

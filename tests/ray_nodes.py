@@ -21,7 +21,6 @@ ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
     "RAY_AUTH_MODE": "disabled",
     "RAY_worker_niceness": "0",  # by default they give way to all others
-    "RAY_raylet_start_wait_time_s": "300",  # of a crowded machine
     "OPENBLAS_NUM_THREADS": "1",
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from checkpoints import ray_cluster
-from checkpoints.ray_cluster import Task, call, each, joined, package_version
+from checkpoints.ray_cluster import Task, call, joined, package_version, results_of
 from recurrentgemma.errors import MissingExtra, UserError
 
 
@@ -94,7 +94,7 @@ def test_each_task_is_answered_with_its_number(ray):
     with joined("local") as module:
         assert module is ray
         assert ray.is_joined
-        results = list(each(ray, scaled, 10, [Task(n, (n,)) for n in range(5)], cpus=0.5))
+        results = list(results_of(ray, scaled, 10, [Task(n, (n,)) for n in range(5)], cpus=0.5))
     assert results == [(n, 10 * n) for n in (4, 3, 2, 1, 0)]
     assert ray.options["num_cpus"] == 0.5
     assert ray.options["max_retries"] == 3
@@ -103,12 +103,12 @@ def test_each_task_is_answered_with_its_number(ray):
 
 def test_what_a_task_refuses_ends_them_with_the_machine_that_refused(ray):
     with pytest.raises(UserError, match=r"the machine \S+: 13 is not asked for"):
-        list(each(ray, scaled, 1, [Task(n, (n,)) for n in (1, 2, 13)]))
+        list(results_of(ray, scaled, 1, [Task(n, (n,)) for n in (1, 2, 13)]))
     assert len(ray.cancelled) == 2
     with pytest.raises(UserError, match=r"the machine \S+: .*No such file.*/data"):
-        list(each(ray, scaled, 1, [Task(0, (14,))]))
+        list(results_of(ray, scaled, 1, [Task(0, (14,))]))
     with pytest.raises(KeyError, match="a bug"):
-        list(each(ray, scaled, 1, [Task(0, (15,))]))
+        list(results_of(ray, scaled, 1, [Task(0, (15,))]))
 
 
 @pytest.mark.parametrize(
@@ -124,10 +124,10 @@ def test_what_is_lost_or_lacking_is_said(ray, error, message):
 
     ray.get = lambda reference: fetch()
     with pytest.raises(UserError, match=message):
-        list(each(ray, scaled, 1, [Task(0, (1,))]))
+        list(results_of(ray, scaled, 1, [Task(0, (1,))]))
     ray.get = lambda reference: (_ for _ in ()).throw(RayTaskError(KeyError("a bug")))
     with pytest.raises(RayTaskError, match="a bug"):
-        list(each(ray, scaled, 1, [Task(0, (1,))]))
+        list(results_of(ray, scaled, 1, [Task(0, (1,))]))
 
 
 def test_another_version_is_refused(ray, monkeypatch):
@@ -158,9 +158,9 @@ def test_no_cluster_no_room_no_token_and_no_ray(ray, monkeypatch):
     with pytest.raises(UserError, match=f"--ray {address}: there is no cluster .*refused"):
         joined(address).__enter__()
     with pytest.raises(UserError, match="the cluster has 2 CPUs, and a task takes 3"):
-        list(each(ray, scaled, 1, [Task(0, (1,))], cpus=3))
+        list(results_of(ray, scaled, 1, [Task(0, (1,))], cpus=3))
     with pytest.raises(UserError, match="the cluster has 0 GPUs, and a task takes 1"):
-        list(each(ray, scaled, 1, [Task(0, (1,))], gpus=1))
+        list(results_of(ray, scaled, 1, [Task(0, (1,))], gpus=1))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match='pip install "ray'), joined("auto"):
         pass

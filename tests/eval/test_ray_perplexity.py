@@ -64,9 +64,9 @@ def test_groups_are_all_documents_once(monkeypatch):
             return range(self.count)
 
     for count, batch_size, groups in ((1, 8, 1), (128, 8, 1), (129, 8, 2), (10**6, 1, 4096)):
-        made = groups_of(Some(count), batch_size)  # type: ignore[arg-type]
-        assert len(made) == groups
-        assert sorted(number for group in made for number in group) == list(range(count))
+        dealt = groups_of(Some(count), batch_size)  # type: ignore[arg-type]
+        assert len(dealt) == groups
+        assert sorted(number for group in dealt for number in group) == list(range(count))
 
 
 def test_scores_of_a_cluster_are_those_alone(folder: Path, monkeypatch, capsys):

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from checkpoints.ray_cluster import Task, each, joined
+from checkpoints.ray_cluster import Task, joined, results_of
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import Tokenizer
 from training.data.shard_folder import read_json
@@ -26,7 +26,7 @@ def write_on_cluster(shards: Shards, missing: Sequence[int], address: str, repor
     UserError: see `checkpoints.ray_cluster`, and write_shard."""
     with joined(address) as ray:
         tasks = [Task(number, (number, os.getcwd())) for number in missing]
-        for _, written in each(ray, write_one, shards, tasks):
+        for _, written in results_of(ray, write_one, shards, tasks):
             report(written)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from checkpoints.ray_cluster import Task, each, joined
+from checkpoints.ray_cluster import Task, joined, results_of
 from eval.options import RayOptions
 from training.recipes.experiment import Cell, Experiment, PresetOptions
 
@@ -50,7 +50,7 @@ class OnCluster(NamedTuple):
         assert self.cluster.ray is not None
         cpus, gpus = self.cluster.ray_cpus, self.cluster.ray_gpus
         with joined(self.cluster.ray) as ray:
-            for number, numbers in each(ray, compute, shared, tasks, cpus=cpus, gpus=gpus):
+            for number, numbers in results_of(ray, compute, shared, tasks, cpus=cpus, gpus=gpus):
                 yield cells[number], json.loads(numbers)
 
 

@@ -65,13 +65,13 @@ def test_an_epoch_holds_every_pair_once(lengths, row_length, window, seed):
     with pytest.MonkeyPatch.context() as patch:
         for module in (epochs, sums):
             patch.setattr(module, "BLOCK", 3)
-        made = [
+        both = [
             begin(lengths, row_length=row_length, window=window, key=(seed, 0, 0)) for _ in range(2)
         ]
-        rows = rows_of(made[0], lengths, row_length)
+        rows = rows_of(both[0], lengths, row_length)
         check(rows, lengths, row_length)
         for row in np.random.default_rng(seed).permutation(len(rows)).tolist():
-            assert list(map(tuple, made[1].pieces(row))) == rows[row]
+            assert list(map(tuple, both[1].pieces(row))) == rows[row]
 
 
 def test_few_documents_are_shuffled_as_they_were_before_there_were_windows():

@@ -21,8 +21,8 @@ def test_an_experiment_is_found_by_its_name_and_a_preset_by_its_options():
 
     assert find_experiment(Origin("pfo", "toy")) is TOY
     options = PRESETS[0].options
-    made = find_experiment(Origin("pfo", PRESETS[0].name, options))
-    assert made.arms == PRESETS[0].experiment(options).arms
+    experiment = find_experiment(Origin("pfo", PRESETS[0].name, options))
+    assert experiment.arms == PRESETS[0].experiment(options).arms
 
 
 def test_cells_on_a_cluster_are_the_cells_alone(tmp_path: Path, monkeypatch):

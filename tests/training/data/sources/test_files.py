@@ -51,9 +51,9 @@ def test_tokenised_from_a_url_into_a_url(texts: Path):
     specs = [f"jsonl:{texts}/*.jsonl", f"jsonl:file://{texts}/*.jsonl"]
     outs = [texts / "disk", texts / "url"]
     tokenise([specs[0]], "bytes", outs[0], shards=2, workers=1)
-    made = tokenise([specs[1]], "bytes", f"file://{outs[1]}", shards=2, workers=1)
-    assert made["documents"] == 30
-    assert tokenise([specs[1]], "bytes", f"file://{outs[1]}", shards=2, workers=1) == made
+    metadata = tokenise([specs[1]], "bytes", f"file://{outs[1]}", shards=2, workers=1)
+    assert metadata["documents"] == 30
+    assert tokenise([specs[1]], "bytes", f"file://{outs[1]}", shards=2, workers=1) == metadata
     for path in outs[0].glob("*.*"):
         if path.name not in ("tokens.json", ".lock"):  # which holds the sources as written
             assert path.read_bytes() == (outs[1] / path.name).read_bytes(), path.name
