@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Strictness for every test, and eight fake CPU devices. Set before anything imports JAX."""
 
+import contextlib
 import os
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import hypothesis
 import jax
 import pytest
 
-from tests.compiling import QUICKLY, compiling, kept_in
+from tests.compiling import QUICKLY, by_processes, compiling, kept_in
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -28,15 +31,21 @@ hypothesis.settings.register_profile("explore", deadline=None, suppress_health_c
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+DAYS = 7  # that a compiled program is kept
+
+
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where compiled programs are kept, of all workers together; a new directory each time."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    folder /= "compiled"
-    folder.mkdir(exist_ok=True)
-    return folder
+def compiled(pytestconfig: pytest.Config) -> Iterator[Path]:
+    """Where compiled programs are kept, of all workers together and for the next run (`make clean`
+    empties it). JAX names them by all that goes into them, its own version included."""
+    folder = pytestconfig.cache.mkdir("compiled")
+    for path in folder.glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another worker was first
+            if path.stat().st_mtime < time.time() - DAYS * 86400:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    yield folder
+    # Some of those processes are killed while they write: theirs are for this run alone.
+    shutil.rmtree(by_processes(folder), ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

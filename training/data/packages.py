@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 from recurrentgemma.errors import UserError
 
@@ -75,8 +76,9 @@ def npm_download(package: str, version: str) -> Callable[[str, Path], None]:
 
 
 def apt_download(package: str, folder: Path) -> None:
-    """For `fetch`: a Debian package, NAME_VERSION_ARCHITECTURE.deb, by apt-get."""
-    name, version, _ = package.split("_")
+    """For `fetch`: a Debian package, NAME_VERSION_ARCHITECTURE.deb, by apt-get, which writes the
+    colon of a version as %3a."""
+    name, version, _ = unquote(package).split("_")
     _run(["apt-get", "download", "--quiet", f"{name}={version}"], folder / package, cwd=folder)
 
 

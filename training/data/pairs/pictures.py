@@ -57,6 +57,8 @@ def _opened(module: Any, image: bytes | np.ndarray) -> Any:
                 white = module.new("RGBA", opened.size, "white")
                 return module.alpha_composite(white, opened).convert("RGB")
             return opened.convert("RGB")
+    except module.UnidentifiedImageError:
+        raise UserError("no image that can be decoded: its format is not known") from None
     # Pillow's decoders raise these and more; SyntaxError is what its PNG reader raises.
     except (OSError, SyntaxError, ValueError, module.DecompressionBombError) as error:
         raise UserError(f"no image that can be decoded ({error})") from None

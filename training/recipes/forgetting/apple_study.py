@@ -21,7 +21,7 @@ from eval.intervals import Interval, t_interval
 from training.recipes import findings
 from training.recipes.experiment import Cell, Experiment, Findings
 from training.recipes.findings import Arms, as_numbers, values
-from training.recipes.forgetting.apples import Walk, retrieve
+from training.recipes.forgetting.apples import CLOSE, FAR, Walk, retrieve
 from training.recipes.side_by_side import join, numbers_of, programs, seeds_of, split
 
 SHIFTS = (0.1, 0.25, 0.5, 1.0)
@@ -67,6 +67,52 @@ def measure(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Mapping[str, Any]]]:
                 yield cell, {name: of_all[number].tolist() for name, of_all in curves.items()}
 
 
+def conclude_first(arms: Arms) -> Findings:
+    """How much higher the success curve lies with the best method than with fine-tuning alone, seed
+    by seed, where the known phase is needed first and where it is needed last."""
+    places = list(dict.fromkeys(arm.split("/")[0] for arm in arms))
+    rows, gaps, kept = {}, {}, {}
+    for place in places:
+        best = _best(arms, place)
+        auc = {name: values(arms[arm], "success").mean(1) for name, arm in best.items()}
+        rows[place] = {name: t_interval(one) for name, one in auc.items()}
+        gaps[place] = {name: t_interval(auc[name] - auc["fine-tuning"]) for name in METHODS}
+        alone = arms[best["fine-tuning"]]
+        phase = "close" if alone[0]["choices"]["known"] == CLOSE else "far"
+        least = values(alone, phase).min(1)
+        kept[place] = {
+            "before": t_interval(values(alone, "taught")),
+            "fine-tuning": t_interval(least),
+        }
+    largest = {place: max(of.values(), key=lambda one: one.mean) for place, of in gaps.items()}
+    words = "; ".join(
+        f"{place}: {kept[place]['before'].mean:.2f} of the known phase before, at least "
+        f"{kept[place]['fine-tuning'].mean:.2f} while fine-tuned; the best method adds "
+        f"{gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}) to the success curve's mean"
+        for place, gap in largest.items()
+    )
+    return Findings(
+        f"{words}.",
+        {
+            "auc": {p: {n: as_numbers(i) for n, i in of.items()} for p, of in rows.items()},
+            "gap": {p: {n: as_numbers(i) for n, i in of.items()} for p, of in gaps.items()},
+            "kept": {p: {n: as_numbers(i) for n, i in of.items()} for p, of in kept.items()},
+        },
+        [
+            findings.interval_table("Mean of the success curve, best weight", "known", rows),
+            findings.interval_table("Less fine-tuning's, by seed", "known", gaps),
+            findings.interval_table("P(correct) in the known phase, least", "known", kept),
+        ],
+        {
+            "gap": findings.bar_plot(
+                {f"{place}, {name}": one for place, of in gaps.items() for name, one in of.items()},
+                title="What retention adds to the mean of the success curve",
+                ylabel="share of episodes",
+            )
+        },
+    )
+
+
 def conclude(arms: Arms) -> Findings:
     """Tables over c x M, and curves of the hardest."""
     places = list(dict.fromkeys(arm.split("/")[0] for arm in arms))
@@ -81,7 +127,7 @@ def conclude(arms: Arms) -> Findings:
         rows[place] = {"scratch": t_interval(_last(scratch))}
         rows[place] |= {name: t_interval(_last(arms[arm])) for name, arm in best.items()}
         forgotten[place] = {
-            "before": t_interval(values(arms[best["fine-tuning"]], "taught_far")),
+            "before": t_interval(values(arms[best["fine-tuning"]], "taught")),
             **{name: t_interval(_least_far(arms[arm])) for name, arm in best.items()},
         }
         numbers[place] = {
@@ -184,5 +230,30 @@ APPLES_STUDY = Experiment(
     arms=apple_arms(shifts=SHIFTS, apples=APPLES, weights=WEIGHTS),
     measure=measure,
     conclude=conclude,
+    seeds=20,
+)
+
+
+def first_arms(*, shifts: Sequence[float], apple: int, **smaller: Any) -> dict[str, Walk]:
+    """The known phase needed first, and last, at these c; methods and weights as in `apples`."""
+    arms = {}
+    for known, when in ((CLOSE, "first"), (FAR, "last")):
+        of_phase = apple_arms(
+            shifts=shifts, apples=(apple,), weights=WEIGHTS, known=known, **smaller
+        )
+        for name, walk in of_phase.items():
+            place, _, method = name.partition("/")
+            if method != "scratch":
+                arms[f"needed {when}, {place.split(',')[0]}/{method}"] = walk
+    return arms
+
+
+APPLES_FIRST = Experiment(
+    name="apples-first",
+    question="is there anything to retain where the known phase is needed first?",
+    cost="12 minutes, an estimate",
+    arms=first_arms(shifts=(0.1, 0.5), apple=30),
+    measure=measure,
+    conclude=conclude_first,
     seeds=20,
 )

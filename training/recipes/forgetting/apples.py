@@ -5,10 +5,10 @@ REINFORCE from a policy that knows the way back alone.
 Phase 1 leads from 0 to M, phase 2 back to 0; a step towards the end of its phase earns 1, a step
 away -1; an episode has at most 100 steps. The agent sees -c in phase 1 and c in phase 2, goes right
 with probability sigmoid(w o + b), and so shares both parameters between the phases: CLOSE is phase
-1, FAR is phase 2. What it knows of phase 2 lies in the bias where c is small, |b / w| = 1 / c, and
-phase 1 unlearns it.
+1, FAR is phase 2. With known=CLOSE it knows the way there instead. What it knows of phase 2 lies in
+the bias where c is small, |b / w| = 1 / c, and phase 1 unlearns it.
 
-    taught = teach(walk, key)              # phase 2 alone, from zero
+    taught = teach(walk, key)              # the known phase alone, from zero
     curves = retrieve(walk, key)           # the whole task: success, P(correct in FAR), by update
 
 The paper prints neither learning rate nor batch; here the gradient is the sum over an episode of
@@ -36,7 +36,9 @@ class Walk:
     apple: float
     """M, a whole number."""
     taught: bool = True
-    """Phase 2, first; else from zero."""
+    """One phase, before; else from zero."""
+    known: int = FAR
+    """The phase that is taught: FAR, or CLOSE, which is needed first."""
     bc: float = 0.0
     ks: float = 0.0
     ks_decay: float = 0.998
@@ -44,7 +46,7 @@ class Walk:
     l2: float = 0.0
     learning_rate: float = 2e-3
     teaching: int = 1500
-    """Updates of phase 2 alone."""
+    """Updates of that phase alone."""
     updates: int = 1500
     episodes: int = 32
     longest: int = 100
@@ -71,8 +73,10 @@ class Episodes(NamedTuple):
     success: jax.Array
 
 
-def walk_episodes(walk: Walk, policy: Policy, key: jax.Array, *, phase: int) -> Episodes:
-    """`episodes` of them, from the beginning of a phase."""
+def walk_episodes(
+    walk: Walk, policy: Policy, key: jax.Array, *, phase: int, alone: bool = False
+) -> Episodes:
+    """`episodes` of them, from the beginning of a phase; alone: to its end."""
     p_2 = jax.nn.sigmoid(policy.logits(walk.c))
     count = walk.episodes
     place = jnp.full(count, 0.0 if phase == CLOSE else walk.apple)
@@ -93,6 +97,7 @@ def walk_episodes(walk: Walk, policy: Policy, key: jax.Array, *, phase: int) -> 
         place = place + going * jnp.where(right, 1.0, -1.0)
         home = home | (far & (place <= 0))
         far = far | (place >= walk.apple)
+        home = home | (far & alone & (phase == CLOSE))
         return (place, far, home, earned, score, earlier, steps + phases), None
 
     carried, _ = jax.lax.scan(step, start, jax.random.split(key, walk.longest))
@@ -109,10 +114,10 @@ def moved(walk: Walk, policy: Policy, gradient_2: jax.Array) -> Policy:
 
 
 def teach(walk: Walk, key: jax.Array) -> Policy:
-    """Phase 2 alone, from zero."""
+    """The known phase alone, from zero."""
 
     def update(policy: Policy, one_key: jax.Array) -> tuple[Policy, None]:
-        episodes = walk_episodes(walk, policy, one_key, phase=FAR)
+        episodes = walk_episodes(walk, policy, one_key, phase=walk.known, alone=True)
         return moved(walk, policy, episodes.gradient), None
 
     zero = Policy(jnp.zeros(()), jnp.zeros(()))
@@ -122,21 +127,21 @@ def teach(walk: Walk, key: jax.Array) -> Policy:
 def retrieve(walk: Walk, key: jax.Array) -> dict[str, jax.Array]:
     """Fine-tuning on the whole task. By measurement, [measured]: `success`, and the probability of
     the right direction in CLOSE (`close`) and in FAR (`far`), means over the updates between; and
-    before: `taught_far`."""
+    before: `taught`, that of the known phase."""
     teach_key, key = jax.random.split(key)
     teacher = teach(walk, teach_key)
     if not walk.taught:
         teacher = jax.tree.map(jnp.zeros_like, teacher)
     teacher_2 = teacher.logits(walk.c)
-    p = jax.nn.sigmoid(teacher_2[FAR])
-    fisher = Policy(p * (1 - p) * walk.c**2, p * (1 - p))  # of the states of FAR
+    p = jax.nn.sigmoid(teacher_2[walk.known])
+    fisher = Policy(p * (1 - p) * walk.c**2, p * (1 - p))  # of the states of the known phase
 
     def held(policy: Policy, steps_2: jax.Array, number: jax.Array) -> jax.Array:
         kl_2 = categorical_kl(_two(teacher_2), _two(policy.logits(walk.c)))
         met_2 = steps_2 / jnp.sum(steps_2)
         falling = walk.ks_decay ** number.astype(jnp.float32)
         return (
-            walk.bc * kl_2[FAR]
+            walk.bc * kl_2[walk.known]
             + walk.ks * falling * jnp.sum(met_2 * kl_2)
             + walk.ewc * distance(policy, teacher, fisher)
             + walk.l2 * distance(policy, teacher)
@@ -158,7 +163,7 @@ def retrieve(walk: Walk, key: jax.Array) -> dict[str, jax.Array]:
         name: values.reshape(walk.measured, -1).mean(1)
         for name, values in zip(("success", "close", "far"), logged, strict=True)
     }
-    return curves | {"taught_far": 1 - p}
+    return curves | {"taught": p if walk.known == CLOSE else 1 - p}
 
 
 def _two(logit_2: jax.Array) -> jax.Array:

@@ -1,23 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `griffin recipe sparc` does besides experiments: scenes as files, a model, heat maps."""
+"""What `griffin recipe sparc` does besides experiments: scenes as files, a model of scenes or of a
+user's own pictures, heat maps."""
 
 import dataclasses
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
+from recurrentgemma.config_json import to_json
 from recurrentgemma.errors import UserError
 from training.data.pairs.pictures import pillow, square
+from training.recipes.sparc.pair_options import PairOptions
 from training.recipes.sparc.scenes import SPLITS, SceneConfig, Scenes
 
-EXAMPLES = """Scenes of real pictures, a small model that reads them, and where it sees a word.
+EXAMPLES = """Scenes of real pictures, a model of them or of your own, and where it sees a word.
 
 examples:
   griffin recipe sparc --make-scenes scenes/train --count 1000
   griffin recipe sparc --train runs/sparc
+  griffin recipe sparc --train runs/mine --pairs.source folder:photos --pairs.text runs/demo
   griffin recipe sparc --query "a red lemon" photo.png scenes/train/images/00000.png
 """
 FLAGS = ("--make-scenes", "--train", "--query")
@@ -36,11 +41,12 @@ class SparcArguments:
     split: str = "train"
     """Of train, validation, test and new, which has combinations that no other one has."""
     style: str = "noto"
-    """Of the pictures: noto, fluent or stamps."""
+    """Of the pictures: noto, fluent, stamps or clipart."""
     side: int = 96
     """Pixels of a scene's side."""
     train: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Train a small model on scenes and keep it there."""
+    """Train a model and keep it there: a small one on scenes, or on the pictures of --pairs.source;
+    stopped, the same command goes on with those."""
     objective: str = "sparc"
     """Of that model: sparc, clip, filip, pacl, gloria, mgca, or an ablation."""
     local_weight: float = 1.0
@@ -49,6 +55,7 @@ class SparcArguments:
     """Of that training."""
     seed: int = 0
     """Of scenes, and of that training."""
+    pairs: PairOptions = dataclasses.field(default_factory=PairOptions)
     query: Annotated[str | None, tyro.conf.arg(metavar="WORDS")] = None
     """Show where each of these words is seen in IMAGES."""
     model: Path = Path("runs/sparc")
@@ -69,6 +76,10 @@ class SparcArguments:
             )
         if self.split not in SPLITS:
             raise UserError(f"--split {self.split}: expected one of {', '.join(SPLITS)}")
+        if not self.pairs.source and self.pairs != PairOptions():
+            raise UserError("--pairs options without --pairs.source: name your pictures")
+        if self.pairs.source and self.train is None:
+            raise UserError(f"--pairs.source {self.pairs.source}: expected --train FOLDER, too")
         if self.count < 1:
             raise UserError(f"--count {self.count}: expected at least 1")
 
@@ -104,13 +115,15 @@ def make_scenes(arguments: SparcArguments, folder: Path) -> None:
 
 
 def train(arguments: SparcArguments, folder: Path) -> None:
-    """Train on scenes, keep the model, and say what it does on test scenes."""
+    """Train, keep the model, and say what it does on pictures that it has not seen."""
     from training.recipes.sparc import scene_study
     from training.recipes.sparc.kept_model import SETTINGS, save_model
-    from training.recipes.sparc.scene_arrays import things_of
 
     if (folder / SETTINGS).exists():
         raise UserError(f"{folder} has a model already: name another folder, or delete it")
+    if arguments.pairs.source:
+        train_on_pairs(arguments, folder)
+        return
     arm = scene_study.SceneArm(
         objective=arguments.objective,
         local_weight=arguments.local_weight,
@@ -120,11 +133,33 @@ def train(arguments: SparcArguments, folder: Path) -> None:
     scene_study.objective(arm)
     print(f"making {arm.train:,} scenes, then {arm.steps:,} steps of {arm.batch_size} of them")
     params, logged = scene_study.train(arm, arguments.seed)
-    names = tuple(one.name for one in things_of(arm.style, arm.things))
-    save_model(folder, params, arm, names)
+    words = scene_study.vocabulary(arm.style, arm.things)
+    how = {**to_json(arm), "seed": arguments.seed}
+    save_model(folder, params, arm.towers(len(words)), words, how)
     numbers = scene_study.evaluated(arm, params, "test")
-    shown = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
-    print(f"{folder}: loss {logged[-1]['loss']:.3f}; on test scenes {shown}")
+    print(f"{folder}: loss {logged[-1]['loss']:.3f}; on test scenes {_shown(numbers)}")
+
+
+def train_on_pairs(arguments: SparcArguments, folder: Path) -> None:
+    """See pair_run.py."""
+    from training.recipes.sparc import pair_run
+    from training.recipes.sparc.kept_model import save_model
+
+    how = {
+        "objective": arguments.objective,
+        "local_weight": arguments.local_weight,
+        "steps": arguments.steps,
+        "seed": arguments.seed,
+    }
+    kept = folder / "training"
+    params, config, tokenizer, numbers = pair_run.train(arguments.pairs, kept, **how)
+    save_model(folder, params, config, tokenizer, {**how, **to_json(arguments.pairs)})
+    shutil.rmtree(kept)
+    print(f"{folder}: on pairs held out {_shown(numbers)}")
+
+
+def _shown(numbers: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
 
 
 def query(arguments: SparcArguments) -> None:
@@ -133,14 +168,14 @@ def query(arguments: SparcArguments) -> None:
 
     kept = load_model(arguments.model)
     words = str(arguments.query).lower().split()
-    kept.words.encode(" ".join(words))
+    kept.marked(words)
     for path in arguments.images:
         try:
             file = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error}") from None
         try:
-            pixels_SS3 = square(file, kept.arm.scene.side)
+            pixels_SS3 = square(file, kept.model.config.image_size)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         maps = word_maps(kept, pixels_SS3, words)
@@ -154,22 +189,30 @@ def query(arguments: SparcArguments) -> None:
 
 
 def word_maps(kept: Any, pixels_SS3: np.ndarray, words: Sequence[str]) -> dict[str, np.ndarray]:
-    """The heat map of each thing and colour among the words, [S, S] from 0 to 1."""
+    """The heat map of each word, the mean of its tokens', [S, S] from 0 to 1; see KeptModel.
+
+    Raises UserError: the words are more than the text tower takes.
+    """
     import jax
 
+    from training.recipes.sparc.batch import pair_batch
     from training.recipes.sparc.localization import heat_maps
-    from training.recipes.sparc.scene_arrays import scaled, text_batch
+    from training.recipes.sparc.scene_arrays import scaled
 
-    vocabulary = kept.words
     config = kept.model.config
-    batch = text_batch(scaled(pixels_SS3[None]), [" ".join(words)], vocabulary, config.text.length)
+    ids, tokens = kept.marked(words)
+    ids_1L = np.array([ids])
+    batch = pair_batch(
+        *(scaled(pixels_SS3[None]), ids_1L, np.ones_like(ids_1L)),
+        vocab_size=config.text.vocab_size,
+        length=config.text.length,
+    )
     embeddings, _ = jax.jit(lambda batch: kept.model(batch))(batch)
     side = config.image_size
     maps = heat_maps(
         embeddings.tokens_BLD[0], embeddings.patches_BPD[0], grid=config.grid, size=(side, side)
     )
-    content = batch.words_BL[0]
-    return {word: maps[place] for place, word in enumerate(words) if content[place]}
+    return {word: maps[these].mean(0) for word, these in tokens.items()}
 
 
 def beside(pixels_SS3: np.ndarray, maps: Sequence[np.ndarray]) -> np.ndarray:

@@ -4,6 +4,7 @@
     noto      845 emoji of the Debian package fonts-noto-color-emoji (OFL-1.1), 136 x 128
     fluent    the same things in another style: npm's @lobehub/fluent-emoji-3d (MIT), 256 x 256
     stamps    Debian's tuxpaint-stamps-default (GPL-2), 161 MB: photographs and drawings
+    clipart   Debian's openclipart-png and openclipart-svg (public domain), 156 MB: drawings
 
 Names of emoji are the English labels of npm's emojibase-data (MIT), of animals and plants, food,
 travel and places, activities and objects. Packages are fetched by the registry's own client when
@@ -15,10 +16,13 @@ import io
 import json
 import posixpath
 import re
+import struct
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -45,6 +49,23 @@ STAMPS = (
     "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
 )
 STAMPS_FOLDER = "./usr/share/tuxpaint/stamps/"
+CLIPART_PNG = (
+    "openclipart-png_1%3a0.18+dfsg-19_all.deb",
+    "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02",
+)
+CLIPART_SVG = (
+    "openclipart-svg_1%3a0.18+dfsg-19_all.deb",
+    "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
+)
+CLIPART_FOLDER = "./usr/share/openclipart/"
+CLIPART_GROUPS = (
+    *("animals", "buildings", "containers", "decorations", "education", "electronics", "food"),
+    *("office", "people", "plants", "recreation", "tools", "transportation"),
+)  # not computer, geography, shapes, signs_and_symbols, special: icons, maps, stars, flags
+COLLECTION = 3  # files; a title that more of them have names a collection, not a thing
+CLIPART_SIDE = 256  # pixels, scaled down to
+CLIPART_AREA = 4_000_000  # pixels; the few larger files take longer than all others
+DC_TITLE = "{http://purl.org/dc/elements/1.1/}title"
 REMEDY = "or make scenes of another style"
 GROUPS = {
     3: "animals and plants",
@@ -118,9 +139,9 @@ def stamps(cache: Path | None = None) -> Iterator[Cutout]:
     """Each PNG beside which a text names the thing, in a sentence such as `A frog.`"""
     package = fetch(*STAMPS, apt_download, remedy=REMEDY, cache=cache)
     packed = io.BytesIO(deb_member(package, "data.tar"))
-    with tarfile.open(fileobj=packed, mode="r:*") as tar:
+    with tarfile.open(fileobj=packed, mode="r|*") as tar:
         files = {
-            member.name.removeprefix(STAMPS_FOLDER): _file(tar, member.name)
+            member.name.removeprefix(STAMPS_FOLDER): _file(tar, member)
             for member in tar
             if member.name.endswith((".png", ".txt"))
         }
@@ -133,11 +154,46 @@ def stamps(cache: Path | None = None) -> Iterator[Cutout]:
                 yield Cutout(name, path.partition("/")[0], _pixels(files[path]))
 
 
+def clipart(cache: Path | None = None) -> Iterator[Cutout]:
+    """Each PNG whose SVG has the title of a thing: one or two words, not of a whole collection."""
+    of_svg = fetch(*CLIPART_SVG, apt_download, remedy=REMEDY, cache=cache)
+    packed = io.BytesIO(deb_member(of_svg, "data.tar"))
+    named: dict[str, str] = {}
+    with tarfile.open(fileobj=packed, mode="r|*") as tar:
+        for member in tar:
+            place = member.name.removeprefix(f"{CLIPART_FOLDER}svg/")
+            if place.endswith(".svg") and _group(place) in CLIPART_GROUPS and member.isfile():
+                title = next(ElementTree.fromstring(_file(tar, member)).iter(DC_TITLE), None)
+                name = thing(title.text or "") if title is not None else ""
+                if name and len(name.split()) <= 2:
+                    named[posixpath.splitext(place)[0]] = name
+    files = Counter(named.values())
+    of_png = fetch(*CLIPART_PNG, apt_download, remedy=REMEDY, cache=cache)
+    packed = io.BytesIO(deb_member(of_png, "data.tar"))
+    with tarfile.open(fileobj=packed, mode="r|*") as tar:
+        for member in tar:
+            place = posixpath.splitext(member.name.removeprefix(f"{CLIPART_FOLDER}png/"))[0]
+            if member.isfile() and place in named and files[named[place]] <= COLLECTION:
+                file = _file(tar, member)
+                width, height = struct.unpack_from(">2I", file, 16)  # of a PNG's header
+                if width * height > CLIPART_AREA:
+                    continue
+                with pillow().open(io.BytesIO(file)) as picture:
+                    rgba = picture.convert("RGBA")
+                rgba.thumbnail((CLIPART_SIDE, CLIPART_SIDE))
+                yield Cutout(named[place], _group(place), np.asarray(rgba, np.uint8))
+
+
 STYLES: dict[str, Callable[[Path | None], Iterator[Cutout]]] = {
     "noto": noto,
     "fluent": fluent,
     "stamps": stamps,
+    "clipart": clipart,
 }
+
+
+def _group(place: str) -> str:
+    return place.partition("/")[0]
 
 
 class Label(NamedTuple):
@@ -172,10 +228,11 @@ def thing(text: str) -> str:
     return name if re.fullmatch(r"[a-z]+( [a-z]+)*", name) else ""
 
 
-def _file(tar: tarfile.TarFile, name: str) -> bytes:
-    file = tar.extractfile(name)
+def _file(tar: tarfile.TarFile, member: str | tarfile.TarInfo) -> bytes:
+    """By its name in any order; of a stream (`r|*`, unpacked once) the file it has come to."""
+    file = tar.extractfile(member)
     if file is None:
-        raise UserError(f"{name} is not in the package")
+        raise UserError(f"{member} is not in the package")
     return file.read()
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trained pair of towers does on scenes: retrieval, swaps, segmentation, K-precision, the
-mismatch gap. Legend: scene_arrays.py, D width."""
+"""What a trained pair of towers does on scenes: retrieval, swaps, segmentation, K-precision,
+zero-shot classification, the mismatch gap. Legend: scene_arrays.py, D width."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -72,6 +73,23 @@ class Evaluator:
         ]
         numbers["gap"] = float(np.mean(gaps))
         return numbers
+
+    def zero_shot(
+        self,
+        params: Any,
+        images_NSS3: np.ndarray,
+        labels_N: np.ndarray,
+        prompts: Sequence[Sequence[str]],
+    ) -> float:
+        """Accuracy of images among classes, each the mean of its captions (metrics.py).
+
+        images_NSS3: uint8. prompts: as many captions for each class.
+        """
+        rows = np.arange(len(images_NSS3))
+        embedded = [self._images(params, scaled(images_NSS3[part]))[0] for part in _parts(rows)]
+        text_MD = self.texts(params, [caption for one in prompts for caption in one])
+        class_CD = metrics.class_embeddings(text_MD.reshape(len(prompts), -1, text_MD.shape[-1]))
+        return metrics.zero_shot_accuracy(np.concatenate(embedded), class_CD, labels_N)
 
     def texts(self, params: Any, captions: list[str]) -> np.ndarray:
         """Embeddings [M, D] of captions."""

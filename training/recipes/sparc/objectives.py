@@ -120,11 +120,16 @@ def objectives(*, at_once: int = pairwise.PAIRS_AT_ONCE) -> dict[str, Objective]
 OBJECTIVES: Mapping[str, Objective] = objectives()
 
 
-def objective_of(name: str) -> Objective:
-    """Raises UserError: there is none of that name."""
+def objective_of(name: str, *, local_weight: float | None = None) -> Objective:
+    """local_weight: of its local term, where it has one beside a global one.
+
+    Raises UserError: there is none of that name."""
     if name not in OBJECTIVES:
         raise UserError(
             f"{name!r} is no objective{did_you_mean(name, OBJECTIVES)}: they are "
             f"{', '.join(map(repr, OBJECTIVES))}"
         )
-    return OBJECTIVES[name]
+    chosen = OBJECTIVES[name]
+    if local_weight is not None and {"local", "global"} <= chosen.weights.keys():
+        return chosen.weighing(local=local_weight)
+    return chosen

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scenes of a split as arrays, made once and read by every arm and seed of a study.
 
-Legend: N scenes, S pixels of a side, L tokens, C phrases that a split names.
+Legend: N scenes, S pixels of a side, L tokens, C phrases that a split names, or classes.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 from training.recipes.sparc.batch import PairBatch, pair_batch
 from training.recipes.sparc.cutouts import Cutout, cutouts
 from training.recipes.sparc.localization import BACKGROUND
-from training.recipes.sparc.scenes import SceneConfig, Scenes, swapped
+from training.recipes.sparc.scenes import COLOURS, SceneConfig, Scenes, swapped, with_article
 from training.recipes.sparc.words import WordVocabulary
 
 
@@ -66,6 +67,35 @@ def things_of(style: str, count: int | None = None) -> tuple[Cutout, ...]:
     if count is None or count >= len(things):
         return tuple(things)
     return tuple(things[round(place)] for place in np.linspace(0, len(things) - 1, count))
+
+
+class Things(NamedTuple):
+    """Scenes of one thing. prompts: captions of each class."""
+
+    images_NSS3: np.ndarray  # uint8
+    labels_N: np.ndarray  # from 0 to C - 1
+    prompts: list[list[str]]
+
+
+@functools.lru_cache(maxsize=8)
+def things_alone(
+    style: str, names: tuple[str, ...], config: SceneConfig, count: int
+) -> Things | None:
+    """Scenes of one of the things of these names in this style, whose classes they are; None where
+    the style has fewer than four of them."""
+    shown = [one for one in things_of(style) if one.name in names]
+    if len(shown) < 4:
+        return None
+    alone = dataclasses.replace(config, things=(1, 1), says="list", mentioned=None)
+    source = Scenes(shown, alone, split="test")
+    scenes = [source.scene(number) for number in range(count)]
+    classes = {one.name: number for number, one in enumerate(shown)}
+    colours = [f"{colour} " for colour in COLOURS] if config.coloured else [""]
+    return Things(
+        np.stack([scene.image_SS3 for scene in scenes]),
+        np.array([classes[scene.parts[0].name] for scene in scenes]),
+        [[with_article(f"{colour}{name}") for colour in colours] for name in classes],
+    )
 
 
 @functools.lru_cache(maxsize=8)

@@ -186,7 +186,7 @@ def tinted(rgba_HW4: np.ndarray, colour: str) -> np.ndarray:
 
 def told(parts: Sequence[Part], relation: str = "") -> str:
     """What is said of parts that are mentioned."""
-    phrases = [_with_article(part.phrase) for part in parts if part.mentioned]
+    phrases = [with_article(part.phrase) for part in parts if part.mentioned]
     if relation:
         return f"{phrases[0]} {relation} {phrases[1]}"
     return " and ".join(phrases)
@@ -207,7 +207,8 @@ def swapped(scene: Scene) -> dict[str, str]:
     return captions
 
 
-def _with_article(phrase: str) -> str:
+def with_article(phrase: str) -> str:
+    """`a lemon`, `an otter`."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 

@@ -16,7 +16,8 @@ class WordVocabulary:
     """Ids from 1 on, sorted; 0 is padding. `content`: words that stand for something to be seen."""
 
     def __init__(self, names: Iterable[str], colours: Iterable[str] = COLOURS):
-        told = {word for name in names for word in name.split()} | set(colours)
+        self.names = tuple(names)
+        told = {word for name in self.names for word in name.split()} | set(colours)
         self.words = ("", *sorted(told | set(OF_CAPTIONS)))
         self._ids = {word: number for number, word in enumerate(self.words) if word}
         self._content = np.array([word in told for word in self.words])

@@ -60,15 +60,29 @@ def test_what_holds_the_policy():
     def least_far(**changes):
         return float(curve(**changes)["far"].min())
 
-    before = float(curve()["taught_far"])
+    before = float(curve()["taught"])
     alone = least_far()
     assert alone < before - 0.01
     for held in ({"bc": 100.0}, {"ewc": 100.0}, {"l2": 100.0}, {"ks": 100.0, "ks_decay": 1.0}):
         assert alone + 0.005 < least_far(**held), held
 
 
+def test_the_known_phase_may_be_the_first_one():
+    """CLOSE is taught alone, and what holds the policy holds it there."""
+    walk = dataclasses.replace(WALK, c=1.0, known=CLOSE)
+    episodes = walk_episodes(walk, SURE, jax.random.key(0), phase=CLOSE, alone=True)
+    assert episodes.steps.tolist() == [2, 0]
+    assert float(episodes.success) == 1
+    taught = teach(walk, jax.random.key(0))
+    assert float(taught.b / taught.w) == pytest.approx(-1, rel=1e-3)
+    assert float(taught.b) > 0
+    curves = retrieve(dataclasses.replace(walk, bc=1e3), jax.random.key(0))
+    assert float(curves["taught"]) > 0.6
+    np.testing.assert_allclose(curves["close"], curves["taught"], atol=0.05)
+
+
 def test_from_zero():
     curves = retrieve(dataclasses.replace(WALK, taught=False), jax.random.key(0))
-    np.testing.assert_allclose(curves["taught_far"], 0.5)
+    np.testing.assert_allclose(curves["taught"], 0.5)
     assert curves["success"].shape == (3,)
     assert curves["success"][-1] > curves["success"][0]

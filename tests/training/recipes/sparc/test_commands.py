@@ -65,6 +65,11 @@ def test_from_scenes_to_a_heat_map(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--query", "red"], "--query wants the files of images after it"),
         (["--train", "a", "b.png"], "b.png: images are for --query"),
         (["--make-scenes", "a", "--split", "dev"], "--split dev: expected one of train"),
+        (["--train", "a", "--pairs.side", "32"], "options without --pairs.source"),
+        (
+            ["--make-scenes", "a", "--pairs.source", "folder:b"],
+            "--pairs.source folder:b: expected --train FOLDER, too",
+        ),
         (["--make-scenes", "a", "--count", "0"], "--count 0: expected at least 1"),
     ],
 )

@@ -76,6 +76,26 @@ def test_stamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert [(one.name, one.group) for one in cutouts("stamps", tmp_path)] == [("frog", "animals")]
 
 
+def test_clipart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    titles = {
+        "animals/frog": "A frog",
+        "animals/deep/newt": "newt",
+        "shapes/star": "star",  # no thing
+        "food/soup": "Soup of the day",  # a sentence
+        **{f"tools/{number}": "Tools Theme" for number in range(4)},  # a collection
+    }
+    metadata = "<svg xmlns:dc='http://purl.org/dc/elements/1.1/'><dc:title>{}</dc:title></svg>"
+    folder = "./usr/share/openclipart"
+    svg = {f"{folder}/svg/{n}.svg": metadata.format(t).encode() for n, t in titles.items()}
+    png = {f"{folder}/png/{name}.png": picture("PNG") for name in titles}
+    put(monkeypatch, tmp_path, "CLIPART_SVG", deb(tar(tmp_path, svg, "w:xz")))
+    put(monkeypatch, tmp_path, "CLIPART_PNG", deb(tar(tmp_path, png, "w:xz")))
+    monkeypatch.setattr(module, "CLIPART_SIDE", 3)
+    given = cutouts("clipart", tmp_path)
+    assert [(one.name, one.group) for one in given] == [("frog", "animals"), ("newt", "animals")]
+    assert given[0].pixels_HW4.shape == (2, 3, 4)
+
+
 def test_noto():
     """The package itself: there is no other font of this kind to read."""
     try:

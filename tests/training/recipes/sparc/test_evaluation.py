@@ -35,7 +35,8 @@ def test_numbers_are_those_of_the_embeddings(monkeypatch: pytest.MonkeyPatch):
     )
     model = ImageText(config, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(model, nnx.Param)
-    numbers = Evaluator(graphdef, config, words).measure(params, scenes)
+    evaluator = Evaluator(graphdef, config, words)
+    numbers = evaluator.measure(params, scenes)
     batch = scenes.batch(np.arange(6), words, 16)
     image_ND = jax.jit(lambda x: model.images(x)[1])(scaled(scenes.images_NSS3))
     text_ND = jax.jit(lambda ids, mask: model.texts(ids, mask)[1])(batch.ids_BL, batch.mask_BL)
@@ -43,3 +44,9 @@ def test_numbers_are_those_of_the_embeddings(monkeypatch: pytest.MonkeyPatch):
     assert {name: numbers[name] for name in expected} == expected
     assert numbers.keys() - expected.keys() == {"colours swapped", "mIoU", "K-precision", "gap"}
     assert all(0 <= value <= 1 for name, value in numbers.items() if name != "gap")
+    prompts = [scenes.captions[:2], scenes.captions[2:4], scenes.captions[4:]]
+    class_CD = metrics.class_embeddings(np.asarray(text_ND).reshape(3, 2, -1))
+    nearest_N = metrics.cosines(np.asarray(image_ND), class_CD).argmax(1)
+    labels_N = np.where(np.arange(6) < 4, nearest_N, (nearest_N + 1) % 3)  # two are wrong
+    accuracy = evaluator.zero_shot(params, scenes.images_NSS3, labels_N, prompts)
+    assert accuracy == pytest.approx(4 / 6)

@@ -20,14 +20,17 @@ from training.recipes.sparc.words import WordVocabulary
 @pytest.fixture
 def kept(tmp_path: Path) -> tuple[Path, ImageText]:
     model = ImageText(ARM.towers(len(WordVocabulary(NAMES))), rngs=nnx.Rngs(3))
-    save_model(tmp_path / "model", nnx.state(model, nnx.Param), ARM, NAMES)
+    params = nnx.state(model, nnx.Param)
+    save_model(tmp_path / "model", params, model.config, WordVocabulary(NAMES), {"steps": 3})
     return tmp_path / "model", model
 
 
 def test_saved_and_loaded(kept: tuple[Path, ImageText]):
     folder, model = kept
     loaded = load_model(folder)
-    assert (loaded.arm, loaded.names) == (ARM, NAMES)
+    assert loaded.model.config == model.config
+    assert loaded.reader.words == WordVocabulary(NAMES).words
+    assert json.loads((folder / "model.json").read_text())["trained"] == {"steps": 3}
     before, after = (nnx.state(one, nnx.Param) for one in (model, loaded.model))
     assert jax.tree.structure(before) == jax.tree.structure(after)
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
@@ -41,9 +44,13 @@ def test_what_is_none(kept: tuple[Path, ImageText], tmp_path: Path):
     settings = folder / "model.json"
     record = json.loads(settings.read_text())
     settings.write_text(json.dumps({**record, "names": ["apple"]}))
+    with pytest.raises(UserError, match=r"things of 16 words, and its text tower reads"):
+        load_model(folder)
+    text = {**record["config"]["text"], "depth": 2}
+    settings.write_text(json.dumps({**record, "config": {**record["config"], "text": text}}))
     with pytest.raises(UserError, match=r"is of another model than model\.json"):
         load_model(folder)
-    for broken in ("{", json.dumps({"names": []}), json.dumps({**record, "arm": {"no": 1}})):
+    for broken in ("{", json.dumps({"names": []}), json.dumps({**record, "config": {"no": 1}})):
         settings.write_text(broken)
         with pytest.raises(UserError, match="holds no model that can be read"):
             load_model(folder)

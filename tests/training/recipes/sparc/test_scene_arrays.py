@@ -1,13 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arrays of scenes say what the scenes say."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from recurrentgemma.errors import UserError
 from tests.training.recipes.sparc.things import NAMES, things
 from training.recipes.sparc import scene_arrays as module
-from training.recipes.sparc.scene_arrays import scaled, scene_arrays, text_batch, things_of
+from training.recipes.sparc.scene_arrays import (
+    scaled,
+    scene_arrays,
+    text_batch,
+    things_alone,
+    things_of,
+)
 from training.recipes.sparc.scenes import SceneConfig, Scenes
 from training.recipes.sparc.words import WordVocabulary
 
@@ -50,6 +58,25 @@ def test_a_batch():
         arrays.batch(np.array([0]), words, 3)
     with pytest.raises(UserError, match="'horse' is no word"):
         text_batch(scaled(arrays.images_NSS3[:1]), ["a red horse"], words, 12)
+
+
+def test_things_alone():
+    names = ("egg", "boat", "lamp", "kite", "zebra")
+    alone = things_alone("blocks", names, CONFIG, 5)
+    assert alone is not None
+    assert alone.images_NSS3.shape == (5, CONFIG.side, CONFIG.side, 3)
+    assert [one[0] for one in alone.prompts] == [
+        *("a red boat", "a red egg", "a red kite", "a red lamp")
+    ]
+    assert {len(one) for one in alone.prompts} == {6}
+    source = Scenes(
+        [one for one in things() if one.name in names],
+        dataclasses.replace(CONFIG, things=(1, 1), says="list"),
+        split="test",
+    )
+    for row, label in enumerate(alone.labels_N):
+        assert source.scene(row).parts[0].name in alone.prompts[label][0]
+    assert things_alone("blocks", names[:3], CONFIG, 5) is None
 
 
 def test_fewer_things():

@@ -41,8 +41,8 @@ NAMES = {"i2t R@1", "i2t R@5", "t2i R@1", "t2i R@5", "mIoU", "K-precision", "gap
 @pytest.fixture(autouse=True)
 def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of a package's pictures."""
-    monkeypatch.setattr(scene_arrays, "things_of", lambda style, count: tuple(things()))
-    monkeypatch.setattr(scene_study, "things_of", lambda style, count: tuple(things()))
+    monkeypatch.setattr(scene_arrays, "things_of", lambda style, count=None: tuple(things()))
+    monkeypatch.setattr(scene_study, "things_of", lambda style, count=None: tuple(things()))
     scene_arrays.scene_arrays.cache_clear()
     scene_study.vocabulary.cache_clear()
 
@@ -57,8 +57,9 @@ def test_it_learns(change: dict):
     ((cell, numbers),) = measure([Cell("sparc 0.5", arm, 0)])
     assert cell.seed == 0
     for split in ("validation", "test", "new"):
-        assert NAMES | {"colours swapped", "order swapped"} == numbers[split].keys()
-    assert len(numbers["loss"]) == 60
+        alone = {"zero-shot", "zero-shot, other style"} if split == "test" else set()
+        assert NAMES | {"colours swapped", "order swapped"} | alone == numbers[split].keys()
+    assert len(numbers["loss"]) == len(numbers["gap"]) == 60
     assert np.mean(numbers["loss"][-5:]) < numbers["loss"][0] - 0.3
 
 
@@ -77,11 +78,13 @@ def test_arms():
 
 def cells(validation: float, test: float) -> list[dict]:
     numbers = dict.fromkeys(("i2t R@1", "t2i R@1", "colours swapped", "mIoU", "K-precision"), 0.0)
+    numbers |= {"zero-shot": 0.0, "zero-shot, other style": 0.0}
     return [
         {
             "validation": {**numbers, "gap": 0.0, "mIoU": validation},
             "test": {**numbers, "gap": 0.1, "mIoU": test + 0.01 * seed},
             "loss": [2.0, 1.0],
+            "gap": [0.0, 0.1],
         }
         for seed in range(3)
     ]
