@@ -13,6 +13,7 @@ Their options have no prefix: `--dtype`, `--mesh.data`, `--out`, `--json`.
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -113,6 +114,29 @@ class ResultOptions:
     """The last line of output is the result as one JSON object."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RayOptions:
+    """A cluster that does the work, in tasks."""
+
+    ray: str | None = None
+    """Spread the work over a Ray cluster: its address, `auto` for the one that this machine belongs
+    to, or `local` for one of this command alone."""
+    ray_cpus: float = 1.0
+    """CPUs that each task takes of its machine."""
+    ray_gpus: float = 0.0
+    """GPUs that each task takes."""
+
+    def __post_init__(self) -> None:
+        for option, value, default in (
+            ("--ray-cpus", self.ray_cpus, 1.0),
+            ("--ray-gpus", self.ray_gpus, 0.0),
+        ):
+            if not 0 <= value < math.inf:
+                raise UserError(f"{option} {value}: expected 0 or more")
+            if self.ray is None and value != default:
+                raise UserError(f"{option} has no effect without --ray")
+
+
 def identity(lm: "LanguageModel") -> dict[str, Any]:
     """What tells a model from another one, for the settings of its results."""
     from checkpoints.session_file import weights_fingerprint
@@ -127,3 +151,4 @@ def identity(lm: "LanguageModel") -> dict[str, Any]:
 
 Model = Annotated[ModelOptions, tyro.conf.arg(name="")]
 Result = Annotated[ResultOptions, tyro.conf.arg(name="")]
+Ray = Annotated[RayOptions, tyro.conf.arg(name="")]

@@ -174,15 +174,50 @@ def score_all(
     Raises UserError: there is nothing to predict, or a document is longer than a model with global
     attention holds.
     """
-    return _Scoring(
+    scores = score_some(
         model,
         documents,
         sizes=rounded(batch_size, chunk_length, mesh),
         mesh=mesh,
         cut=cut,
         edges=edges,
-        kept=results.kept(name) if results else None,
-    ).run(results, name, progress)
+        results=results,
+        name=name,
+        progress=progress,
+    )
+    require_tokens(scores, cut)
+    return scores
+
+
+def score_some(
+    model: Griffin,
+    documents: Documents,
+    *,
+    sizes: tuple[int, int],
+    mesh: Mesh | None,
+    cut: Cut,
+    edges: Sequence[int],
+    results: Results | None = None,
+    name: str = "rows",
+    progress: Callable[[int, float, int], None] = lambda read, nats, scored: None,
+) -> Scores:
+    """Scores of documents of which perhaps none has anything to predict. sizes: B and T, as
+    `rounded` gives them; see score_all."""
+    kept = results.kept(name) if results else None
+    scoring = _Scoring(model, documents, sizes=sizes, mesh=mesh, cut=cut, edges=edges, kept=kept)
+    return scoring.run(results, name, progress)
+
+
+def require_tokens(scores: Scores, cut: Cut) -> None:
+    """Raises UserError: there was nothing to predict."""
+    if scores.score.tokens:
+        return
+    if isinstance(cut, Pieces):
+        raise UserError(
+            f"no document has the {cut.length:,} tokens of a piece: give longer ones, or a lower "
+            "--length"
+        )
+    raise UserError("there is no text to score: give at least one document that is not empty")
 
 
 def rounded(batch_size: int, chunk_length: int, mesh: Mesh | None) -> tuple[int, int]:
@@ -260,17 +295,7 @@ class _Scoring:
             behind = ahead
             progress(self._read, self._sums.nats, self._sums.tokens)
         self._add(behind)
-        scores = self._scores()
-        if scores.score.tokens < 1:
-            if isinstance(self._cut, Pieces):
-                raise UserError(
-                    f"no document has the {self._cut.length:,} tokens of a piece: give longer "
-                    "ones, or a lower --length"
-                )
-            raise UserError(
-                "there is no text to score: give at least one document that is not empty"
-            )
-        return scores
+        return self._scores()
 
     def _advance(self) -> tuple[list[Stretch], Any]:
         rows = self.rows.narrow()

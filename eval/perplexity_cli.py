@@ -5,13 +5,24 @@ position."""
 import dataclasses
 import json
 import math
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from eval.options import Model, ModelOptions, ModelPath, Result, ResultOptions, Sources, identity
+from eval.options import (
+    Model,
+    ModelOptions,
+    ModelPath,
+    Ray,
+    RayOptions,
+    Result,
+    ResultOptions,
+    Sources,
+    identity,
+)
 from eval.results import Table, open_results, show
 from recurrentgemma.errors import UserError
 
@@ -26,6 +37,7 @@ examples:
   griffin eval perplexity runs/demo --data 'jsonl:web/*.jsonl' text:book.txt --out results/demo
   griffin eval perplexity runs/mqa --data text:book.txt --window 1024 --stride 512
   griffin eval perplexity google/recurrentgemma-2b --data text:book.txt --dtype bfloat16 --json
+  griffin eval perplexity runs/demo --data 'jsonl:web/*.jsonl' --ray auto --ray-gpus 1
 """
 LONGEST = 2**20  # the edge of the last bucket of position
 SHOWN = 50  # documents in the table; documents.jsonl has all
@@ -48,6 +60,7 @@ class PerplexityArguments:
     with the state carried."""
     stride: int = 0
     """Tokens from one window to the next; 0: half a window."""
+    cluster: Ray = dataclasses.field(default_factory=RayOptions)
     model: Model = dataclasses.field(default_factory=ModelOptions)
     result: Result = dataclasses.field(default_factory=ResultOptions)
 
@@ -68,6 +81,7 @@ def evaluate(arguments: PerplexityArguments) -> dict[str, Any]:
     from eval.perplexity import rounded, score_all
     from eval.positions import doubling
     from eval.progress_bar import progress_bar
+    from eval.ray_perplexity import Wanted, score_on_cluster
     from eval.windows import Windows, check_window, whole
 
     if arguments.stride and not arguments.window:
@@ -98,6 +112,21 @@ def evaluate(arguments: PerplexityArguments) -> dict[str, Any]:
                 shown = f"{nats / scored / math.log(2):.3f} bits a token" if scored else ""
                 bar.update(read, shown)
 
+            if arguments.cluster.ray is not None:
+                wanted = Wanted(
+                    arguments.path,
+                    arguments.model,
+                    arguments.data,
+                    arguments.batch_size,
+                    arguments.chunk_length,
+                    cut,
+                    doubling(LONGEST),
+                    directory=os.getcwd(),
+                    model=settings["model"],
+                    documents=documents.fingerprint,
+                )
+                scores = score_on_cluster(wanted, documents, arguments.cluster, results, progress)
+                return results.finish(**summary(scores, window=arguments.window))
             scores = score_all(
                 model,
                 documents,

@@ -30,6 +30,7 @@ UNTESTED = {  # source files without a test file of their name, and why
     "training/bench/compile_bench.py": MEASURES,
     "training/bench/data_bench.py": MEASURES,
     "training/bench/diagnostics_bench.py": MEASURES,
+    "training/bench/epoch_bench.py": MEASURES,
     "training/bench/loop_bench.py": MEASURES,
     "training/bench/remat_bench.py": MEASURES,
     "training/bench/share_bench.py": MEASURES,

@@ -26,7 +26,6 @@ from training.data.config import (
     open_texts,
     sample_texts,
 )
-from training.data.document import count_pairs
 from training.data.documents import InMemory, Mixture, document_ids
 from training.data.held_out import HeldOut, held_out_of
 from training.data.sources import TextSource
@@ -81,9 +80,10 @@ class Inputs:
         """For the first line that a run prints."""
         documents = sum(len(part) for part in self.mixture.parts)
         shown = f"{documents:,} documents"
-        lengths = [part.lengths for part in self.mixture.parts if part.lengths is not None]
-        if len(lengths) == len(self.mixture.parts):
-            shown += f", {sum(map(count_pairs, lengths)):,} tokens"
+        sums = [part.pair_sums for part in self.mixture.parts]
+        pairs = [int(sum_of_part[-1]) for sum_of_part in sums if sum_of_part is not None]
+        if len(pairs) == len(sums):
+            shown += f", {sum(pairs):,} tokens"
         if (size := self.mixture.bytes_per_token()) is not None:
             shown += f", {size:.2f} bytes a token"
         if self.texts is not None:

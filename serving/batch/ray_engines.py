@@ -6,12 +6,12 @@ has the fewest, and a few lines wait at each, so that no slot does. What an engi
 process or machine was lost is answered by another, and a new engine takes its place.
 """
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from checkpoints.ray_cluster import INSTALL, connect
 from recurrentgemma.errors import MissingExtra, UserError
 from serving.batch.answerer import Answerer, Response
 from serving.batch.lines import Line
@@ -47,15 +47,9 @@ class RayEngines:
         try:
             import ray  # type: ignore[import-not-found]
         except ImportError:
-            raise MissingExtra('--ray needs Ray: pip install "ray>=2.50"') from None
+            raise MissingExtra(INSTALL) from None
         self._ray, self._most = ray, AT_ONCE * slots
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise UserError(
-                f"--ray {address}: there is no cluster ({error}); `ray start --head` begins one, "
-                "and --ray local one for this batch alone"
-            ) from None
+        connect(ray, address)
         resources = ray.cluster_resources()
         rooms = [int(resources.get("CPU", 0) // cpus)] if cpus else []
         rooms += [int(resources.get("GPU", 0) // gpus)] if gpus else []

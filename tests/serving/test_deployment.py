@@ -14,6 +14,7 @@ from checkpoints import store
 from recurrentgemma.params import flat_params
 from serving.serve_cli import ServeArguments
 from tests.checkpoints import run_steps
+from training.data.data_cli import TokenizeArguments
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -69,6 +70,24 @@ def test_the_image_has_every_package():
     assert packages <= set(copied)
     commands = [line for line in lines if line.startswith("#   docker")]
     assert [shlex.split(line[1:])[1] for line in commands] == ["build", "run"]
+
+
+def test_the_clusters_of_ray_run_commands_that_there_are():
+    """Of SLURM's script the last command, of Kubernetes' manifest its entry point."""
+    manifest = yaml.safe_load((EXAMPLES / "kubernetes/ray.yaml").read_text("utf-8"))
+    script = (EXAMPLES / "slurm/ray.sh").read_text("utf-8").replace("\\\n", " ")
+    [line] = [line for line in script.splitlines() if line.startswith("griffin ")]
+    for command in (manifest["spec"]["entrypoint"], line):
+        griffin, data, tokenize, *options = shlex.split(command)
+        assert (griffin, data, tokenize) == ("griffin", "data", "tokenize")
+        arguments = tyro.cli(TokenizeArguments, args=options)
+        assert arguments.ray in ("auto", "$address")
+    cluster = manifest["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        [container] = group["template"]["spec"]["containers"]
+        assert container["volumeMounts"][0]["name"] == "shared"
+    done = subprocess.run(["bash", "-n", EXAMPLES / "slurm/ray.sh"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 RAY = """

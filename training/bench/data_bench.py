@@ -27,7 +27,8 @@ from training.data.config import DataConfig, open_mixture
 from training.data.document import Document
 from training.data.documents import InMemory, Mixture
 from training.data.order import BlockShuffle, make_shuffle
-from training.data.shard_writer import OPTIONS, tokenise
+from training.data.shard_tasks import OPTIONS
+from training.data.shard_writer import tokenise
 from training.data.sources import open_text_source, parquet
 
 BATCH, TOKENS = 8, 2048

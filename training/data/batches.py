@@ -24,7 +24,7 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.losses import Batch as Batch
 from training.data.document import Document
 from training.data.documents import InMemory, Mixture
-from training.data.packing import PackedBatches
+from training.data.packing import IN_WINDOWS, ROWS, PackedBatches
 from training.data.packing import PackedRows as PackedRows
 from training.data.packing import pack as pack
 from training.data.passes import PassBatches
@@ -101,8 +101,8 @@ class Batches:
             )
             self.count = len(self._layout)
         elif lengths_known and not carry:
-            self._fingerprint["layout"] = "rows"
             self._layout = PackedBatches(documents, **common, rows=rows)
+            self._fingerprint |= self._layout.layout
         else:
             self._fingerprint |= {"layout": f"streams, {long_documents}", "batch_size": batch_size}
             self._layout = StreamBatches(
@@ -158,6 +158,9 @@ class Batches:
         Raises ValueError: it was made of other data, or lacks rows that this process needs.
         """
         saved, now = dict(state["fingerprint"]), self._fingerprint
+        order = {n: saved[n] for n in ("layout", "window") if n in saved}
+        if both_rows := {order.get("layout"), now["layout"]} <= {ROWS, IN_WINDOWS}:
+            now = {n: value for n, value in now.items() if n != "window"} | order
         changed = [name for name in _CAUSES if saved.get(name) != now.get(name)]
         if changed:
             values = "; ".join(f"{n}: {saved.get(n)} -> {now.get(n)}" for n in changed)
@@ -167,6 +170,11 @@ class Batches:
                 f"{values}): {causes} has changed since; bring the old back or start a new run "
                 f"with another --run-dir"
             )
+        if both_rows:
+            assert isinstance(self._layout, PackedBatches)
+            self._ahead.close()
+            self._layout.order_by(order.get("window"))
+            self._fingerprint = now
         self._ahead.set_state({n: value for n, value in state.items() if n != "fingerprint"})
 
     def close(self) -> None:

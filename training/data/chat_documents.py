@@ -64,7 +64,7 @@ class ChatDocuments:
     Raises UserError: the tokenizer has neither a chat template nor Gemma's turns.
     """
 
-    lengths = None
+    lengths = pair_sums = None
 
     def __init__(self, source: ChatLines, tokenizer: Tokenizer) -> None:
         self._source, self._tokenizer = source, tokenizer

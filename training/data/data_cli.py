@@ -5,7 +5,6 @@ import dataclasses
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,6 +18,8 @@ on the sources, the tokenizer and --shards alone.
 examples:
   griffin data tokenize 'jsonl:web/*.jsonl?field=text' --tokenizer tokenizer.model --out tokens/web
   griffin data tokenize 'text:a/*.txt' 'parquet:b/*.parquet' --tokenizer bytes --out tokens/all
+  griffin data tokenize 'parquet:s3://bucket/web/*.parquet' --tokenizer tokenizer.model \\
+      --out s3://bucket/tokens --ray auto                by the CPUs of a Ray cluster
   griffin data info arrayrecord:tokens/web              what has been made
 """
 INFO = """How many documents a source has, how long they are, and the beginning of one.
@@ -42,12 +43,16 @@ class TokenizeArguments:
     tokenizer: str
     """`bytes`, or a tokenizer: a file, a folder with one, such as a checkpoint, or a model's name
     on a hub."""
-    out: Path
-    """The folder to write."""
+    out: str
+    """The folder to write, or the URL of one (s3://, gs://)."""
     shards: int = 0
     """How many shards; 0: one for each 64 MiB of source."""
     workers: int = 0
     """Processes; 0: one a core."""
+    ray: str | None = None
+    """Tokenise on the CPUs of a Ray cluster: its address, `auto` for the one that this machine
+    belongs to, or `local` for one of this call alone. Sources and --out must be where every machine
+    sees them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +112,7 @@ def tokenize(arguments: TokenizeArguments) -> None:
             arguments.out,
             shards=arguments.shards,
             workers=arguments.workers,
+            ray=arguments.ray,
             progress=show,
         )
     print(

@@ -21,6 +21,7 @@ from recurrentgemma.text.tokenizer import ByteTokenizer, Tokenizer, load_tokeniz
 from recurrentgemma.text.tokenizer import tokenizer_fingerprint as tokenizer_fingerprint
 from training.data import sources
 from training.data.document import Document
+from training.data.sums import pairs_of, sum_blocks
 
 SAMPLES = 32  # documents from which bytes per token is estimated
 BYTES_PER_TOKEN = 4.0  # a guess, where a guess will do
@@ -37,6 +38,12 @@ class Documents(Protocol):
     @property
     def lengths(self) -> np.ndarray | None:
         """The number of ids of each document; None where only reading it can tell."""
+        ...
+
+    @property
+    def pair_sums(self) -> np.ndarray | None:
+        """The (token, target) pairs before each block of documents, and all of them: see
+        `training.data.sums`. None where lengths are."""
         ...
 
     @property
@@ -86,6 +93,10 @@ class InMemory:
     def __len__(self) -> int:
         return len(self._documents)
 
+    @property
+    def pair_sums(self) -> np.ndarray | None:
+        return None if self.lengths is None else sum_blocks(self.lengths, pairs_of)
+
     def read(self, document: int, start: int = 0, stop: int | None = None) -> Document:
         return self._documents[document].cut(start, stop)
 
@@ -97,7 +108,7 @@ class InMemory:
 class Tokenized:
     """The texts of a source, tokenised when they are read."""
 
-    lengths = None
+    lengths = pair_sums = None
 
     def __init__(self, source: sources.TextSource, tokenizer: Tokenizer) -> None:
         self._source, self._tokenizer = source, tokenizer

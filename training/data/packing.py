@@ -4,10 +4,11 @@
 Legend: T time (tokens in a row), R rows, P (token, target) pairs in all documents.
 
 Each epoch lays the documents end to end in an order of its own, cuts that stream into rows of T
-pairs and shuffles the rows. Position 0 starts a document; a row that begins inside a document also
-starts at position 0, because rows are trained from a fresh state: the piece is a document of its
-own. The documents' order differs from epoch to epoch, and with it where the cuts fall. Every pair
-is used exactly once an epoch; the last row is filled up with padding: position -1, weight 0.
+pairs and shuffles the rows (`epoch.py`). Position 0 starts a document; a row that begins inside a
+document also starts at position 0, because rows are trained from a fresh state: the piece is a
+document of its own. The documents' order differs from epoch to epoch, and with it where the cuts
+fall. Every pair is used exactly once an epoch; the last row is filled up with padding: position -1,
+weight 0.
 
 Which pairs a row holds follows from the seed and the lengths alone, so any row is made by itself,
 by whoever needs it, and reads only the documents that it holds pieces of.
@@ -15,7 +16,6 @@ by whoever needs it, and reads only the documents that it holds pieces of.
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import grain
@@ -24,8 +24,10 @@ import numpy as np
 from recurrentgemma.errors import UserError
 from training.data.document import Document, count_pairs
 from training.data.documents import Documents, InMemory, Mixture
+from training.data.epoch import WINDOW, EndToEnd, Piece, begin_epoch, takes_windows
 
 MAX_POSITION = 2**31 - 1
+ROWS, IN_WINDOWS = "rows", "rows in windows"  # layouts: a whole epoch shuffled at once, or not
 
 
 class PackedRows(NamedTuple):
@@ -66,35 +68,10 @@ def make_row(pieces: Iterable[tuple[Document, int]], row_length: int) -> PackedR
     return PackedRows(tokens_T, targets_T, weights_T, positions_T)
 
 
-@dataclass(frozen=True)
-class _EndToEnd:
-    """Documents of two ids or more, in order; starts[i] is the first pair of order[i], and
-    starts[-1] is P."""
-
-    order: np.ndarray
-    starts: np.ndarray
-
-    @staticmethod
-    def of(lengths: np.ndarray, order: np.ndarray) -> "_EndToEnd":
-        order = order[lengths[order] > 1]
-        starts = np.zeros(len(order) + 1, np.int64)
-        np.cumsum(lengths[order].astype(np.int64) - 1, out=starts[1:])
-        return _EndToEnd(order, starts)
-
-    def row(self, documents: Documents, row: int, row_length: int) -> PackedRows:
-        start, stop = row * row_length, min((row + 1) * row_length, int(self.starts[-1]))
-        first = int(np.searchsorted(self.starts, start, "right")) - 1
-        last = int(np.searchsorted(self.starts, stop, "left"))
-        pieces = []
-        for document, zero, end in zip(
-            self.order[first:last].tolist(),
-            self.starts[first:last].tolist(),
-            self.starts[first + 1 : last + 1].tolist(),
-            strict=True,
-        ):
-            piece = documents.read(document, max(start, zero) - zero, min(stop, end) - zero + 1)
-            pieces.append((piece, 0))
-        return make_row(pieces, row_length)
+def read_row(documents: Documents, pieces: Iterable[Piece], row_length: int) -> PackedRows:
+    """One row, [T], whose pieces are documents of their own."""
+    read = [(documents.read(p.document, p.start, p.stop + 1), 0) for p in pieces]
+    return make_row(read, row_length)
 
 
 def pack(
@@ -109,14 +86,21 @@ def pack(
     """
     in_memory = InMemory(documents)
     chosen = np.arange(len(documents)) if order is None else np.asarray(order, np.int64)
-    rows = count_rows(in_memory.lengths[chosen], row_length)
-    laid = _EndToEnd.of(in_memory.lengths, chosen)
-    return stack(laid.row(in_memory, row, row_length) for row in range(rows))
-
-
-def count_rows(lengths: np.ndarray, row_length: int) -> int:
-    """How many rows documents of these lengths fill. Raises ValueError if they have no pair."""
+    lengths = in_memory.lengths[chosen]
     pairs = count_pairs(lengths)
+    laid = EndToEnd.of(chosen, lengths)
+    return stack(
+        read_row(
+            in_memory,
+            laid.pieces(row * row_length, min((row + 1) * row_length, pairs)),
+            row_length,
+        )
+        for row in range(count_rows(pairs, row_length))
+    )
+
+
+def count_rows(pairs: int, row_length: int) -> int:
+    """How many rows so many pairs fill. Raises ValueError if there is none."""
     if pairs == 0:
         raise UserError(
             "no document has two tokens or more, so there is nothing to predict; give longer text"
@@ -128,11 +112,18 @@ class _Epochs:
     """The rows of one source, epoch after epoch, by number."""
 
     def __init__(self, documents: Documents, *, row_length: int, seed: int, part: int) -> None:
-        lengths = documents.lengths
-        assert lengths is not None
-        self._documents, self._lengths = documents, np.asarray(lengths)
+        sums = documents.pair_sums
+        assert sums is not None
+        self._documents = documents
         self._row_length, self._seed, self._part = row_length, seed, part
-        self.rows_per_epoch = count_rows(self._lengths, row_length)
+        self.rows_per_epoch = count_rows(int(sums[-1]), row_length)
+        self.order_by(WINDOW)
+
+    def order_by(self, window: int | None) -> None:
+        """See `PackedBatches.order_by`."""
+        documents = len(self._documents)
+        self._window = window
+        self.in_windows = takes_windows(documents, self.rows_per_epoch, window)
         self._epoch = -1
 
     def __len__(self) -> int:
@@ -141,12 +132,12 @@ class _Epochs:
     def __getitem__(self, index: int) -> PackedRows:
         epoch, row = divmod(index, self.rows_per_epoch)
         if epoch != self._epoch:
-            random = np.random.default_rng((self._seed, epoch, self._part))
-            order = random.permutation(len(self._lengths))
-            self._laid = _EndToEnd.of(self._lengths, order)
-            self._rows = random.permutation(self.rows_per_epoch)
+            key = (self._seed, epoch, self._part)
+            self._rows = begin_epoch(
+                self._documents, key, row_length=self._row_length, window=self._window
+            )
             self._epoch = epoch
-        return self._laid.row(self._documents, int(self._rows[row]), self._row_length)
+        return read_row(self._documents, self._rows.pieces(row), self._row_length)
 
 
 class PackedBatches:
@@ -171,6 +162,19 @@ class PackedBatches:
         self._batch_size, self._own = batch_size, rows
         self._shares = np.array(mixture.weights) / sum(mixture.weights)
         self._next_row = 0
+
+    def order_by(self, window: int | None) -> None:
+        """Shuffle so many documents at a time, as the run began; None: all, however many."""
+        for part in self._parts:
+            part.order_by(window)
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What tells this order from others, for a run's state. Runs from before there were windows
+        have no number of them."""
+        if any(part.in_windows for part in self._parts):
+            return {"layout": IN_WINDOWS, "window": WINDOW}
+        return {"layout": ROWS}
 
     def __next__(self) -> PackedRows:
         rows = stack(self._rows[self._next_row + row] for row in self._own)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from recurrentgemma.errors import UserError
-from training.data.document import Document
+from training.data.document import Document, count_pairs
 from training.data.documents import Documents, Mixture
 from training.data.packing import PackedRows, count_rows, make_row, stack
 
@@ -39,7 +39,7 @@ class Deal:
     ) -> None:
         lengths = np.asarray(lengths, np.int64)
         with_target = np.flatnonzero(lengths > 1)
-        count_rows(lengths, row_length)  # raises if there are none
+        count_rows(count_pairs(lengths), row_length)  # raises if there are none
         count = max(round(epochs * len(with_target)), 1)
         order = np.concatenate(
             [

@@ -6,6 +6,7 @@ happen inside of another such thread, while that holds a lock that the first one
 dropping the iterator only tells its thread to end.
 """
 
+import atexit
 import contextlib
 import queue
 import threading
@@ -15,6 +16,19 @@ from typing import Any, Generic, Protocol, TypeVar
 Item_co = TypeVar("Item_co", covariant=True)
 Item = TypeVar("Item")
 LOOK_UP = 0.1  # seconds after which a waiting thread looks whether it is wanted still
+_AT_EXIT = 5.0  # seconds that a thread may take to end before the interpreter does
+# Of each thread, what ends it.
+_threads: weakref.WeakKeyDictionary[threading.Thread, list[bool]] = weakref.WeakKeyDictionary()
+
+
+@atexit.register
+def _end_threads() -> None:
+    """The interpreter cannot end well around a thread that is inside of a C++ library."""
+    threads = list(_threads.items())
+    for _, unwanted in threads:
+        unwanted.append(True)
+    for thread, _ in threads:
+        thread.join(_AT_EXIT)
 
 
 class Checkpointed(Protocol[Item_co]):
@@ -47,6 +61,7 @@ class Prefetched(Generic[Item]):
             )
             # Appending takes no lock, so it may be done wherever garbage is collected.
             self._stop = weakref.finalize(self, unwanted.append, True)
+            _threads[self._thread] = unwanted
             self._thread.start()
         item, state = self._queue.get()
         if isinstance(item, BaseException):

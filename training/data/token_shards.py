@@ -4,12 +4,16 @@
     DIR/tokens.json                          tokenizer, dtype, counts; each shard's size and SHA-256
     DIR/documents.npy                        uint32 [2, documents]: ids, and UTF-8 bytes, of each
                                              (int64 if a document is too long for that)
+    DIR/sums.npy                             int64 [2, blocks + 1]: pairs, and records, before each
+                                             block of documents, and of all (see `sums.py`)
     DIR/tokens-00000-of-00004.array_record   ids, little-endian, RECORD of them a record
     DIR/tokenizer.model                      or another tokenizer file
 
 Documents follow each other in the order of their sources. A document longer than RECORD ids takes
 several records, so that a piece of a long one is read without the rest. How long each document is
-stands in documents.npy: no record is read to know it.
+stands in documents.npy: no record is read to know it. That and the sums are mapped into memory, so
+opening a billion documents costs what opening ten does; where there are no sums, as in folders from
+before there were any, they are counted from the lengths.
 """
 
 import bisect
@@ -19,6 +23,8 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +33,14 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from recurrentgemma.errors import UserError
 from recurrentgemma.text.tokenizer import Tokenizer, load_tokenizer
-from training.data.document import Document, count_pairs
+from training.data.document import Document
+from training.data.sums import BLOCK, HELD, give_back, pairs_of, sum_blocks
 
-METADATA, INDEX = "tokens.json", "documents.npy"
+METADATA, INDEX, SUMS = "tokens.json", "documents.npy", "sums.npy"
 UNFINISHED = "plan.json"  # until tokens.json is there
 VERSION = 1
 RECORD = 1 << 16  # ids
+PLACED = 2048  # blocks of documents of which it is kept where they are
 AGAIN = "run the same `griffin data tokenize` again, which makes only what is missing"
 
 
@@ -90,25 +98,32 @@ class TokenShards:
         chosen = self._choose(pattern, len(shards))
         for number in chosen:
             _check_file(self.directory / shard_name(number, len(shards)), shards[number])
-        index = _read_index(self.directory / INDEX, metadata["documents"])
+        index = map_array(self.directory / INDEX, metadata["documents"])
         if len(chosen) < len(shards):
             ends = np.cumsum([0, *(shard["documents"] for shard in shards)])
-            index = np.concatenate([index[:, ends[n] : ends[n + 1]] for n in chosen], axis=1)
+            index = _parts(index, [(int(ends[n]), int(ends[n + 1])) for n in chosen])
         self.lengths: np.ndarray = index[0]
         self.text_bytes: np.ndarray = index[1]
+        if len(chosen) == len(shards) and (self.directory / SUMS).exists():
+            sums = map_array(self.directory / SUMS, -(-len(self) // BLOCK) + 1)
+        else:
+            sums = sum_index(self.lengths)
+        self.pair_sums: np.ndarray = sums[0]
+        self._record_sums: np.ndarray = sums[1]
+        self._block = lru_cache(maxsize=PLACED)(self._place_block)
+        self._placed_blocks = 0
         self.dtype = np.dtype(metadata["dtype"]).newbyteorder("<")
         self.vocab_size: int = metadata["vocab_size"]
         self.eos_id: int | None = metadata["eos_id"]
         self.tokens = sum(shards[n]["tokens"] for n in chosen)
         self.typical_length = self.tokens / len(self)
         self._tokenizer: str = metadata["tokenizer"]
-        records = -(-self.lengths.astype(np.int64) // RECORD)
-        self._first_record = np.concatenate([np.zeros(1, np.int64), np.cumsum(records)])
         ends = np.cumsum([shards[n]["documents"] for n in chosen])
         self._shard_ends: list[int] = ends.tolist()
+        self._text_bytes = sum(shards[n]["bytes"] for n in chosen)
         self._files = [str(self.directory / shard_name(n, len(shards))) for n in chosen]
-        firsts = self._first_record[np.array([0, *self._shard_ends])]
-        takes = np.diff(firsts).tolist()
+        firsts = [self.place(document)[1] for document in [0, *self._shard_ends[:-1]]]
+        takes = np.diff([*firsts, int(self._record_sums[-1])]).tolist()
         self._records = ArrayRecordDataSource(
             [_Instruction(f, 0, take, take) for f, take in zip(self._files, takes, strict=True)]
         )
@@ -123,12 +138,11 @@ class TokenShards:
 
     def read(self, document: int, start: int = 0, stop: int | None = None) -> Document:
         """The ids [start:stop] of a document. Raises ValueError if the shard is damaged."""
-        length = int(self.lengths[document])
+        length, zero = self.place(document)
         stop = length if stop is None else min(stop, length)
         if start >= stop:
             return Document(np.zeros(0, np.int32))
         first, last = start // RECORD, (stop - 1) // RECORD
-        zero = int(self._first_record[document])
         try:
             raw = [self._records[zero + record] for record in range(first, last + 1)]
         except RuntimeError as error:
@@ -138,9 +152,8 @@ class TokenShards:
         return Document(ids[start - first * RECORD : stop - first * RECORD].astype(np.int32))
 
     def bytes_per_token(self) -> float | None:
-        pairs = count_pairs(self.lengths)
-        text_bytes = int(self.text_bytes.sum(dtype=np.int64))
-        return text_bytes / pairs if text_bytes and pairs else None
+        pairs = int(self.pair_sums[-1])
+        return self._text_bytes / pairs if self._text_bytes and pairs else None
 
     def load_tokenizer(self) -> Tokenizer:
         """The tokenizer that wrote them."""
@@ -159,6 +172,21 @@ class TokenShards:
                 f"{self.spec} has ids up to {self.vocab_size - 1}, and model.vocab_size is only "
                 f"{vocab_size}; choose at least {self.vocab_size}"
             )
+
+    def place(self, document: int) -> tuple[int, int]:
+        """How many ids a document has, and which record of all is its first."""
+        block, number = divmod(document, BLOCK)
+        lengths, places = self._block(block)
+        return int(lengths[number]), int(places[number])
+
+    def _place_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """That of each document of a block, copied: `lengths` may be a map of a file."""
+        lengths = np.array(self.lengths[BLOCK * block : BLOCK * (block + 1)])
+        self._placed_blocks += 1
+        if self._placed_blocks % HELD == 0:
+            give_back(self.lengths)
+        records = records_of(lengths)
+        return lengths, np.cumsum(records) - records + self._record_sums[block]
 
     def _choose(self, pattern: str | None, count: int) -> list[int]:
         if pattern is None or Path(pattern).expanduser() == self.directory:
@@ -184,11 +212,29 @@ def _check_file(path: Path, shard: dict[str, Any]) -> None:
         )
 
 
-def _read_index(path: Path, documents: int) -> np.ndarray:
+def map_array(path: Path, columns: int) -> np.ndarray:
+    """The array [2, columns] of documents.npy or sums.npy. Raises ValueError: it is not there."""
     try:
-        index = np.load(path, mmap_mode="r")
+        array = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is missing or damaged ({error}); {AGAIN}") from None
-    if index.shape != (2, documents):
-        raise UserError(f"{path} is damaged: it has shape {index.shape}; delete it and {AGAIN}")
-    return index
+    if array.shape != (2, columns):
+        raise UserError(f"{path} is damaged: it has shape {array.shape}; delete it and {AGAIN}")
+    return array
+
+
+def _parts(index: np.ndarray, bounds: list[tuple[int, int]]) -> np.ndarray:
+    """Columns of the index, those of each bounds; a view of it where they follow each other."""
+    if all(stop == start for (_, stop), (start, _) in pairwise(bounds)):
+        return index[:, bounds[0][0] : bounds[-1][1]]
+    return np.concatenate([index[:, start:stop] for start, stop in bounds], axis=1)
+
+
+def records_of(lengths: np.ndarray) -> np.ndarray:
+    """How many records each document of so many ids takes: int64."""
+    return -(-lengths.astype(np.int64) // RECORD)
+
+
+def sum_index(lengths: np.ndarray) -> np.ndarray:
+    """What sums.npy holds of documents of these lengths."""
+    return np.stack([sum_blocks(lengths, pairs_of), sum_blocks(lengths, records_of)])

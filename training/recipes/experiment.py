@@ -21,6 +21,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,10 +114,16 @@ class Preset:
 
 
 def run_experiment(
-    recipe: str, experiment: Experiment, folder: Path, *, seeds: int | None = None
+    recipe: str,
+    experiment: Experiment,
+    folder: Path,
+    *,
+    seeds: int | None = None,
+    measured: MeasureIn | None = None,
 ) -> dict[str, Any]:
     """Compute the cells that are missing and write the results into a folder, which is made.
 
+    measured: computes them in place of the experiment's own function, as on a cluster.
     Returns the content of result.json.
     Raises UserError: no seeds are asked for; the folder has another experiment's results.
     """
@@ -125,7 +132,8 @@ def run_experiment(
         raise UserError(f"--seeds {seeds}: expected at least 1")
     settings = {"recipe": recipe, "experiment": experiment.name}
     with open_results(folder, kind="recipe", settings=settings) as results:
-        finished = _finished_cells(experiment, Cells(folder / CELLS), folder / UNFINISHED, seeds)
+        measure = partial(measured or experiment.measured, folder=folder / UNFINISHED)
+        finished = _finished_cells(experiment, Cells(folder / CELLS), measure, seeds)
         findings = experiment.conclude(finished)
         return results.finish(
             {
@@ -140,7 +148,7 @@ def run_experiment(
 
 
 def _finished_cells(
-    experiment: Experiment, cells: Cells, unfinished: Path, seeds: int
+    experiment: Experiment, cells: Cells, measure: Measure, seeds: int
 ) -> dict[str, list[dict[str, Any]]]:
     """Arm -> the numbers of seeds 0, 1, ..."""
     asked = [
@@ -158,7 +166,7 @@ def _finished_cells(
         print(
             f"{experiment.name}: {len(missing)} of {len(asked)} cells to compute", file=sys.stderr
         )
-        for cell, values in experiment.measured(missing, unfinished):
+        for cell, values in measure(missing):
             numbers[cell.arm, cell.seed] = cells.keep(_name(cell), _settings(cell), values)
             done, seconds = len(numbers), time.monotonic() - started
             print(

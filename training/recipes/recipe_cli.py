@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from eval.options import Ray, RayOptions
 from recurrentgemma.errors import UserError, did_you_mean
 from training.recipes.experiment import PresetOptions
 
@@ -25,6 +26,7 @@ examples:
   griffin recipe plasticity --list
   griffin recipe plasticity adam --seeds 3
   griffin recipe plasticity --study
+  griffin recipe plasticity --study --ray auto       its cells spread over a Ray cluster
   griffin recipe sparc --query "a red lemon" photo.png
   griffin recipe pfo --preset mujoco --environments Hopper-v5 --interventions none 'PFO all'
 """
@@ -57,6 +59,7 @@ class RecipeArguments:
     """Of each arm; by default as the experiment says."""
     out: Path = Path("docs/results")
     """The folder of all recipes' results."""
+    cluster: Ray = dataclasses.field(default_factory=RayOptions)
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the result as one last line of JSON."""
 
@@ -77,6 +80,8 @@ class RecipeArguments:
             )
         if self.list and self.seeds is not None:
             raise UserError("--seeds has no effect with --list: leave one of them out")
+        if self.list and self.cluster.ray is not None:
+            raise UserError("--ray has no effect with --list: leave one of them out")
         if self.study and self.json:
             raise UserError("--json prints one result: name an experiment in place of --study")
 
@@ -127,6 +132,7 @@ def run(arguments: RecipeArguments) -> None:
             f"{arguments.experiment!r} is no experiment of {arguments.name}"
             f"{did_you_mean(arguments.experiment, experiments)}: they are {', '.join(experiments)}"
         )
+    options = None
     if arguments.preset is not None:
         if arguments.preset not in presets:
             raise UserError(
@@ -134,16 +140,21 @@ def run(arguments: RecipeArguments) -> None:
                 f"{did_you_mean(arguments.preset, presets)}: they are "
                 f"{', '.join(presets) or 'none'}"
             )
-        preset = presets[arguments.preset]
-        options = dataclasses.replace(preset.options, **arguments.asked)
+        preset, options = presets[arguments.preset], presets[arguments.preset].options
+        options = dataclasses.replace(options, **arguments.asked)
         experiments = {preset.name: preset.experiment(options)}
     from eval.results import show
     from training.recipes.experiment import run_experiment
+    from training.recipes.ray_cells import OnCluster, Origin
 
     chosen = experiments if arguments.experiment is None else [arguments.experiment]
     for name in chosen:
-        folder = arguments.out / arguments.name / name
-        record = run_experiment(arguments.name, experiments[name], folder, seeds=arguments.seeds)
+        folder, measured = arguments.out / arguments.name / name, None
+        if arguments.cluster.ray is not None:
+            measured = OnCluster(Origin(arguments.name, name, options), arguments.cluster).measured
+        record = run_experiment(
+            arguments.name, experiments[name], folder, seeds=arguments.seeds, measured=measured
+        )
         print(f"{name}: {record['result']['verdict']}")
         show(record, as_json=arguments.json, folder=folder)
 

@@ -5,7 +5,6 @@ import json
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from recurrentgemma.text.tokenizer import train_sentencepiece
@@ -37,10 +36,3 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert seen[0][:2] == (0, 1500)
     assert seen[-1] == (1500, 1500, *TokenShards(out).lengths.sum(keepdims=True), seen[-1].bytes)
     return out
-
-
-class NoReports:
-    def put(self, counts: np.ndarray) -> None: ...
-
-    def is_set(self) -> bool:
-        return False

@@ -47,6 +47,10 @@ def make(kind: str, **options: Any) -> Batches:
         return Batches(documents_of(lengths[0]), **common)
     if kind == "rows":
         return Batches(known, **common)
+    if kind == "rows in windows":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("training.data.packing.WINDOW", 1024)
+            return Batches(MANY, **common)
     if kind == "passes":
         equal = Mixture(unknown.parts, (1.0,) * 3)
         return Batches(equal, long_documents="carry", epochs=50.5, **common)
@@ -55,7 +59,16 @@ def make(kind: str, **options: Any) -> Batches:
     return Batches(unknown, long_documents="cut" if "cut" in kind else "carry", **common)
 
 
-KINDS = ["one, rows", "rows", "one, streams", "streams, cut", "streams, carry", "passes"]
+MANY = Mixture((InMemory(documents_of([3, 2, 5] * 700)), InMemory(documents_of([9] * 50))), (3, 1))
+KINDS = [
+    "one, rows",
+    "rows",
+    "rows in windows",
+    "one, streams",
+    "streams, cut",
+    "streams, carry",
+    "passes",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,6 +161,24 @@ def test_other_data_is_not_gone_on_with():
         make("streams, carry").restore(streams)
     with pytest.raises(ValueError, match="batch_size: 8 -> 4"):
         make("streams, cut", batch_size=4).restore(streams)
+
+
+def test_a_run_goes_on_in_the_order_that_it_began_with():
+    """Begun before there were windows, or with windows of another size."""
+    common: dict[str, Any] = {"batch_size": 8, "row_length": 16, "seed": 0}
+    before, now = Batches(MANY, **common), make("rows in windows")
+    assert before.state()["fingerprint"]["layout"] == "rows"
+    in_windows = {"layout": "rows in windows", "window": 1024}
+    assert in_windows.items() <= now.state()["fingerprint"].items()
+    assert not np.array_equal(take(before, 5).tokens_RT, take(now, 5).tokens_RT)
+    for saved, other in ((before, make("rows in windows")), (now, Batches(MANY, **common))):
+        next(other)
+        other.restore(json.loads(json.dumps(saved.state())))
+        assert other.state() == saved.state()
+        assert_equal(take(other, 60), take(saved, 60))  # over the end of the epoch
+        assert other.state() == saved.state()
+    with pytest.raises(ValueError, match="layout: rows in windows -> streams, carry"):
+        Batches(MANY, long_documents="carry", **common).restore(now.state())
 
 
 def test_a_part_of_the_state_is_not_enough():

@@ -2,6 +2,8 @@
 """Batches are made ahead of time, as many as are wanted, and by whom they are wanted."""
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -84,3 +86,24 @@ def test_the_state_is_that_of_what_was_given_and_an_error_comes_in_its_turn():
     ahead.set_state({"next": 10})
     assert [next(ahead) for _ in range(2)] == [10, 11]
     ahead.close()
+
+
+def test_a_program_ends_while_batches_are_made_by_a_library():
+    """Whose C++ would stop the process, were its thread ended inside of it."""
+    program = """
+import numpy as np
+from training.data.documents import InMemory, Mixture
+from training.data.batches import Batches
+from grain.experimental import index_shuffle
+
+class Slow(InMemory):
+    def read(self, document, start=0, stop=None):
+        for place in range(1000):
+            index_shuffle(place, max_index=10**6, seed=0, rounds=4)
+        return super().read(document, start, stop)
+
+batches = Batches(Mixture((Slow([np.arange(9)] * 9),), (1.0,)), batch_size=64, row_length=8, seed=0)
+next(batches)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from checkpoints.files import locked
-from recurrentgemma.text.byte_tokenizer import ByteTokenizer
-from tests.training.data.conftest import NoReports
 from training.data import shard_writer
-from training.data.shard_writer import index_of, tokenise
+from training.data.shard_folder import DiskFolder
+from training.data.shard_tasks import index_of
+from training.data.shard_writer import tokenise
 from training.data.sources import fingerprint, open_data_source, open_text_source
 from training.data.token_shards import TokenShards
 
@@ -85,16 +85,16 @@ def test_stopped_at_the_very_end_and_called_again_is_the_same(
 ) -> None:
     """Every shard is there; the index, or what tells of it, is not, or is there and not cleaned."""
     out = tmp_path / "stopped"
-    real = shard_writer.new_file
+    real = DiskFolder.new
 
-    def new_file(path: Path):
-        if path.name == last:
+    def new(folder: DiskFolder, name: str):
+        if name == last:
             raise OSError("no space left on device")
-        return real(path)
+        return real(folder, name)
 
     options: dict[str, Any] = {"shards": 9, "workers": 1}
     with monkeypatch.context() as patch:
-        patch.setattr(shard_writer, "new_file", new_file)
+        patch.setattr(DiskFolder, "new", new)
         with pytest.raises(OSError, match="no space left"):
             tokenise([f"jsonl:{corpus}/a.jsonl"], str(corpus), out, **options)
     assert len(list(out.glob("*.array_record"))) == 9
@@ -108,28 +108,6 @@ def test_stopped_at_the_very_end_and_called_again_is_the_same(
         path.write_bytes(content)
     tokenise([f"jsonl:{corpus}/a.jsonl"], str(corpus), out, **options)
     assert files_of(out) == files_of(whole)
-
-
-def test_a_full_disk_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full:
-        def __init__(self, path: str, options: str) -> None: ...
-
-        def write(self, record: bytes) -> None:
-            raise RuntimeError("write() failed: No space left on device")
-
-    (tmp_path / "0.txt").write_text("ten green bottles")
-    source = open_text_source(f"text:{tmp_path}/0.txt")
-    manifest = {"dtype": "uint16", "shard_count": 1}
-    worker = shard_writer._Worker(
-        tmp_path, [source], [0, 1], ByteTokenizer(), manifest, NoReports(), NoReports()
-    )
-    monkeypatch.setattr(shard_writer, "_worker", worker, raising=False)
-    monkeypatch.setattr(shard_writer, "ArrayRecordWriter", Full)
-    with pytest.raises(
-        OSError, match=f"{tmp_path} cannot be written: .*No space left.* it goes on"
-    ):
-        shard_writer._write_shard(0, 0, 1)
-    assert [path.name for path in tmp_path.iterdir()] == ["0.txt"]
 
 
 def test_a_lost_shard_is_made_again(corpus: Path, whole: Path, tmp_path: Path) -> None:
@@ -246,6 +224,8 @@ def test_what_makes_no_sense_is_refused(corpus: Path, whole: Path, tmp_path: Pat
         tokenise([spec], "bytes", out, shards=1501)
     with pytest.raises(ValueError, match="-1 workers: expected 1 or more, or 0"):
         tokenise([spec], "bytes", out, workers=-1)
+    with pytest.raises(ValueError, match="2 workers have no effect with Ray, which knows its"):
+        tokenise([spec], "bytes", out, workers=2, ray="local")
     with pytest.raises(ValueError, match="there is no tokenizer file"):
         tokenise([spec], str(tmp_path / "none.model"), out)
     assert not out.exists()
@@ -263,8 +243,20 @@ def test_a_killed_worker_is_said_so(corpus: Path, tmp_path: Path) -> None:
         )
 
 
-def test_the_index_has_64_bits_where_it_must() -> None:
-    assert index_of(np.array([[5, 2**32 - 1]])).dtype == np.uint32
-    index = index_of(np.array([[5, 2**32]]))
-    assert (index.dtype, index.tolist()) == (np.int64, [[5, 2**32]])
-    assert index_of(np.zeros((2, 0), np.int64)).shape == (2, 0)
+def test_the_index_is_put_together_a_part_at_a_time(tmp_path: Path) -> None:
+    for last in (2**32 - 1, 2**32):
+        parts = [np.array([[5, 1], [9, 0]]), np.zeros((2, 0), np.int64), np.array([[7], [last]])]
+        for number, part in enumerate(parts):
+            np.save(tmp_path / f"{number}.npy", index_of(part))
+        names = [f"{number}.npy" for number in range(3)]
+        shard_writer._write_index(DiskFolder(tmp_path), names)
+        np.save(tmp_path / "all.npy", index_of(np.concatenate(parts, axis=1)))
+        assert (tmp_path / "documents.npy").read_bytes() == (tmp_path / "all.npy").read_bytes()
+
+
+def test_sums_are_added_where_there_are_none(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "old"
+    shutil.copytree(whole, out)
+    (out / "sums.npy").unlink()
+    tokenise([f"jsonl:{corpus}/a.jsonl"], str(corpus), out, shards=9, workers=1)
+    assert files_of(out) == files_of(whole)

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
-from tests.training.data.conftest import NoReports
-from training.data import shard_writer, token_shards
+from training.data import shard_tasks, shard_writer, token_shards
 from training.data.documents import document_ids, tokenizer_fingerprint
+from training.data.shard_folder import DiskFolder
 from training.data.sources import open_data_source, open_text_source
 from training.data.token_shards import TokenShards
 
@@ -43,6 +43,7 @@ def test_shards_hold_the_ids_of_the_texts_and_their_lengths(corpus: Path, whole:
     assert {path.name for path in whole.iterdir()} == {
         ".lock",
         "documents.npy",
+        "sums.npy",
         "tokenizer.model",
         "tokens.json",
         *(f"tokens-{n:05}-of-00009.array_record" for n in range(9)),
@@ -76,6 +77,24 @@ def test_a_shard_of_another_size_or_content_is_refused(whole: Path, tmp_path: Pa
         open_data_source(f"arrayrecord:{out}")
 
 
+def test_shards_of_before_there_were_sums_are_the_same(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "old"
+    shutil.copytree(whole, out)
+    (out / "sums.npy").unlink()
+    old, new = TokenShards(out), TokenShards(whole)
+    assert old.fingerprint == new.fingerprint
+    assert old.bytes_per_token() == new.bytes_per_token()
+    np.testing.assert_array_equal(old.pair_sums, new.pair_sums)
+    assert new.pair_sums.tolist() == [
+        *(int((new.lengths[:n].astype(int) - 1).sum()) for n in (0, 1024, 1500))
+    ]
+    for number in (0, 1023, 1024, 1499):
+        np.testing.assert_array_equal(old.read(number).ids, new.read(number).ids)
+    np.save(out / "sums.npy", np.zeros((2, 2), np.int64))
+    with pytest.raises(ValueError, match=r"sums\.npy is damaged: it has shape \(2, 2\); delete it"):
+        TokenShards(out)
+
+
 def test_some_of_the_shards(whole: Path) -> None:
     every = TokenShards(whole)
     some = open_data_source(f"arrayrecord:{whole}/tokens-0000[13]-*")
@@ -86,6 +105,11 @@ def test_some_of_the_shards(whole: Path) -> None:
         np.testing.assert_array_equal(some.read(place).ids, every.read(kept[place]).ids)
     assert some.tokens == some.lengths.sum(dtype=int)
     assert some.fingerprint != every.fingerprint
+    assert int(some.pair_sums[-1]) == some.tokens - len(some)
+    one = open_data_source(f"arrayrecord:{whole}/tokens-0000[5-8]-*")  # the last four
+    assert isinstance(one, TokenShards)
+    assert one.lengths.tolist() == every.lengths[1500 * 5 // 9 :].tolist()
+    np.testing.assert_array_equal(one.read(400).ids, every.read(1500 * 5 // 9 + 400).ids)
     with pytest.raises(ValueError, match=r"no shard of .* matches 'tokens-00009-\*'; it has"):
         open_data_source(f"arrayrecord:{whole}/tokens-00009-*")
 
@@ -98,18 +122,15 @@ def long_documents(tmp_path_factory: pytest.TempPathFactory) -> TokenShards:
         (folder / f"{number}.txt").write_text(("0123456789" * 150)[:length])
     with pytest.MonkeyPatch.context() as patch:
         # In this process, where the constant is another.
-        patch.setattr(shard_writer, "RECORD", 10)
+        patch.setattr(shard_tasks, "RECORD", 10)
         patch.setattr(token_shards, "RECORD", 10)
-        plan = {"dtype": "uint16", "shard_count": 1}
-        sources = [open_text_source(f"text:{folder}/*.txt")]
-        worker = shard_writer._Worker(
-            folder / "out", sources, [0, 6], ByteTokenizer(), plan, NoReports(), NoReports()
-        )
-        patch.setattr(shard_writer, "_worker", worker, raising=False)
-        (folder / "out").mkdir()
-        shard_writer._write_shard(0, 0, 6)
         roles = {"vocab_size": 261, "bos_id": 258, "eos_id": 257, "version": 1, "tokenizer": "x"}
-        shard_writer._finish(folder / "out", plan | roles, None)
+        plan = {"dtype": "uint16", "shard_count": 1} | roles
+        sources = [open_text_source(f"text:{folder}/*.txt")]
+        (folder / "out").mkdir()
+        shards = shard_tasks.Shards(DiskFolder(folder / "out"), sources, plan, {})
+        shard_tasks.write_shard(shards, ByteTokenizer(), 0, report=lambda written: None)
+        shard_writer._finish(shards, None)
         return TokenShards(folder / "out")
 
 

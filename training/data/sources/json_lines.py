@@ -3,12 +3,13 @@
 
 import bisect
 import json
-import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from recurrentgemma.errors import UserError
+from training.data.sources.files import is_url, read_file, read_range, size_of
 from training.data.sources.spec import SourceSpec, decode_utf8, find_files
 
 OF_AN_ARRAY = (
@@ -33,7 +34,7 @@ class JsonLines:
         self.spec = spec.text
         self._field = spec.options.get("field", "text")
         self._files = find_files(spec)
-        self.size = sum(map(os.path.getsize, self._files))
+        self.size = sum(map(size_of, self._files))
         # Per file, int64 [2, lines]: where each line that is not blank begins and ends.
         self._lines = [_find_lines(path) for path in self._files]
         self._ends = np.cumsum([lines.shape[1] for lines in self._lines]).tolist()
@@ -49,8 +50,7 @@ class JsonLines:
     def name(self, index: int) -> str:
         """`file:line`, counted from 1 as editors do."""
         path, start, _ = self._place(index)
-        with open(path, "rb") as file:
-            line = file.read(start).count(b"\n") + 1
+        line = read_range(path, 0, start).count(b"\n") + 1
         return f"{path}:{line}"
 
     def __getitem__(self, index: int) -> str:
@@ -65,8 +65,7 @@ class JsonLines:
     def record(self, index: int) -> Any:
         """The value that a line holds. Raises ValueError: it is not JSON, or no UTF-8."""
         path, start, end = self._place(index)
-        with open(path, "rb", buffering=0) as file:
-            raw = os.pread(file.fileno(), end - start, start)
+        raw = read_range(path, start, end)
         if len(raw) != end - start:
             raise UserError(f"{path} has become shorter since it was opened; start again")
         line = _utf8(raw, self, index)
@@ -125,25 +124,38 @@ def _utf8(raw: bytes, source: JsonLines, index: int) -> str:
         return decode_utf8(raw, source.name(index))  # raises; the line is only counted now
 
 
+def _chunks(path: str) -> Iterator[bytes]:
+    start = 0
+    while chunk := read_range(path, start, start + _CHUNK):
+        yield chunk
+        start += len(chunk)
+
+
+def _content(path: str) -> np.ndarray:
+    """All bytes of a file; of one on disk only those that are looked at are read."""
+    if is_url(path):
+        return np.frombuffer(read_file(path), np.uint8)
+    return np.memmap(path, np.uint8, "r")
+
+
 def _find_lines(path: str) -> np.ndarray:
     ends, size = [], 0
-    with open(path, "rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK):
-            if not size:
-                for magic, program in _COMPRESSED.items():
-                    if chunk.startswith(magic):
-                        raise UserError(
-                            f"{path} is compressed, so its lines cannot be read in any order; "
-                            f"unpack it with `{program}`"
-                        )
-            ends.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + size)
-            size += len(chunk)
+    for chunk in _chunks(path):
+        if not size:
+            for magic, program in _COMPRESSED.items():
+                if chunk.startswith(magic):
+                    raise UserError(
+                        f"{path} is compressed, so its lines cannot be read in any order; "
+                        f"unpack it with `{program}`"
+                    )
+        ends.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + size)
+        size += len(chunk)
     last = [] if ends and len(ends[-1]) and ends[-1][-1] == size - 1 else [size]
     end = np.concatenate([*ends, np.array(last, np.int64)]) if size else np.zeros(0, np.int64)
     start = np.concatenate([np.zeros(1, np.int64), end[:-1] + 1]) if size else end
     content = end > start
     if content.any():
-        raw = np.memmap(path, np.uint8, "r")
+        raw = _content(path)
         first = raw[start[content]]
         # White space of any kind, and the byte order mark, begins with one of these.
         for line in np.flatnonzero(content)[(first <= 0x20) | (first >= 0x80)].tolist():

@@ -7,7 +7,6 @@ and `blocks` tells the shuffle where groups begin: it mixes the rows of a few gr
 
 import bisect
 import functools
-import os
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recurrentgemma.errors import UserError
+from training.data.sources.files import read_from, size_of
 from training.data.sources.spec import SourceSpec, find_files
 
 KEPT_BYTES = 512 * 2**20  # of decoded groups; at least two are kept, however large
@@ -55,7 +55,7 @@ class ParquetRows:
         self._column = column
         self._files = find_files(spec)
         self._forget()
-        self.size = sum(map(os.path.getsize, self._files))
+        self.size = sum(map(size_of, self._files))
         rows, self._groups = [], []  # of each row group: its rows; (file, group)
         for path in self._files:
             metadata = self._metadata(path)
@@ -132,9 +132,8 @@ class ParquetRows:
     def _decode(self, group: int) -> pa.ChunkedArray:
         path, number = self._groups[group]
         try:
-            with pq.ParquetFile(path, metadata=self._metadata(path)) as file:
-                columns = None if self._column is None else [self._column]
-                table = file.read_row_group(number, columns=columns, use_threads=False)
+            metadata = self._metadata(path)
+            table = read_from(path, lambda file: self._read_group(file, metadata, number))
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path}: row group {number} cannot be read: {error}") from None
         if self._column is None:
@@ -143,6 +142,11 @@ class ParquetRows:
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         return column
+
+    def _read_group(self, file: Any, metadata: pq.FileMetaData, number: int) -> pa.Table:
+        columns = None if self._column is None else [self._column]
+        with pq.ParquetFile(file, metadata=metadata) as opened:
+            return opened.read_row_group(number, columns=columns, use_threads=False)
 
     def _make_room(self, added: int) -> None:
         with self._lock:
@@ -173,6 +177,6 @@ class ParquetRows:
 
 def _read_metadata(path: str) -> pq.FileMetaData:
     try:
-        return pq.read_metadata(path)
+        return read_from(path, pq.read_metadata)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is not a whole Parquet file: {error}") from None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recurrentgemma.errors import UserError
+from training.data.sources.files import find_urls, is_url
 
 # The options come last, so that a `?` inside a glob stays a wildcard.
 _SPEC = re.compile(r"(?P<kind>[a-z_]+):(?P<where>.+?)(?:\?(?P<options>\w+=[^?]*))?", re.DOTALL)
@@ -31,6 +32,7 @@ _OPTIONS = {
     "tfds": ("feature", "data_dir"),
     "npm": ("field",),
 }
+AT_URLS = ("text", "jsonl", "parquet")  # kinds whose files may be at a URL
 _SUFFIXES = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _SUFFIXES |= {".parquet": "parquet", ".array_record": "arrayrecord", ".arrayrecord": "arrayrecord"}
 
@@ -102,10 +104,11 @@ def absolute_spec(text: str) -> str:
 
 
 def _require_local(spec: SourceSpec) -> None:
-    if spec.kind != "tfds" and re.match(r"[a-z][a-z0-9+]*://", spec.where):
+    if spec.kind != "tfds" and is_url(spec.where):
         raise UserError(
             f"{spec.text!r} is a URL; files are read from disk: mount the bucket (`gcsfuse BUCKET "
-            f"/mnt/BUCKET`) or copy it, and name the files there"
+            f"/mnt/BUCKET`) or copy it, and name the files there; `griffin data tokenize` reads "
+            f"URLs of text, jsonl and parquet"
         )
 
 
@@ -120,8 +123,15 @@ def _from_home(where: str) -> str:
 def find_files(spec: SourceSpec) -> list[str]:
     """The files that `spec.where` names, sorted by path. `**` goes through folders.
 
-    Raises ValueError: nothing matches, or it is a folder, or a URL.
+    Those at a URL are named by URLs. Raises ValueError: nothing matches, or it is a folder, or a
+    URL of a kind that is read from disk.
     """
+    if is_url(spec.where) and spec.kind in AT_URLS:
+        if files := find_urls(spec.where):
+            return files
+        raise UserError(
+            f"{spec.text!r}: no file matches; check the bucket, the folder and your rights to it"
+        )
     _require_local(spec)
     where = _from_home(spec.where)
     if os.path.isfile(where):

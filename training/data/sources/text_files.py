@@ -7,12 +7,12 @@ be scored on, the other to learn from. `--text FILE...` is both of them. A file 
 """
 
 import gzip
-import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from recurrentgemma.errors import UserError
+from training.data.sources.files import read_file, size_of
 from training.data.sources.spec import SourceSpec, decode_utf8, find_files
 
 PARTS = {"whole": 1.0, "head": 0.9, "tail": 0.1}  # of a file
@@ -34,7 +34,7 @@ class TextFiles:
         if self._part not in PARTS:
             raise UserError(f"{spec.text!r}: part={self._part}: expected {', '.join(PARTS)}")
         self._files = find_files(spec) if files is None else list(files)
-        size = sum(os.path.getsize(f) * (GZIP if f.endswith(".gz") else 1) for f in self._files)
+        size = sum(size_of(f) * (GZIP if f.endswith(".gz") else 1) for f in self._files)
         if size == 0:
             raise UserError(f"{spec.text!r}: no text in any of its files ({len(self):,})")
         self.size = round(size * PARTS[self._part])
@@ -82,7 +82,7 @@ def heads_and_tails(files: Sequence[str | Path]) -> tuple[TextFiles, TextFiles]:
 
 def read_bytes(file: str | Path) -> bytes:
     """What is in a file, unpacked. Raises UserError: it ends in .gz, and is damaged."""
-    raw = Path(file).read_bytes()
+    raw = read_file(str(file))
     if not str(file).endswith(".gz") or not raw:
         return raw
     try:
