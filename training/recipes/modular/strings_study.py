@@ -129,7 +129,7 @@ def _judged(difference: Interval) -> str:
 STRINGS = Experiment(
     name="strings",
     question="a language model's hypernetwork adapters: do codes compose, and by which support?",
-    cost="25 CPU minutes",
+    cost="25 CPU minutes, an estimate",
     arms={kind: StringsArm(kind=kind) for kind in KINDS},
     measure=measure,
     conclude=conclude,

@@ -20,7 +20,8 @@ class WordVocabulary:
         told = {word for name in self.names for word in name.split()} | set(colours)
         self.words = ("", *sorted(told | set(OF_CAPTIONS)))
         self._ids = {word: number for number, word in enumerate(self.words) if word}
-        self._content = np.array([word in told for word in self.words])
+        content = told - set(OF_CAPTIONS)  # a thing's name may have "and"
+        self._content = np.array([word in content for word in self.words])
 
     def __len__(self) -> int:
         return len(self.words)
