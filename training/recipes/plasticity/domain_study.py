@@ -285,7 +285,7 @@ def conclude_domains(arms: Arms) -> Findings:
 DOMAINS = Experiment(
     name="domains",
     question="does a Griffin lose plasticity over 20 languages, and what keeps it?",
-    cost="60 CPU minutes",
+    cost="75 CPU minutes",
     arms=domain_arms(DomainArm()),
     measure=train_domains,
     conclude=conclude_domains,
