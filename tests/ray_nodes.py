@@ -6,6 +6,7 @@ kill                                ends all processes of one node with signal 9
 add                                 begins another node
 """
 
+import argparse
 import contextlib
 import os
 import subprocess
@@ -70,11 +71,16 @@ def griffin(*arguments: str, **environment: str) -> subprocess.Popen:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("nodes", type=int)
+    count = parser.parse_args().nodes
     from ray.cluster_utils import Cluster  # type: ignore[import-not-found]
 
     head = {"num_cpus": 1, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(int(sys.argv[1]) - 1)]
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(count - 1)]
     print("ready", cluster.address, flush=True)
     for line in sys.stdin:
         if line.strip() == "kill":
