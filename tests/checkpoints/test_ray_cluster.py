@@ -33,6 +33,7 @@ class FakeRay:
     def __init__(self, refuses: Exception | None = None, cpus: float = 2):
         self.refuses, self.cpus, self.is_joined = refuses, cpus, False
         self.cancelled: list[Any] = []
+        self.options: dict[str, Any] = {}
 
     def init(self, *, address: str, **options: Any) -> None:
         if self.refuses is not None:

@@ -63,7 +63,8 @@ def write_templates(folder: Path, config: GriffinConfig = CONFIG) -> str:
         name: 0.3 * rng.normal(size=x.shape).astype(np.float32)
         for name, x in fresh_templates(config, hyper, seed=0).items()
     }
-    codes = dict(zip(("one", "two"), np.asarray(fresh_codes(hyper, 2, seed=0)), strict=True))
+    first, second = np.asarray(fresh_codes(hyper, 2, seed=0))
+    codes = {"one": first, "two": second}
     written = hyper_adapters.HyperAdapters(
         folder, hyper, config.num_layers, "base", templates, codes
     )

@@ -2,6 +2,7 @@
 """The choices of dynamic evaluation: what they refuse, and that they survive a file."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.lora_config import LoraConfig
 from tests.eval.dynamic.small import PLAIN, RICH
 
-CODE = {"parameters": "code", "templates": "here"}
+CODE: dict[str, Any] = {"parameters": "code", "templates": "here"}
 
 
 def test_they_survive_json():

@@ -32,7 +32,7 @@ def begin(lengths, *, row_length: int, window: int | None, key=(0, 0, 0)) -> Epo
     return begin_epoch(documents, key, row_length=row_length, window=window)
 
 
-def rows_of(epoch: Epoch, lengths, row_length: int) -> list[list[tuple[int, int, int]]]:
+def rows_of(epoch: Epoch, lengths, row_length: int) -> list[list[tuple[int, ...]]]:
     pairs = sum(max(int(n) - 1, 0) for n in lengths)
     return [list(map(tuple, epoch.pieces(row))) for row in range(-(-pairs // row_length))]
 

@@ -36,7 +36,7 @@ def test_a_shard_and_what_belongs_to_it(shards: Shards) -> None:
         assert np.load(path).tolist() == [[9, 12, 15], [7, 10, 13]]
     entry = read_json(shards.folder, f"{name}.json")
     assert (entry["documents"], entry["tokens"], entry["bytes"]) == (3, 36, 30)
-    assert sum(reports).tolist() == [3, 36, 30]
+    assert np.sum(reports, 0).tolist() == [3, 36, 30]
     assert shards.folder.is_same(name, entry["file_bytes"], entry["sha256"])
 
 

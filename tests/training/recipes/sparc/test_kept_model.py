@@ -29,6 +29,7 @@ def test_saved_and_loaded(kept: tuple[Path, ImageText]):
     folder, model = kept
     loaded = load_model(folder)
     assert loaded.model.config == model.config
+    assert isinstance(loaded.reader, WordVocabulary)
     assert loaded.reader.words == WordVocabulary(NAMES).words
     assert json.loads((folder / "model.json").read_text())["trained"] == {"steps": 3}
     before, after = (nnx.state(one, nnx.Param) for one in (model, loaded.model))

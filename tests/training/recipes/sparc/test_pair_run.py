@@ -26,7 +26,14 @@ from training.recipes.sparc.pair_options import PairOptions
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 STEPS = 6
-SIZES = {"side": 16, "patch": 8, "width": 16, "depth": 1, "length": 16, "batch_size": 8}
+SIZES: dict[str, Any] = {
+    "side": 16,
+    "patch": 8,
+    "width": 16,
+    "depth": 1,
+    "length": 16,
+    "batch_size": 8,
+}
 
 
 @pytest.fixture(scope="module")
