@@ -160,10 +160,14 @@ def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransfor
             weight_decay=config.weight_decay,
             mask=decay_mask,
         )
-    tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), algorithm)
+    return promoting(optax.chain(optax.clip_by_global_norm(config.clip_norm), algorithm))
+
+
+def promoting(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same, also where JAX is strict about dtypes: optax raises a Python float to the power of
+    an int32 counter."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        # optax raises a Python float to the power of an int32 counter, which strictness forbids.
         with jax.numpy_dtype_promotion("standard"):
             return tx.update(updates, state, params)
 

@@ -2,6 +2,7 @@
 """The arguments of `griffin finetune`."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -119,6 +120,17 @@ def every(arguments: FinetuneArguments, **defaults: int) -> dict[str, Any]:
     """log_every, eval_every and save_every as they were given, or by default."""
     given = {name: getattr(arguments, name) for name in defaults}
     return {name: defaults[name] if value is None else value for name, value in given.items()}
+
+
+def given_of(arguments: FinetuneArguments, names: Sequence[str]) -> list[str]:
+    """Those of these options that are not at their defaults."""
+    fields = {field.name: field for field in dataclasses.fields(FinetuneArguments)}
+
+    def default(name: str) -> Any:
+        factory = fields[name].default_factory
+        return fields[name].default if factory is dataclasses.MISSING else factory()
+
+    return [name for name in names if getattr(arguments, name) != default(name)]
 
 
 def lora_config(arguments: LoraArguments) -> LoraConfig | None:

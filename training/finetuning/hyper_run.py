@@ -36,6 +36,7 @@ from training.data.documents import Mixture
 from training.data.sources.chat_lines import ChatLines
 from training.data.sources.spec import parse_spec
 from training.observe.metrics import MetricsLog
+from training.optim import promoting
 
 NOISE = 0.01  # of the codes' first values, which are alike but for that
 
@@ -180,12 +181,9 @@ def make_step(config: HyperRun) -> tuple[Any, optax.GradientTransformation]:
     def labels(learned: Flat) -> dict[str, str]:
         return {name: "codes" if name == "codes" else "templates" for name in learned}
 
-    chained = optax.chain(optax.clip_by_global_norm(1.0), optax.multi_transform(rates, labels))
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        # optax mixes Python floats with int32 counters, which strictness forbids.
-        with jax.numpy_dtype_promotion("standard"):
-            return chained.update(updates, state, params)
+    tx = promoting(
+        optax.chain(optax.clip_by_global_norm(1.0), optax.multi_transform(rates, labels))
+    )
 
     def loss(learned: Flat, base: Flat, frozen: Flat, batch: Batch) -> jax.Array:
         templates = {**frozen, **{n: x for n, x in learned.items() if n != "codes"}}
@@ -200,10 +198,10 @@ def make_step(config: HyperRun) -> tuple[Any, optax.GradientTransformation]:
     @jax.jit
     def learn(base: Flat, frozen: Flat, learned: Flat, opt_state: Any, batch: Batch) -> Any:
         value, grads = jax.value_and_grad(loss)(learned, base, frozen, batch)
-        updates, opt_state = update(grads, opt_state, learned)
+        updates, opt_state = tx.update(grads, opt_state, learned)
         return optax.apply_updates(learned, updates), opt_state, value
 
-    return learn, optax.GradientTransformation(chained.init, update)
+    return learn, tx
 
 
 def written(config: HyperRun, run_dir: Path, learned: Flat, frozen: Flat) -> files.HyperAdapters:

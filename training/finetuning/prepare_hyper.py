@@ -16,7 +16,12 @@ from recurrentgemma.text.tokenizer import Tokenizer
 from training.data.config import write_chats_by
 from training.data.sources.chat_lines import PLAIN
 from training.finetuning.finetune import WARMUP, chat_specs, read_base, read_examples
-from training.finetuning.finetune_arguments import FinetuneArguments, HyperArguments, every
+from training.finetuning.finetune_arguments import (
+    FinetuneArguments,
+    HyperArguments,
+    every,
+    given_of,
+)
 from training.finetuning.hyper_run import HyperRun
 
 CODE_RATE, ALONE = 10.0, 0.03  # times the templates' rate; of a code whose templates are given
@@ -99,9 +104,9 @@ def prepare_hyper(arguments: FinetuneArguments) -> PreparedHyper:
     longest = max(tokens)
     steps = math.ceil(arguments.epochs * longest / (rows * arguments.sequence_length))
     rate = RATE if arguments.learning_rate is None else arguments.learning_rate
-    code_rate = (
-        (ALONE if source else CODE_RATE * rate) if given.code_rate is None else (given.code_rate)
-    )
+    code_rate = given.code_rate
+    if code_rate is None:
+        code_rate = ALONE if source else CODE_RATE * rate
     warmup = max(round(WARMUP * steps), 1)
     config = HyperRun(
         model=base.config,
@@ -158,14 +163,8 @@ def _refuse_others(arguments: FinetuneArguments) -> None:
             f"--hyper learns from examples, and --method is {arguments.policy.method}: leave one "
             "of them out"
         )
-    defaults = {field.name: field for field in dataclasses.fields(FinetuneArguments)}
-    for name in NO_EFFECT:
-        field = defaults[name]
-        default = field.default
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        if getattr(arguments, name) != default:
-            raise UserError(f"--{name.replace('_', '-')} has no effect with --hyper; leave it out")
+    for name in given_of(arguments, NO_EFFECT):
+        raise UserError(f"--{name.replace('_', '-')} has no effect with --hyper; leave it out")
     launch = arguments.launch
     if launch.mesh != MeshConfig() or launch.devices > 1:
         raise UserError("--hyper runs on one device: leave --mesh.* and --devices out")

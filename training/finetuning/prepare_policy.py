@@ -2,7 +2,6 @@
 """From the arguments of `griffin finetune --method ppo` (or `grpo`) to a TrainConfig and all else
 that a run needs."""
 
-import dataclasses
 from pathlib import Path
 
 from checkpoints.hub_names import short_title
@@ -12,7 +11,7 @@ from training.configs import TrainConfig
 from training.data.config import DataConfig, write_chats_by
 from training.data.sources.chat_lines import PLAIN
 from training.finetuning.finetune import WARMUP, memory
-from training.finetuning.finetune_arguments import FinetuneArguments, every
+from training.finetuning.finetune_arguments import FinetuneArguments, every, given_of
 from training.finetuning.policy_config import PolicyConfig
 from training.finetuning.prepare import PreparedRun, chosen_base, chosen_lora, files_of
 from training.finetuning.questions import QuestionReader
@@ -34,17 +33,10 @@ def prepare_policy(arguments: FinetuneArguments) -> PreparedRun:
     assert method in ("ppo", "grpo")
     given = arguments.policy.given()
     arguments.preference.given(method)
-    defaults = {field.name: field for field in dataclasses.fields(FinetuneArguments)}
-    for name in OF_EXAMPLES:
-        field = defaults[name]
-        default = field.default
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        if getattr(arguments, name) != default:
-            raise UserError(
-                f"--{name} has no effect with --method {method}{INSTEAD.get(name, '')}; leave it "
-                "out"
-            )
+    for name in given_of(arguments, OF_EXAMPLES):
+        raise UserError(
+            f"--{name} has no effect with --method {method}{INSTEAD.get(name, '')}; leave it out"
+        )
     lora = chosen_lora(arguments)
     kind = "full" if lora is None else "lora"
     iterations = given.pop("iterations", 100)

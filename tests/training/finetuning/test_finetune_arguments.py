@@ -5,7 +5,12 @@ import pytest
 
 from recurrentgemma.errors import UserError
 from recurrentgemma.lora_config import LoraConfig
-from training.finetuning.finetune_arguments import LoraArguments, lora_config
+from training.finetuning.finetune_arguments import (
+    FinetuneArguments,
+    LoraArguments,
+    given_of,
+    lora_config,
+)
 
 
 def test_adapters_count_twice_unless_alpha_is_given():
@@ -21,3 +26,10 @@ def test_no_adapters_for_rank_zero():
     for given in (LoraArguments(alpha=4.0), LoraArguments(layers="a")):
         with pytest.raises(UserError, match=r"has no effect without adapters: give --lora\.rank"):
             lora_config(given)
+
+
+def test_what_is_given():
+    """Also of options whose default is made."""
+    given = {"lora": LoraArguments(rank=2), "epochs": 7.0}
+    arguments = FinetuneArguments(checkpoint="base", data=("a.jsonl",), **given)  # type: ignore[arg-type]
+    assert given_of(arguments, ("retain", "lora", "answers", "epochs")) == ["lora", "epochs"]

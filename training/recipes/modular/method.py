@@ -21,6 +21,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from recurrentgemma.errors import UserError
+from training.optim import promoting
 
 TASKS = "tasks"  # the mesh's axis
 FLOOR = 1e-12  # under Adam's root: the derivative of a root is infinite at zero
@@ -169,14 +170,3 @@ def outer_optimizer(
             optax.clip_by_global_norm(clip), optax.adamw(learning_rate, weight_decay=weight_decay)
         )
     )
-
-
-def promoting(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same, also where JAX is strict about dtypes: optax raises a Python float to the power of
-    an int32 counter."""
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        with jax.numpy_dtype_promotion("standard"):
-            return tx.update(updates, state, params)
-
-    return optax.GradientTransformation(tx.init, update)

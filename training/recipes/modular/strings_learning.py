@@ -36,6 +36,7 @@ from recurrentgemma.lora_config import LoraConfig
 from recurrentgemma.losses import Batch, hidden_loss, next_token_loss
 from recurrentgemma.params import Flat, flat_params, from_flat_params
 from recurrentgemma.presets import tiny
+from training.optim import promoting
 from training.recipes.modular.strings import Kind, examples, support
 from training.step import TrainStep, init_train_state, make_train_step
 
@@ -277,7 +278,7 @@ def programs(choices: StringsArm) -> Programs:
 
 def fitted(loss: Callable, first: Any, shots: Batch, rate: float, steps: int) -> Any:
     """After so many steps of Adam on all shots."""
-    tx = _mixing(optax.adam(rate))
+    tx = promoting(optax.adam(rate))
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
         value, opt_state = carry
@@ -289,7 +290,7 @@ def fitted(loss: Callable, first: Any, shots: Batch, rate: float, steps: int) ->
 
 def read_once(loss: Callable, first: Any, shots: Batch, tx: optax.GradientTransformation) -> Any:
     """After a step on each shot, one after the other."""
-    tx = _mixing(tx)
+    tx = promoting(tx)
 
     def step(carry: Any, shot: Batch) -> tuple[Any, None]:
         value, opt_state = carry
@@ -325,14 +326,4 @@ def _falling(rate: float, steps: int) -> optax.GradientTransformation:
 
 
 def _clipped(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    return _mixing(optax.chain(optax.clip_by_global_norm(1.0), tx))
-
-
-def _mixing(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """optax mixes Python floats with int32 counters, which strictness forbids."""
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        with jax.numpy_dtype_promotion("standard"):
-            return tx.update(updates, state, params)
-
-    return optax.GradientTransformation(tx.init, update)
+    return promoting(optax.chain(optax.clip_by_global_norm(1.0), tx))

@@ -26,8 +26,9 @@ import numpy as np
 import optax
 
 from recurrentgemma.errors import UserError
+from training.optim import promoting
 from training.recipes.modular.hypernetworks import Dense, mlp, mlp_init
-from training.recipes.modular.method import Data, Inner, adapt, promoting
+from training.recipes.modular.method import Data, Inner, adapt
 from training.recipes.modular.support import Support
 
 RIDGE = 0.01  # of the decoder, and of read-outs

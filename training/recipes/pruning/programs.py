@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from recurrentgemma.errors import UserError
+from training.optim import promoting
 from training.pruning.schedules import penalty_schedule
 from training.recipes import side_by_side
 from training.recipes.pruning import method
@@ -60,12 +61,7 @@ def make_optimizer(choices: Training) -> optax.GradientTransformation:
     else:
         raise UserError(f"optimizer={choices.optimizer!r}: expected adamw or sgdm")
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        # optax raises a Python float to the power of an int32 counter, which strictness forbids.
-        with jax.numpy_dtype_promotion("standard"):
-            return tx.update(updates, state, params)
-
-    return optax.GradientTransformation(tx.init, update)
+    return promoting(tx)
 
 
 @functools.lru_cache(maxsize=64)

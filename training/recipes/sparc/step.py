@@ -25,6 +25,7 @@ from jax.sharding import PartitionSpec as P
 from recurrentgemma import parallel, sharding
 from recurrentgemma.errors import UserError
 from recurrentgemma.sharded import on_mesh, place
+from training.optim import promoting
 from training.recipes.sparc.batch import PairBatch
 from training.recipes.sparc.method import mismatch_gap
 from training.recipes.sparc.objectives import Objective
@@ -93,21 +94,16 @@ Step = Callable[[PairState, Sequence[PairBatch]], tuple[PairState, Metrics]]
 
 def make_tx(settings: Settings) -> optax.GradientTransformation:
     """AdamW, whose schedule is learning_rate_at."""
-    tx = optax.adamw(
-        lambda count: learning_rate_at(settings, count),
-        b1=settings.b1,
-        b2=settings.b2,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        mask=_decays,
+    return promoting(
+        optax.adamw(
+            lambda count: learning_rate_at(settings, count),
+            b1=settings.b1,
+            b2=settings.b2,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            mask=_decays,
+        )
     )
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        # optax raises a Python float to the power of an int32 counter, which strictness forbids.
-        with jax.numpy_dtype_promotion("standard"):
-            return tx.update(updates, state, params)
-
-    return optax.GradientTransformation(tx.init, update)
 
 
 def learning_rate_at(settings: Settings, step: Any) -> jax.Array:
