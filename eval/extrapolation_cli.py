@@ -2,13 +2,24 @@
 """`griffin eval extrapolation`: loss by position, to many times the training length."""
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from eval.extrapolation import TIMES, Unit
-from eval.options import Model, ModelOptions, Result, ResultOptions, Sources, identity
+from eval.options import (
+    Model,
+    ModelOptions,
+    Ray,
+    RayOptions,
+    Result,
+    ResultOptions,
+    Sources,
+    identity,
+)
 from eval.results import Results, open_results, show
 from recurrentgemma.errors import UserError
 
@@ -20,6 +31,7 @@ Models that are trained at several lengths come together in one plot. They need 
 examples:
   griffin eval extrapolation runs/griffin runs/mqa --data 'text:books/*.txt' --out results/far
   griffin eval extrapolation runs/griffin_256 --data text:book.txt --length 32768 --unit pieces
+  griffin eval extrapolation runs/griffin --data 'text:books/*.txt' --out results/far --ray auto
 """
 
 
@@ -44,6 +56,7 @@ class ExtrapolationArguments:
     """Pieces that are read side by side."""
     chunk_length: int = 512
     """Tokens of each that one call reads; it changes the speed, and last bits."""
+    cluster: Ray = dataclasses.field(default_factory=RayOptions)
     model: Model = dataclasses.field(default_factory=ModelOptions)
     result: Result = dataclasses.field(default_factory=ResultOptions)
 
@@ -108,7 +121,7 @@ def evaluate(arguments: ExtrapolationArguments) -> dict[str, Any]:
     with open_results(arguments.result.out, kind="extrapolation", settings=settings) as results:
         if results.finished is not None:
             return results.finished
-        scored = _measure(arguments, documents, length, (batch_size, chunk_length), mesh, results)
+        scored = _measure(arguments, documents, identities, length, mesh, results)
         families = [family(config) for config in configs]
         models = [
             extrapolation(
@@ -129,8 +142,8 @@ def evaluate(arguments: ExtrapolationArguments) -> dict[str, Any]:
 def _measure(
     arguments: ExtrapolationArguments,
     documents: Any,
+    identities: Sequence[dict[str, Any]],
     length: int,
-    sizes: tuple[int, int],
     mesh: Any,
     results: Results,
 ) -> list[Any]:
@@ -139,6 +152,7 @@ def _measure(
     from eval.perplexity import Scores, score_all
     from eval.positions import Sums
     from eval.progress_bar import progress_bar
+    from eval.ray_perplexity import Wanted, score_on_cluster
     from eval.windows import Pieces
 
     cut = Pieces(length, arguments.pieces or None)
@@ -150,24 +164,43 @@ def _measure(
             sums = Sums(*(kept.arrays[name] for name in Sums._fields))
             scored.append(Scores(documents.sources, (), edges, sums))
             continue
-        _, model = arguments.model.load_on(path, mesh, context=length)
         with progress_bar(f"{number + 1} of {len(arguments.paths)}: {path}") as bar:
 
             def progress(read: int, nats: float, tokens: int, bar=bar) -> None:
                 bar.update(read, f"{nats / tokens:.3f} nats a token" if tokens else "")
 
-            scores = score_all(
-                model,
-                documents,
-                batch_size=sizes[0],
-                chunk_length=sizes[1],
-                mesh=mesh,
-                cut=cut,
-                edges=edges,
-                results=results,
-                name=f"rows-{number}",
-                progress=progress,
-            )
+            if arguments.cluster.ray is not None:
+                wanted = Wanted(
+                    path,
+                    arguments.model,
+                    arguments.data,
+                    arguments.batch_size,
+                    arguments.chunk_length,
+                    cut,
+                    edges,
+                    directory=os.getcwd(),
+                    context=length,
+                    model=identities[number],
+                    documents=documents.fingerprint,
+                )
+                scores = score_on_cluster(
+                    *(wanted, documents, arguments.cluster, results, progress),
+                    per_row=1,  # a document has many pieces
+                    name=f"group-{number}",
+                )
+            else:
+                scores = score_all(
+                    arguments.model.load_on(path, mesh, context=length)[1],
+                    documents,
+                    batch_size=arguments.batch_size,
+                    chunk_length=arguments.chunk_length,
+                    mesh=mesh,
+                    cut=cut,
+                    edges=edges,
+                    results=results,
+                    name=f"rows-{number}",
+                    progress=progress,
+                )
         results.keep(f"model-{number}", {}, scores.sums._asdict())
         scored.append(scores)
     return scored

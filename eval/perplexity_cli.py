@@ -81,7 +81,7 @@ def evaluate(arguments: PerplexityArguments) -> dict[str, Any]:
     from eval.perplexity import rounded, score_all
     from eval.positions import doubling
     from eval.progress_bar import progress_bar
-    from eval.ray_perplexity import Wanted, score_on_cluster
+    from eval.ray_perplexity import PER_ROW, Wanted, score_on_cluster
     from eval.windows import Windows, check_window, whole
 
     if arguments.stride and not arguments.window:
@@ -122,10 +122,13 @@ def evaluate(arguments: PerplexityArguments) -> dict[str, Any]:
                     cut,
                     doubling(LONGEST),
                     directory=os.getcwd(),
+                    context=0,
                     model=settings["model"],
                     documents=documents.fingerprint,
                 )
-                scores = score_on_cluster(wanted, documents, arguments.cluster, results, progress)
+                scores = score_on_cluster(
+                    *(wanted, documents, arguments.cluster, results, progress), per_row=PER_ROW
+                )
                 return results.finish(**summary(scores, window=arguments.window))
             scores = score_all(
                 model,

@@ -33,7 +33,7 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.griffin import Griffin
 from training.data.held_out import HeldOut
 
-PER_ROW = 16  # documents of a group for each row of a batch
+PER_ROW = 16  # documents of a group for each row of a batch, where they may be short
 MOST = 4096  # groups
 
 
@@ -48,6 +48,7 @@ class Wanted(NamedTuple):
     cut: Cut
     edges: tuple[int, ...]
     directory: str  # from which paths are relative, if it is there
+    context: int  # keys, at least, that its global attention is to hold; 0: as it was saved
     model: dict[str, Any]
     documents: str
 
@@ -80,9 +81,10 @@ class Group:
         return self.numbers
 
 
-def groups_of(documents: Documents, batch_size: int) -> list[list[int]]:
-    """The documents of each task: dealt out in the order in which they are best read."""
-    count = -(-len(documents) // (PER_ROW * batch_size))
+def groups_of(documents: Documents, size: int) -> list[list[int]]:
+    """The documents of each task, about `size`: dealt out in the order in which they are best
+    read."""
+    count = -(-len(documents) // size)
     count = min(max(count, 1), MOST)
     order = list(documents.order())
     return [order[group::count] for group in range(count)]
@@ -94,14 +96,18 @@ def score_on_cluster(
     cluster: RayOptions,
     results: Results,
     progress: Callable[[int, float, int], None],
+    *,
+    per_row: int,
+    name: str = "group",
 ) -> Scores:
     """See eval.perplexity.score_all, which says what is raised, as does `checkpoints.ray_cluster`.
-    progress: told of each group that is there."""
+    progress: told of each group that is there. per_row: documents of a group for each row of a
+    batch. name: what `results` keeps groups under."""
     assert cluster.ray is not None
-    groups = groups_of(documents, wanted.batch_size)
+    groups = groups_of(documents, per_row * wanted.batch_size)
     parts: dict[int, Scores] = {}
     for number in range(len(groups)):
-        if (kept := results.kept(f"group-{number}")) is not None:
+        if (kept := results.kept(f"{name}-{number}")) is not None:
             parts[number] = _unpacked(kept.values, kept.arrays, wanted)
     missing = [Task(n, (numbers,)) for n, numbers in enumerate(groups) if n not in parts]
     if missing:
@@ -110,7 +116,7 @@ def score_on_cluster(
             for number, (values, arrays) in results_of(
                 ray, score_group, wanted, missing, cpus=cpus, gpus=gpus
             ):
-                results.keep(f"group-{number}", values, arrays)
+                results.keep(f"{name}-{number}", values, arrays)
                 parts[number] = _unpacked(values, arrays, wanted)
                 of_all = [part.score for part in parts.values()]
                 tokens = sum(score.tokens for score in of_all)
@@ -126,7 +132,7 @@ def score_group(
     """What some documents are scored as, by a machine of the cluster: JSON values, and arrays."""
     if os.path.isdir(wanted.directory):
         os.chdir(wanted.directory)
-    model, documents, mesh = _opened(wanted.path, wanted.options, wanted.data)
+    model, documents, mesh = _opened(wanted.path, wanted.options, wanted.data, wanted.context)
     if (there := model[1]) != wanted.model:
         changed = [name for name in wanted.model if there.get(name) != wanted.model[name]]
         raise UserError(
@@ -155,10 +161,10 @@ def score_group(
 
 @lru_cache(maxsize=1)
 def _opened(
-    path: str, options: ModelOptions, data: tuple[str, ...]
+    path: str, options: ModelOptions, data: tuple[str, ...], context: int
 ) -> tuple[tuple[Griffin, dict[str, Any]], SourceDocuments, Any]:
     mesh = options.make_mesh()
-    lm, model = options.load_on(path, mesh)
+    lm, model = options.load_on(path, mesh, context=context)
     assert lm.tokenizer is not None
     documents = SourceDocuments(data, lm.tokenizer, vocab_size=lm.config.vocab_size)
     return (model, identity(lm)), documents, mesh

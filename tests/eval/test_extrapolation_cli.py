@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ import pytest
 
 import recurrentgemma as rg
 from eval import perplexity as perplexity_module
+from eval import ray_perplexity
 from eval.extrapolation_cli import main, training_length
 from eval.results import read_result
 from recurrentgemma.errors import UserError
 from recurrentgemma.presets import MQA
 from recurrentgemma.text.tokenizer import train_sentencepiece
+from tests.checkpoints.test_ray_cluster import FakeRay
 from tests.docs.world import CONFIG, PLAY, write_model
+from tests.eval.test_ray_perplexity import check_same
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -92,6 +96,23 @@ def test_a_model_that_is_done_is_not_read_again(
     with pytest.raises(UserError, match=r"length 64 \(here 32\)"):
         main(arguments(folder, "--length", "32", "--out", str(tmp_path)))
     assert read_result(tmp_path)["result"]["length"] == 64
+
+
+def test_on_a_cluster_the_numbers_are_those_alone(folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", FakeRay())
+    argv = arguments(folder, "--length", "64", "--batch-size", "1", "--out")
+    main([*argv, str(tmp_path / "alone")])
+    tasks, real = [], ray_perplexity.score_group
+
+    def counted(wanted, numbers):
+        tasks.append((Path(wanted.path).name, numbers))
+        return real(wanted, numbers)
+
+    monkeypatch.setattr(ray_perplexity, "score_group", counted)
+    main([*argv, str(tmp_path / "ray"), "--ray", "local"])
+    assert sorted(tasks) == [(name, [n]) for name in ("griffin", "mqa") for n in range(3)]
+    ours, theirs = (read_result(tmp_path / out)["result"] for out in ("ray", "alone"))
+    check_same(ours, theirs)
 
 
 def test_what_a_user_got_wrong(folder: Path, tmp_path: Path):

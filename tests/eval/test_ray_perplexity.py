@@ -63,8 +63,8 @@ def test_groups_are_all_documents_once(monkeypatch):
         def order(self) -> range:
             return range(self.count)
 
-    for count, batch_size, groups in ((1, 8, 1), (128, 8, 1), (129, 8, 2), (10**6, 1, 4096)):
-        dealt = groups_of(Some(count), batch_size)  # type: ignore[arg-type]
+    for count, size, groups in ((1, 128, 1), (128, 128, 1), (129, 128, 2), (10**6, 16, 4096)):
+        dealt = groups_of(Some(count), size)  # type: ignore[arg-type]
         assert len(dealt) == groups
         assert sorted(number for group in dealt for number in group) == list(range(count))
 
