@@ -54,4 +54,7 @@ class Training:
         if not 0 < self.density <= 1:
             raise UserError(f"density={self.density}: expected a part of the units, such as 0.5")
         if self.method in ("magnitude", "random") and self.looks < FIRST_CUT + CUTS:
-            raise UserError(f"looks={self.looks}: {self.method} needs {FIRST_CUT + CUTS}")
+            raise UserError(
+                f"looks={self.looks}: method={self.method!r} prunes at looks {FIRST_CUT} to "
+                f"{FIRST_CUT + CUTS - 1} and trains on after them: give at least {FIRST_CUT + CUTS}"
+            )
