@@ -20,9 +20,11 @@ from flax import nnx
 
 from eval.intervals import Interval, t_interval
 from recurrentgemma.config import GriffinConfig
+from recurrentgemma.errors import UserError
 from training.recipes import findings
 from training.recipes.experiment import Cell, Experiment, Findings, as_json
 from training.recipes.findings import Arms, as_numbers, values
+from training.recipes.sparc.caption_model import caption_model
 from training.recipes.sparc.evaluation import Evaluator
 from training.recipes.sparc.objectives import Objective, objective_of
 from training.recipes.sparc.scene_arrays import (
@@ -33,7 +35,7 @@ from training.recipes.sparc.scene_arrays import (
 )
 from training.recipes.sparc.scenes import SceneConfig
 from training.recipes.sparc.step import Settings, init_state, make_step
-from training.recipes.sparc.text import GriffinTextConfig, TransformerConfig
+from training.recipes.sparc.text import GriffinText, GriffinTextConfig, TransformerConfig
 from training.recipes.sparc.towers import ImageText, PairConfig
 from training.recipes.sparc.words import WordVocabulary
 from training.recipes.vision.vit import ViTConfig
@@ -48,19 +50,22 @@ SHOWN = (
 )
 LENGTH = 24  # tokens of the longest caption
 POINTS = 100  # of a training that are logged
+PRETRAINED = 1500  # steps on captions alone
 SMALL_SCENES = SceneConfig(side=64)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SceneArm:
     """local_weight: of the objective's local term, if it has one. mixing: as ViTConfig's. text: the
-    tower. style, things: what scenes are made of, all of the style's where no count is given.
-    train, measured: scenes."""
+    tower. pretrained: steps that a Griffin has learned captions' language in, without pictures
+    (caption_model.py). style, things: what scenes are made of, all of the style's where no count is
+    given. train, measured: scenes."""
 
     objective: str = "sparc"
     local_weight: float = 1.0
     mixing: int | None = None
     text: Literal["transformer", "griffin", "griffin last", "griffin both ways"] = "transformer"
+    pretrained: int = 0
     scene: SceneConfig = SMALL_SCENES
     style: str = "noto"
     things: int | None = 200
@@ -72,6 +77,10 @@ class SceneArm:
     steps: int = 1500
     batch_size: int = 64
     learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.pretrained and self.text == "transformer":
+            raise UserError("pretrained: a Transformer is no language model: take a Griffin")
 
     def towers(self, vocab_size: int) -> PairConfig:
         """Sizes of both towers."""
@@ -146,6 +155,15 @@ def train(arm: SceneArm, seed: int) -> tuple[Any, list[dict[str, float]]]:
     words = vocabulary(arm.style, arm.things)
     things_of(OTHER_STYLE[arm.style])  # what cannot be fetched is known before the work
     model = ImageText(arm.towers(len(words)), rngs=nnx.Rngs(seed))
+    if isinstance(model.text, GriffinText) and arm.pretrained:
+        griffin, _ = caption_model(
+            *(model.text.config.griffin, words, arm.scene),
+            length=LENGTH,
+            steps=arm.pretrained,
+            seed=seed,
+        )
+        for direction in filter(None, (model.text.griffin, model.text.backward)):
+            nnx.update(direction, griffin)
     settings = Settings(
         steps=arm.steps,
         learning_rate=arm.learning_rate,
@@ -296,9 +314,14 @@ def mixing_arms(arm: SceneArm) -> dict[str, SceneArm]:
 
 
 def tower_arms(arm: SceneArm) -> dict[str, SceneArm]:
-    """A Transformer and Griffins as text tower, under SPARC."""
+    """A Transformer and Griffins as text tower, fresh and pretrained, under SPARC."""
     texts = ("transformer", "griffin", "griffin last", "griffin both ways")
-    return {text: dataclasses.replace(arm, text=text) for text in texts}
+    fresh = {text: dataclasses.replace(arm, text=text) for text in texts}
+    pretrained = {
+        f"{text}, pretrained": dataclasses.replace(fresh[text], pretrained=PRETRAINED)
+        for text in ("griffin", "griffin both ways")
+    }
+    return {**fresh, **pretrained}
 
 
 def conclude_mixing(arms: Arms) -> Findings:
@@ -327,7 +350,7 @@ MIXING = Experiment(
 TOWERS = Experiment(
     name="towers",
     question="is a Griffin as good a text tower as a Transformer of its size?",
-    cost="1 CPU hour, an estimate",
+    cost="1.5 CPU hours, an estimate",
     arms=tower_arms(SceneArm()),
     measure=measure,
     conclude=partial(conclude, against="transformer"),

@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from recurrentgemma.errors import UserError
 from tests.training.recipes.sparc.things import things
 from training.recipes.experiment import Cell
 from training.recipes.sparc import scene_arrays, scene_study
@@ -49,7 +50,12 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{}, pytest.param({"text": "griffin both ways", "mixing": 0}, marks=pytest.mark.slow)],
+    [
+        {},
+        pytest.param(
+            {"text": "griffin both ways", "pretrained": 20, "mixing": 0}, marks=pytest.mark.slow
+        ),
+    ],
     ids=["transformer", "griffin"],
 )
 def test_it_learns(change: dict):
@@ -74,6 +80,11 @@ def test_arms():
     for arm in (*SCENES.arms.values(), *TOWERS.arms.values(), *MIXING.arms.values()):
         arm.towers(vocab_size=100)
         scene_study.objective(arm)
+    assert [name for name, arm in TOWERS.arms.items() if arm.pretrained] == [
+        *("griffin, pretrained", "griffin both ways, pretrained")
+    ]
+    with pytest.raises(UserError, match="no language model"):
+        dataclasses.replace(ARM, pretrained=1)
 
 
 def cells(validation: float, test: float) -> list[dict]:
