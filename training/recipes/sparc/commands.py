@@ -51,6 +51,9 @@ class SparcArguments:
     """Of that model: sparc, clip, filip, pacl, gloria, mgca, or an ablation."""
     local_weight: float = 1.0
     """Of the local loss."""
+    mixing: int | None = None
+    """Blocks of the image tower, the last ones, in which patches attend to each other; by default
+    all. With fewer a patch knows less of the others (README.md, "A shortcut")."""
     steps: int = 1500
     """Of that training."""
     seed: int = 0
@@ -80,6 +83,8 @@ class SparcArguments:
             raise UserError("--pairs options without --pairs.source: name your pictures")
         if self.pairs.source and self.train is None:
             raise UserError(f"--pairs.source {self.pairs.source}: expected --train FOLDER, too")
+        if self.mixing is not None and self.train is None:
+            raise UserError(f"--mixing {self.mixing} has no effect without --train FOLDER")
         if self.count < 1:
             raise UserError(f"--count {self.count}: expected at least 1")
 
@@ -127,10 +132,12 @@ def train(arguments: SparcArguments, folder: Path) -> None:
     arm = scene_study.SceneArm(
         objective=arguments.objective,
         local_weight=arguments.local_weight,
+        mixing=arguments.mixing,
         steps=arguments.steps,
         style=arguments.style,
     )
     scene_study.objective(arm)
+    arm.towers(1)  # what is wrong with either is known before the work
     print(f"making {arm.train:,} scenes, then {arm.steps:,} steps of {arm.batch_size} of them")
     params, logged = scene_study.train(arm, arguments.seed)
     words = scene_study.vocabulary(arm.style, arm.things)
@@ -148,6 +155,7 @@ def train_on_pairs(arguments: SparcArguments, folder: Path) -> None:
     how = {
         "objective": arguments.objective,
         "local_weight": arguments.local_weight,
+        "mixing": arguments.mixing,
         "steps": arguments.steps,
         "seed": arguments.seed,
     }

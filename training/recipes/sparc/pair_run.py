@@ -56,10 +56,15 @@ def griffin_and_tokenizer(options: PairOptions) -> tuple[GriffinConfig | None, T
     return config, tokenizer
 
 
-def towers(options: PairOptions, vocab_size: int, griffin: GriffinConfig | None) -> PairConfig:
+def towers(
+    options: PairOptions,
+    vocab_size: int,
+    griffin: GriffinConfig | None,
+    mixing: int | None = None,
+) -> PairConfig:
     """Sizes of both. griffin: of the text tower, fresh; `begun` has a checkpoint's weights."""
     width, depth = options.width, options.depth
-    image = ViTConfig(patch=options.patch, width=width, depth=depth, heads=HEADS)
+    image = ViTConfig(patch=options.patch, width=width, depth=depth, heads=HEADS, mixing=mixing)
     common: dict[str, Any] = {"length": options.length, "pooling": options.pooling}
     text: TransformerConfig | GriffinTextConfig
     if griffin is None:
@@ -118,20 +123,21 @@ def train(
     *,
     objective: str,
     local_weight: float,
+    mixing: int | None = None,
     steps: int,
     seed: int,
     say: Callable[[str], None] = print,
 ) -> tuple[Any, PairConfig, Tokenizer, dict[str, float]]:
     """The model's parameters, its config, its tokenizer, and what it does on pairs that it was not
     trained on: R@1 and R@5 both ways, and the mismatch gap in nats. folder: where the state is kept
-    while it trains.
+    while it trains. mixing: as ViTConfig's.
 
     Raises UserError: a source, a checkpoint or a tokenizer cannot be read; too many pairs are
     unreadable; the devices do not divide the batch.
     """
     trained_on, looked_at = divided(open_pairs(options.source))
     griffin, tokenizer = griffin_and_tokenizer(options)
-    config = towers(options, tokenizer.vocab_size, griffin)
+    config = towers(options, tokenizer.vocab_size, griffin, mixing)
     mesh = make_mesh(MeshConfig(data=jax.device_count())) if jax.device_count() > 1 else None
     settings = Settings(
         steps=steps,
@@ -157,7 +163,7 @@ def train(
         "options": dataclasses.asdict(options),
         "steps": steps,
         "seed": seed,
-        "objective": [objective, local_weight],
+        "objective": [objective, local_weight, mixing],
         "tokenizer": tokenizer_fingerprint(tokenizer),
     }
     saved = Saved(folder, identity)

@@ -71,6 +71,8 @@ def test_from_scenes_to_a_heat_map(tmp_path: Path, capsys: pytest.CaptureFixture
             "--pairs.source folder:b: expected --train FOLDER, too",
         ),
         (["--make-scenes", "a", "--count", "0"], "--count 0: expected at least 1"),
+        (["--make-scenes", "a", "--mixing", "1"], "--mixing 1 has no effect without --train"),
+        (["--train", "a", "--mixing", "9"], "mixing=9: expected 0 to 1, the blocks"),
     ],
 )
 def test_what_is_not_said_right(arguments: list[str], problem: str, capsys):
