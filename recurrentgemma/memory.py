@@ -4,10 +4,12 @@ commands to call.
 """
 
 import ctypes
+import os
 import sys
 from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
+_MOST_ARENAS = 9  # each keeps what was freed in it
 
 
 def keep_freed_memory() -> bool:
@@ -15,11 +17,18 @@ def keep_freed_memory() -> bool:
 
     XLA's CPU runtime allocates its temporary memory anew for every call. By default glibc maps and
     unmaps it each time, and the page faults cost a fifth of a small training step
-    (docs/performance.md). Returns whether the setting was made: on Linux with glibc only.
+    (docs/performance.md). Its threads take from one arena each: from a single one they wait for
+    each other, which halves programs of many small operations (docs/log.md). Returns whether the
+    setting was made: on Linux with glibc only.
     """
+    arenas = min((os.cpu_count() or 1) + 1, _MOST_ARENAS)
     mallopt = _glibc("mallopt")
     return mallopt is not None and all(
-        [mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1), mallopt(_M_ARENA_MAX, 1)]
+        [
+            mallopt(_M_MMAP_MAX, 0),
+            mallopt(_M_TRIM_THRESHOLD, 2**31 - 1),
+            mallopt(_M_ARENA_MAX, arenas),
+        ]
     )
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from recurrentgemma.memory import keep_freed_memory
 from training.recipes.rl.cores import CoreConfig, CoreKind, core_of
 
 LENGTHS = (128, 1024)
@@ -82,4 +83,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the griffin command does
     main()

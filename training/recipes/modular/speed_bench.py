@@ -18,6 +18,7 @@ from typing import Any
 
 import tyro
 
+from recurrentgemma.memory import keep_freed_memory
 from training.recipes.peers import last_line, ratio
 
 REFERENCE = Path("tests/peers/modular.py")
@@ -111,4 +112,5 @@ def measured(arguments: SpeedArguments) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the griffin command does
     main()

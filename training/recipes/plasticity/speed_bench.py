@@ -21,6 +21,8 @@ from typing import Annotated
 
 import tyro
 
+from recurrentgemma.memory import keep_freed_memory
+
 REFERENCE = Path("tests/peers/plasticity.py")
 
 
@@ -92,4 +94,5 @@ def compute(arguments: BenchArguments, count: int) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the griffin command does
     main()

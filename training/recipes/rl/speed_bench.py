@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 
 from recurrentgemma.errors import UserError
+from recurrentgemma.memory import keep_freed_memory
 from training.recipes.peers import last_line, ratio
 
 REFERENCE = Path("tests/peers/ppo.py")
@@ -161,4 +162,5 @@ def rates(began: float, times: list[float], steps: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the griffin command does
     main()
