@@ -44,7 +44,8 @@ def joined(address: str) -> Iterator[Any]:
 def connect(ray: Any, address: str) -> None:
     """Raises UserError: see `joined`."""
     host, colon, port = address.rpartition(":")
-    if colon and port.isdigit() and "/" not in host:
+    answers = bool(colon and port.isdigit() and "/" not in host)
+    if answers:
         _require_answer(address, host.strip("[]"), int(port))
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -54,6 +55,12 @@ def connect(ray: Any, address: str) -> None:
             raise UserError(
                 f"--ray {address}: the cluster refuses the token, or there is none ({reason}); "
                 "RAY_AUTH_TOKEN, or the file ~/.ray/auth_token, must be the cluster's"
+            ) from None
+        if answers:  # of a token that is refused Ray 2.60 tells its log alone
+            raise UserError(
+                f"--ray {address}: something answers there, but Ray is not let in ({reason}): "
+                "either the token is not the cluster's (RAY_AUTH_TOKEN, or the file "
+                "~/.ray/auth_token), or this port is not a cluster's"
             ) from None
         raise UserError(
             f"--ray {address}: there is no cluster ({reason}); `ray start --head` begins one, and "

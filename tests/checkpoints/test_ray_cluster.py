@@ -156,6 +156,10 @@ def test_no_cluster_no_room_no_token_and_no_ray(ray, monkeypatch):
         ray.refuses, address = None, f"127.0.0.1:{server.getsockname()[1]}"
         with joined(address):
             assert ray.is_joined
+        ray.refuses = ConnectionError("Failed to connect to Ray cluster")  # of another token, too
+        with pytest.raises(UserError, match="something answers there, but .* the token is not"):
+            joined(address).__enter__()
+        ray.refuses = None
     with pytest.raises(UserError, match=f"--ray {address}: there is no cluster .*refused"):
         joined(address).__enter__()
     with pytest.raises(UserError, match="the cluster has 2 CPUs, and a task takes 3"):
