@@ -157,7 +157,7 @@ def test_no_cluster_no_room_no_token_and_no_ray(ray, monkeypatch):
         with joined(address):
             assert ray.is_joined
         ray.refuses = ConnectionError("Failed to connect to Ray cluster")  # of another token, too
-        with pytest.raises(UserError, match="something answers there, but .* the token is not"):
+        with pytest.raises(UserError, match=r"something answers there, but .* the token is not"):
             joined(address).__enter__()
         ray.refuses = None
     with pytest.raises(UserError, match=f"--ray {address}: there is no cluster .*refused"):
