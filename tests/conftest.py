@@ -2,6 +2,7 @@
 """Strictness for every test, and eight fake CPU devices. Set before anything imports JAX."""
 
 import contextlib
+import gc
 import os
 import shutil
 import time
@@ -20,6 +21,10 @@ from tests.compiling import QUICKLY, by_processes, compiling, kept_in
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Tracing makes very many objects that live on: looking through all of them as often as Python does
+# by itself is a tenth of what tests take that trace much.
+gc.set_threshold(50_000, 50, 100)
 
 # `ci` draws the same examples on every machine; HYPOTHESIS_PROFILE=explore looks for new ones.
 # No deadline: the first example of a shape pays for its compilation.

@@ -47,7 +47,16 @@ def test_removal_changes_nothing_but_the_size(small: Training):
     assert alone["live"] == cut[1]["live"]
 
 
-@pytest.mark.parametrize("method", ["magnitude", "random", "snap", "earlycrop", "small"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "magnitude",
+        pytest.param("random", marks=pytest.mark.slow),
+        "snap",
+        pytest.param("earlycrop", marks=pytest.mark.slow),
+        pytest.param("small", marks=pytest.mark.slow),
+    ],
+)
 def test_a_baseline_keeps_the_part_that_it_is_told(small: Training, method):
     baseline = dataclasses.replace(small, method=method, density=0.5, penalty=0.0)
     for one in train(baseline, [0, 1]):
