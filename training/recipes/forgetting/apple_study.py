@@ -251,7 +251,7 @@ def first_arms(*, shifts: Sequence[float], apple: int, **smaller: Any) -> dict[s
 APPLES_FIRST = Experiment(
     name="apples-first",
     question="is there anything to retain where the known phase is needed first?",
-    cost="12 minutes, an estimate",
+    cost="13 minutes",
     arms=first_arms(shifts=(0.1, 0.5), apple=30),
     measure=measure,
     conclude=conclude_first,
