@@ -164,12 +164,15 @@ def _measure(
             sums = Sums(*(kept.arrays[name] for name in Sums._fields))
             scored.append(Scores(documents.sources, (), edges, sums))
             continue
+        model = None
+        if arguments.cluster.ray is None:
+            _, model = arguments.model.load_on(path, mesh, context=length)
         with progress_bar(f"{number + 1} of {len(arguments.paths)}: {path}") as bar:
 
             def progress(read: int, nats: float, tokens: int, bar=bar) -> None:
                 bar.update(read, f"{nats / tokens:.3f} nats a token" if tokens else "")
 
-            if arguments.cluster.ray is not None:
+            if model is None:
                 wanted = Wanted(
                     path,
                     arguments.model,
@@ -190,7 +193,7 @@ def _measure(
                 )
             else:
                 scores = score_all(
-                    arguments.model.load_on(path, mesh, context=length)[1],
+                    model,
                     documents,
                     batch_size=arguments.batch_size,
                     chunk_length=arguments.chunk_length,

@@ -3,7 +3,7 @@
 may begin with. Things and colours are drawn at random, those combinations too that no scene to
 train on has.
 
-    params = caption_model(griffin, words, SceneConfig(), length=24, steps=3000, seed=0)
+    params, nats = caption_model(griffin, words, SceneConfig(), length=24, steps=3000, seed=0)
     nnx.update(tower.griffin, params)
 """
 
