@@ -43,6 +43,9 @@ def compiling(*, older_emitters: bool = True, **options: object) -> Iterator[Non
         patch.setattr(lru_cache.LRUCache, "put", _put_whole)
         if older_emitters and options.get(QUICKLY):
             patch.setattr(compiler, "get_compile_options", _with_older_emitters)
+            name, value = OLDER_EMITTERS
+            flags = f"{os.environ.get('XLA_FLAGS', '')} --{name}={str(value).lower()}"
+            patch.setenv("XLA_FLAGS", flags.strip())  # of processes: here they have been read
         _set(options)
         try:
             yield

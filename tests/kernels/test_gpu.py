@@ -117,7 +117,7 @@ def test_rg_lru(interpreter, time, width, dtype):
     check_rg_lru(time, width, dtype, padded=width == 96)
 
 
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("reverse", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_segments(interpreter, short_segments, reverse):
     dtype = "bfloat16" if reverse else "float32"
     check_linear_scan(20, 5, dtype, reverse=reverse)

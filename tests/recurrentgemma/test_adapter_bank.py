@@ -55,7 +55,7 @@ def run(bank):
     return run
 
 
-@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("at_once", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_each_row_has_its_own_adapter(bank, run, at_once):
     first, second = adapter(1), adapter(2, "mlp")
     bank.put(3, first, scale=SCALE)

@@ -22,14 +22,13 @@ from recurrentgemma.adapters import (
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.lora_config import LoraConfig
 from recurrentgemma.losses import Batch, next_token_loss
+from recurrentgemma.parameters import param_shapes
 from recurrentgemma.params import Flat, flat_params, from_flat_params
 from tests.recurrentgemma.models import GRIFFIN, call, make, tokens
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-LAYERS = [
-    name.removesuffix("/weight") for name in flat_params(make("griffin")) if "/weight" in name
-]
+LAYERS = [name.removesuffix("/weight") for name in param_shapes(GRIFFIN) if "/weight" in name]
 RANK, SCALE = 3, 0.5
 
 

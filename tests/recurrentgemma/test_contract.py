@@ -64,7 +64,7 @@ def quickly():
         ("short", "float32"),
         pytest.param("short", "bfloat16", marks=pytest.mark.slow),
         ("hawk", "float32"),
-        ("mqa", "float32"),
+        pytest.param("mqa", "float32", marks=pytest.mark.slow),
         pytest.param("griffin", "float32", marks=pytest.mark.slow),
         pytest.param("hawk", "bfloat16", marks=pytest.mark.slow),
         pytest.param("mqa", "bfloat16", marks=pytest.mark.slow),

@@ -9,6 +9,8 @@ import pytest
 from recurrentgemma import head
 from tests.kernels.compare import draw
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 TOKENS, WIDTH, VOCAB, Z_LOSS = 5, 4, 7, 0.3
 
 

@@ -16,6 +16,8 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.layers import ROPE_BASE, rotary
 from recurrentgemma.params import flat_params
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 TRAINED = 8192  # tokens that RecurrentGemma was trained on at a time
 
 

@@ -63,7 +63,7 @@ def chunks(kind: str):
     ("name", "kind"),
     [
         ("mixed", "padded"),
-        ("sequence", "packed"),
+        pytest.param("sequence", "packed", marks=pytest.mark.slow),
         ("tensor-fsdp", "packed"),
         *(
             pytest.param(*other, marks=pytest.mark.slow)

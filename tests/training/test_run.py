@@ -117,7 +117,7 @@ def by_layer(train_state: TrainState, config: GriffinConfig) -> dict[str, np.nda
 @pytest.mark.parametrize(
     ("optimizer", "there", "scanned_there", "here", "scanned_here"),
     [
-        ("muon", "fsdp 2, tensor 2", True, "fsdp 4", True),
+        pytest.param("muon", "fsdp 2, tensor 2", True, "fsdp 4", True, marks=pytest.mark.slow),
         ("adamw", "fsdp 4", False, "one device", True),
         ("muon", "one device", True, "data 2, fsdp 2, tensor 2", False),
     ],

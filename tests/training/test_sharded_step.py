@@ -107,10 +107,11 @@ def one_device() -> np.ndarray:
 @pytest.mark.parametrize(
     "name",
     [
-        *("data", "sequence", "fsdp-sequence-tensor"),
+        "fsdp-sequence-tensor",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("fsdp", "tensor", "data-fsdp-sequence")
+            for name in MESHES
+            if name != "fsdp-sequence-tensor"
         ),
     ],
 )
@@ -134,6 +135,7 @@ def test_rows_in_two_parts_are_the_same_step(one_device):
     np.testing.assert_allclose(losses, one_device[:3], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_muon_in_two_parts():
     muon = dataclasses.replace(ADAMW, algorithm="muon")
     losses = train(MESHES["fsdp-sequence-tensor"], 4, optim=muon, accumulation=2).losses

@@ -126,7 +126,13 @@ def _held_gradient(flat, flat_g, tokens, earlier, fisher, method: str, weight: f
     return logp, grads
 
 
-@pytest.mark.parametrize("method", HELD)
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("kl", "ewc"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("cloned", "l2-sp", "root-ewc")),
+    ],
+)
 def test_what_holds_is_the_definition(method: str):
     """Of two segments whose gradients see 8 tokens before them and no more: windows."""
     choices = dataclasses.replace(PLAIN, state="reset", overlap=8, **HELD[method])

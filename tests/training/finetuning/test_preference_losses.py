@@ -107,7 +107,9 @@ def step(config: PreferenceConfig, params: Any, start: Any, batch: PreferenceBat
     return metrics, jax.tree.map(lambda after, p: (p - after) / RATE, state.params, params)
 
 
-@pytest.mark.parametrize("config", [DPO, KTO], ids=["dpo", "kto"])
+@pytest.mark.parametrize(
+    "config", [pytest.param(DPO, marks=pytest.mark.slow), KTO], ids=["dpo", "kto"]
+)
 def test_it_is_the_definition(config: PreferenceConfig):
     graphdef, start = initial(CONFIG)
     start = jax.tree.map(jnp.asarray, start)

@@ -82,7 +82,7 @@ def test_empirical_it_is_of_the_data():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7), got, want)
 
 
-@pytest.mark.parametrize("kind", ["true", "empirical"])
+@pytest.mark.parametrize("kind", ["true", pytest.param("empirical", marks=pytest.mark.slow)])
 def test_on_a_mesh(kind: Any):
     mesh = make_mesh(MeshConfig(data=1, fsdp=2, sequence=2, tensor=2))
     graphdef, start = initial(CONFIG)

@@ -85,7 +85,14 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("kl, in full", marks=pytest.mark.slow),
+        "kl on its own rows, by LoRA",
+        pytest.param("ewc, by LoRA", marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_it_goes_on_bit_for_bit(
     name: str, base: Path, data: Path, text: str, tmp_path: Path
 ):

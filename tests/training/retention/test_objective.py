@@ -200,13 +200,13 @@ def test_by_lora_a_weight_is_as_far_as_its_adapters_say():
     np.testing.assert_allclose(of_adapters("ewc", None)[0], value, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["ewc", "kl"])
+@pytest.mark.parametrize("method", [pytest.param("ewc", marks=pytest.mark.slow), "kl"])
 def test_by_lora_on_a_mesh(method: str):
     mesh = make_mesh(MeshConfig(data=1, fsdp=2, sequence=2, tensor=2))
     np.testing.assert_allclose(of_adapters(method, mesh), of_adapters(method, None), rtol=2e-4)
 
 
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_in_full_on_a_mesh(parts: int):
     """Kickstarting, with a carried state of each; in parts as in one."""
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))

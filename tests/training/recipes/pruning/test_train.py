@@ -50,7 +50,7 @@ def test_removal_changes_nothing_but_the_size(small: Training):
 @pytest.mark.parametrize(
     "method",
     [
-        "magnitude",
+        pytest.param("magnitude", marks=pytest.mark.slow),
         pytest.param("random", marks=pytest.mark.slow),
         "snap",
         pytest.param("earlycrop", marks=pytest.mark.slow),
