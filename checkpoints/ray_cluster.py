@@ -79,6 +79,15 @@ def _require_answer(address: str, host: str, port: int) -> None:
         ) from None
 
 
+def share_of(cpus: float, gpus: float) -> dict[str, Any]:
+    """What Ray is told of a process that takes so much of a machine. It reserves cores and binds
+    nobody to them: XLA on a CPU would compute on all of the machine's, in every such process."""
+    share: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
+    if not gpus:
+        share["runtime_env"] = {"env_vars": {"NPROC": f"{max(1, int(cpus))}"}}  # XLA's threads
+    return share
+
+
 class Task(NamedTuple):
     """One call: its number, and what the function gets beside what all calls share."""
 
@@ -94,11 +103,13 @@ def results_of(
     *,
     cpus: float = 1.0,
     gpus: float = 0.0,
+    by_xla: bool = True,
 ) -> Iterator[tuple[int, Any]]:
     """The results of function(shared, *arguments), with the tasks' numbers, as they come.
 
     A call whose process or machine is lost is made again, TRIES times in all; so a call may run
     twice, and what it writes must be the same each time. shared: sent to each machine once.
+    by_xla: the function computes with JAX, in a new process that keeps to its share of the cores.
     Raises UserError: a machine lacks this package or has another version of it, the cluster has no
     room for a single call, or a call raised UserError or OSError, with the machine's name.
     """
@@ -108,9 +119,8 @@ def results_of(
             raise UserError(
                 f"the cluster has {resources.get(name, 0):g} {name}s, and a task takes {amount:g}"
             )
-    remote = ray.remote(call).options(
-        num_cpus=cpus, num_gpus=gpus, max_retries=TRIES - 1, scheduling_strategy="SPREAD"
-    )
+    share = share_of(cpus, gpus) if by_xla else {"num_cpus": cpus, "num_gpus": gpus}
+    remote = ray.remote(call).options(max_retries=TRIES - 1, scheduling_strategy="SPREAD", **share)
     reference = ray.put(shared)
     version = package_version()
     waiting = {

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from checkpoints.ray_cluster import INSTALL, connect
+from checkpoints.ray_cluster import INSTALL, connect, share_of
 from recurrentgemma.errors import MissingExtra, UserError
 from serving.batch.answerer import Answerer, Response
 from serving.batch.lines import Line
@@ -61,7 +61,7 @@ class RayEngines:
                 f"{gpus:g} GPUs, and {max(count, 1)} are asked for; see --ray-engines, --ray-cpus "
                 "and --ray-gpus"
             )
-        actor = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus)
+        actor = ray.remote(_Actor).options(**share_of(cpus, gpus))
         self._new_actor = lambda: actor.remote(make_engine, model)
         self._engines = [_Remote(self._new_actor()) for _ in range(count or room)]
         self._homeless: deque[Line] = deque()  # of engines that were lost

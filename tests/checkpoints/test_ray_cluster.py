@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from checkpoints import ray_cluster
-from checkpoints.ray_cluster import Task, call, joined, package_version, results_of
+from checkpoints.ray_cluster import Task, call, joined, package_version, results_of, share_of
 from recurrentgemma.errors import MissingExtra, UserError
 
 
@@ -99,7 +99,18 @@ def test_each_task_is_answered_with_its_number(ray):
     assert results == [(n, 10 * n) for n in (4, 3, 2, 1, 0)]
     assert ray.options["num_cpus"] == 0.5
     assert ray.options["max_retries"] == 3
+    assert ray.options["runtime_env"] == {"env_vars": {"NPROC": "1"}}
     assert not ray.is_joined
+
+
+def test_a_process_keeps_to_its_share_of_a_machine(ray):
+    """Where it computes by XLA on cores, which reads NPROC."""
+    assert share_of(2.5, 0)["runtime_env"] == {"env_vars": {"NPROC": "2"}}
+    assert "runtime_env" not in share_of(1, 1)
+    list(results_of(ray, scaled, 10, [Task(0, (1,))], by_xla=False))
+    assert ray.options == {
+        "num_cpus": 1.0, "num_gpus": 0.0, "max_retries": 3, "scheduling_strategy": "SPREAD"
+    }  # fmt: skip
 
 
 def test_what_a_task_refuses_ends_them_with_the_machine_that_refused(ray):

@@ -26,7 +26,7 @@ def write_on_cluster(shards: Shards, missing: Sequence[int], address: str, repor
     UserError: see `checkpoints.ray_cluster`, and write_shard."""
     with joined(address) as ray:
         tasks = [Task(number, (number, os.getcwd())) for number in missing]
-        for _, written in results_of(ray, write_one, shards, tasks):
+        for _, written in results_of(ray, write_one, shards, tasks, by_xla=False):
             report(written)
 
 
