@@ -146,19 +146,19 @@ def describe(text: str, tokenizer: str = "") -> dict[str, Any]:
     from training.data.documents import document_ids, load_named_tokenizer
     from training.data.sources import open_data_source, spread
     from training.data.sources.chat_lines import ChatLines
+    from training.data.sums import median_and_longest
     from training.data.token_shards import TokenShards, holds_tokens
 
     source = open_data_source(f"arrayrecord:{text}" if holds_tokens(text) else text)
     if isinstance(source, TokenShards):
-        lengths = source.lengths
-        text_bytes = int(source.text_bytes.sum(dtype=np.int64))
+        median, longest = median_and_longest(source.lengths)
         return {
             "documents": len(source),
             "tokens": source.tokens,
-            "bytes": text_bytes,
-            "bytes_per_token": round(text_bytes / max(source.tokens, 1), 3),
-            "median_tokens": int(np.median(lengths)),
-            "longest_tokens": int(lengths.max()),
+            "bytes": source.bytes,
+            "bytes_per_token": round(source.bytes / max(source.tokens, 1), 3),
+            "median_tokens": median,
+            "longest_tokens": longest,
             "vocabulary": source.vocab_size,
             "dtype": str(np.dtype(source.dtype)),
             "example": source.load_tokenizer().decode(source.read(0, 0, EXAMPLE).ids.tolist())[

@@ -6,7 +6,7 @@ the pages that were read are given back.
 """
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -32,6 +32,41 @@ def sum_blocks(lengths: np.ndarray, amount: Callable[[np.ndarray], np.ndarray]) 
         sums[block + 1 : block + 1 + len(of_blocks)] = of_blocks
         give_back(lengths)
     return np.cumsum(sums, out=sums)
+
+
+def median_and_longest(lengths: np.ndarray) -> tuple[int, int]:
+    """Of at least one length, the median rounded down. By counting, first by all but the last 16
+    bits: whatever their number, what it takes is read in parts."""
+    counts, longest = np.zeros(0, np.int64), 0
+    for part in _parts_of(lengths):
+        counts = _added(counts, np.bincount(part >> 16))
+        longest = max(longest, int(part.max()))
+    ends = np.cumsum(counts)
+    ranks = (len(lengths) - 1) // 2, len(lengths) // 2
+    places = np.searchsorted(ends, ranks, side="right").tolist()
+    fine: dict[int, np.ndarray] = {place: np.zeros(1 << 16, np.int64) for place in places}
+    for part in _parts_of(lengths):
+        for place, of_place in fine.items():
+            low = part[part >> 16 == place] & 0xFFFF
+            of_place += np.bincount(low, minlength=len(of_place))
+    middle = [
+        (place << 16)
+        + int(np.searchsorted(np.cumsum(fine[place]), rank - ends[place] + counts[place], "right"))
+        for place, rank in zip(places, ranks, strict=True)
+    ]
+    return sum(middle) // 2, longest
+
+
+def _parts_of(lengths: np.ndarray) -> Iterator[np.ndarray]:
+    for first in range(0, len(lengths), PART):
+        yield np.asarray(lengths[first : first + PART]).astype(np.int64, copy=False)
+        give_back(lengths)
+
+
+def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
+    longer[: len(shorter)] += shorter
+    return longer
 
 
 def read_some(lengths: np.ndarray, documents: np.ndarray) -> np.ndarray:

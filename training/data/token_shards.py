@@ -120,7 +120,7 @@ class TokenShards:
         self._tokenizer: str = metadata["tokenizer"]
         ends = np.cumsum([shards[n]["documents"] for n in chosen])
         self._shard_ends: list[int] = ends.tolist()
-        self._text_bytes = sum(shards[n]["bytes"] for n in chosen)
+        self.bytes: int = sum(shards[n]["bytes"] for n in chosen)
         self._files = [str(self.directory / shard_name(n, len(shards))) for n in chosen]
         firsts = [self.place(document)[1] for document in [0, *self._shard_ends[:-1]]]
         takes = np.diff([*firsts, int(self._record_sums[-1])]).tolist()
@@ -153,7 +153,7 @@ class TokenShards:
 
     def bytes_per_token(self) -> float | None:
         pairs = int(self.pair_sums[-1])
-        return self._text_bytes / pairs if self._text_bytes and pairs else None
+        return self.bytes / pairs if self.bytes and pairs else None
 
     def load_tokenizer(self) -> Tokenizer:
         """The tokenizer that wrote them."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from training.data import sums
-from training.data.sums import BLOCK, give_back, pairs_of, sum_blocks
+from training.data.sums import BLOCK, give_back, median_and_longest, pairs_of, sum_blocks
 
 
 @pytest.mark.parametrize("count", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 7])
@@ -45,3 +45,12 @@ def test_some_lengths_are_read_a_few_blocks_at_a_time(tmp_path: Path, monkeypatc
     documents = np.flatnonzero(lengths > 30)
     mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
     np.testing.assert_array_equal(sums.read_some(mapped, documents), lengths[documents])
+
+
+@pytest.mark.parametrize("kind", [np.uint32, np.int64])
+@pytest.mark.parametrize("most", [2, 90, 70_000, 2**31])
+@pytest.mark.parametrize("count", [1, 2, 5 * BLOCK, 5 * BLOCK + 1])
+def test_the_median_and_the_longest(count, most, kind, monkeypatch):
+    monkeypatch.setattr(sums, "PART", 2 * BLOCK)
+    lengths = np.random.default_rng(count).integers(0, most, count).astype(kind)
+    assert median_and_longest(lengths) == (int(np.median(lengths)), int(lengths.max()))
