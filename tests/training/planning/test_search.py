@@ -2,6 +2,7 @@
 """What --search compiles, and what it leaves out."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,25 +18,33 @@ CHIP = CHIPS["v5e"]
 FIRST, SECOND = MeshConfig(data=1, fsdp=4), MeshConfig(data=2, fsdp=2)
 
 
-def candidate(remat: Any, share: float, seconds: float, mesh=FIRST, likely: float = 0.5):
+def candidate(
+    remat: Any, share: float, seconds: float, mesh=FIRST, likely: float = 0.5, kept: float = 0
+):
     """Of which the arithmetic says `share` of the memory."""
     config = dataclasses.replace(tiny(), remat=remat)
-    return Candidate(config, mesh, share * CHIP.hbm, likely * CHIP.hbm, seconds)
+    return Candidate(config, mesh, share * CHIP.hbm, likely * CHIP.hbm, seconds, kept)
 
 
-def run(waiting: list[Candidate], needed: dict[str, float]) -> tuple[list[str], list[str]]:
+def run(
+    waiting: list[Candidate],
+    needed: dict[str, float],
+    traffic: Callable[[float], float] = lambda kept: 0.0,
+) -> tuple[list[str], list[str]]:
     """(policies compiled, lines reported), where a policy needs this share of the memory and a step
-    takes what its bound says."""
+    takes what its bound says, or its traffic by what it keeps."""
     compiled, reported = [], []
 
     def compile_one(one: Candidate) -> dict[str, Any]:
         remat = one.config.remat
         compiled.append(remat)
-        fits = needed[remat] <= 1
+        fits = needed.get(remat, 0.5) <= 1
+        seconds = traffic(one.kept)
         return {
             "fits": fits,
-            "step_seconds": one.seconds if fits else None,
-            "bytes_per_device": {"total": needed[remat] * CHIP.hbm},
+            "step_seconds": max(one.seconds, seconds) if fits else None,
+            "seconds": {"memory": seconds},
+            "bytes_per_device": {"total": needed.get(remat, 0.5) * CHIP.hbm},
         }
 
     ticks = iter(range(0, 6000, 60))
@@ -63,6 +72,18 @@ def test_what_one_policy_needs_beside_its_bound_counts_for_the_others():
     compiled, reported = run(waiting, {"mlp": 1.1, "mixer": 0.9})
     assert compiled == ["mlp", "mixer"]
     assert reported == ["1 tried, 1 may be faster: 1 minutes at most"]
+
+
+def test_where_traffic_bounds_two_policies_tell_the_others():
+    """What 2B on v6e:4x4 keeps and takes: the heaviest goes first, as its arithmetic is least."""
+    gib = {"kernels": 11, "dots": 10.4, "wide": 9.1, "mlp": 7.5, "mixer": 3.5, "outputs": 1.9}
+    took = dict(zip(gib.values(), (0.2033, 0.1992, 0.1959, 0.1924, 0.1887, 0.1852), strict=True))
+    waiting = [
+        candidate(name, 0.3, 0.1592 + n / 1000, kept=gib[name] * 2**30)
+        for n, name in enumerate(gib)
+    ]
+    compiled, _ = run(waiting, {}, lambda kept: took[round(kept / 2**30, 1)])
+    assert compiled == ["kernels", "outputs", "mixer"]
 
 
 def test_where_nothing_fits_the_smallest_is_compiled():
