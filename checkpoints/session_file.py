@@ -167,7 +167,7 @@ def _check_model(path: Path, header: Mapping[str, Any], lm: "LanguageModel") -> 
         raise UserError(
             f"{path} is a session of a model in {saved['dtype']} with {saved['param_dtype']} "
             f"parameters, and this one is in {own['dtype']} with {own['param_dtype']} parameters: "
-            f"load it with rg.load(..., dtype={saved['dtype']!r})"
+            f"load it with --dtype {saved['dtype']}, or rg.load(..., dtype={saved['dtype']!r})"
         )
     if different:
         names = ", ".join(f"{name} {saved[name]!r} (here {own[name]!r})" for name in different)

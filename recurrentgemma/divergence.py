@@ -15,9 +15,8 @@ import jax.numpy as jnp
 
 from kernels import platform
 from kernels.dot import dot, dot_over_rows
-from recurrentgemma import losses, parallel, sharding, vocab_parts
+from recurrentgemma import head, losses, parallel, sharding, vocab_parts
 from recurrentgemma.griffin import Griffin
-from recurrentgemma.head import capped_logits
 
 
 def hidden_divergence(
@@ -52,9 +51,9 @@ def hidden_divergence(
     return loss[0], loss[1].reshape(weights_BT.shape)
 
 
-def _log_normaliser(logits_MV: jax.Array) -> jax.Array:
+def _log_normaliser(logits_MV: jax.Array, soft_cap: float | None) -> jax.Array:
     """Over the whole vocabulary, which the tensor axis may divide."""
-    return _over_tensor(jax.nn.logsumexp(logits_MV, -1))
+    return _over_tensor(head.log_normaliser(logits_MV, soft_cap))
 
 
 def _over_tensor(log_z_M: jax.Array) -> jax.Array:
@@ -99,9 +98,10 @@ def _by_tokens_fwd(x_MD, embedding_VD, theirs_MD, their_VD, weights_M, caps):
 
     def one(d_embedding_VD, chunk):
         x_MD, theirs_MD, weights_M = chunk
-        logits_MV = capped_logits(x_MD, cast_VD, caps[0])
-        their_logits_MV = capped_logits(theirs_MD, their_cast_VD, caps[1])
-        log_z_M, their_log_z_M = _log_normaliser(logits_MV), _log_normaliser(their_logits_MV)
+        logits_MV = head.capped_logits(x_MD, cast_VD, caps[0])
+        their_logits_MV = head.capped_logits(theirs_MD, their_cast_VD, caps[1])
+        log_z_M = _log_normaliser(logits_MV, caps[0])
+        their_log_z_M = _log_normaliser(their_logits_MV, caps[1])
         kl_M, d_logits_MV = _terms(
             logits_MV, log_z_M, their_logits_MV, their_log_z_M, weights_M, caps[0]
         )
@@ -137,18 +137,18 @@ def _by_vocabulary_fwd(x_MD, embedding_VP, theirs_MD, their_VP, weights_M, caps,
 
     def logits(pair):
         own_VD, their_VD = (vocab_parts.whole(part, x_MD.dtype) for part in pair)
-        own = capped_logits(x_MD, own_VD, caps[0])
-        return own_VD, (own, capped_logits(theirs_MD, their_VD, caps[1]))
+        own = head.capped_logits(x_MD, own_VD, caps[0])
+        return own_VD, (own, head.capped_logits(theirs_MD, their_VD, caps[1]))
 
     def normalise(carry, pair):
         added = [
-            vocab_parts.add_to_normaliser(top_M, sum_M, logits_MV)
-            for (top_M, sum_M), logits_MV in zip(carry, logits(pair)[1], strict=True)
+            head.add_to_normaliser(top_M, sum_M, logits_MV, cap)
+            for (top_M, sum_M), logits_MV, cap in zip(carry, logits(pair)[1], caps, strict=True)
         ]
         return added, None
 
-    zero_M = jnp.zeros(x_MD.shape[:1], jnp.float32)
-    start = [(zero_M - jnp.inf, zero_M)] * 2
+    start = [head.normaliser_start(x_MD.shape[0], cap) for cap in caps]
+    zero_M = start[0][1]
     sums, _ = jax.lax.scan(normalise, start, parts)
     log_z_M, their_log_z_M = (_over_tensor(top_M + jnp.log(sum_M)) for top_M, sum_M in sums)
 

@@ -180,9 +180,9 @@ def chunks(tokens: int, size: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
 def _head(x_MD, embedding_VD, targets_M, soft_cap):
     """(logits, nll, log Z) of one chunk."""
     logits_MV = head.capped_logits(x_MD, embedding_VD, soft_cap)
-    log_z_M = jax.nn.logsumexp(logits_MV, -1)
+    log_z_M = head.log_normaliser(logits_MV, soft_cap)
     row_M, here_M = parallel.local_rows(targets_M, embedding_VD.shape[0])
-    target_M = jnp.take_along_axis(logits_MV, row_M[:, None], 1)[:, 0]
+    target_M = head.picked(logits_MV, row_M)
     if parallel.size("tensor") > 1:
         top_M = parallel.largest(log_z_M, "tensor")
         log_z_M = top_M + jnp.log(parallel.all_reduce(jnp.exp(log_z_M - top_M), "tensor"))

@@ -66,15 +66,6 @@ def _local(targets_M: jax.Array, index: jax.Array, count: int, rows: int):
     return jnp.clip(row_M, 0, rows - 1), here_M & (row_M >= 0) & (row_M < rows)
 
 
-def add_to_normaliser(
-    top_M: jax.Array, sum_M: jax.Array, logits_MV: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """log Z = top + log sum with some more logits in it; -inf and 0 at the start."""
-    new_top_M = jnp.maximum(top_M, jnp.max(logits_MV, 1))
-    sum_M = sum_M * jnp.exp(top_M - new_top_M)
-    return new_top_M, sum_M + jnp.sum(jnp.exp(logits_MV - new_top_M[:, None]), 1)
-
-
 def scatter(d_part_VD: jax.Array) -> jax.Array:
     """The gradient of `whole`: summed over all tokens, to each device its part of D."""
     axes = parallel.divided(*sharding.PARAMETER_AXES)
@@ -90,13 +81,13 @@ def _likelihoods(x_MD, parts_NVP, targets_M, soft_cap) -> tuple[jax.Array, jax.A
     def add(carry, indexed):
         (top_M, sum_M, target_M), (index, part_VP) = carry, indexed
         logits_MV = head.capped_logits(x_MD, whole(part_VP, x_MD.dtype), soft_cap)
-        top_M, sum_M = add_to_normaliser(top_M, sum_M, logits_MV)
+        top_M, sum_M = head.add_to_normaliser(top_M, sum_M, logits_MV, soft_cap)
         row_M, here_M = _local(targets_M, index, count, rows)
-        logit_M = jnp.take_along_axis(logits_MV, row_M[:, None], 1)[:, 0]
+        logit_M = head.picked(logits_MV, row_M)
         return (top_M, sum_M, target_M + jnp.where(here_M, logit_M, 0)), None
 
-    zero_M = jnp.zeros(x_MD.shape[:1], jnp.float32)
-    start = (zero_M - jnp.inf, zero_M, zero_M)
+    top_M, zero_M = head.normaliser_start(x_MD.shape[0], soft_cap)
+    start = (top_M, zero_M, zero_M)
     (top_M, sum_M, target_M), _ = jax.lax.scan(add, start, (jnp.arange(count), parts_NVP))
     log_z_M = top_M + jnp.log(sum_M)
     if parallel.size("tensor") > 1:

@@ -6,12 +6,37 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kernels import platform
 from recurrentgemma import head
 from tests.kernels.compare import draw
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 TOKENS, WIDTH, VOCAB, Z_LOSS = 5, 4, 7, 0.3
+
+
+@pytest.mark.parametrize("soft_cap", [None, 30.0, 60.0])
+@pytest.mark.parametrize("size", [1.0, 1000.0])
+def test_the_normaliser_whole_and_in_parts(soft_cap, size):
+    """Of logits at the soft cap's two ends, too."""
+    raw_MV = size * draw(0, TOKENS, 12).at[0].set(-1).at[1].set(1)
+    logits_MV = raw_MV if soft_cap is None else soft_cap * jnp.tanh(raw_MV / soft_cap)
+    exact_MV = np.asarray(logits_MV, np.float64)
+    most_M = exact_MV.max(1)
+    expected_M = most_M + np.log(np.exp(exact_MV - most_M[:, None]).sum(1))
+    np.testing.assert_allclose(head.log_normaliser(logits_MV, soft_cap), expected_M, rtol=3e-6)
+    top_M, sum_M = head.normaliser_start(TOKENS, soft_cap)
+    for part in jnp.split(logits_MV, 3, axis=1):
+        top_M, sum_M = head.add_to_normaliser(top_M, sum_M, part, soft_cap)
+    np.testing.assert_allclose(top_M + jnp.log(sum_M), expected_M, rtol=3e-6)
+
+
+def test_a_token_picks_its_logit_on_every_platform():
+    logits_MV, row_M = draw(0, TOKENS, VOCAB), jnp.array([0, 3, 6, 3, 2])
+    with platform.lowering_for("tpu"):
+        summed_M = head.picked(logits_MV, row_M)
+    np.testing.assert_array_equal(summed_M, head.picked(logits_MV, row_M))
+    np.testing.assert_array_equal(summed_M, logits_MV[jnp.arange(TOKENS), row_M])
 
 
 @pytest.mark.parametrize("soft_cap", [None, 2.0])

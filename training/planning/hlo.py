@@ -269,7 +269,7 @@ def _moved(module: Module, here: dict[str, Instruction], instruction: Instructio
     for index, type_ in enumerate(operands):
         whole = in_hbm(type_)
         if whole and index in parameters:
-            whole = min(whole, _taken(inner, parameters[index], whole))
+            whole = min(whole, _taken(module, inner, parameters[index], whole))
         read += whole
     return read + _written(inner, instruction)
 
@@ -283,8 +283,9 @@ def _started_slice(type_: str) -> int:
     return size * (any(hbm for _, hbm in arrays(operand)) + written)
 
 
-def _taken(inner: dict[str, Instruction], parameter: str, whole: int) -> int:
-    """Bytes that a fusion reads of a parameter: slices of it, if it only takes slices."""
+def _taken(module: Module, inner: dict[str, Instruction], parameter: str, whole: int) -> int:
+    """Bytes that a fusion reads of a parameter: slices of it, if it only takes slices, itself or in
+    a fusion inside of it (what a product's factor is made of)."""
     users = [i for i in inner.values() if parameter in i.operands]
     if not users:
         return 0
@@ -297,7 +298,13 @@ def _taken(inner: dict[str, Instruction], parameter: str, whole: int) -> int:
         elif user.op in IN_PLACE and user.operands[0] == parameter:
             continue  # written in place
         elif user.op == "bitcast":
-            taken += _taken(inner, user.name, whole)
+            taken += _taken(module, inner, user.name, whole)
+        elif user.op == "fusion":
+            deeper = module.computations[called(user, "calls")[0]]
+            names = {int(i.args): i.name for i in deeper.values() if i.op == "parameter"}
+            for index, operand in enumerate(user.operands):
+                if operand == parameter:
+                    taken += _taken(module, deeper, names[index], whole)
         else:
             return whole
     return taken

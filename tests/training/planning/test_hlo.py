@@ -140,6 +140,37 @@ calls=%put
 """
 
 
+NESTED = """HloModule jit_f, is_scheduled=true
+
+%slice (p: bf16[10,256,512], i: s32[]) -> bf16[256,512] {
+  %p = bf16[10,256,512]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %i = s32[] parameter(1)
+  %s = bf16[1,256,512]{2,1,0:T(8,128)(2,1)} dynamic-slice(%p, %i), dynamic_slice_sizes={1,256,512}
+  ROOT %b = bf16[256,512]{1,0:T(8,128)(2,1)} bitcast(%s)
+}
+
+%product (w: bf16[10,256,512], j: s32[], x: bf16[8,512]) -> bf16[8,256] {
+  %w = bf16[10,256,512]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %j = s32[] parameter(1)
+  %x = bf16[8,512]{1,0:T(8,128)(2,1)} parameter(2)
+  %one = bf16[256,512]{1,0:T(8,128)(2,1)} fusion(%w, %j), kind=kLoop, calls=%slice
+  ROOT %y = bf16[8,256]{1,0:T(8,128)(2,1)} convolution(%x, %one), dim_labels=bf_oi->bf
+}
+
+ENTRY %main (w: bf16[10,256,512], x: bf16[8,512]) -> bf16[8,256] {
+  %w = bf16[10,256,512]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %x = bf16[8,512]{1,0:T(8,128)(2,1)S(1)} parameter(1)
+  %zero = s32[]{:S(2)} constant(0)
+  ROOT %y = bf16[8,256]{1,0:T(8,128)(2,1)S(1)} fusion(%w, %zero, %x), kind=kOutput, calls=%product
+}
+"""
+
+
+def test_memory_traffic_of_a_slice_inside_of_a_product():
+    """Of ten weights a product reads the one that a fusion inside of it takes."""
+    assert hlo.hbm_traffic(hlo.parse(NESTED)) == 256 * 512 * 2
+
+
 def test_memory_traffic_of_rows_that_are_taken_and_put():
     """Of an array in memory some rows are read by a gather, and some written in place by a
     scatter; the rest of it is left alone."""
