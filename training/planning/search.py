@@ -7,7 +7,8 @@ and by sending the parameters (floors.py). What cannot fit, or cannot be faster 
 far, is not compiled. What the compiler took beside the bound for one policy of a mesh is taken to
 be needed by most for the others of it, too. Traffic with memory is far above its bound (values that
 come and go are not known before), but of the policies of a mesh it lies near a line in what they
-keep: two that were compiled tell which others cannot win.
+keep: two that were compiled tell which others cannot win. What a mesh exchanges is the same
+whatever is computed again, if anything is, and one that was compiled tells it.
 """
 
 import dataclasses
@@ -34,7 +35,11 @@ from training.planning.plan import abstract_state, chip_of, held_bytes, lay, pla
 PADDING = 1.1  # of what is kept: tiles, and copies on the way
 BESIDES = 0.7  # of what one policy took beyond its bound, that others of its mesh take too
 SURE = 0.97  # of the traffic on the line, that a policy has at least: eight of 2B on v6e:4x4 do
-SOURCES = ("kernels", "recurrentgemma", "training/planning", "training/step.py")
+SOURCES = (  # what a plan of a training step hangs on
+    *("kernels", "recurrentgemma", "training/observe/chips.py"),
+    *(f"training/{name}.py" for name in ("step", "objective", "optim")),
+    *(f"training/planning/{name}.py" for name in ("plan", "costs", "floors", "hlo", "products")),
+)
 
 
 class Candidate(NamedTuple):
@@ -92,6 +97,7 @@ def search(
     chip = chip_of(topology)
     limit, best, besides = chip.hbm, float("inf"), {}
     traffic: dict[MeshConfig, dict[float, float]] = {}  # kept -> seconds, of what fitted
+    exchange: dict[MeshConfig, float] = {}  # seconds
     started, compiled = clock(), 0
 
     def traffic_of(candidate: Candidate) -> float:
@@ -104,13 +110,18 @@ def search(
             return seconds + 2 * (candidate.kept - kept) / chip.bandwidth  # written, and read
         return 0.0
 
+    def exchange_of(candidate: Candidate) -> float:
+        """Without remat there is less of it: nothing is gathered again."""
+        return exchange.get(candidate.mesh, 0.0) if candidate.config.remat != "none" else 0.0
+
     def may_win(candidate: Candidate) -> bool:
         needed = candidate.memory + besides.get(candidate.mesh, 0.0)
         sure = SURE * traffic_of(candidate) if len(traffic.get(candidate.mesh, {})) > 1 else 0.0
-        return max(candidate.seconds, sure) < best and needed <= limit
+        seconds = max(candidate.seconds, sure, exchange_of(candidate))
+        return seconds < best and needed <= limit
 
     def order(candidate: Candidate) -> tuple[bool, float, float]:
-        seconds = max(candidate.seconds, traffic_of(candidate))
+        seconds = max(candidate.seconds, traffic_of(candidate), exchange_of(candidate))
         return candidate.likely > limit, seconds, candidate.likely
 
     left = list(waiting)
@@ -127,6 +138,8 @@ def search(
         if tried["fits"]:
             best = min(best, tried["step_seconds"])
             traffic.setdefault(candidate.mesh, {})[candidate.kept] = tried["seconds"]["memory"]
+            if candidate.config.remat != "none":
+                exchange[candidate.mesh] = tried["seconds"]["interconnect"]
         yield tried
     if not compiled:
         yield compile_one(smallest)  # which says by how much it does not fit

@@ -30,9 +30,10 @@ def run(
     waiting: list[Candidate],
     needed: dict[str, float],
     traffic: Callable[[float], float] = lambda kept: 0.0,
+    sent: float = 0.0,
 ) -> tuple[list[str], list[str]]:
     """(policies compiled, lines reported), where a policy needs this share of the memory and a step
-    takes what its bound says, or its traffic by what it keeps."""
+    takes what its bound says, or its traffic by what it keeps, or what it sends."""
     compiled, reported = [], []
 
     def compile_one(one: Candidate) -> dict[str, Any]:
@@ -42,8 +43,8 @@ def run(
         seconds = traffic(one.kept)
         return {
             "fits": fits,
-            "step_seconds": max(one.seconds, seconds) if fits else None,
-            "seconds": {"memory": seconds},
+            "step_seconds": max(one.seconds, seconds, sent) if fits else None,
+            "seconds": {"memory": seconds, "interconnect": sent},
             "bytes_per_device": {"total": needed.get(remat, 0.5) * CHIP.hbm},
         }
 
@@ -84,6 +85,11 @@ def test_where_traffic_bounds_two_policies_tell_the_others():
     ]
     compiled, _ = run(waiting, {}, lambda kept: took[round(kept / 2**30, 1)])
     assert compiled == ["kernels", "outputs", "mixer"]
+
+
+def test_where_exchange_bounds_one_policy_tells_the_others_but_for_none():
+    waiting = [candidate(name, 0.3, 1.0) for name in ("kernels", "dots", "none", "block")]
+    assert run(waiting, {}, sent=1.2)[0] == ["kernels", "none"]
 
 
 def test_where_nothing_fits_the_smallest_is_compiled():
