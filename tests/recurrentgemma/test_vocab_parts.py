@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from kernels.measure import tpu_compile
 from recurrentgemma import losses, parallel, vocab_parts
 from recurrentgemma.sharded import on_mesh
 from recurrentgemma.sharding import MeshConfig, make_mesh
@@ -61,3 +62,22 @@ def test_the_loss_and_its_gradients_are_those_of_one_device():
 def test_the_fewest_equal_parts_that_are_small_enough(elements, count):
     parts_NVP = vocab_parts.cut(draw(0, VOCAB, WIDTH), TOKENS, elements)
     assert parts_NVP.shape == (count, VOCAB // count, WIDTH)
+
+
+@pytest.mark.skipif(tpu_compile.library() is None, reason="libtpu is not installed here")
+def test_behind_a_soft_cap_a_tpu_holds_no_logits():
+    """Of the normalisers: they are summed up as a product makes logits, and none is written."""
+    parts, rows = 2, 65_536  # of logits that would not fit on the chip
+    held = {}
+    for soft_cap in (None, 30.0):
+        program = tpu_compile.compile_for(
+            "v5e:2x2",
+            lambda *given, soft_cap=soft_cap: vocab_parts._likelihoods(*given, soft_cap),
+            jax.ShapeDtypeStruct((1024, 256), jnp.bfloat16),
+            jax.ShapeDtypeStruct((parts, rows, 256), jnp.float32),
+            jax.ShapeDtypeStruct((1024,), jnp.int32),
+        )
+        held[soft_cap] = program.temporary
+    logits = 4 * 1024 * rows
+    assert held[None] > logits
+    assert held[30.0] < logits / 2
