@@ -79,11 +79,11 @@ def _require_answer(address: str, host: str, port: int) -> None:
         ) from None
 
 
-def share_of(cpus: float, gpus: float) -> dict[str, Any]:
+def share_of(cpus: float, gpus: float, *, by_xla: bool = True) -> dict[str, Any]:
     """What Ray is told of a process that takes so much of a machine. It reserves cores and binds
     nobody to them: XLA on a CPU would compute on all of the machine's, in every such process."""
     share: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
-    if not gpus:
+    if by_xla and not gpus:
         share["runtime_env"] = {"env_vars": {"NPROC": f"{max(1, int(cpus))}"}}  # XLA's threads
     return share
 
@@ -119,7 +119,7 @@ def results_of(
             raise UserError(
                 f"the cluster has {resources.get(name, 0):g} {name}s, and a task takes {amount:g}"
             )
-    share = share_of(cpus, gpus) if by_xla else {"num_cpus": cpus, "num_gpus": gpus}
+    share = share_of(cpus, gpus, by_xla=by_xla)
     remote = ray.remote(call).options(max_retries=TRIES - 1, scheduling_strategy="SPREAD", **share)
     reference = ray.put(shared)
     version = package_version()

@@ -254,7 +254,6 @@ def test_killed_at_any_step_and_resumed_is_the_same(small, tmp_path, whole, kill
     assert_same(killed, whole | {"steps": {12: whole["steps"][12]}})
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_with_scanned_layers(small, cut_short, whole_run):
     """Checkpoints name parameters and moments layer by layer, however the model stacks them."""
     scanned = dataclasses.replace(small, model=dataclasses.replace(small.model, scan_layers=True))

@@ -85,7 +85,6 @@ def test_a_finished_run_is_given_more_steps(wsd, run_dir, finished, tmp_path, ca
     np.testing.assert_array_equal(one.score("ten green"), other.score("ten green"))
 
 
-@pytest.mark.slow
 def test_killed_in_between_it_goes_on_either_way(wsd, run_dir, monkeypatch):
     """The decayed steps are gone already, and the config says nothing of it yet."""
     with monkeypatch.context() as patch:

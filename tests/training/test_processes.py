@@ -168,7 +168,6 @@ def test_one_of_two_is_killed_and_both_start_again(small, programs, tmp_path, wh
     assert_same(left_by(run_dir), whole)
 
 
-@pytest.mark.slow
 def test_a_signal_to_one_stops_both_and_one_process_goes_on(small, programs, tmp_path, whole):
     """At the same step; then on as many devices: the same batches, sums in another order."""
     run_dir = begin(small, tmp_path / "stopped")

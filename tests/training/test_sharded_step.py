@@ -135,7 +135,6 @@ def test_rows_in_two_parts_are_the_same_step(one_device):
     np.testing.assert_allclose(losses, one_device[:3], rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_muon_in_two_parts():
     muon = dataclasses.replace(ADAMW, algorithm="muon")
     losses = train(MESHES["fsdp-sequence-tensor"], 4, optim=muon, accumulation=2).losses

@@ -24,7 +24,6 @@ def small(monkeypatch):
     monkeypatch.setattr(bench, "WINDOW", 4)
 
 
-@pytest.mark.slow
 def test_the_rows(small):
     rows = bench.measure()
     assert all(set(row) == KEYS for row in rows)

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The measurement runs, here with a model of no size, which is its own draft."""
 
-import pytest
-
 from serving.bench.speculation import SpeculationBenchArguments, measure, model
 from serving.features.draft import DraftProposals
 
 
-@pytest.mark.slow
 def test_four_cases(language_model):
     lm = language_model("hawk")
     arguments = SpeculationBenchArguments(path="", plain="Once", tokens=80, calls=1, least=1.0)

@@ -85,7 +85,6 @@ def test_it_goes_red_without_the_sum_over_tensor(one_device, monkeypatch):
     )  # three times what the test above allows
 
 
-@pytest.mark.slow
 def test_scanned_and_recomputed_on_a_mesh(one_device):
     """Stacked adapters are those of the same layers, so the losses are the unrolled model's."""
     config = dataclasses.replace(CONFIG, scan_layers=True, remat="block")

@@ -73,7 +73,6 @@ def test_scanned_layers_are_drawn_alike():
             np.testing.assert_allclose(array, two[name], atol=1e-6, err_msg=name)
 
 
-@pytest.mark.slow
 def test_on_a_mesh_it_is_the_same():
     """Units and width divided over devices: the same steps, the same noise."""
     params = nnx.state(Griffin(CONFIG, rngs=nnx.Rngs(0)), nnx.Param)

@@ -68,7 +68,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
 def test_cells_share_a_copy(folder):
     held = dataclasses.replace(ARM, method="bc", weight=Weight(start=1.0))
     scratch = dataclasses.replace(ARM, begins="scratch", critic_updates=0)

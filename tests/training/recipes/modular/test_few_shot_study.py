@@ -75,7 +75,6 @@ SMALL = {
                 small_goals("disconnected"), size=5, mazes=2, near=2, longest=9, objects=2
             ),
             id="goals",
-            marks=pytest.mark.slow,
         ),
         pytest.param(
             small_hyperteacher(

@@ -44,7 +44,6 @@ def test_an_intervention_that_is_none():
         ATARI.experiment(options)
 
 
-@pytest.mark.slow
 def test_capacity_is_measured_on_an_untrained_agents_states(tmp_path):
     fit = CapacityFit(environments=2, steps=16, epochs=2)
     states_N = initial_states(SMALL, 0, fit)
