@@ -6,12 +6,13 @@ accident (TPU_LIBRARY_PATH names another one). kernels/measure/tpu_report.py pri
 every kernel.
 """
 
+import contextlib
 import functools
 import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +73,18 @@ def devices(topology: str) -> list:
     return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
 
 
+@contextlib.contextmanager
+def uncached() -> Iterator[None]:
+    """Without JAX's cache of compiled programs: it writes one for a device that is not here, and
+    cannot read it back."""
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+
+
 def compile_for(
     topology: str,
     function: Callable,
@@ -88,7 +101,7 @@ def compile_for(
         jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
         for x, s in zip(shapes, sharding, strict=True)
     ]
-    with platform.lowering_for("tpu"):
+    with platform.lowering_for("tpu"), uncached():
         compiled = jax.jit(function).lower(*placed).compile()
     memory = compiled.memory_analysis()
     assert memory is not None

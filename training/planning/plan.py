@@ -226,7 +226,8 @@ def lower_step(
 
 def compile_step(lowered: jax.stages.Lowered) -> Compiled:
     try:
-        compiled = lowered.compile()
+        with tpu_compile.uncached():
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         needed = out_of_memory(str(error))
         if needed is None:
