@@ -48,14 +48,10 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"text:{path}"
 
 
-def tuning(
-    base: Path, data: Path, run_dir: Path, retain: RetainConfig, epochs: float = 12.0, **more: Any
-):
+def tuning(base: Path, data: Path, run_dir: Path, retain: RetainConfig, **more: Any):
     """Of a few steps, each saved."""
-    given = arguments(
-        base, data, run_dir, epochs=epochs, save_every=1, log_every=1, retain=retain, **more
-    )
-    return prepare(given)
+    few = {"epochs": 12.0, "save_every": 1, "log_every": 1}
+    return prepare(arguments(base, data, run_dir, retain=retain, **few | more))
 
 
 def trained(prepared) -> tuple[dict[str, np.ndarray], list[dict]]:
@@ -118,7 +114,9 @@ def test_it_holds_the_model(base: Path, data: Path, text: str, tmp_path: Path):
     ends = []
     for weight in (0.1, 30.0):
         retain = RetainConfig(method="kl", data=(text,), weight=weight, batch_size=2)
-        prepared = tuning(base, data, tmp_path / f"{weight}", retain, epochs=60.0)
+        prepared = tuning(
+            base, data, tmp_path / f"{weight}", retain, epochs=60.0, save_every=100, log_every=100
+        )
         ends.append(trained(prepared)[1][-1])
     assert ends[1]["retention_loss"] < 0.5 * ends[0]["retention_loss"]
 

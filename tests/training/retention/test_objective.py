@@ -98,8 +98,8 @@ def test_it_is_the_definition(name: str, plain):
     graphdef, params, kept = given(config)
     state = init_train_state(jax.tree.map(jnp.copy, params), optax.sgd(RATE))
     state, metrics = step_of(config, graphdef, graphdef)(state, BATCH, (), kept)
-    loss, gradients = jax.value_and_grad(
-        lambda params: by_definition(config, graphdef, params, kept)
+    loss, gradients = jax.jit(
+        jax.value_and_grad(lambda params: by_definition(config, graphdef, params, kept))
     )(params)
     np.testing.assert_allclose(metrics["retention_loss"], loss, rtol=1e-4)
     assert metrics["retention_weight"] == jnp.float32(0.7)
