@@ -8,8 +8,9 @@ says what was forgotten; stages solved from the beginning; forward transfer,
 (AUC - AUC of scratch) / (1 - AUC of scratch) of the success curve (paper, table 6, which has no
 row for EM); the divergence from the teacher.
 
-Smaller than the paper's: 100,000 steps a run (curves of 4 million), 3 seeds (20), a teacher that is
-a clone of scripted experts. The paper's figures are of other versions of the tasks.
+Smaller than the paper's: four layers of 128 (256), 100,000 steps a run (curves of 4 million), 3
+seeds (20), a teacher that is a clone of scripted experts. The paper's figures are of other versions
+of the tasks.
 """
 
 import dataclasses
@@ -194,8 +195,8 @@ def _in(arm: str, place: str) -> bool:
 ROBOTS = Experiment(
     name="robots",
     question="does fine-tuning forget a robot's last stages, and which method keeps them?",
-    cost="about 13 CPU hours, an estimate",
-    arms=robot_arms(STAGES, most_new=2),
+    cost="about 6 CPU hours, an estimate",
+    arms=robot_arms(STAGES, most_new=2, widths=(128,) * 4),
     measure_in=train_robots,
     conclude=conclude,
     seeds=3,

@@ -34,7 +34,7 @@ def test_the_arms():
     assert (one.stages, one.new, one.method, one.weight) == (STAGES[1:], 1, "BC", 1)
     assert (two.stages, two.new, two.method, two.weight) == (STAGES, 2, "EWC", 100)
     full = ROBOTS.arms["2 new/EM"]
-    assert (full.steps, full.widths, full.batch) == (100_000, (256,) * 4, 128)
+    assert (full.steps, full.widths, full.batch) == (100_000, (128,) * 4, 128)
     assert (full.buffer, full.protected, full.learning_rate) == (100_000, 10_000, 1e-3)
     assert full.choices().buffer - full.protected == 90_000
 
