@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
@@ -78,11 +79,17 @@ def uncached() -> Iterator[None]:
     """Without JAX's cache of compiled programs: it writes one for a device that is not here, and
     cannot read it back."""
     before = jax.config.values["jax_enable_compilation_cache"]
-    jax.config.update("jax_enable_compilation_cache", False)
+    _use_cache(False)
     try:
         yield
     finally:
-        jax.config.update("jax_enable_compilation_cache", before)
+        _use_cache(before)
+
+
+def _use_cache(use: bool) -> None:
+    """JAX asks whether to use it once, when it compiles for the first time, and then no more."""
+    jax.config.update("jax_enable_compilation_cache", use)
+    compilation_cache.reset_cache()
 
 
 def compile_for(

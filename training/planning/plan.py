@@ -141,7 +141,7 @@ def assess(
     plan: dict[str, Any] = {
         "topology": topology,
         "mesh": dict(mesh.shape),
-        "fits": needed <= chip.hbm,
+        "fits": compiled.memory is not None and needed <= chip.hbm,
         "bytes_per_device": {**memory, "total": needed, "limit": chip.hbm},
         "flops": flops,
         "collectives": {},
@@ -267,10 +267,12 @@ def _memory(
 
 
 def program_bytes(memory: Any) -> int:
-    """Bytes of a device that a program takes while it runs (Compiled.memory_analysis)."""
-    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    arguments, program = memory.argument_size_in_bytes, memory.generated_code_size_in_bytes
-    return arguments + results + memory.temp_size_in_bytes + program
+    """Bytes of a TPU that a program takes at its peak, arguments and code among it.
+
+    The sum of a Compiled.memory_analysis' arguments, results and temporaries is more: the TPU
+    compiler's temporaries have what is never held at the same time. What it refuses a program for
+    is its peak (docs/training.md)."""
+    return memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
 
 
 def held_bytes(tree: Any) -> float:

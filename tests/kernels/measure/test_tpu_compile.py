@@ -15,6 +15,7 @@ from kernels.linear_scan import linear_scan
 from kernels.local_attention import local_attention
 from kernels.measure import tpu_compile
 from kernels.rg_lru import rg_lru
+from tests.compiling import compiling, kept_in
 
 pytestmark = pytest.mark.skipif(
     tpu_compile.library() is None,
@@ -250,3 +251,18 @@ def test_copies_around_attention(backward: bool, most: int):
     function = gradients(block) if backward else block
     program = tpu_compile.compile_for("v5e:2x2", function, *shapes)
     assert len(moves(program, 8192 * 2560 * 2)) <= most
+
+
+def test_the_cache_of_compiled_programs_is_not_asked(tmp_path):
+    """Also where it is in use: what is compiled for a device that is not here would be written
+    there, and cannot be read back."""
+    with compiling(**kept_in(tmp_path)):
+        jax.jit(lambda x: x + 1)(jnp.zeros(3)).block_until_ready()
+        before = set(tmp_path.iterdir())
+        assert before
+        for _ in range(2):  # a second one would read what the first one wrote
+            tpu_compile.compile_for("v5e:2x2", lambda x: x * 2, shape(8, 128))
+            jax.clear_caches()
+        assert set(tmp_path.iterdir()) == before
+        jax.jit(lambda x: x + 2)(jnp.zeros(3)).block_until_ready()
+        assert set(tmp_path.iterdir()) > before
