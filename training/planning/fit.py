@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`remat="auto"`: the policy with the least recomputation that fits, chosen before the first step.
 
-On a TPU the step is compiled, as `griffin plan` does, from the first policy whose estimate fits on;
-elsewhere the estimate alone decides: what is held, what the policy keeps, and what a step takes for
-a while (costs.py), in nine tenths of the device's memory. The answer hangs on the configuration,
-the mesh and the devices' size, and all processes of a run take the most careful one among them.
+What is held, what the policy keeps, and what a step takes for a while (costs.py) are estimated, in
+nine tenths of the device's memory. On a TPU the estimate is where to begin: the step is compiled
+with that policy and with its neighbours, as `griffin plan` does, until one fits and the next does
+not. The answer hangs on the configuration, the mesh and the devices' size, and all processes of a
+run take the most careful one among them.
 """
 
 import dataclasses
@@ -77,9 +78,13 @@ def fitting(
 
 
 def compiled_choice(first: int, fits: Callable[[Any], bool]) -> int:
-    """The index of the first policy from this one on down that fits; 0 if none does: then the step
-    itself says what is lacking."""
-    return next((index for index in range(first, 0, -1) if fits(POLICIES[index])), 0)
+    """The index of the last policy that fits of those from this one on; if this one does not, of
+    the first before it that does. 0 if none does: then the step itself says what is lacking."""
+    if first > 0 and not fits(POLICIES[first]):
+        return next((index for index in range(first - 1, 0, -1) if fits(POLICIES[index])), 0)
+    while first + 1 < len(POLICIES) and fits(POLICIES[first + 1]):
+        first += 1
+    return first
 
 
 def _takes(config: GriffinConfig, remat: Any, mesh: Mesh, rows: int, sequence: int) -> float:

@@ -32,7 +32,6 @@ from training.planning import floors
 from training.planning.costs import kept_bytes, step_bytes, training_flops
 from training.planning.plan import abstract_state, chip_of, held_bytes, lay, plan_step
 
-PADDING = 1.1  # of what is kept: tiles, and copies on the way
 BESIDES = 0.7  # of what one policy took beyond its bound, that others of its mesh take too
 SURE = 0.97  # of the traffic on the line, that a policy has at least: eight of 2B on v6e:4x4 do
 SOURCES = (  # what a plan of a training step hangs on
@@ -79,8 +78,8 @@ def candidates(
                 (params + optimizer + kept) / chip.bandwidth,
                 sent / (2 * len(chip.pod) * chip.link),
             )
-            likely = resident + step_bytes(chosen, tokens, laid.shape, "tpu") + PADDING * kept
             named = kept if remat != "none" else 0.7 * kept  # fusions keep less than JAX does
+            likely = resident + step_bytes(chosen, tokens, laid.shape, "tpu") + named
             bounded.append(Candidate(chosen, mesh, resident + named, likely, seconds, kept))
     return bounded
 

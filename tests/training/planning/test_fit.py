@@ -84,8 +84,19 @@ def test_a_device_says_what_it_has():
 
 
 def test_on_a_tpu_the_compiler_has_the_last_word():
-    fits = {"mlp": False, "half_mlp": False, "mixer": True}
-    index = fit.compiled_choice(POLICIES.index("mlp"), lambda remat: fits[remat])
-    assert POLICIES[index] == "mixer"
+    """Wherever the estimate has it begin."""
+    fits = {"mixer": True, "half_mlp": True, "mlp": False}
+    for begin in ("block", "outputs", "mixer", "half_mlp", "mlp"):
+        compiled = []
+
+        def compile_one(remat: str, compiled=compiled) -> bool:
+            compiled.append(remat)
+            return fits.get(remat, remat in ("block", "outputs"))
+
+        index = fit.compiled_choice(POLICIES.index(begin), compile_one)
+        assert POLICIES[index] == "half_mlp"
+        assert len(compiled) == len(set(compiled)) <= 4
     assert fit.compiled_choice(3, lambda remat: False) == 0
+    assert fit.compiled_choice(0, lambda remat: False) == 0
+    assert fit.compiled_choice(0, lambda remat: True) == len(POLICIES) - 1
     assert tiny().remat == "none"  # of a model that is not trained
