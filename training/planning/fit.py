@@ -3,16 +3,19 @@
 
 What is held, what the policy keeps, and what a step takes for a while (costs.py) are estimated, in
 nine tenths of the device's memory. On a TPU the estimate is where to begin: the step is compiled
-with that policy and with its neighbours, as `griffin plan` does, until one fits and the next does
-not. The answer hangs on the configuration, the mesh and the devices' size, and all processes of a
-run take the most careful one among them.
+with that policy and with its neighbours, as `griffin plan` does, and of those that fit the one with
+the fewest matrix products is taken (where memory is short, the compiler itself repeats some). The
+answer hangs on the configuration, the mesh and the devices' size, and all processes of a run take
+the most careful one among them.
 """
 
 import dataclasses
+import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,6 +31,14 @@ from training.planning.costs import kept_bytes, step_bytes
 SHARE = 0.9  # of a device's memory that an estimate may fill
 ONE_DEVICE = {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1}
 CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+class Products(NamedTuple):
+    """FLOPs of a compiled step's matrix products, infinite where it does not fit, and of those of
+    them that the compiler repeats."""
+
+    flops: float
+    repeated: float
 
 
 def fitting(
@@ -70,34 +81,43 @@ def fitting(
         laid = make_mesh(MeshConfig(data=1), devices) if mesh is None else mesh
         limit = memory_limit(list(laid.devices.flat)) - beside / parts
         choice = compiled_choice(
-            choice, lambda remat: _takes(config, remat, laid, rows, sequence) <= limit
+            choice, lambda remat: _products(config, remat, laid, rows, sequence, limit)
         )
     if jax.process_count() > 1:
         choice = int(np.min(multihost_utils.process_allgather(np.asarray(choice))))
     return dataclasses.replace(config, remat=POLICIES[choice])
 
 
-def compiled_choice(first: int, fits: Callable[[Any], bool]) -> int:
-    """The index of the last policy that fits of those from this one on; if this one does not, of
-    the first before it that does. 0 if none does: then the step itself says what is lacking."""
-    if first > 0 and not fits(POLICIES[first]):
-        return next((index for index in range(first - 1, 0, -1) if fits(POLICIES[index])), 0)
-    while first + 1 < len(POLICIES) and fits(POLICIES[first + 1]):
-        first += 1
-    return first
+def compiled_choice(first: int, compile_one: Callable[[Any], Products]) -> int:
+    """The index of the policy with the fewest products, of equals of the one that keeps most: down
+    from this one to one that fits, then up or down as long as there are fewer. 0 if none fits: then
+    the step itself says what is lacking."""
+    tried = functools.cache(lambda index: compile_one(POLICIES[index]))
+    here = first
+    while here > 0 and math.isinf(tried(here).flops):
+        here -= 1
+    while (
+        here + 1 < len(POLICIES)
+        and math.isfinite(tried(here + 1).flops)
+        and tried(here + 1).flops <= tried(here).flops
+    ):
+        here += 1
+    while here > 0 and tried(here).repeated and tried(here - 1).flops < tried(here).flops:
+        here -= 1
+    return here
 
 
-def _takes(config: GriffinConfig, remat: Any, mesh: Mesh, rows: int, sequence: int) -> float:
-    """Bytes of a device; infinity where the compiler finds none for it."""
-    from training.planning.plan import (  # only where a TPU is
-        compile_step,
-        lower_step,
-        program_bytes,
-    )
+def _products(
+    config: GriffinConfig, remat: Any, mesh: Mesh, rows: int, sequence: int, limit: float
+) -> Products:
+    from training.planning import hlo, products  # only where a TPU is
+    from training.planning.plan import compile_step, lower_step, program_bytes
 
     lowered = lower_step(dataclasses.replace(config, remat=remat), mesh, rows, sequence)[1]
-    memory = compile_step(lowered).memory
-    return float("inf") if memory is None else program_bytes(memory)
+    compiled = compile_step(lowered)
+    if compiled.memory is None or program_bytes(compiled.memory) > limit:
+        return Products(math.inf, 0.0)
+    return Products(*products.flops(hlo.parse(compiled.text)))
 
 
 def memory_limit(devices: Sequence[Any]) -> float:

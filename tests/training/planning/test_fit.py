@@ -2,15 +2,18 @@
 """What `remat="auto"` becomes, by the memory of the devices."""
 
 import dataclasses
+import functools
 
 import jax
 import pytest
 
+from kernels.measure import tpu_compile
 from recurrentgemma.presets import recurrentgemma_2b, tiny
 from recurrentgemma.remat import POLICIES
 from recurrentgemma.sharding import MeshConfig, make_mesh
 from training.named_runs import run_named
-from training.planning import fit
+from training.planning import fit, plan
+from training.planning.costs import training_flops
 
 AUTO = dataclasses.replace(recurrentgemma_2b(), dtype="bfloat16", remat="auto")
 
@@ -84,19 +87,38 @@ def test_a_device_says_what_it_has():
 
 
 def test_on_a_tpu_the_compiler_has_the_last_word():
-    """Wherever the estimate has it begin."""
-    fits = {"mixer": True, "half_mlp": True, "mlp": False}
-    for begin in ("block", "outputs", "mixer", "half_mlp", "mlp"):
-        compiled = []
+    """Wherever the estimate has it begin. Where memory is short, the compiler repeats so much that
+    a policy which keeps less has fewer products."""
+    nothing = fit.Products(float("inf"), 0)
+    roomy = {"block": 1.6, "outputs": 1.5, "mixer": 1.4, "half_mlp": 1.2}
+    for repeated, best in ((0.0, "half_mlp"), (0.5, "mixer")):
+        for begin in ("block", "outputs", "mixer", "half_mlp", "mlp"):
+            compiled = []
 
-        def compile_one(remat: str, compiled=compiled) -> bool:
-            compiled.append(remat)
-            return fits.get(remat, remat in ("block", "outputs"))
+            def compile_one(remat: str, compiled=compiled, repeated=repeated) -> fit.Products:
+                compiled.append(remat)
+                again = repeated if remat == "half_mlp" else 0
+                return fit.Products(roomy[remat] + again, again) if remat in roomy else nothing
 
-        index = fit.compiled_choice(POLICIES.index(begin), compile_one)
-        assert POLICIES[index] == "half_mlp"
-        assert len(compiled) == len(set(compiled)) <= 4
-    assert fit.compiled_choice(3, lambda remat: False) == 0
-    assert fit.compiled_choice(0, lambda remat: False) == 0
-    assert fit.compiled_choice(0, lambda remat: True) == len(POLICIES) - 1
+            index = fit.compiled_choice(POLICIES.index(begin), compile_one)
+            assert POLICIES[index] == best
+            assert len(compiled) == len(set(compiled)) <= 5
+    assert fit.compiled_choice(3, lambda remat: nothing) == 0
+    assert fit.compiled_choice(0, lambda remat: nothing) == 0
+    assert fit.compiled_choice(0, lambda remat: fit.Products(1, 0)) == len(POLICIES) - 1
+
+
+@pytest.mark.skipif(tpu_compile.library() is None, reason="libtpu is not installed here")
+def test_products_of_a_step_that_fits_and_of_one_that_does_not(monkeypatch):
+    config = dataclasses.replace(
+        tiny(), vocab_size=1024, dtype="bfloat16", pattern=("recurrent",), num_layers=1
+    )
+    mesh = plan.lay("v5e:2x2", MeshConfig(data=4))
+    for name in ("lower_step", "compile_step"):  # the program is the same for both
+        monkeypatch.setattr(plan, name, functools.cache(getattr(plan, name)))
+    flops, repeated = fit._products(config, "block", mesh, 4, 256, 2.0**34)
+    assert repeated == 0
+    formula = training_flops(dataclasses.replace(config, remat="block"), 4, 256, mesh.shape)
+    assert flops == pytest.approx(formula["products"], rel=0.02)
+    assert fit._products(config, "block", mesh, 4, 256, 2.0**20).flops == float("inf")
     assert tiny().remat == "none"  # of a model that is not trained
