@@ -173,6 +173,7 @@ def build(
         config.model,
         rows=config.batch_size // config.grad_accumulation_steps,
         sequence=config.sequence_length,
+        parts=config.grad_accumulation_steps,
         trained=None if config.lora is None else 0,  # adapters: next to nothing
         beside=kept.held_bytes(config),
         mesh=mesh,

@@ -46,6 +46,7 @@ def fitting(
     *,
     rows: int,
     sequence: int,
+    parts: int = 1,
     trained: float | None = None,
     beside: float = 0.0,
     mesh: Mesh | None = None,
@@ -55,6 +56,7 @@ def fitting(
     Args:
       rows: of the batch that goes through the model at a time, on all devices together.
       sequence: tokens in a row.
+      parts: how many times so many rows a step takes, whose gradients are added.
       trained: how many parameters are, if not all are; each has a gradient and two moments.
       beside: bytes of what is held besides, on all devices together, such as a reference model.
       mesh: the devices; None: the first one alone.
@@ -63,10 +65,11 @@ def fitting(
         return config
     devices = jax.devices()[:1] if mesh is None else list(mesh.devices.flat)
     sizes = ONE_DEVICE if mesh is None else dict(mesh.shape)
-    parameters, parts = parameter_count(config), len(devices) // sizes["data"]
+    parameters, shards = parameter_count(config), len(devices) // sizes["data"]
     trained = parameters if trained is None else trained
     stored = parameters * (2 if config.param_dtype == "bfloat16" else 4)
-    resident = (stored + 12 * trained + beside) / parts
+    gradients = 2 if parts > 1 else 1  # one part's, and their sum
+    resident = (stored + (8 + 4 * gradients) * trained + beside) / shards
     tokens = rows * sequence / len(devices) * sizes["tensor"]
     limit = SHARE * memory_limit(devices)
     platform = devices[0].platform
@@ -79,9 +82,9 @@ def fitting(
             break
     if platform == "tpu":
         laid = make_mesh(MeshConfig(data=1), devices) if mesh is None else mesh
-        limit = memory_limit(list(laid.devices.flat)) - beside / parts
+        limit = memory_limit(list(laid.devices.flat)) - beside / shards
         choice = compiled_choice(
-            choice, lambda remat: _products(config, remat, laid, rows, sequence, limit)
+            choice, lambda remat: _products(config, remat, laid, rows, sequence, parts, limit)
         )
     if jax.process_count() > 1:
         choice = int(np.min(multihost_utils.process_allgather(np.asarray(choice))))
@@ -108,13 +111,19 @@ def compiled_choice(first: int, compile_one: Callable[[Any], Products]) -> int:
 
 
 def _products(
-    config: GriffinConfig, remat: Any, mesh: Mesh, rows: int, sequence: int, limit: float
+    config: GriffinConfig,
+    remat: Any,
+    mesh: Mesh,
+    rows: int,
+    sequence: int,
+    parts: int,
+    limit: float,
 ) -> Products:
     from training.planning import hlo, products  # only where a TPU is
     from training.planning.plan import compile_step, lower_step, program_bytes
 
-    lowered = lower_step(dataclasses.replace(config, remat=remat), mesh, rows, sequence)[1]
-    compiled = compile_step(lowered)
+    chosen = dataclasses.replace(config, remat=remat)
+    compiled = compile_step(lower_step(chosen, mesh, rows * parts, sequence, parts)[1])
     if compiled.memory is None or program_bytes(compiled.memory) > limit:
         return Products(math.inf, 0.0)
     return Products(*products.flops(hlo.parse(compiled.text)))

@@ -32,12 +32,14 @@ def test_more_memory_recomputes_less(monkeypatch):
 
 
 def test_what_counts(monkeypatch):
-    """Longer rows and a reference model need more; adapters alone, and a mesh, less."""
+    """Longer rows, a sum of gradients and a reference model need more; adapters alone, and a mesh,
+    less."""
     order = {
         name: POLICIES.index(chosen(monkeypatch, 56, **options))
         for name, options in {
             "usual": {},
             "long": {"sequence": 16_384},
+            "accumulated": {"parts": 2},
             "reference": {"beside": 8 * 2**30},
             "adapters": {"trained": 0},
             "mesh": {"mesh": make_mesh(MeshConfig(data=1, fsdp=8)), "rows": 8},
@@ -45,6 +47,7 @@ def test_what_counts(monkeypatch):
     }
     assert order["long"] < order["usual"] < order["adapters"]
     assert order["reference"] < order["usual"] < order["mesh"]
+    assert order["accumulated"] < order["usual"]
 
 
 def test_a_named_policy_stays():
@@ -116,9 +119,9 @@ def test_products_of_a_step_that_fits_and_of_one_that_does_not(monkeypatch):
     mesh = plan.lay("v5e:2x2", MeshConfig(data=4))
     for name in ("lower_step", "compile_step"):  # the program is the same for both
         monkeypatch.setattr(plan, name, functools.cache(getattr(plan, name)))
-    flops, repeated = fit._products(config, "block", mesh, 4, 256, 2.0**34)
+    flops, repeated = fit._products(config, "block", mesh, 4, 256, 2, 2.0**34)
     assert repeated == 0
-    formula = training_flops(dataclasses.replace(config, remat="block"), 4, 256, mesh.shape)
+    formula = training_flops(dataclasses.replace(config, remat="block"), 8, 256, mesh.shape)
     assert flops == pytest.approx(formula["products"], rel=0.02)
-    assert fit._products(config, "block", mesh, 4, 256, 2.0**20).flops == float("inf")
+    assert fit._products(config, "block", mesh, 4, 256, 2, 2.0**20).flops == float("inf")
     assert tiny().remat == "none"  # of a model that is not trained
