@@ -40,8 +40,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         raise UserError(f"{path}: not a JSON file ({error}); it may be cut off") from None
+    except RecursionError:
+        raise UserError(f"{path}: holds JSON nested too deeply to be read; copy it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content

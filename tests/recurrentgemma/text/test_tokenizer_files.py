@@ -24,7 +24,7 @@ def test_a_broken_file_is_named(lossless, tmp_path: Path, name, content):
 
 def test_nested_too_deep(tmp_path: Path):
     (tmp_path / "deep.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match=r"deep\.json: not a JSON file"):
+    with pytest.raises(ValueError, match=r"deep\.json: holds JSON nested too deeply"):
         read_json(tmp_path / "deep.json")
 
 
