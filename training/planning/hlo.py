@@ -170,8 +170,8 @@ def collectives(module: Module) -> list[Collective]:
         for instruction in module.computations[name].values():
             op = instruction.op.removesuffix("-start")
             if op in COLLECTIVES:
-                chain = re.search(r'chain_id="(\d+)"', instruction.attributes)
-                key = f"chain {chain[1]}" if chain else f"{name} {instruction.name}"
+                chain = _chain(instruction)
+                key = f"chain {chain}" if chain else f"{name} {instruction.name}"
                 if key not in by_key:
                     by_key[key] = _collective(module, name, instruction, times, scatters)
             elif instruction.op in ("fusion", "async-start"):
@@ -239,12 +239,26 @@ IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}  # which operand is what th
 
 def hbm_traffic(module: Module) -> float:
     """Bytes that the program reads from HBM and writes to it: operands and results of every
-    instruction, of slices what they take."""
-    moved = 0.0
+    instruction, of slices what they take. A collective that fusions carry on, one after the other,
+    is counted once."""
+    moved, chains = 0.0, {}
     for name, times in runs(module).items():
         here = module.computations[name]
         moved += times * sum(_moved(module, here, instruction) for instruction in here.values())
-    return moved
+        for instruction in here.values():
+            if instruction.op == "fusion":
+                inner = module.computations[called(instruction, "calls")[0]]
+                for one in inner.values():
+                    if chain := _chain(one):
+                        given = (inner[operand].type for operand in one.operands)
+                        chains[chain] = times * (in_hbm(one.type) + sum(map(in_hbm, given)))
+    return moved + sum(chains.values())
+
+
+def _chain(instruction: Instruction) -> str | None:
+    """The number of a collective that goes on through several fusions, each of which has it."""
+    chain = re.search(r'chain_id="(\d+)"', instruction.attributes)
+    return chain[1] if chain and instruction.op.removesuffix("-start") in COLLECTIVES else None
 
 
 def _moved(module: Module, here: dict[str, Instruction], instruction: Instruction) -> int:
@@ -297,6 +311,8 @@ def _taken(module: Module, inner: dict[str, Instruction], parameter: str, whole:
             taken += all_bytes(user.type)
         elif user.op in IN_PLACE and user.operands[0] == parameter:
             continue  # written in place
+        elif user.op == "tuple" or _chain(user):
+            continue  # passed on as it is, or counted with its chain
         elif user.op == "bitcast":
             taken += _taken(module, inner, user.name, whole)
         elif user.op == "fusion":
@@ -311,9 +327,13 @@ def _taken(module: Module, inner: dict[str, Instruction], parameter: str, whole:
 
 
 def _written(inner: dict[str, Instruction], fusion: Instruction) -> int:
-    """Bytes that a fusion writes: of an array that it updates in place, the update."""
+    """Bytes that a fusion writes: of an array that it updates in place, the update; of one that it
+    passes on, or of a collective that it carries on, nothing."""
     written = in_hbm(fusion.type)
     for instruction in inner.values():
+        if instruction.op == "tuple":
+            results = (inner[name] for name in instruction.operands if name in inner)
+            written -= sum(in_hbm(i.type) for i in results if i.op == "parameter" or _chain(i))
         if instruction.op in IN_PLACE:
             whole = all_bytes(instruction.type)
             if whole <= written:

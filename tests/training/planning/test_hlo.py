@@ -224,3 +224,38 @@ ENTRY %main (x: (s32[])) -> (s32[]) {
 """
     with pytest.raises(ValueError, match="loop w: cannot tell how often it runs"):
         hlo.runs(hlo.parse(text))
+
+
+CARRIED = """HloModule jit_f, is_scheduled=true
+
+%step (w: f32[64,1024], y: f32[128,1024], x: f32[8,1024]) -> (f32[8,1024], f32[64,1024]) {
+  %x = f32[8,1024]{1,0:T(8,128)} parameter(2)
+  %twice = f32[8,1024]{1,0:T(8,128)} add(%x, %x)
+  %w = f32[64,1024]{1,0:T(8,128)} parameter(0)
+  %y = f32[128,1024]{1,0:T(8,128)} parameter(1)
+  %gathered = f32[128,1024]{1,0:T(8,128)} all-gather(%w), replica_groups={{0,1}}, \
+frontend_attributes={chain_id="7"}
+  ROOT %all = (f32[8,1024]{1,0:T(8,128)}, f32[64,1024]{1,0:T(8,128)}, \
+f32[128,1024]{1,0:T(8,128)}, f32[128,1024]{1,0:T(8,128)}) tuple(%twice, %w, %y, %gathered)
+}
+
+ENTRY %main (w: f32[64,1024], y: f32[128,1024], x: f32[8,1024]) -> f32[8,1024] {
+  %w = f32[64,1024]{1,0:T(8,128)} parameter(0)
+  %y = f32[128,1024]{1,0:T(8,128)} parameter(1)
+  %x = f32[8,1024]{1,0:T(8,128)} parameter(2)
+  %one = (f32[8,1024]{1,0:T(8,128)}, f32[64,1024]{1,0:T(8,128)}, f32[128,1024]{1,0:T(8,128)}, \
+f32[128,1024]{1,0:T(8,128)}) fusion(%w, %y, %x), kind=kCustom, calls=%step
+  %on = f32[8,1024]{1,0:T(8,128)} get-tuple-element(%one), index=0
+  %two = (f32[8,1024]{1,0:T(8,128)}, f32[64,1024]{1,0:T(8,128)}, f32[128,1024]{1,0:T(8,128)}, \
+f32[128,1024]{1,0:T(8,128)}) fusion(%w, %y, %on), kind=kCustom, calls=%step
+  ROOT %out = f32[8,1024]{1,0:T(8,128)} get-tuple-element(%two), index=0
+}
+"""
+
+
+def test_a_collective_that_goes_on_through_fusions_is_counted_once():
+    """Both fusions add up 8 rows, and carry a gather of 64 rows to 128 on; what they pass on as it
+    is moves nothing."""
+    row = 4 * 1024
+    assert hlo.hbm_traffic(hlo.parse(CARRIED)) == 2 * (8 + 8) * row + (64 + 128) * row
+    assert [one.sent for one in hlo.collectives(hlo.parse(CARRIED))] == [64 * row]
