@@ -185,15 +185,22 @@ def test_what_the_engine_refuses(griffin_url):
         assert message in answer.json()["error"]["message"]
 
 
-def test_a_prompt_too_long_for_global_attention(language_model, running_thread, running_server):
-    engine = Engine(language_model("mqa"), slots=1)
+def test_a_prompt_too_long(language_model, running_thread, running_server):
+    """For global attention, and for --max-prompt."""
+    engine = Engine(language_model("mqa"), slots=1, max_prompt=110)
     with (
         running_thread(lambda: engine, 1) as thread,
         running_server(create_app(thread, model_name="mqa")) as url,
     ):
-        answer = httpx.post(f"{url}/v1/completions", json={"prompt": [1] * 100, "max_tokens": 30})
-    assert answer.status_code == 400
-    assert "context_length=128" in answer.json()["error"]["message"]
+        bodies = ({"prompt": [1] * 100, "max_tokens": 30}, {"prompt": "a" * 111, "max_tokens": 1})
+        answers = [httpx.post(f"{url}/v1/completions", json=body) for body in bodies]
+    for answer, message in zip(
+        answers, ("context_length=128", "at most 110 are taken"), strict=True
+    ):
+        assert answer.status_code == 400
+        assert message in answer.json()["error"]["message"]
+    assert answers[1].json()["error"]["param"] == "prompt"
+    assert "--max-prompt" in answers[1].json()["error"]["message"]
 
 
 def test_text_for_a_checkpoint_without_a_tokenizer(language_model, running_thread, running_server):
