@@ -165,22 +165,34 @@ def runs(module: Module) -> dict[str, int]:
 def collectives(module: Module) -> list[Collective]:
     """Every collective of the program."""
     by_key: dict[str, Collective] = {}
+    for name, instruction, times, scatters in _exchanges(module):
+        chain = _chain(instruction)
+        key = f"chain {chain}" if chain else f"{name} {instruction.name}"
+        if key not in by_key:
+            by_key[key] = _collective(module, name, instruction, times, scatters)
+    return list(by_key.values())
 
-    def look(name: str, times: int, scatters: bool) -> None:
+
+def _exchanges(module: Module) -> Iterator[tuple[str, Instruction, int, bool]]:
+    """Every instruction that is a collective, in fusions too: its computation, itself, how often it
+    runs, and whether what is around it scatters its sum."""
+
+    def look(name: str, times: int, scatters: bool) -> Iterator[tuple[str, Instruction, int, bool]]:
         for instruction in module.computations[name].values():
-            op = instruction.op.removesuffix("-start")
-            if op in COLLECTIVES:
-                chain = _chain(instruction)
-                key = f"chain {chain}" if chain else f"{name} {instruction.name}"
-                if key not in by_key:
-                    by_key[key] = _collective(module, name, instruction, times, scatters)
+            if instruction.op.removesuffix("-start") in COLLECTIVES:
+                yield name, instruction, times, scatters
             elif instruction.op in ("fusion", "async-start"):
                 for inner in called(instruction, "calls"):
-                    look(inner, times, scatters or "all-reduce-scatter" in inner)
+                    yield from look(inner, times, scatters or "all-reduce-scatter" in inner)
 
     for name, times in runs(module).items():
-        look(name, times, False)
-    return list(by_key.values())
+        yield from look(name, times, False)
+
+
+def _chain(collective: Instruction) -> str | None:
+    """The number of a collective that goes on through several fusions, each of which has it."""
+    chain = re.search(r'chain_id="(\d+)"', collective.attributes)
+    return chain[1] if chain and collective.op.removesuffix("-start") in COLLECTIVES else None
 
 
 def _collective(
@@ -245,20 +257,12 @@ def hbm_traffic(module: Module) -> float:
     for name, times in runs(module).items():
         here = module.computations[name]
         moved += times * sum(_moved(module, here, instruction) for instruction in here.values())
-        for instruction in here.values():
-            if instruction.op == "fusion":
-                inner = module.computations[called(instruction, "calls")[0]]
-                for one in inner.values():
-                    if chain := _chain(one):
-                        given = (inner[operand].type for operand in one.operands)
-                        chains[chain] = times * (in_hbm(one.type) + sum(map(in_hbm, given)))
+    for name, instruction, times, _ in _exchanges(module):
+        if chain := _chain(instruction):
+            here = module.computations[name]
+            given = sum(in_hbm(here[operand].type) for operand in instruction.operands)
+            chains[chain] = times * (in_hbm(instruction.type) + given)
     return moved + sum(chains.values())
-
-
-def _chain(instruction: Instruction) -> str | None:
-    """The number of a collective that goes on through several fusions, each of which has it."""
-    chain = re.search(r'chain_id="(\d+)"', instruction.attributes)
-    return chain[1] if chain and instruction.op.removesuffix("-start") in COLLECTIVES else None
 
 
 def _moved(module: Module, here: dict[str, Instruction], instruction: Instruction) -> int:
@@ -311,8 +315,8 @@ def _taken(module: Module, inner: dict[str, Instruction], parameter: str, whole:
             taken += all_bytes(user.type)
         elif user.op in IN_PLACE and user.operands[0] == parameter:
             continue  # written in place
-        elif user.op == "tuple" or _chain(user):
-            continue  # passed on as it is, or counted with its chain
+        elif _chain(user) or (user.op == "tuple" and _carries(inner)):
+            continue  # counted with its chain, or passed on as it is
         elif user.op == "bitcast":
             taken += _taken(module, inner, user.name, whole)
         elif user.op == "fusion":
@@ -326,12 +330,17 @@ def _taken(module: Module, inner: dict[str, Instruction], parameter: str, whole:
     return taken
 
 
+def _carries(inner: dict[str, Instruction]) -> bool:
+    """Whether a fusion carries a collective on: then what it passes on stays where it is."""
+    return any(_chain(instruction) for instruction in inner.values())
+
+
 def _written(inner: dict[str, Instruction], fusion: Instruction) -> int:
     """Bytes that a fusion writes: of an array that it updates in place, the update; of one that it
     passes on, or of a collective that it carries on, nothing."""
     written = in_hbm(fusion.type)
     for instruction in inner.values():
-        if instruction.op == "tuple":
+        if instruction.op == "tuple" and _carries(inner):
             results = (inner[name] for name in instruction.operands if name in inner)
             written -= sum(in_hbm(i.type) for i in results if i.op == "parameter" or _chain(i))
         if instruction.op in IN_PLACE:

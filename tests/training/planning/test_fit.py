@@ -53,6 +53,7 @@ def test_what_counts(monkeypatch):
 def test_a_named_policy_stays():
     config = dataclasses.replace(AUTO, remat="mixer")
     assert fit.fitting(config, rows=10**6, sequence=10**6) is config
+    assert tiny().remat == "none"  # of a model that is not trained
 
 
 @pytest.mark.parametrize("name", ["demo", "tiny_bytes", "griffin_100m"])
@@ -124,4 +125,3 @@ def test_products_of_a_step_that_fits_and_of_one_that_does_not(monkeypatch):
     formula = training_flops(dataclasses.replace(config, remat="block"), 8, 256, mesh.shape)
     assert flops == pytest.approx(formula["products"], rel=0.02)
     assert fit._products(config, "block", mesh, 4, 256, 2, 2.0**20).flops == float("inf")
-    assert tiny().remat == "none"  # of a model that is not trained
