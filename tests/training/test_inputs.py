@@ -65,15 +65,6 @@ def test_held_out_documents_without_text_are_refused(
         open_inputs(dataclasses.replace(small, text=(), data=data), tmp_path)
 
 
-def test_training_on_documents_without_text_has_no_bytes_a_token(
-    small: TrainConfig, tmp_path: Path
-):
-    (tmp_path / "a.jsonl").write_text((json.dumps({"text": ""}) + "\n") * 3)
-    data = DataConfig(sources=(f"jsonl:{tmp_path}/a.jsonl",))
-    inputs = open_inputs(dataclasses.replace(small, text=(), data=data), tmp_path)
-    assert inputs.describe() == "3 documents; nothing held out"
-
-
 def test_without_a_mesh_a_feed_is_its_batches():
     def batches() -> Batches:
         return Batches([np.arange(9)], batch_size=2, row_length=4, seed=0)

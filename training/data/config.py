@@ -11,6 +11,7 @@ from recurrentgemma.text.chat import AUTO, GEMMA, chat_format, use_template
 from recurrentgemma.text.tokenizer import Tokenizer, check_vocabulary
 from training.data.chat_documents import ChatDocuments
 from training.data.documents import (
+    SAMPLES,
     Documents,
     Mixture,
     Tokenized,
@@ -100,8 +101,8 @@ def write_chats_by(tokenizer: Tokenizer, template: str) -> None:
 def open_mixture(config: DataConfig, tokenizer: Tokenizer, *, vocab_size: int) -> Mixture:
     """The documents to learn from, as the model's ids.
 
-    Raises ValueError: a source cannot be opened, another tokenizer made it, or the tokenizer has
-    ids that a model of `vocab_size` has no embeddings for.
+    Raises ValueError: a source cannot be opened or has no text, another tokenizer made it, or the
+    tokenizer has ids that a model of `vocab_size` has no embeddings for.
     """
     check_vocabulary(tokenizer, vocab_size)
     parts = tuple(_documents(spec, tokenizer, vocab_size) for spec in config.sources)
@@ -162,6 +163,18 @@ def _documents(spec: str, tokenizer: Tokenizer, vocab_size: int) -> Documents:
     if isinstance(source, ChatLines):
         return ChatDocuments(source, tokenizer)
     if not isinstance(source, TokenShards):
+        _check_text(spec, source)
         return Tokenized(source, tokenizer)
     source.check(tokenizer_fingerprint(tokenizer), vocab_size)
     return source
+
+
+def _check_text(spec: str, source: TextSource) -> None:
+    """Raises UserError: none of up to SAMPLES documents, from the first to the last, has text."""
+    looked_at = spread(len(source), SAMPLES)
+    if not any(source[number] for number in looked_at):
+        raise UserError(
+            f"{spec!r}: there is no text in {len(looked_at):,} of its {len(source):,} documents, "
+            "looked at from the first to the last; give another source, or name the field that "
+            "holds the text"
+        )

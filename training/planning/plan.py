@@ -211,16 +211,22 @@ def abstract_state(config: GriffinConfig, mesh: Mesh) -> tuple[Any, Any, TrainSt
 
 
 def lower_step(
-    config: GriffinConfig, mesh: Mesh, batch: int, sequence: int, parts: int = 1
+    config: GriffinConfig,
+    mesh: Mesh,
+    batch: int,
+    sequence: int,
+    parts: int = 1,
+    platform_name: str = "tpu",
 ) -> tuple[TrainState, jax.stages.Lowered]:
     """(shapes of the train state, the training step for a TPU, not compiled yet). parts: in which
-    the batch goes through the model (grad_accumulation_steps)."""
+    the batch goes through the model (grad_accumulation_steps). platform_name: that of the mesh's
+    devices."""
     graphdef, tx, state = abstract_state(config, mesh)
     where = NamedSharding(mesh, sharding.BATCH)
     ids: Any = jax.ShapeDtypeStruct((batch, sequence), jnp.int32, sharding=where)
     weights: Any = jax.ShapeDtypeStruct((batch, sequence), jnp.float32, sharding=where)
     rows = Batch(ids, ids, weights, ids)
-    with platform.lowering_for("tpu"):
+    with platform.lowering_for(platform_name):
         step: Any = make_train_step(graphdef, tx, mesh=mesh, grad_accumulation_steps=parts)
         return state, step.lower(state, rows)
 

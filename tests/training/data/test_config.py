@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tokenizers
 
+from recurrentgemma.errors import UserError
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from recurrentgemma.text.tokenizer import (
     HuggingFaceTokenizer,
@@ -167,6 +168,16 @@ def test_a_setting_that_changes_no_id_changes_no_fingerprint() -> None:
 
     assert fingerprint(model_max_length=5) == fingerprint(model_max_length=6)
     assert fingerprint(bos_token="</s>") != fingerprint(bos_token="<s>")
+
+
+def test_sources_without_any_text_are_refused(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": ""})] * 40
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    spec = f"jsonl:{tmp_path}/a.jsonl"
+    with pytest.raises(UserError, match=r"no text in 32 of its 40 documents.*name the field"):
+        open_mixture(DataConfig(sources=(spec,)), ByteTokenizer(), vocab_size=261)
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines[1:], json.dumps({"text": "a"})]))
+    assert len(open_mixture(DataConfig(sources=(spec,)), ByteTokenizer(), vocab_size=261).parts[0])
 
 
 def test_bytes_per_token_of_documents_without_text() -> None:
