@@ -34,6 +34,7 @@ from training.data.sources import open_text_source
 from training.recipes import findings
 from training.recipes.experiment import Cell, Experiment, Findings
 from training.recipes.findings import Arms, as_numbers, values
+from training.recipes.small_griffin import small_griffin
 from training.retention.config import Method, RetainConfig
 from training.retention.fisher import estimate
 from training.retention.objective import Kept, OfRows, Retention
@@ -79,17 +80,7 @@ class LanguageArm:
 
     def config(self) -> GriffinConfig:
         """About 3 million parameters by default."""
-        return GriffinConfig(
-            width=self.width,
-            mlp_width=3 * self.width,
-            num_layers=self.layers,
-            lru_width=self.width,
-            num_gate_blocks=4,
-            num_heads=4,
-            head_dim=self.width // 4,
-            vocab_size=BYTES,
-            attention_window=self.length,
-        )
+        return small_griffin(self.width, self.layers, vocab_size=BYTES, window=self.length)
 
     @property
     def base(self) -> "LanguageArm":

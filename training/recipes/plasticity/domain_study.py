@@ -32,6 +32,7 @@ from training.recipes.experiment import Cell, Experiment, Findings, as_json
 from training.recipes.findings import Arms, as_numbers, values
 from training.recipes.plasticity import method
 from training.recipes.side_by_side import batched, join, numbers_of, programs, seeds_of, split
+from training.recipes.small_griffin import small_griffin
 
 BYTES = 256
 SOURCES = (
@@ -62,17 +63,7 @@ class DomainArm:
 
     def config(self) -> GriffinConfig:
         """About 3 million parameters by default."""
-        return GriffinConfig(
-            width=self.width,
-            mlp_width=3 * self.width,
-            num_layers=self.layers,
-            lru_width=self.width,
-            num_gate_blocks=4,
-            num_heads=4,
-            head_dim=self.width // 4,
-            vocab_size=BYTES,
-            attention_window=self.length,
-        )
+        return small_griffin(self.width, self.layers, vocab_size=BYTES, window=self.length)
 
 
 class NormedLinear(nnx.Module):

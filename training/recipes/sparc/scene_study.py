@@ -24,6 +24,7 @@ from recurrentgemma.errors import UserError
 from training.recipes import findings
 from training.recipes.experiment import Cell, Experiment, Findings, as_json
 from training.recipes.findings import Arms, as_numbers, values
+from training.recipes.small_griffin import small_griffin
 from training.recipes.sparc.caption_model import caption_model
 from training.recipes.sparc.evaluation import Evaluator
 from training.recipes.sparc.objectives import Objective, objective_of
@@ -110,20 +111,8 @@ class SceneArm:
 def griffin_of(width: int, depth: int, vocab_size: int) -> GriffinConfig:
     """About as large as a Transformer of that width and depth: a recurrent block, then attention
     over the whole caption, in turn."""
-    return GriffinConfig(
-        width=width,
-        mlp_width=3 * width,
-        num_layers=depth,
-        pattern=("recurrent", "local_attention"),
-        lru_width=width,
-        num_gate_blocks=4,
-        num_heads=4,
-        head_dim=width // 4,
-        vocab_size=vocab_size,
-        attention_window=LENGTH,
-        dtype="float32",
-        param_dtype="float32",
-    )
+    small = small_griffin(width, depth, vocab_size=vocab_size, window=LENGTH)
+    return dataclasses.replace(small, pattern=("recurrent", "local_attention"))
 
 
 @cache
