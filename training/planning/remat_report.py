@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Matrix products and memory of a training step with each rematerialisation policy.
 
-    python -m training.planning.remat_report [TOPOLOGY ...] [--rows 4] [--sequence 1024]
+    python -m training.planning.remat_report [TOPOLOGY ...] [--policies block none]
 
 A step with AdamW of six layers at width 768, unrolled, compiled for this machine and for one chip
 of each TPU topology, such as v5e:2x2 (a quarter of an hour; needs no TPU, and runs nothing).
@@ -81,13 +81,14 @@ def line(policy: str, cells: list[Cell]) -> str:
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("topologies", nargs="*", metavar="TOPOLOGY")
+    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=POLICIES)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--sequence", type=int, default=1024)
     arguments = parser.parse_args()
     places = [(where, dtype) for where in (HERE, *arguments.topologies) for dtype in DTYPES]
     heads = [f"{where}, {dtype} | MiB" for where, dtype in places]
     print(f"| policy | {' | '.join(heads)} |\n|{'---|' * (1 + 2 * len(heads))}")
-    for policy in POLICIES:
+    for policy in arguments.policies:
         shape = (arguments.rows, arguments.sequence)
         cells = [measure(config(policy, dtype), where, *shape) for where, dtype in places]
         print(line(policy, cells), flush=True)

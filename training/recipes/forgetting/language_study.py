@@ -116,14 +116,14 @@ def rows_at(text_L: np.ndarray, starts: np.ndarray, length: int) -> Batch:
     return Batch(*map(jnp.asarray, arrays))
 
 
-class Rows:
+class DomainRows:
     """Endless rows of some domains in turn, by a seed."""
 
     def __init__(self, domains: Sequence[Domain], count: int, length: int, seed: int) -> None:
         self._domains, self._count, self._length = domains, count, length
         self._random = np.random.default_rng(seed)
 
-    def __iter__(self) -> "Rows":
+    def __iter__(self) -> "DomainRows":
         return self
 
     def __next__(self) -> Batch:
@@ -232,12 +232,12 @@ def held_by(
     if arm.method == NOTHING:
         return None
     config = retain_config(arm.method)
-    rows = Rows(domains, arm.share, arm.length, seed=seed + 10_000)
+    rows = DomainRows(domains, arm.share, arm.length, seed=seed + 10_000)
     fisher: Any = ()
     if config.method == "ewc":
         fisher = estimate(
             nnx.merge(graphdef, base),
-            Rows(domains, 1, arm.length, seed=seed + 20_000),
+            DomainRows(domains, 1, arm.length, seed=seed + 20_000),
             count=arm.fisher_rows,
             seed=seed,
         )
@@ -263,12 +263,12 @@ def measure(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Mapping[str, Any]]]:
             bases.clear()
             run = Run(arm.base)
             fresh = nnx.state(Griffin(arm.config(), rngs=nnx.Rngs(cell.seed)), nnx.Param)
-            rows = Rows(kept_domains, arm.batch_size, arm.length, seed=cell.seed)
+            rows = DomainRows(kept_domains, arm.batch_size, arm.length, seed=cell.seed)
             (last,) = deque(run.train(fresh, rows, arm.base_steps), maxlen=1)
             bases[where] = run, last
         run, base = bases[where]
         held = held_by(arm, run.graphdef, base, kept_domains, cell.seed)
-        rows = Rows([new], arm.batch_size, arm.length, seed=cell.seed + 30_000)
+        rows = DomainRows([new], arm.batch_size, arm.length, seed=cell.seed + 30_000)
         seen = [_bits(run, base, new, kept_domains)]
         every = arm.steps // arm.measured
         for number, params in enumerate(run.train(base, rows, arm.steps, held), 1):

@@ -27,8 +27,8 @@ from training.recipes.forgetting.nethack import Game, NetHackGames, Opening
 from training.recipes.forgetting.nethack_bot import Descender
 from training.recipes.forgetting.nethack_network import HackAgent, HackNetwork
 from training.recipes.forgetting.nethack_teacher import (
+    GameRows,
     Method,
-    Rows,
     cloned,
     logits,
     played,
@@ -87,7 +87,7 @@ class HackRun:
 class Teaching(NamedTuple):
     """Stored games, the copy, a new policy, and games that begin deep."""
 
-    stored: Rows
+    stored: GameRows
     params: Any
     new: Any
     openings: Sequence[Opening]
@@ -183,7 +183,7 @@ class Scores:
             gained_B = np.where(running_B, now_B - begun_B, gained_B)
         return float(gained_B.mean())
 
-    def _likelihoods(self, params: Any, rows: Rows) -> dict[str, jax.Array]:
+    def _likelihoods(self, params: Any, rows: GameRows) -> dict[str, jax.Array]:
         logits_STA = logits(self.agent, params, rows)
         log_prob_ST = self.agent.policy.log_prob(logits_STA, rows.action)
         return {

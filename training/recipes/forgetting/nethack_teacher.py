@@ -38,7 +38,7 @@ FISHER_ROWS = 128
 SIDE_BY_SIDE = 8  # games of the bot
 
 
-class Rows(NamedTuple):
+class GameRows(NamedTuple):
     """[S, T, ...]. first: a game begins with this step. far: it is in FAR; recordings do not say,
     and have the line at the bottom read."""
 
@@ -48,7 +48,7 @@ class Rows(NamedTuple):
     far: Any
 
 
-def played(game: Game, *, rows: int, length: int, seed: int, make: Any = NetHackGames) -> Rows:
+def played(game: Game, *, rows: int, length: int, seed: int, make: Any = NetHackGames) -> GameRows:
     """Windows of games that the bot plays, one after another."""
     count = min(SIDE_BY_SIDE, rows)
     steps = []
@@ -64,13 +64,13 @@ def played(game: Game, *, rows: int, length: int, seed: int, make: Any = NetHack
             for row in np.flatnonzero(first_B):
                 bots[row] = Descender(games.keys)
     columns = jax.tree.map(lambda *x: np.stack(x, 1), *steps)  # [B, all steps, ...]
-    cut = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[2:])[:rows], Rows(*columns))
+    cut = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[2:])[:rows], GameRows(*columns))
     return cut
 
 
 def recorded(
     name: str, database: Path | str, keys: Sequence[int], *, rows: int, length: int, far_depth: int
-) -> Rows:
+) -> GameRows:
     """Windows of a data set of terminal recordings, as `nle.dataset` has registered it in a
     database. Keys that are no action of the game are left out with their windows.
 
@@ -105,7 +105,7 @@ def recorded(
         first = batch["done"].astype(bool)
         far = depths(seen.chars) >= far_depth
         windows.append(
-            jax.tree.map(lambda x, known=known: x[known], Rows(seen, first, action, far))
+            jax.tree.map(lambda x, known=known: x[known], GameRows(seen, first, action, far))
         )
         if sum(len(one.action) for one in windows) >= rows:
             break
@@ -124,17 +124,17 @@ def depths(chars_STHW: np.ndarray) -> np.ndarray:
     return np.where((line[..., : len(mark)] == mark).all(-1), np.maximum(level, 0), 0)
 
 
-def logits(agent: RecurrentHost, params: Any, rows: Rows) -> jax.Array:
+def logits(agent: RecurrentHost, params: Any, rows: GameRows) -> jax.Array:
     """[R, T, A], each row from a new memory."""
     return agent.judge(params, rows.observation, agent.memory(len(rows.action)), rows.first)[0]
 
 
 def cloned(
-    agent: RecurrentHost, start: Any, stored: Rows, *, updates: int, rows: int, seed: int
+    agent: RecurrentHost, start: Any, stored: GameRows, *, updates: int, rows: int, seed: int
 ) -> Any:
     """Parameters after so many updates on these rows, by the cross-entropy."""
 
-    def loss(params: Any, batch: Rows) -> jax.Array:
+    def loss(params: Any, batch: GameRows) -> jax.Array:
         log_prob_RT = agent.policy.log_prob(logits(agent, params, batch), batch.action)
         return -jnp.mean(log_prob_RT)
 
@@ -144,7 +144,7 @@ def cloned(
 def retention(
     agent: RecurrentHost,
     teacher: Any,
-    stored: Rows,
+    stored: GameRows,
     method: Method,
     weight: Weight,
     *,
@@ -181,11 +181,11 @@ def retention(
     return ewc, lambda number: (teacher, fisher)
 
 
-def fisher_of(agent: RecurrentHost, params: Any, stored: Rows, seed: int) -> Any:
+def fisher_of(agent: RecurrentHost, params: Any, stored: GameRows, seed: int) -> Any:
     """Of the policy at the last step of some rows, one action drawn of it at each."""
     chosen = drawn_rows(stored, min(FISHER_ROWS, len(stored.action)), seed)(0)
 
-    def last(params: Any, one: Rows) -> jax.Array:
+    def last(params: Any, one: GameRows) -> jax.Array:
         return logits(agent, params, jax.tree.map(lambda x: x[None], one))[0, -1]
 
     return jax.jit(categorical_fisher, static_argnums=0)(

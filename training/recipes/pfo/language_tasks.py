@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-Rows = list[dict[str, str]]
+Examples = list[dict[str, str]]
 
 
 def arithmetic(rng: np.random.Generator) -> tuple[str, str]:
@@ -41,7 +41,7 @@ TASKS: dict[str, Callable[[np.random.Generator], tuple[str, str]]] = {
 }
 
 
-def rows(task: str, sizes: Sequence[int], *, seed: int) -> list[Rows]:
+def rows(task: str, sizes: Sequence[int], *, seed: int) -> list[Examples]:
     """Parts of these sizes, {"prompt", "answer"}; no prompt is in two of them, or twice in one."""
     rng, known = np.random.default_rng(seed), {}
     while len(known) < sum(sizes):
@@ -52,7 +52,7 @@ def rows(task: str, sizes: Sequence[int], *, seed: int) -> list[Rows]:
     return [every[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
-def write(path: Path, rows: Rows) -> Path:
+def write(path: Path, rows: Examples) -> Path:
     """A line of JSON a row."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -14,8 +14,8 @@ from training.recipes.forgetting.language_study import (
     LEARNED,
     METHODS,
     NOTHING,
+    DomainRows,
     LanguageArm,
-    Rows,
     conclude,
     forgotten,
     language_arms,
@@ -89,7 +89,7 @@ def test_methods(methods: tuple[str, ...], small: LanguageArm):
 def test_the_same_seed_has_the_same_rows_and_the_tail_is_held_out(small: LanguageArm):
     domain = read_domain(small.new)
     assert len(domain.held_out_L) == len(domain.learned_L) // 9
-    first, second = (next(Rows([domain], 2, 16, seed=3)) for _ in range(2))
+    first, second = (next(DomainRows([domain], 2, 16, seed=3)) for _ in range(2))
     np.testing.assert_array_equal(first.tokens_BT, second.tokens_BT)
     np.testing.assert_array_equal(first.tokens_BT[:, 1:], first.targets_BT[:, :-1])
 
