@@ -3,8 +3,8 @@
 
     python -m training.planning.remat_report [TOPOLOGY ...] [--policies block none]
 
-A step with AdamW of six layers at width 768, unrolled, compiled for this machine and for one chip
-of each TPU topology, such as v5e:2x2 (a quarter of an hour; needs no TPU, and runs nothing).
+A step with AdamW of six layers at width 768, compiled for this machine and for one chip
+of each TPU topology, such as v5e:2x2 (an hour on one core; needs no TPU, and runs nothing).
 Printed: the products in the compiled program, loops counted as often as they run, and MiB at its
 peak. Numbers in docs/training.md.
 """

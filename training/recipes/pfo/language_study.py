@@ -3,9 +3,9 @@
 words from rewards, by PPO with and without PFO and KL and by GRPO, with few epochs on each rollout
 and with many.
 
-Each cell is two runs as `griffin finetune` has them, the second from the first: both are kept while
-they go on, and the same command goes on with them. Arms of a seed share the model that was shown
-examples.
+Each cell is two runs as `griffin finetune` has them, the second from a checkpoint of the first:
+both are kept while they go on, and the same command goes on with them. Arms of a seed share the
+model that was shown examples; it is taken as soon as it answers some prompts right.
 """
 
 import dataclasses
@@ -14,9 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from checkpoints.store import STEPS
+from checkpoints.store import STEPS, all_steps
 from eval.intervals import t_interval
 from recurrentgemma.config import GriffinConfig
+from recurrentgemma.generation.lm import load
+from recurrentgemma.params import flat_params
 from recurrentgemma.presets import tiny
 from training.configs import TrainConfig
 from training.data.config import DataConfig
@@ -30,9 +32,10 @@ from training.recipes import findings
 from training.recipes.experiment import Cell, Experiment, Findings
 from training.recipes.findings import Arms, as_numbers
 from training.recipes.pfo.conclusions import curves, ends
-from training.recipes.pfo.language_tasks import rows, write
+from training.recipes.pfo.language_tasks import Examples, rows, write
 from training.run_folder import METRICS
 
+ENDS = ("examples_for", "before", "after")
 LAUNCH = Launch(devices=1, tensorboard=False)
 NAMES = {
     "reward": "reward",
@@ -48,8 +51,9 @@ NAMES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LanguageArm:
-    """The model is shown `examples` for base_steps steps, then asked for `iterations` rollouts.
-    Prompts, examples and those held out are different ones."""
+    """The model is shown `examples` until it answers a share `start` of the prompts of `trial`
+    right, for base_steps steps at most; then it is asked for `iterations` rollouts. Prompts,
+    examples, trial and those held out are different ones."""
 
     task: str = "copying"
     method: Literal["ppo", "grpo"] = "ppo"
@@ -59,14 +63,21 @@ class LanguageArm:
     width: int = 64
     layers: int = 3
     examples: int = 2000
-    base_steps: int = 400
+    base_steps: int = 1000
+    base_every: int = 25
+    """Steps from one trial to the next."""
+    start: float = 0.25
+    """Seeds differ in when they learn to copy: after 400 steps one had 0.33, another 0.996."""
+    trial: int = 128
     prompts: int = 4000
-    held_out: int = 256
-    iterations: int = 60
-    rollout: int = 256
-    batch_size: int = 128
-    learning_rate: float = 1e-4
-    warmup: int = 10
+    held_out: int = 512
+    max_new_tokens: int = 12
+    iterations: int = 40
+    rollout: int = 1024
+    """With 256, rewards rose and accuracy fell (docs/log.md)."""
+    batch_size: int = 256
+    learning_rate: float = 5e-4
+    warmup: int = 5
     """Iterations of warm-up: without, accuracy fell at first (docs/log.md)."""
 
     def model(self) -> GriffinConfig:
@@ -97,12 +108,30 @@ def base_config(arm: LanguageArm, examples: Path, seed: int) -> TrainConfig:
         sequence_length=128,
         seed=seed,
         log_every=100,
-        save_every=arm.base_steps,
+        save_every=arm.base_every,
+        keep=arm.base_steps // arm.base_every + 1,
     )
 
 
-def policy_run_config(arm: LanguageArm, base: Path, data: Path, seed: int) -> TrainConfig:
-    """Of the run on rewards."""
+def first_able(base: Path, arm: LanguageArm, trial: Examples) -> int:
+    """The first step of the run on examples that has a share arm.start of `trial` right; the last
+    one, if none has."""
+    questions = [row["prompt"] for row in trial]
+    model, steps = None, sorted(all_steps(base))
+    for step in steps:
+        saved = load(base / STEPS / str(step))
+        model = model.with_params(flat_params(saved.model)) if model else saved
+        answers = model.generate(questions, max_tokens=arm.max_new_tokens)
+        right = sum(
+            answer.strip() == row["answer"] for answer, row in zip(answers, trial, strict=True)
+        )
+        if right >= arm.start * len(trial):
+            return step
+    return steps[-1]
+
+
+def policy_run_config(arm: LanguageArm, start: Path, data: Path, seed: int) -> TrainConfig:
+    """Of the run on rewards, from the checkpoint `start`."""
     group = 8 if arm.method == "grpo" else 1
     return TrainConfig(
         model=arm.model(),
@@ -114,7 +143,7 @@ def policy_run_config(arm: LanguageArm, base: Path, data: Path, seed: int) -> Tr
             beta2=0.999,
         ),
         tokenizer="bytes",
-        init_from=str(base / STEPS / str(arm.base_steps)),
+        init_from=str(start),
         policy=PolicyConfig(
             method=arm.method,
             prompts=(str(data / "prompts.jsonl"),),
@@ -123,7 +152,7 @@ def policy_run_config(arm: LanguageArm, base: Path, data: Path, seed: int) -> Tr
             rollout=arm.rollout,
             group_size=group,
             epochs=arm.epochs,
-            max_new_tokens=24,
+            max_new_tokens=arm.max_new_tokens,
             kl=arm.kl,
             pfo=arm.pfo,
         ),
@@ -139,21 +168,24 @@ def policy_run_config(arm: LanguageArm, base: Path, data: Path, seed: int) -> Tr
 
 def measure(cells: Sequence[Cell], folder: Path) -> Iterator[tuple[Cell, Mapping[str, Any]]]:
     """`measured`: what each iteration logs, by name; `before` and `after`: the accuracy on prompts
-    that are held out, of the likeliest answers; `steps`: iterations."""
+    that are held out, of the likeliest answers; `steps`: iterations; `examples_for`: steps on
+    examples before them."""
     for cell in cells:
         arm: LanguageArm = cell.choices
         base = folder / f"base-{arm.task}-{arm.width}-{arm.base_steps}-{cell.seed}"
         data = folder / f"data-{arm.task}-{cell.seed}"
-        sizes = (arm.examples, arm.prompts, arm.held_out)
-        parts = rows(arm.task, sizes, seed=cell.seed)
+        sizes = (arm.examples, arm.prompts, arm.held_out, arm.trial)
+        *parts, trial = rows(arm.task, sizes, seed=cell.seed)
         for name, part in zip(("examples", "prompts", "held_out"), parts, strict=True):
             write(data / f"{name}.jsonl", part)
         run_dir = folder / f"{cell.arm}-{cell.seed}".replace("/", "_").replace(" ", "_")
         is_over = train(base_config(arm, data / "examples.jsonl", cell.seed), base, LAUNCH)
-        if is_over:
-            is_over = train_policy(policy_run_config(arm, base, data, cell.seed), run_dir, LAUNCH)
         if not is_over:
             raise KeyboardInterrupt  # a signal stopped it; the same command goes on
+        step = first_able(base, arm, trial)
+        config = policy_run_config(arm, base / STEPS / str(step), data, cell.seed)
+        if not train_policy(config, run_dir, LAUNCH):
+            raise KeyboardInterrupt
         before, *records = read_metrics(run_dir / METRICS)
         yield (
             cell,
@@ -162,6 +194,7 @@ def measure(cells: Sequence[Cell], folder: Path) -> Iterator[tuple[Cell, Mapping
                 "before": before["held_out_accuracy"],
                 "after": records[-1]["held_out_accuracy"],
                 "steps": arm.iterations,
+                "examples_for": step,
             },
         )
         shutil.rmtree(run_dir)
@@ -172,7 +205,7 @@ def conclude(arms: Arms) -> Findings:
     """A table of accuracies and of every number at the end of each arm, and curves of them."""
     table = {
         arm: {
-            **{name: t_interval([cell[name] for cell in cells]) for name in ("before", "after")},
+            **{name: t_interval([cell[name] for cell in cells]) for name in ENDS},
             **{name: ends(cells, name) for name in NAMES},
         }
         for arm, cells in arms.items()

@@ -4,7 +4,15 @@
 import pytest
 
 from training.recipes.experiment import Cell
-from training.recipes.pfo.language_study import LANGUAGE, NAMES, LanguageArm, conclude, measure
+from training.recipes.pfo import language_study
+from training.recipes.pfo.language_study import (
+    LANGUAGE,
+    NAMES,
+    LanguageArm,
+    conclude,
+    first_able,
+    measure,
+)
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -23,6 +31,8 @@ def test_a_study(tmp_path):
         layers=2,
         examples=40,
         base_steps=4,
+        base_every=2,
+        trial=4,
         prompts=20,
         held_out=5,
         iterations=2,
@@ -39,4 +49,30 @@ def test_a_study(tmp_path):
     assert 0 <= numbers["after"] <= 1
     concluded = conclude({"GRPO": [numbers], "PPO": [numbers, numbers]})
     assert "GRPO: accuracy 0.000 to " in concluded.verdict
-    assert concluded.tables[0].columns[:3] == ("arm", "before", "after")
+    assert concluded.tables[0].columns[:3] == ("arm", "examples_for", "before")
+
+
+def test_the_first_checkpoint_that_is_able(tmp_path, monkeypatch):
+    """Of three checkpoints the second is the first to answer half of the prompts, and none answers
+    more: then it is the last."""
+    trial = [{"prompt": "copy a=", "answer": "a"}, {"prompt": "copy b=", "answer": "b"}]
+    answers = {10: ["", ""], 20: ["", "b "], 30: ["", "b"]}
+    monkeypatch.setattr(language_study, "all_steps", lambda _: [30, 10, 20])
+    monkeypatch.setattr(language_study, "load", lambda path: Answering(answers, int(path.name)))
+    monkeypatch.setattr(language_study, "flat_params", lambda step: step)
+    for share, step in ((0.5, 20), (0.6, 30), (0.0, 10)):
+        assert first_able(tmp_path, LanguageArm(start=share), trial) == step
+
+
+class Answering:
+    """A language model whose parameters are the step that it was saved at."""
+
+    def __init__(self, answers, step):
+        self.answers, self.model = answers, step
+
+    def with_params(self, step):
+        return Answering(self.answers, step)
+
+    def generate(self, questions, *, max_tokens):
+        assert max_tokens == LanguageArm().max_new_tokens
+        return self.answers[self.model][: len(questions)]
