@@ -46,7 +46,7 @@ METHODS = ("none", "code", "code online", "LoRA", "all online")
 NOISE = 0.01  # of the codes' first values
 
 
-def small_griffin() -> GriffinConfig:
+def strings_griffin() -> GriffinConfig:
     """Two recurrent layers and one of local attention, 167,104 parameters."""
     return dataclasses.replace(
         tiny(),
@@ -70,7 +70,7 @@ class StringsArm:
     shots: examples that a method learns from; queries: those that it is then tested on."""
 
     kind: Kind
-    model: GriffinConfig = dataclasses.field(default_factory=small_griffin)
+    model: GriffinConfig = dataclasses.field(default_factory=strings_griffin)
     hyper: HyperConfig = TEMPLATES
     lora: LoraConfig = OWN
     base_steps: int = 400

@@ -23,14 +23,14 @@ from training.recipes.modular.strings_learning import (
     measured,
     read_once,
     scores,
-    small_griffin,
+    strings_griffin,
 )
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SMALL = StringsArm(
     kind="ring",
     model=dataclasses.replace(
-        small_griffin(),
+        strings_griffin(),
         width=16,
         mlp_width=16,
         lru_width=16,
@@ -51,7 +51,7 @@ SMALL = StringsArm(
 
 
 def test_the_size_that_the_text_states():
-    shapes = param_shapes(small_griffin())
+    shapes = param_shapes(strings_griffin())
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == 167_104
 
 
