@@ -15,6 +15,7 @@ import recurrentgemma as rg
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.layers import ROPE_BASE, rotary
 from recurrentgemma.params import flat_params
+from tests.drawn import normal
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -54,7 +55,7 @@ def test_two_tokens_differ_by_the_same_angle_anywhere(history: int):
 
 
 def test_only_half_of_each_head_turns():
-    x = jax.random.normal(jax.random.key(0), (1, 3, 2, 16))
+    x = normal(0, (1, 3, 2, 16))
     y = rotary(x, jnp.array([[0, 1, 10**6]]))
     np.testing.assert_array_equal(y[..., 8:], x[..., 8:])
     np.testing.assert_array_equal(y[:, 0], x[:, 0])

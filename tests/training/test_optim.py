@@ -14,6 +14,7 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.parameters import param_shapes
 from recurrentgemma.presets import PRESETS, tiny
 from recurrentgemma.sharding import parameter_name
+from tests.drawn import normal
 from training.optim import (
     OptimConfig,
     decay_mask,
@@ -116,7 +117,7 @@ def test_muon_takes_the_weights_of_linear_layers_and_nothing_else(num_layers, sc
     params = nnx.state(Griffin(config, rngs=nnx.Rngs(0)), nnx.Param)
     optim = OptimConfig(learning_rate=1.0, warmup_steps=0, weight_decay=0.0, algorithm="muon")
     tx = make_optimizer(optim, steps=10)
-    grads = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
+    grads = jax.tree.map(lambda x: normal(x.size, x.shape), params)
     updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
     leaves = {
         parameter_name(path): np.asarray(x)

@@ -11,6 +11,7 @@ import pytest
 
 from eval.diagnostics import curvature
 from recurrentgemma.errors import MissingExtra, UserError
+from tests.drawn import normal
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -29,12 +30,12 @@ def params():
 
 @pytest.fixture(scope="module")
 def x_NI():
-    return jax.random.normal(jax.random.key(1), (10, 4))
+    return normal(1, (10, 4))
 
 
 @pytest.fixture(scope="module")
 def loss(x_NI):
-    y_NO = jax.random.normal(jax.random.key(2), (10, 2))
+    y_NO = normal(2, (10, 2))
     return lambda params: jnp.mean(jnp.square(apply(params, x_NI) - y_NO))
 
 

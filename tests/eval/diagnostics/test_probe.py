@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from eval.diagnostics.probe import Task, classification, fit, probe, regression, sine_targets
+from tests.drawn import normal
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -26,7 +27,7 @@ def apply(params: dict[str, jax.Array], x_NI: jax.Array) -> jax.Array:
 
 @pytest.fixture(scope="module")
 def x_NI() -> jax.Array:
-    return jax.random.normal(jax.random.key(0), (64, 8))
+    return normal(0, (64, 8))
 
 
 def dead(params: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eval.diagnostics.representation import features_of, ranks
+from tests.drawn import normal
 from training.finetuning.policy import Judged
 from training.finetuning.policy_metrics import representation, trust_region
 from training.finetuning.rollout import Rollout
@@ -27,7 +28,7 @@ def test_ratios_on_either_side_of_the_clip():
 
 
 def test_ranks_of_the_tokens_of_answers_alone():
-    features = jax.random.normal(jax.random.key(0), (6, 4, 3))
+    features = normal(0, (6, 4, 3))
     lengths = jnp.array([4, 2, 1, 4, 3, 2], jnp.int32)
     real = np.arange(4)[None] < np.asarray(lengths)[:, None]
     index = jnp.arange(6, dtype=jnp.int32)

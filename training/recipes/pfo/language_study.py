@@ -248,7 +248,7 @@ def language_arms(*, epochs: Sequence[int], **sizes: Any) -> dict[str, LanguageA
 LANGUAGE = Experiment(
     name="language",
     question="does PFO steady the rewards of a small Griffin over many epochs, and does KL?",
-    cost="about 20 minutes on two cores, an estimate",
+    cost="about three hours on two cores, an estimate",
     arms=language_arms(epochs=(2, 8)),
     measure_in=measure,
     conclude=conclude,

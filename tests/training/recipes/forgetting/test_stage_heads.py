@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.drawn import normal
 from training.recipes.forgetting.stage_heads import StagesConfig, trunk
 from training.recipes.vision.network import Network
 
@@ -13,7 +14,7 @@ NETWORK = Network(StagesConfig(stages=3, widths=(8, 8)), image_shape=(1, 1, 5), 
 
 def inputs(stages: list[int]) -> jax.Array:
     """The same robot in each of these stages."""
-    robot = jax.random.normal(jax.random.key(1), (4,))
+    robot = normal(1, (4,))
     rows = [jnp.concatenate([jnp.full((1,), stage, jnp.float32), robot]) for stage in stages]
     return jnp.stack(rows)[:, None, None]
 

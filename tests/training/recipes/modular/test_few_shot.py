@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from recurrentgemma.errors import UserError
+from tests.drawn import normal
 from training.recipes.experiment import Cell
 from training.recipes.modular.few_shot import FewShotArm, Run, decoded, train_arms
 from training.recipes.modular.hypernetworks import Anil
@@ -90,10 +91,10 @@ def test_the_loss_falls_and_fewer_shots_are_tested():
 
 
 def test_decoding_of_what_is_linear():
-    code = jax.random.normal(jax.random.key(0), (30, 3))
-    fast = code @ jax.random.normal(jax.random.key(1), (3, 50)) + 2.0
+    code = normal(0, (30, 3))
+    fast = code @ normal(1, (3, 50)) + 2.0
     assert float(decoded(fast[:20], code[:20], fast[20:], code[20:])) > 0.98
-    noise = jax.random.normal(jax.random.key(2), (30, 50))
+    noise = normal(2, (30, 50))
     assert float(decoded(noise[:20], code[:20], noise[20:], code[20:])) < 0.3
 
 

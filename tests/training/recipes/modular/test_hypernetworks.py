@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from recurrentgemma.errors import UserError
+from tests.drawn import normal
 from training.recipes.modular.hypernetworks import Anil, Hypernetwork, Maml, layer_shapes, mlp, size
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -94,7 +95,7 @@ def test_a_non_linear_one_is_not_linear():
 def test_anil_reads_out_of_a_shared_body():
     learner = Anil(width=5, depth=2)
     shared = learner.init(jax.random.key(0), 4, 2)
-    x = jax.random.normal(jax.random.key(1), (3, 4))
+    x = normal(1, (3, 4))
     layers = [*shared["body"], shared["head"]]
     features = learner.features(shared, x)
     np.testing.assert_allclose(

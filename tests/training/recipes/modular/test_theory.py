@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from recurrentgemma.errors import UserError
+from tests.drawn import normal
 from training.recipes.modular.method import Inner
 from training.recipes.modular.support import Support
 from training.recipes.modular.theory import (
@@ -45,12 +46,12 @@ def other_coordinates(teacher: Modular, f_MM: jax.Array) -> Modular:
 
 def test_alignment_of_the_teacher_itself(teacher):
     """And of the teacher in other coordinates, by the decoder that its codes give."""
-    mix = jax.random.normal(jax.random.key(1), (6, 6)) + 2 * jnp.eye(6)
+    mix = normal(1, (6, 6)) + 2 * jnp.eye(6)
     student = other_coordinates(teacher, mix)
     code_NM = draw_codes(jnp.ones((50, 6)), jax.random.key(2), continuous=True)
     code_NM = code_NM * jax.random.rademacher(jax.random.key(4), code_NM.shape, jnp.float32)
     fast_NM = code_NM @ jnp.linalg.inv(mix)
-    x = jax.random.normal(jax.random.key(5), (7, 6))
+    x = normal(5, (7, 6))
     np.testing.assert_allclose(
         student.outputs(fast_NM[0], x), teacher.outputs(code_NM[0], x), rtol=1e-3, atol=1e-4
     )

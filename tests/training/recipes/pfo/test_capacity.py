@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.drawn import normal
 from tests.training.recipes.rl.test_ppo import updated
 from training.recipes.pfo.capacity import capacity_loss
 
@@ -17,7 +18,7 @@ def larger(params):
 
 def test_a_dead_network_learns_less():
     agent, state, _, _ = updated(learning_rate=3e-2)
-    observation = jax.random.normal(jax.random.key(7), (64, 1, 1, 3))
+    observation = normal(7, (64, 1, 1, 3))
     fresh = agent.start(jax.random.key(8))
     fresh = fresh._replace(actor=larger(fresh.actor), critic=larger(fresh.critic))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from recurrentgemma.counts import parameter_count
+from tests.drawn import normal
 from training.recipes.experiment import Cell
 from training.recipes.plasticity.domain_study import (
     DOMAINS,
@@ -34,7 +35,7 @@ def test_the_model_has_three_million_parameters():
 def test_norms_stand_on_both_branches_of_the_mlp():
     config = DomainArm(width=16, layers=1, length=8).config()
     model = griffin(config, jax.random.key(0), normed=True)
-    x_BTD = jax.random.normal(jax.random.key(1), (2, 3, 16))
+    x_BTD = normal(1, (2, 3, 16))
     for name in ("ffw_gate", "ffw_up"):
         z_BTF = getattr(model.blocks[0].mlp_block, name)(x_BTD)
         np.testing.assert_allclose(jnp.square(z_BTF).mean(-1), 1, atol=1e-3)

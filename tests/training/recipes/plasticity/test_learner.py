@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from recurrentgemma.errors import UserError
+from tests.drawn import normal
 from training.recipes.plasticity.learner import Choices, Learner, rows_of, weights_norm
 from training.recipes.rl.heads import Head
 from training.recipes.vision.layers import Hidden
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 SHAPE = (4, 4, 1)
 MLP = MLPConfig(widths=(6,))
-X_BHWC = jax.random.normal(jax.random.key(2), (5, *SHAPE))
+X_BHWC = normal(2, (5, *SHAPE))
 
 
 def learner(**choices) -> Learner:

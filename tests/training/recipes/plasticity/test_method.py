@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.drawn import normal
 from training.recipes.plasticity import method
 from training.recipes.vision.mlp import CNNConfig, MLPConfig, readers
 from training.recipes.vision.network import Network
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 SHAPE = (6, 6, 1)
 CNN = CNNConfig(channels=(4,), widths=(5,))
-X_BHWC = jax.random.normal(jax.random.key(5), (7, *SHAPE))
+X_BHWC = normal(5, (7, *SHAPE))
 
 
 def network_and_params(config=CNN):

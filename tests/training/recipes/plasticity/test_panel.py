@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.drawn import normal
 from training.recipes.plasticity.learner import Choices, Learner
 from training.recipes.plasticity.panel import panel, units
 from training.recipes.vision.mlp import MLPConfig
@@ -19,7 +20,7 @@ def test_units_and_ranks():
     for layer, bias in (("hidden_0", [-99.0, 99.0, 0, 0]), ("hidden_1", [99.0] * 3 + [0.0] * 3)):
         linear = {**state.params[layer]["linear"], "bias": jnp.asarray(bias)}
         state = state._replace(params={**state.params, layer: {"linear": linear}})
-    x_NHWC = jax.random.normal(jax.random.key(1), (32, 3, 3, 1))
+    x_NHWC = normal(1, (32, 3, 3, 1))
     shares, measured = jax.jit(
         lambda state: (units(learner, state, x_NHWC), panel(learner, state, x_NHWC))
     )(state)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.drawn import normal
 from tests.training.recipes.rl.test_sac import CHOICES, POLICY, Goal
 from training.recipes.experiment import Cell
 from training.recipes.plasticity.agent_study import conclude_agents
@@ -30,8 +31,8 @@ def test_a_critic_whose_units_are_dead_learns_less():
     agent = SAC(CHOICES, (1, 1, 1), POLICY)
     state = agent.start(jax.random.key(0))
     rows = Transition(
-        jax.random.normal(jax.random.key(1), (64, 1, 1, 1)),
-        jax.random.normal(jax.random.key(2), (64, 1)),
+        normal(1, (64, 1, 1, 1)),
+        normal(2, (64, 1)),
         jnp.zeros(64),
         jnp.zeros(64, bool),
         jnp.zeros((64, 1, 1, 1)),

@@ -5,10 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.drawn import normal
 from training.recipes.plasticity.streams import Stream, Task, shown, task
 
 TRUE_N = jnp.asarray(np.random.default_rng(0).integers(0, 10, 400), jnp.int32)
-PIXELS_NP = jax.random.normal(jax.random.key(1), (400, 16))
+PIXELS_NP = normal(1, (400, 16))
 
 
 def tasks(stream: Stream, count: int = 3, seed: int = 0) -> list[Task]:

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.drawn import normal
 from training.recipes.plasticity.learner import Choices, Learner
 from training.recipes.plasticity.value_probe import value_task
 from training.recipes.vision.mlp import MLPConfig
@@ -17,7 +18,7 @@ def test_the_score_is_the_error_to_the_sine_of_a_random_network():
     state = learner.start(jax.random.key(0))
     higher = jax.tree.map(lambda w: w, state.params)
     higher["head"]["bias"] = higher["head"]["bias"] + 100.0
-    x = jax.random.normal(jax.random.key(1), (32, 1, 1, 3))
+    x = normal(1, (32, 1, 1, 3))
     scores = []
     for params in (state.params, higher):
         task = value_task(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from recurrentgemma.errors import UserError
+from tests.drawn import normal
 from tests.training.recipes.pruning.test_widths import CLASSES, NETWORKS, SHAPE, of
 from training.recipes.pruning import method
 from training.recipes.pruning.widths import layers_of, network_widths, scaled, shared_axes
@@ -87,7 +88,7 @@ def test_scores_are_the_derivatives_by_the_gates():
     """SNAP's by central differences of the loss, EarlyCroP's of the gradient's squared norm."""
     network = of(CONFIG)
     params, stats = network.init(jax.random.key(0))
-    x_BHWC = jax.random.normal(jax.random.key(1), (16, *SHAPE))
+    x_BHWC = normal(1, (16, *SHAPE))
     y_B = jnp.arange(16) % CLASSES
 
     def loss(params):

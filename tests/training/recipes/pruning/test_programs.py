@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from recurrentgemma.errors import UserError
+from tests.drawn import normal
 from tests.training.recipes.pruning.test_widths import CLASSES, NETWORKS, SHAPE, of
 from training.recipes.pruning import programs
 from training.recipes.pruning.choices import Training
@@ -22,7 +23,7 @@ def test_a_unit_that_lives_on_one_image_is_alive(monkeypatch: pytest.MonkeyPatch
     network = of(CONFIG)
     params, stats = jax.vmap(network.init)(jax.random.split(jax.random.key(0), 2))
     params["hidden_0"]["norm"]["bias"] = params["hidden_0"]["norm"]["bias"] - 30.0
-    x_NHWC = jnp.zeros((11, *SHAPE)).at[9].set(100.0 * jax.random.normal(jax.random.key(1), SHAPE))
+    x_NHWC = jnp.zeros((11, *SHAPE)).at[9].set(100.0 * normal(1, SHAPE))
     dead = programs.scan_program(CONFIG, SHAPE, CLASSES)(params, stats, x_NHWC)
     z_SBU = jax.vmap(network.apply, in_axes=(0, 0, None))(params, stats, x_NHWC).hidden
     expected = (z_SBU["hidden_0"].a <= 0).all(1)
@@ -36,7 +37,7 @@ def test_accuracy_is_that_of_the_images(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(programs, "PART", 4)
     network = of(CONFIG)
     params, stats = jax.vmap(network.init)(jax.random.split(jax.random.key(0), 2))
-    x_NHWC = jax.random.normal(jax.random.key(1), (8, *SHAPE))
+    x_NHWC = normal(1, (8, *SHAPE))
     second = [jax.tree.map(lambda x: x[1], tree) for tree in (params, stats)]
     predicted = network.apply(second[0], second[1], x_NHWC)
     y_N = predicted.outputs_BO.argmax(-1).astype(jnp.int32).at[:2].add(1) % CLASSES

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.drawn import normal
 from training.recipes.pruning.widths import (
     is_needed,
     layers_of,
@@ -69,7 +70,7 @@ def test_removing_dead_units_changes_nothing(name: str):
     shared = shared_axes(config, SHAPE, CLASSES)
     keep, smaller = halved(config)
     masks = {name: jnp.asarray(mask, jnp.float32) for name, mask in halves(config).items()}
-    x_BHWC = jax.random.normal(jax.random.key(1), (4, *SHAPE))
+    x_BHWC = normal(1, (4, *SHAPE))
 
     @jax.jit
     def both(keys_S):
@@ -119,7 +120,7 @@ def test_a_gate_of_zero_is_a_network_without_the_unit():
     assert flattened.repeats == 4
     keep, smaller = halved(config)
     gates = {name: jnp.asarray(mask, jnp.float32) for name, mask in halves(config).items()}
-    x_BHWC = jax.random.normal(jax.random.key(1), (4, *SHAPE))
+    x_BHWC = normal(1, (4, *SHAPE))
 
     @jax.jit
     def both(key):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from recurrentgemma.errors import UserError
+from tests.drawn import normal
 from training.recipes.plasticity.agents import AgentLearner
 from training.recipes.plasticity.learner import Choices
 from training.recipes.rl.dqn import DQN, DQNChoices, Transition, projected
@@ -25,7 +26,7 @@ def learner(head, environment):
 
 def test_a_projection_keeps_mass_and_mean_within_the_ends():
     support = jnp.linspace(-1, 1, 5)
-    p = jax.nn.softmax(jax.random.normal(jax.random.key(0), (3, 5)))
+    p = jax.nn.softmax(normal(0, (3, 5)))
     moved = projected(p, jnp.array([0.1, 0.0, 5.0]), jnp.array([0.5, 1.0, 0.5]), support)
     np.testing.assert_allclose(moved.sum(1), 1, rtol=1e-6)
     np.testing.assert_allclose(moved[0] @ support, 0.1 + 0.5 * p[0] @ support, atol=1e-6)

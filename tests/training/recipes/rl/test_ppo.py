@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from recurrentgemma.errors import UserError
+from tests.drawn import normal
 from training.recipes.rl.distributions import Categorical
 from training.recipes.rl.ppo import PPO, PPOChoices, Rollout, as_floats
 from training.recipes.vision.mlp import MLPConfig
@@ -19,11 +20,11 @@ CHOICES = PPOChoices(
     actor=NETWORK, critic=NETWORK, environments=2, rollout=8, minibatch=16, epochs=1, clip=0.2
 )
 ROLLOUT = Rollout(
-    jax.random.normal(jax.random.key(0), (8, 2, 1, 1, 3)),
+    normal(0, (8, 2, 1, 1, 3)),
     jax.random.randint(jax.random.key(1), (8, 2), 0, 2),
-    jax.random.normal(jax.random.key(2), (8, 2)),
+    normal(2, (8, 2)),
     jnp.zeros((8, 2), bool).at[3, 0].set(True),
-    jax.random.normal(jax.random.key(3), (2, 1, 1, 3)),
+    normal(3, (2, 1, 1, 3)),
 )
 
 

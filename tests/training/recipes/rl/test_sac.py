@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from recurrentgemma.errors import UserError
+from tests.drawn import normal
 from training.recipes.rl import sac
 from training.recipes.rl.distributions import Categorical, TanhNormal
 from training.recipes.rl.environments import Stepped
@@ -62,7 +63,7 @@ class Goal:
 def test_the_target():
     agent = SAC(CHOICES, (1, 1, 1), POLICY)
     state = agent.start(jax.random.key(0))._replace(log_alpha=jnp.log(0.5))
-    seen = jax.random.normal(jax.random.key(1), (3, 1, 1, 1))
+    seen = normal(1, (3, 1, 1, 1))
     ended = jnp.array([True, False, False])
     batch = Transition(seen, jnp.zeros((3, 1)), jnp.ones(3), ended, seen)
     y = agent.target(state, batch, jax.random.key(2))
@@ -116,7 +117,7 @@ def test_a_term_beside_the_actors_loss_holds_the_actor():
 def test_critics_learn_without_the_actor():
     agent = SAC(CHOICES, (1, 1, 1), POLICY)
     before = state = jax.jit(agent.start)(jax.random.key(0))
-    seen = jax.random.normal(jax.random.key(1), (64, 1, 1, 1))
+    seen = normal(1, (64, 1, 1, 1))
     ended = jnp.ones(64, bool)
     batch = Transition(seen, seen[:, 0, 0], jnp.full(64, 3.0), ended, seen)
     judge, losses = jax.jit(agent.judge), []

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from recurrentgemma.errors import UserError
+from tests.drawn import normal
 from training.recipes.vision.layers import LEAK, Conv, Dense, Style, convolved_by_products
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -18,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
     [(3, 1, "SAME", 5), (3, 2, "SAME", 6), (1, 2, "SAME", 5), (2, 1, ((1, 0), (0, 2)), 4)],
 )
 def test_a_convolution_by_products_is_a_convolution(size, stride, padding, side):
-    x = jax.random.normal(jax.random.key(0), (2, side, side + 1, 3))
-    kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 4))
+    x = normal(0, (2, side, side + 1, 3))
+    kernel = normal(1, (size, size, 3, 4))
 
     def both(x, kernel):
         ours = convolved_by_products(x, kernel, (stride, stride), padding)
@@ -32,7 +33,7 @@ def test_a_convolution_by_products_is_a_convolution(size, stride, padding, side)
     ours, theirs = both(x, kernel)
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    weight = jax.random.normal(jax.random.key(2), ours.shape)
+    weight = normal(2, ours.shape)
     for argument in (0, 1):
         gradients = [
             jax.grad(lambda *a, k=which: jnp.sum(both(*a)[k] * weight), argument)(x, kernel)
@@ -43,7 +44,7 @@ def test_a_convolution_by_products_is_a_convolution(size, stride, padding, side)
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])
 def test_the_norm_stands_before_the_activation(norm):
-    x_BHWC = 3 + 2 * jax.random.normal(jax.random.key(0), (4, 6, 6, 2))
+    x_BHWC = 3 + 2 * normal(0, (4, 6, 6, 2))
     layer = Conv(2, 5, Style(norm, "leaky_relu"), rngs=nnx.Rngs(0))
     z, a = layer(x_BHWC)
     axes = (1, 2, 3) if norm == "layer" else (0, 1, 2)

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.drawn import normal
 from training.recipes.vision.mlp import CNNConfig, MLPConfig, Reader, readers
 from training.recipes.vision.network import Network
 
@@ -30,7 +31,7 @@ def test_the_layers_read_each_other():
 def test_a_unit_whose_readers_are_zero_is_not_read(config):
     network = Network(config, image_shape=SHAPE, outputs=3)
     params, stats = network.init(jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (2, *SHAPE))
+    x = normal(1, (2, *SHAPE))
     apply = jax.jit(network.apply)
     for layer, (reader, rows) in readers(config, SHAPE).items():
         inner = "conv" if "conv" in params[layer] else "linear"

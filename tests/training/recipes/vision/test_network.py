@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.drawn import normal
 from training.recipes.vision.layers import Style
 from training.recipes.vision.mlp import CNNConfig, MLPConfig
 from training.recipes.vision.network import Network, has_convolutions
@@ -16,7 +17,7 @@ from training.recipes.vision.vit import ViTConfig
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-X_BHWC = jax.random.normal(jax.random.key(9), (4, 8, 8, 1))
+X_BHWC = normal(9, (4, 8, 8, 1))
 CONFIGS: list[Any] = [
     MLPConfig(widths=(8, 6), style=Style("layer")),
     CNNConfig(channels=(4, 6), widths=(8,), style=Style("batch")),

@@ -6,13 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tests.drawn import normal
 from training.recipes.vision.network import Network
 from training.recipes.vision.vgg import VGGConfig, pooled
 
 
 def test_pooling_is_that_of_flax():
     for height, width in ((6, 8), (5, 7), (1, 3)):
-        x_BHWC = jax.random.normal(jax.random.key(0), (2, height, width, 3))
+        x_BHWC = normal(0, (2, height, width, 3))
         expected = nnx.max_pool(x_BHWC, (2, 2), (2, 2), padding="SAME")
         np.testing.assert_array_equal(pooled(x_BHWC), expected)
 
@@ -46,7 +47,7 @@ def test_second_derivatives_are_finite_at_odd_edges():
     config = VGGConfig(channels=((4,), (4,)), widths=(8,))
     network = Network(config, image_shape=(14, 14, 1), outputs=2)
     params, stats = network.init(jax.random.key(0))
-    x_BHWC = jax.random.normal(jax.random.key(1), (16, 14, 14, 1))
+    x_BHWC = normal(1, (16, 14, 14, 1))
 
     def loss(params):
         return (network.train(params, stats, x_BHWC)[0].outputs_BO ** 2).mean()

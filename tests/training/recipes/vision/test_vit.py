@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from recurrentgemma.errors import UserError
+from tests.drawn import normal
 from training.recipes.vision.network import Network
 from training.recipes.vision.vit import ViTConfig
 
@@ -33,7 +34,7 @@ def test_patches_may_change_places_with_their_positions():
     network = Network(config, image_shape=(8, 8, 1), outputs=2)
     params, stats = network.init(jax.random.key(0))
     assert params["block_0"]["mlp"]["linear"]["kernel"].shape == (8, 12)
-    x = np.asarray(jax.random.normal(jax.random.key(1), (3, 8, 8, 1)))
+    x = np.asarray(normal(1, (3, 8, 8, 1)))
     left_right = np.concatenate([x[:, :, 4:], x[:, :, :4]], axis=2)
     swapped = {**params, "positions_SD": params["positions_SD"][np.array([1, 0, 3, 2])]}
     apply = jax.jit(network.apply)
@@ -44,7 +45,7 @@ def test_patches_may_change_places_with_their_positions():
 
 @pytest.mark.usefixtures("compiled_quickly")
 def test_patches_that_do_not_mix_are_read_alone():
-    x = np.asarray(jax.random.normal(jax.random.key(1), (2, 8, 8, 1)))
+    x = np.asarray(normal(1, (2, 8, 8, 1)))
     other = x.copy()
     other[:, :, 4:] += 1.0  # the patches on the right: 1 and 3
     for mixing, changed in ((0, [False, True, False, True]), (1, [True] * 4)):
