@@ -36,6 +36,7 @@ from training.finetuning.preference_losses import Preferred
 from training.finetuning.preferences import Answer, Preference
 from training.optim import OptimConfig, make_optimizer
 from training.retention.objective import Kept
+from training.small_griffin import small_griffin
 from training.step import init_train_state, make_train_step
 
 REFERENCE = Path("tests/peers/dpo.py")
@@ -67,19 +68,8 @@ class DpoArguments:
 
 def model_config(width: int, layers: int) -> GriffinConfig:
     """A small RecurrentGemma."""
-    return GriffinConfig(
-        vocab_size=261,
-        width=width,
-        mlp_width=3 * width,
-        num_layers=layers,
-        lru_width=width,
-        num_gate_blocks=4,
-        num_heads=4,
-        head_dim=width // 4,
-        attention_window=1024,
-        scale_embeddings=True,
-        logits_soft_cap=30.0,
-    )
+    small = small_griffin(width, layers, vocab_size=261, window=1024)
+    return dataclasses.replace(small, scale_embeddings=True, logits_soft_cap=30.0)
 
 
 def draw_pairs(count: int, prompt: int, vocab_size: int) -> list[dict[str, list[int]]]:

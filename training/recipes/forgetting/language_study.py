@@ -34,10 +34,10 @@ from training.data.sources import open_text_source
 from training.recipes import findings
 from training.recipes.experiment import Cell, Experiment, Findings
 from training.recipes.findings import Arms, as_numbers, values
-from training.recipes.small_griffin import small_griffin
 from training.retention.config import Method, RetainConfig
 from training.retention.fisher import estimate
 from training.retention.objective import Kept, OfRows, Retention
+from training.small_griffin import small_griffin
 
 BYTES, HELD_OUT = 256, 0.1
 KEPT = (

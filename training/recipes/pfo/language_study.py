@@ -173,6 +173,7 @@ def measure(cells: Sequence[Cell], folder: Path) -> Iterator[tuple[Cell, Mapping
     """`measured`: what each iteration logs, by name; `before` and `after`: the accuracy on prompts
     that are held out, of the likeliest answers; `steps`: iterations; `examples_for`: steps on
     examples before them."""
+    starts: dict[tuple[Path, float], int] = {}
     for cell in cells:
         arm: LanguageArm = cell.choices
         base = folder / f"base-{arm.task}-{arm.width}-{arm.base_steps}-{cell.seed}"
@@ -185,7 +186,9 @@ def measure(cells: Sequence[Cell], folder: Path) -> Iterator[tuple[Cell, Mapping
         is_over = train(base_config(arm, data / "examples.jsonl", cell.seed), base, LAUNCH)
         if not is_over:
             raise KeyboardInterrupt  # a signal stopped it; the same command goes on
-        step = first_able(base, arm, trial)
+        if (base, arm.start) not in starts:
+            starts[base, arm.start] = first_able(base, arm, trial)
+        step = starts[base, arm.start]
         config = policy_run_config(arm, base / STEPS / str(step), data, cell.seed)
         if not train_policy(config, run_dir, LAUNCH):
             raise KeyboardInterrupt

@@ -32,7 +32,7 @@ from training.recipes.experiment import Cell, Experiment, Findings, as_json
 from training.recipes.findings import Arms, as_numbers, values
 from training.recipes.plasticity import method
 from training.recipes.side_by_side import batched, join, numbers_of, programs, seeds_of, split
-from training.recipes.small_griffin import small_griffin
+from training.small_griffin import small_griffin
 
 BYTES = 256
 SOURCES = (

@@ -24,7 +24,6 @@ from recurrentgemma.errors import UserError
 from training.recipes import findings
 from training.recipes.experiment import Cell, Experiment, Findings, as_json
 from training.recipes.findings import Arms, as_numbers, values
-from training.recipes.small_griffin import small_griffin
 from training.recipes.sparc.caption_model import caption_model
 from training.recipes.sparc.evaluation import Evaluator
 from training.recipes.sparc.objectives import Objective, objective_of
@@ -40,6 +39,7 @@ from training.recipes.sparc.text import GriffinText, GriffinTextConfig, Transfor
 from training.recipes.sparc.towers import ImageText, PairConfig
 from training.recipes.sparc.words import WordVocabulary
 from training.recipes.vision.vit import ViTConfig
+from training.small_griffin import small_griffin
 
 WEIGHTS = (0.1, 0.5, 1.0, 5.0)  # of the local loss; the paper sweeps 0.5 to 10
 CHOSEN_BY = ("i2t R@1", "t2i R@1", "mIoU")

@@ -4,7 +4,7 @@
 import pytest
 
 from recurrentgemma.counts import parameter_count
-from training.recipes.small_griffin import small_griffin
+from training.small_griffin import small_griffin
 
 
 def test_its_size():

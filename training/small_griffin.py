@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Griffin that studies train in minutes."""
+"""The Griffin that studies and benchmarks train in minutes."""
 
 from recurrentgemma.config import GriffinConfig
 
