@@ -2,6 +2,7 @@
 """How the programs of some tests are compiled."""
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ from jax._src import compiler, lru_cache
 from jax.experimental.compilation_cache import compilation_cache
 
 QUICKLY = "jax_disable_most_optimizations"  # LLVM does without its slow passes
-# Goes with it: XLA's older way of emitting CPU kernels, by LLVM alone, takes 0.4 of the time of the
-# newer one, which goes through MLIR. jax.config has no such option.
+# Go with it, as options of XLA that jax.config lacks. Its older way of emitting CPU kernels, by
+# LLVM alone, takes 0.4 of the time of the newer one, which goes through MLIR.
 OLDER_EMITTERS = ("xla_cpu_use_fusion_emitters", False)
-
+# A program is one module for LLVM, not 32, which have a cost each: 0.75 of the time on one core.
+WHOLE = ("xla_cpu_parallel_codegen_split_count", 1)
 
 KEPT_IN = "jax_compilation_cache_dir"
 
@@ -31,26 +33,38 @@ def kept_in(folder: Path) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def compiling(*, older_emitters: bool = True, **options: object) -> Iterator[None]:
+def compiling(**options: object) -> Iterator[None]:
     """With these of JAX's options, here and in processes that are started here, which keep their
     programs in a folder of their own (by_processes). What was compiled before, or is compiled
-    meanwhile, is used on that side only. older_emitters: with QUICKLY."""
+    meanwhile, is used on that side only."""
     before = {name: jax.config.values[name] for name in options}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in options.items():
-            of_processes = by_processes(Path(str(value))) if name == KEPT_IN else value
-            patch.setenv(name.upper(), str(of_processes))
+            if value is None:
+                patch.delenv(name.upper(), raising=False)
+            else:
+                of_processes = by_processes(Path(str(value))) if name == KEPT_IN else value
+                patch.setenv(name.upper(), str(of_processes))
         patch.setattr(lru_cache.LRUCache, "put", _put_whole)
-        if older_emitters and options.get(QUICKLY):
-            patch.setattr(compiler, "get_compile_options", _with_older_emitters)
-            name, value = OLDER_EMITTERS
-            flags = f"{os.environ.get('XLA_FLAGS', '')} --{name}={str(value).lower()}"
-            patch.setenv("XLA_FLAGS", flags.strip())  # of processes: here they have been read
+        if QUICKLY in options:
+            of_xla = (WHOLE, OLDER_EMITTERS) if options[QUICKLY] else ()
+            patch.setattr(compiler, "get_compile_options", functools.partial(_with, of_xla))
+            # Of processes: here they have been read.
+            flags = os.environ.get("XLA_FLAGS", "").split()
+            flags = [flag for flag in flags if flag not in map(_flag, (WHOLE, OLDER_EMITTERS))]
+            patch.setenv("XLA_FLAGS", " ".join([*flags, *map(_flag, of_xla)]))
         _set(options)
         try:
             yield
         finally:
             _set(before)
+
+
+@contextlib.contextmanager
+def for_users() -> Iterator[None]:
+    """As users compile. `@for_users()` stands above a test, too."""
+    with compiling(**{KEPT_IN: None, QUICKLY: False}):
+        yield
 
 
 def by_processes(folder: Path) -> Path:
@@ -70,13 +84,15 @@ def _put_whole(cache: lru_cache.LRUCache, key: str, value: bytes) -> None:
 _compile_options = compiler.get_compile_options
 
 
-def _with_older_emitters(*args, **options):
+def _with(of_xla: tuple[tuple[str, object], ...], *args, **options):
     compile_options = _compile_options(*args, **options)
-    compile_options.env_option_overrides = [
-        *compile_options.env_option_overrides,
-        OLDER_EMITTERS,
-    ]
+    compile_options.env_option_overrides = [*compile_options.env_option_overrides, *of_xla]
     return compile_options
+
+
+def _flag(of_xla: tuple[str, object]) -> str:
+    name, value = of_xla
+    return f"--{name}={str(value).lower()}"
 
 
 def _set(options: dict[str, object]) -> None:

@@ -17,7 +17,7 @@ import hypothesis
 import jax
 import pytest
 
-from tests.compiling import QUICKLY, by_processes, compiling, kept_in
+from tests.compiling import QUICKLY, by_processes, compiling, for_users, kept_in
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -58,12 +58,29 @@ def compiled(pytestconfig: pytest.Config) -> Iterator[Path]:
     shutil.rmtree(by_processes(folder), ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def compiled_quickly(compiled: Path) -> Iterator[None]:
-    """For tests that compile much and look at values alone; the same values are looked at in
-    programs as users run them by others (recurrentgemma/test_contract.py, test_golden.py)."""
+    """Compiling is most of what tests do, and most of them look at values alone: LLVM does without
+    its slow passes, and what was compiled before is read back, by processes that a test starts
+    too. Bits are compared of one program with itself, which any compilation allows."""
     with compiling(**kept_in(compiled), **{QUICKLY: True}):
         yield
+
+
+@pytest.fixture(scope="module")
+def compiled_for_users(compiled_quickly: None) -> Iterator[None]:
+    """For tests of what a compiler makes, and of values in programs as users run them."""
+    with for_users():
+        yield
+
+
+@pytest.fixture
+def traced_anew() -> Iterator[None]:
+    """For tests that break or change what a compiled function calls: it is traced again, and the
+    broken one forgotten."""
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

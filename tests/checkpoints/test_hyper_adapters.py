@@ -26,8 +26,6 @@ from recurrentgemma.hyper_adapters import (
 from recurrentgemma.params import flat_params
 from tests.checkpoints.conftest import random_params, small_config
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 MODEL = small_config()
 HYPER = HyperConfig(templates=3, rank=2, alpha=6.0, layers=".*/(ffw_up|linear_x)")
 

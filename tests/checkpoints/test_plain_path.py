@@ -17,8 +17,6 @@ from recurrentgemma.params import flat_params
 from tests.checkpoints import run_steps
 from tests.checkpoints.conftest import random_params, small_config
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 CONFIG = small_config(num_layers=1, vocab_size=256)
 PARAMS = random_params(CONFIG)
 CHARACTERS = sorted(set(map(chr, range(32, 127))) - {"/"})

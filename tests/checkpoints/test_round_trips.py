@@ -16,8 +16,6 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params
 from tests.checkpoints.conftest import assert_same_bits, random_params, small_config
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 CONFIGS = {
     "griffin": small_config(),
     "hawk": small_config(pattern=("recurrent",), num_gate_blocks=6, head_dim=4, num_heads=6),

@@ -10,19 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 import recurrentgemma as rg
 from checkpoints import session_file, store
 from recurrentgemma.errors import UserError
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params, from_flat_params
 from recurrentgemma.text.tokenizer import ByteTokenizer, save_tokenizer
+from tests.drawn import untrained
 from tests.recurrentgemma.models import GRIFFIN
 from tests.recurrentgemma.text.seams import KINDS
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 ROOT = Path(__file__).parents[2]
 CONFIG = dataclasses.replace(
@@ -46,7 +43,7 @@ with compiling(**{QUICKLY: True}):  # the same programs, of which bits are compa
 
 @pytest.fixture(scope="module")
 def lm() -> rg.LanguageModel:
-    return rg.LanguageModel(Griffin(CONFIG, rngs=nnx.Rngs(0)), ByteTokenizer())
+    return rg.LanguageModel(untrained(CONFIG), ByteTokenizer())
 
 
 @pytest.fixture
@@ -107,7 +104,7 @@ def test_saving_is_not_seen(tmp_path, dtype):
     """At every kind of place: nothing read yet, text held back, a text that the model has ended."""
     config = dataclasses.replace(CONFIG, dtype=dtype, param_dtype=dtype)
     tokenizer = ByteTokenizer()
-    model = Griffin(config, rngs=nnx.Rngs(0))
+    model = untrained(config)
     lm = rg.LanguageModel(model, tokenizer)
     (first,) = lm.complete([TEXT], max_tokens=9, temperature=1.0, seed=1)
     tokenizer.stop_ids = (first.tokens[-1],)
@@ -155,7 +152,7 @@ def other_weights(lm):
 
 def fresh(tokenizer=None, **changes):
     config = dataclasses.replace(CONFIG, **changes)
-    return rg.LanguageModel(Griffin(config, rngs=nnx.Rngs(0)), tokenizer or ByteTokenizer())
+    return rg.LanguageModel(untrained(config), tokenizer or ByteTokenizer())
 
 
 def test_a_session_is_no_model(path):

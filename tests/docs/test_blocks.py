@@ -11,8 +11,6 @@ import griffin_lm
 from tests.docs.blocks import RUN, SHOWN, Block, blocks, pages
 from tests.docs.world import given, make_world
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 EVERY = {page: blocks(page) for page in pages()}
 CODE = {page: [b for b in listed if b.language in RUN] for page, listed in EVERY.items()}
 NAMES = {page.stem: page for page in CODE if CODE[page]}

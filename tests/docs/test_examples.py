@@ -9,8 +9,6 @@ import pytest
 
 from tests.docs.world import make_world
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 ARGUMENTS = {"score_a_long_book": ["runs/demo", "book.txt"]}
 SHOWN = {

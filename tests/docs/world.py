@@ -17,12 +17,12 @@ import recurrentgemma as rg
 from checkpoints import store
 from checkpoints.convert import convert
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch
 from recurrentgemma.params import flat_params
 from recurrentgemma.presets import tiny
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from recurrentgemma.text.sentencepiece_tokenizer import train_sentencepiece
+from tests.drawn import untrained
 from training.optim import OptimConfig, make_optimizer
 from training.step import init_train_state, make_train_step
 
@@ -45,7 +45,7 @@ PLAY = "ROMEO:\nBut soft! What light through yonder window breaks?\n\n"
 
 def write_model(folder: Path, config: GriffinConfig = CONFIG) -> None:
     """Random parameters and a tokenizer of bytes, in our format."""
-    model = Griffin(config, rngs=nnx.Rngs(0))
+    model = untrained(config)
     store.write(folder, dict(flat_params(model)), config)
     ByteTokenizer().save(folder)
 
@@ -83,7 +83,7 @@ def given(page: str) -> dict:
         answer = {"role": "assistant", "content": "Hello."}
         names |= {"lm": rg.load("runs/demo"), "messages": [question, answer]}
     if page == "finetuning":
-        model = Griffin(CONFIG, rngs=nnx.Rngs(0))
+        model = untrained(CONFIG)
         tokens_BT, weights_BT = jnp.ones((2, 8), jnp.int32), jnp.ones((2, 8))
         positions_BT = jnp.tile(jnp.arange(8), (2, 1))
         names |= {

@@ -21,8 +21,6 @@ from tests.checkpoints.test_ray_cluster import FakeRay
 from tests.docs.world import CONFIG, PLAY, write_model
 from tests.eval.test_ray_perplexity import check_same
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SMALL = ["--devices", "1", "--chunk-length", "64", "--batch-size", "2"]
 
 

@@ -23,8 +23,6 @@ from recurrentgemma.presets import MQA
 from recurrentgemma.sharding import MeshConfig
 from tests.docs.world import CONFIG, write_model
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:

@@ -24,11 +24,10 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.presets import HAWK, MQA, tiny
 from recurrentgemma.sharding import MeshConfig, make_mesh
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from tests.drawn import untrained
 from tests.recurrentgemma.models import call
 from training.data.document import Document
 from training.data.held_out import HeldOut
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 TEXTS = ["", "O", "Über", "But, soft! what light through yonder window breaks? " * 2]
 TEXT_BYTES = sum(len(text.encode()) for text in TEXTS)
@@ -46,7 +45,7 @@ def lm():
         head_dim=8,
         attention_window=16,
     )
-    return LanguageModel(Griffin(config, rngs=nnx.Rngs(0)), ByteTokenizer())
+    return LanguageModel(untrained(config), ByteTokenizer())
 
 
 def documents_of(lm) -> list[Document]:
@@ -213,10 +212,10 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(
 def test_windows_of_global_attention(lm):
     """Each target is predicted from its own window, read on its own."""
     config = dataclasses.replace(lm.config, pattern=MQA, context_length=320, num_layers=2)
-    params = nnx.split(Griffin(config, rngs=nnx.Rngs(0)))[1]
-    wide = nnx.merge(nnx.split(Griffin(config, rngs=nnx.Rngs(0)))[0], params)
+    params = nnx.split(untrained(config))[1]
+    wide = nnx.merge(nnx.split(untrained(config))[0], params)
     config = dataclasses.replace(config, context_length=24)
-    model = nnx.merge(nnx.split(Griffin(config, rngs=nnx.Rngs(0)))[0], params)
+    model = nnx.merge(nnx.split(untrained(config))[0], params)
     documents = random_documents(261, [80, 10])
     with pytest.raises(UserError, match=r"document 0 has 79 tokens.*--window 24 --stride 12"):
         score_all(model, documents, chunk_length=16)
@@ -262,7 +261,7 @@ def test_a_million_tokens_are_the_sum_of_any_chunking_in_constant_memory():
         attention_window=16,
     )
     for pattern in (config.pattern, HAWK):
-        model = Griffin(dataclasses.replace(config, pattern=pattern), rngs=nnx.Rngs(0))
+        model = untrained(dataclasses.replace(config, pattern=pattern))
         book = random_documents(64, [1_000_001, *[500] * 40])
         alone = InMemory([book.read(0)])
         nats = []

@@ -19,8 +19,6 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.presets import MQA
 from tests.docs.world import CONFIG, PLAY, write_model
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 ROOT = Path(__file__).parents[2]
 SMALL = ["--devices", "1", "--chunk-length", "32", "--batch-size", "2"]
 

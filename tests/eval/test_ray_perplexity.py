@@ -17,8 +17,6 @@ from tests.checkpoints.test_ray_cluster import FakeRay
 from tests.docs.world import PLAY, write_model
 from tests.ray_nodes import griffin, ray_nodes
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

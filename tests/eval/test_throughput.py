@@ -6,15 +6,14 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from eval import throughput
 from eval.throughput import Cell, Measured, best_batches, cells, measure, row
 from recurrentgemma.counts import state_bytes
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.decode import CAPACITY
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.presets import HAWK, MQA, tiny
+from tests.drawn import untrained
 
 SMALL = dataclasses.replace(
     tiny(),
@@ -34,7 +33,7 @@ SMALL = dataclasses.replace(
 def models(compiled_quickly: None) -> list[Measured]:
     configs = {"hawk": HAWK, "mqa": MQA}
     return [
-        Measured.of(name, Griffin(dataclasses.replace(SMALL, pattern=p), rngs=nnx.Rngs(0)))
+        Measured.of(name, untrained(dataclasses.replace(SMALL, pattern=p)))
         for name, p in configs.items()
     ]
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
+from tests.drawn import normal
+
 IMPLEMENTATIONS = ("xla", "tpu")
 
 
 def draw(seed: int, *shape: int, scale: float = 1.0) -> jax.Array:
-    return scale * jax.random.normal(jax.random.key(seed), shape)
+    return scale * normal(seed, shape)
 
 
 def runnable(implementation: str | None):

@@ -7,12 +7,22 @@ import pytest
 from kernels.dot import dot, dot_over_rows, dot_transposed, second_first, spread, sum_rows
 from tests.kernels.compare import draw, same, value_and_gradients
 
+pytestmark = pytest.mark.usefixtures("compiled_for_users")
+
 TOLERANCE = {"float32": 2e-6, "bfloat16": 2e-2}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("rows", [1, 2, 9])
-@pytest.mark.parametrize("columns", [6, 7, 600])  # odd and large ones have paths of their own
+@pytest.mark.parametrize(
+    ("rows", "columns"),  # odd and large ones have paths of their own
+    [
+        *((1, 6), (2, 7), (9, 600)),
+        *(
+            pytest.param(rows, columns, marks=pytest.mark.slow)
+            for rows, columns in ((1, 7), (1, 600), (2, 6), (2, 600), (9, 6), (9, 7))
+        ),
+    ],
+)
 def test_products(rows, columns, dtype):
     a, b = draw(0, rows, columns).astype(dtype), draw(1, columns, 5)  # b: a float32 parameter
     got = value_and_gradients(dot, a, b)

@@ -21,9 +21,16 @@ from tests.kernels.compare import (
     value_and_gradients,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
-SHAPES = [(1, 1), (1, 96), (2, 96), (2, 500), (63, 1), (63, 96), (257, 96), (257, 500)]
+SHAPES = [
+    (1, 1),
+    pytest.param(1, 96, marks=pytest.mark.slow),
+    (2, 96),
+    pytest.param(2, 500, marks=pytest.mark.slow),
+    (63, 1),
+    pytest.param(63, 96, marks=pytest.mark.slow),
+    pytest.param(257, 96, marks=pytest.mark.slow),
+    (257, 500),
+]
 
 
 class Case(NamedTuple):
@@ -83,6 +90,7 @@ def test_it_accumulates_in_float32(implementation):
     assert float(last[0, 0]) == 600  # bfloat16 itself stops at 256
 
 
+@pytest.mark.usefixtures("traced_anew")
 def test_it_goes_red_without_the_carry(monkeypatch):
     """From one register of the TPU kernel to the next; from one step of XLA's loop to the next."""
     right = tile.prefix

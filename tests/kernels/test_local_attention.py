@@ -14,8 +14,6 @@ import pytest
 from kernels.local_attention import local_attention, tpu, write_one, write_ring, xla
 from tests.kernels.compare import draw, goes_red, same, truth, value_and_gradients
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def interpreted():
     """A context in which splash attention runs on a CPU. (Its batch is a vmap, which the other way
@@ -62,9 +60,11 @@ def check(implementation, time, window, *, ring, size=8, dtype=jnp.float32):
     same(got, truth(run("reference"), *arrays), 2e-5 if dtype == jnp.float32 else 3e-2)
 
 
+@pytest.mark.usefixtures("traced_anew")
 @pytest.mark.parametrize("ring", [False, True])
 @pytest.mark.parametrize(
-    ("time", "window", "block"), [(1, 6, 4), (29, 6, 4), (16, 16, 4), (12, 3, 256)]
+    ("time", "window", "block"),
+    [(1, 6, 4), (29, 6, 4), pytest.param(16, 16, 4, marks=pytest.mark.slow), (12, 3, 256)],
 )
 def test_blocks_of_queries(time, window, block, ring, monkeypatch):
     monkeypatch.setattr(xla, "BLOCK", block)
@@ -72,7 +72,10 @@ def test_blocks_of_queries(time, window, block, ring, monkeypatch):
 
 
 @pytest.mark.parametrize("ring", [False, True])
-@pytest.mark.parametrize(("time", "window", "size"), [(1, 6, 64), (29, 6, 128), (140, 70, 64)])
+@pytest.mark.parametrize(
+    ("time", "window", "size"),
+    [(1, 6, 64), pytest.param(29, 6, 128, marks=pytest.mark.slow), (140, 70, 64)],
+)
 def test_splash_attention(time, window, size, ring):
     check("tpu", time, window, ring=ring, size=size)
 
@@ -82,6 +85,7 @@ def test_bfloat16(implementation):
     check(implementation, 40, 20, ring=True, size=64, dtype=jnp.bfloat16)
 
 
+@pytest.mark.usefixtures("traced_anew")
 @pytest.mark.parametrize("implementation", ["xla", "tpu"])
 @pytest.mark.parametrize("ring", [False, True])
 def test_it_goes_red_when_documents_or_the_past_are_not_kept_apart(

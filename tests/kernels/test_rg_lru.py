@@ -21,15 +21,21 @@ from tests.kernels.compare import (
     value_and_gradients,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 RESETS = {
     "none": lambda b, t: np.zeros((b, t), bool),
     "first": lambda b, t: np.broadcast_to(np.arange(t)[None] == 0, (b, t)),
     "all": lambda b, t: np.ones((b, t), bool),
     "some": lambda b, t: np.random.default_rng(0).random((b, t)) < 0.2,
 }
-SHAPES = [(1, 1), (1, 500), (2, 96), (63, 1), (63, 96), (257, 96), (257, 500)]
+SHAPES = [
+    (1, 1),
+    pytest.param(1, 500, marks=pytest.mark.slow),
+    (2, 96),
+    (63, 1),
+    pytest.param(63, 96, marks=pytest.mark.slow),
+    pytest.param(257, 96, marks=pytest.mark.slow),
+    (257, 500),
+]
 
 
 class Case(NamedTuple):
@@ -160,6 +166,7 @@ def without_carry(monkeypatch):
     monkeypatch.setattr(tile, "prefix", lambda x, a, h, **options: right(x, a, 0 * h, **options))
 
 
+@pytest.mark.usefixtures("traced_anew")
 @pytest.mark.parametrize(
     ("broken", "implementation", "case"),
     [

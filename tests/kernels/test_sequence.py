@@ -21,8 +21,6 @@ from kernels.local_attention import local_attention
 from kernels.rg_lru import rg_lru
 from tests.kernels.compare import draw, goes_red, runnable, same, value_and_gradients
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 BATCH, TIME, WIDTH, WINDOW = 2, 48, 12, 9
 MESHES = {"sequence": (1, 8, 1), "mixed": (2, 2, 2)}  # data, sequence, tensor
 LINE, STATE, CHANNEL = P("data", "sequence", "tensor"), P("data", "tensor"), P("tensor")
@@ -168,7 +166,10 @@ def test_a_reversed_scan(name):
     reversed_scan(name)
 
 
-@pytest.mark.parametrize("name", sorted(MESHES))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "mixed")) for name in sorted(MESHES)],
+)
 @pytest.mark.parametrize("check", [check_scan, check_rg_lru, reversed_scan])
 def test_the_tpu_kernels(check, name):
     check(name, implementation="tpu")
@@ -184,6 +185,7 @@ def test_attention_without_a_past():
     check_attention("sequence", ring=False)
 
 
+@pytest.mark.usefixtures("traced_anew")
 @pytest.mark.parametrize("op", sorted(CHECKS))
 def test_it_goes_red_when_nothing_crosses_the_cuts(op, monkeypatch):
     """Neither a carry nor a halo."""

@@ -77,7 +77,7 @@ def check(model: Griffin, feeding: Feeding) -> None:
         logits, state = call(model, chunk, state, positions=given, lengths=lengths)
         for r in range(ROWS):
             n = int(lengths[slots[r]])
-            got[r][done[r] : done[r] + n] = np.asarray(logits[slots[r], :n])
+            got[r][done[r] : done[r] + n] = np.asarray(logits)[slots[r], :n]
             done[r] += n
     assert state is not None
     tolerance = TOLERANCE[model.config.dtype]
@@ -92,7 +92,7 @@ def alone(model: Griffin, document: np.ndarray) -> tuple[np.ndarray, State]:
     padded = np.zeros((1, LONGEST), np.int32)
     padded[0, : len(document)] = document
     logits, state = call(model, padded, lengths=np.array([len(document)], np.int32))
-    return np.asarray(logits[0, : len(document)]), state
+    return np.asarray(logits)[0, : len(document)], state
 
 
 def same_state(one: State, other: State, tolerance: float) -> None:

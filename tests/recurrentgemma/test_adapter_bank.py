@@ -12,8 +12,6 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.lora_config import LoraConfig
 from tests.recurrentgemma.models import GRIFFIN, make
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 RANK, SCALE = 3, 0.5
 TOKENS = np.random.default_rng(0).integers(0, GRIFFIN.vocab_size, (3, 5))
 LAYERS = adapted_layers(GRIFFIN, LoraConfig(rank=RANK))

@@ -24,9 +24,8 @@ from recurrentgemma.lora_config import LoraConfig
 from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.parameters import param_shapes
 from recurrentgemma.params import Flat, flat_params, from_flat_params
+from tests.drawn import normal
 from tests.recurrentgemma.models import GRIFFIN, call, make, tokens
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 LAYERS = [name.removesuffix("/weight") for name in param_shapes(GRIFFIN) if "/weight" in name]
 RANK, SCALE = 3, 0.5
@@ -38,9 +37,9 @@ def adapters(seed: int, kind: str = "") -> Flat:
     flat, weights = {}, flat_params(make("griffin"))
     for number, layer in enumerate(name for name in LAYERS if kind in name):
         outputs, inputs = weights[f"{layer}/weight"].shape
-        keys = jax.random.split(jax.random.key(1000 * seed + number))
-        flat[f"{layer}/{A}"] = jax.random.normal(keys[0], (inputs, RANK)) / 6
-        flat[f"{layer}/{B}"] = jax.random.normal(keys[1], (RANK, outputs)) / 2
+        first = 2000 * seed + 2 * number
+        flat[f"{layer}/{A}"] = normal(first, (inputs, RANK)) / 6
+        flat[f"{layer}/{B}"] = normal(first + 1, (RANK, outputs)) / 2
     return flat
 
 
@@ -90,9 +89,8 @@ def test_one_a_row():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_rows_gradient_is_its_own(dtype: str):
-    keys = jax.random.split(jax.random.key(0), 3)
-    x_BTI = jax.random.normal(keys[0], (2, 5, 8), jnp.dtype(dtype))
-    a_BIR, b_BRJ = jax.random.normal(keys[1], (2, 8, 3)), jax.random.normal(keys[2], (2, 3, 6))
+    x_BTI = normal(0, (2, 5, 8)).astype(dtype)
+    a_BIR, b_BRJ = normal(1, (2, 8, 3)), normal(2, (2, 3, 6))
 
     def summed(x, a, b):
         return low_rank(x, a, b, name="proj_k", sums=False).astype(jnp.float32).sum()

@@ -9,14 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from recurrentgemma import chunk
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.state import State, init_state
+from tests.drawn import untrained
 from tests.recurrentgemma.models import GRIFFIN, WINDOW, call, make, tokens
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 HISTORIES = [10**6, 10**8, 2 * 10**9, 2**31 - 5, 2**32 - 5, 9 * 10**9]
 TEXT = 5 * WINDOW
@@ -37,7 +35,7 @@ def attention_only(window: int) -> Griffin:
     config = dataclasses.replace(
         GRIFFIN, pattern=("local_attention",), num_layers=2, attention_window=window
     )
-    return Griffin(config, rngs=nnx.Rngs(0))
+    return untrained(config)
 
 
 def run(model: Griffin, text_1T: jax.Array, state: State | None, chunks: tuple[int, ...]):

@@ -10,8 +10,6 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.presets import PRESETS
 from tests.recurrentgemma.models import GRIFFIN
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def test_json_there_and_back():
     for function in PRESETS.values():

@@ -4,12 +4,12 @@
 import jax
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.local_attention import xla
 from recurrentgemma import layers
-from tests.compiling import QUICKLY, compiling
+from tests.compiling import for_users
 from tests.recurrentgemma.contract import (
     BUCKETS,
     FIRST_BUCKETS,
@@ -51,13 +51,6 @@ SHARP = Feeding(
 )
 
 
-@pytest.fixture
-def quickly():
-    """For a dozen programs each: they are compiled without LLVM's slow passes."""
-    with compiling(**{QUICKLY: True}):
-        yield
-
-
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [
@@ -70,12 +63,9 @@ def quickly():
         pytest.param("mqa", "bfloat16", marks=pytest.mark.slow),
     ],
 )
-@settings(
-    max_examples=20,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=20)
 @given(feeding=feedings())
-def test_any_run_equals_the_document_alone(quickly, kind, dtype, feeding: Feeding):
+def test_any_run_equals_the_document_alone(kind, dtype, feeding: Feeding):
     check(make(kind, dtype), feeding)
 
 
@@ -113,11 +103,12 @@ def _window_ignores_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xla, "attention", leaky)
 
 
+@for_users()
 def test_the_plan_that_shows_breakage_passes():
-    """In programs as users run them."""
     check(make("short"), SHARP)
 
 
+@pytest.mark.usefixtures("traced_anew")
 @pytest.mark.parametrize(
     "break_it",
     [
@@ -127,7 +118,7 @@ def test_the_plan_that_shows_breakage_passes():
         _window_ignores_documents,
     ],
 )
-def test_the_check_goes_red_when_the_model_is_broken(break_it, quickly, monkeypatch):
+def test_the_check_goes_red_when_the_model_is_broken(break_it, monkeypatch):
     break_it(monkeypatch)
     with pytest.raises(AssertionError, match="Not equal"):
         check(make("short"), SHARP)
@@ -143,18 +134,6 @@ def test_decoding_over_several_wraps_of_the_ring(kind: str):
         logits, state = call(model, sequence[:, t : t + 1], state)
         pieces.append(logits)
     np.testing.assert_allclose(np.concatenate(pieces, 1), whole, rtol=0, atol=2e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_equal_shapes_are_equal_bit_for_bit(kind: str):
-    model, sequence = make(kind), tokens(1, 3, 20)
-    logits, state = call(model, sequence)
-    swapped_logits, swapped_state = call(model, sequence[::-1])
-    np.testing.assert_array_equal(logits, swapped_logits[::-1])
-    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(swapped_state), strict=True):
-        np.testing.assert_array_equal(a, b[::-1])
-    other = tokens(2, 3, 20).at[1].set(sequence[1])
-    np.testing.assert_array_equal(call(model, other)[0][1], logits[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -177,3 +156,15 @@ def test_a_row_of_padding_leaves_its_state_alone():
     _, after = call(model, tokens(6, 2, 1), state, lengths=np.array([0, 1]))
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
         np.testing.assert_array_equal(a[0], b[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_shapes_are_equal_bit_for_bit(kind: str, compiled_for_users: None):
+    model, sequence = make(kind), tokens(1, 3, 20)
+    logits, state = call(model, sequence)
+    swapped_logits, swapped_state = call(model, sequence[::-1])
+    np.testing.assert_array_equal(logits, swapped_logits[::-1])
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(swapped_state), strict=True):
+        np.testing.assert_array_equal(a, b[::-1])
+    other = tokens(2, 3, 20).at[1].set(sequence[1])
+    np.testing.assert_array_equal(call(model, other)[0][1], logits[1])

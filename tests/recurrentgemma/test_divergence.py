@@ -17,10 +17,9 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.head import capped_logits
 from recurrentgemma.sharded import on_mesh
 from recurrentgemma.sharding import MeshConfig, make_mesh
+from tests.drawn import untrained
 from tests.kernels.compare import draw
 from tests.recurrentgemma.models import make, tokens
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 TOKENS, WIDTH, VOCAB = 16, 8, 24
 CAPS = (3.0, None)
@@ -90,7 +89,7 @@ def test_of_models():
     """The teacher has no gradient, and a model is at no distance from itself, where its gradient is
     zero."""
     model = make("short")
-    other = Griffin(model.config, rngs=nnx.Rngs(5))
+    other = untrained(model.config, 5)
     tokens_BT, weights_BT = tokens(0, 2, 6), jnp.ones((2, 6)) / 12
 
     def loss(learner, teacher):

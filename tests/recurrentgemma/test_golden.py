@@ -17,6 +17,8 @@ from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.params import flat_params, from_flat_params
 from tests.recurrentgemma.models import call
 
+pytestmark = pytest.mark.usefixtures("compiled_for_users")
+
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 CONFIG = GriffinConfig(
     width=64,

@@ -14,9 +14,8 @@ from recurrentgemma.griffin import Griffin, for_short_documents
 from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.params import flat_params
 from recurrentgemma.state import AttentionState
+from tests.drawn import untrained
 from tests.recurrentgemma.models import CONFIGS, WINDOW, call, make, tokens
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def influence(model: Griffin, positions: np.ndarray) -> np.ndarray:
@@ -49,7 +48,7 @@ def test_no_token_sees_the_future_or_another_document(kind: str):
 
 def test_a_window_reaches_exactly_w_tokens_back():
     config = dataclasses.replace(CONFIGS["griffin"], pattern=("local_attention",), num_layers=1)
-    seen = influence(Griffin(config, rngs=nnx.Rngs(0)), np.arange(3 * WINDOW)[None])
+    seen = influence(untrained(config), np.arange(3 * WINDOW)[None])
     distance = np.arange(3 * WINDOW)[:, None] - np.arange(3 * WINDOW)[None]
     np.testing.assert_array_equal(seen, (distance >= 0) & (distance <= WINDOW))
 

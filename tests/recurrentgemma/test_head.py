@@ -10,8 +10,6 @@ from kernels import platform
 from recurrentgemma import head
 from tests.kernels.compare import draw
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 TOKENS, WIDTH, VOCAB, Z_LOSS = 5, 4, 7, 0.3
 
 

@@ -24,19 +24,18 @@ from recurrentgemma.hyper_adapters import (
     plain_code,
 )
 from recurrentgemma.params import Flat, flat_params, from_flat_params
+from tests.drawn import normal
 from tests.recurrentgemma.models import GRIFFIN, call, make, tokens
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 HYPER = HyperConfig(templates=3, rank=2, alpha=6.0)
 
 
 def templates() -> Flat:
     """Whose B is not zero."""
     flat = fresh_templates(GRIFFIN, HYPER, seed=0)
-    keys = jax.random.split(jax.random.key(5), len(flat))
     return {
-        name: jax.random.normal(key, x.shape) / 3 if name.endswith(B) else x
-        for key, (name, x) in zip(keys, flat.items(), strict=True)
+        name: normal(seed, x.shape) / 3 if name.endswith(B) else x
+        for seed, (name, x) in enumerate(flat.items())
     }
 
 

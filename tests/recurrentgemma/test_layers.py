@@ -17,8 +17,6 @@ from recurrentgemma.layers import ROPE_BASE, rotary
 from recurrentgemma.params import flat_params
 from tests.drawn import normal
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 TRAINED = 8192  # tokens that RecurrentGemma was trained on at a time
 
 

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("compiled_for_users")
+
 MEASURE = """
 import ctypes, re
 from recurrentgemma.memory import give_back_freed_memory, keep_freed_memory

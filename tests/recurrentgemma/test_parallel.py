@@ -4,15 +4,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax.sharding import PartitionSpec as P
 
 from recurrentgemma import parallel
 from recurrentgemma.sharded import on_mesh
 from recurrentgemma.sharding import MeshConfig, make_mesh
 from tests.kernels.compare import draw
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def test_outside_of_a_mesh_it_is_the_identity():

@@ -6,16 +6,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import nnx
 
 from recurrentgemma import params
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.parameters import param_shapes
 from recurrentgemma.params import canonical_names, flat_params, from_flat_params
+from tests.drawn import untrained
 from tests.recurrentgemma.models import GRIFFIN, call, make, tokens
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 SCANNED = dataclasses.replace(GRIFFIN, num_layers=8, scan_layers=True)  # two groups and two more
 
@@ -56,7 +53,7 @@ def test_every_value_comes_back_from_a_scanned_model():
 
 
 def test_replaced_keeps_the_structure():
-    state = nnx.state(Griffin(GRIFFIN, rngs=nnx.Rngs(0)), nnx.Param)
+    state = nnx.state(untrained(GRIFFIN), nnx.Param)
     flat = params.unstack(GRIFFIN, params.by_path(state))
     other = params.replaced(GRIFFIN, state, {name: array + 1 for name, array in flat.items()})
     assert jax.tree.structure(other) == jax.tree.structure(state)

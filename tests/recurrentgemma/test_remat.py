@@ -16,7 +16,10 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.remat import KEPT, POLICIES
 from tests.compiling import QUICKLY, compiling
+from tests.drawn import untrained
 from tests.recurrentgemma.models import GRIFFIN, tokens
+
+pytestmark = pytest.mark.usefixtures("compiled_for_users")
 
 CONFIG = dataclasses.replace(GRIFFIN, num_layers=3, num_gate_blocks=1)
 # Products that are computed again, of two recurrent layers and one of attention: linear_x and _y
@@ -105,7 +108,7 @@ def test_products_on_a_tpu(dtypes: tuple[str, ...], policies: tuple[str, ...]):
 
 def test_gradients_do_not_depend_on_the_policy():
     config = dataclasses.replace(CONFIG, remat="none")
-    params = nnx.state(Griffin(config, rngs=nnx.Rngs(0)), nnx.Param)
+    params = nnx.state(untrained(config), nnx.Param)
     x = tokens(0, 1, 17)
     batch = Batch(x[:, :-1], x[:, 1:], jnp.ones((1, 16)), jnp.arange(16)[None])
 

@@ -7,16 +7,12 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.sharded import ShardedGriffin
 from recurrentgemma.sharding import MeshConfig, make_mesh
+from tests.drawn import untrained
 from tests.recurrentgemma.models import call
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 CONFIG = GriffinConfig(
     vocab_size=32,
@@ -41,7 +37,7 @@ MESHES = {
 
 @pytest.fixture(scope="module")
 def model():
-    return Griffin(CONFIG, rngs=nnx.Rngs(0))
+    return untrained(CONFIG)
 
 
 def chunks(kind: str):

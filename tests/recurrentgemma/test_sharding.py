@@ -11,8 +11,6 @@ from recurrentgemma.presets import PRESETS, griffin_14b, recurrentgemma_2b, recu
 from recurrentgemma.sharding import MeshConfig, make_mesh
 from tests.recurrentgemma.models import CONFIGS
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def sizes_of(**sizes: int) -> dict[str, int]:
     return {axis: sizes.get(axis, 1) for axis in sharding.MESH_AXIS_NAMES}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loss by parts of the vocabulary, over a mesh, against the loss by parts of the tokens."""
 
+import functools
 from typing import Any
 
 import jax
@@ -13,9 +14,8 @@ from kernels.measure import tpu_compile
 from recurrentgemma import losses, parallel, vocab_parts
 from recurrentgemma.sharded import on_mesh
 from recurrentgemma.sharding import MeshConfig, make_mesh
+from tests.drawn import integers
 from tests.kernels.compare import draw
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 TOKENS, WIDTH, VOCAB = 16, 8, 24
 
@@ -25,7 +25,7 @@ def test_the_loss_and_its_gradients_are_those_of_one_device():
     three parts of its 8 tokens' logits, or more."""
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     x_MD, embedding_VD = draw(0, TOKENS, WIDTH), draw(1, VOCAB, WIDTH)
-    targets_M = jax.random.randint(jax.random.key(2), (TOKENS,), 0, VOCAB)
+    targets_M = integers(2, (TOKENS,), VOCAB)
     weights_M = jnp.linspace(0, 1, TOKENS)
     soft_cap, z_loss = 3.0, 0.1
 
@@ -72,7 +72,7 @@ def test_behind_a_soft_cap_a_tpu_holds_no_logits():
     for soft_cap in (None, 30.0):
         program = tpu_compile.compile_for(
             "v5e:2x2",
-            lambda *given, soft_cap=soft_cap: vocab_parts._likelihoods(*given, soft_cap),
+            functools.partial(vocab_parts._likelihoods, soft_cap=soft_cap),
             jax.ShapeDtypeStruct((1024, 256), jnp.bfloat16),
             jax.ShapeDtypeStruct((parts, rows, 256), jnp.float32),
             jax.ShapeDtypeStruct((1024,), jnp.int32),

@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +16,6 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from flax import nnx
 
 import recurrentgemma as rg
 from recurrentgemma.adapter_bank import AdapterBank
@@ -32,17 +30,9 @@ from serving.engine.request import Event, GenerationRequest, TokenScore
 from serving.engine.thread import EngineThread
 from serving.features.constraints import Constraints
 from serving.http.server import create_app
-from tests.compiling import QUICKLY, compiling, kept_in
+from tests.drawn import untrained
 
 VOCABULARY = 128
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly(compiled: Path) -> Iterator[None]:
-    """Bits are compared of one program with itself: any compilation does, and all of these tests
-    share what was compiled, the servers that they start too."""
-    with compiling(**kept_in(compiled), **{QUICKLY: True}):
-        yield
 
 
 class FakeEngine:
@@ -186,7 +176,7 @@ def _language_model(pattern: str, tokenizer: Tokenizer | None = ByteTokenizer())
         dtype="float32",
         param_dtype="float32",
     )
-    return LanguageModel(rg.Griffin(config, rngs=nnx.Rngs(3)), tokenizer)
+    return LanguageModel(untrained(config, 3), tokenizer)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from recurrentgemma.presets import tiny
-from tests.compiling import QUICKLY, compiling, kept_in
 from training import build
 from training.configs import TrainConfig
 from training.optim import OptimConfig
@@ -19,29 +18,11 @@ SONG = "".join(
     for n in ("ten", "nine", "eight", "seven", "six", "five", "four", "three", "two", "one") * 4
 )
 
-OPTIMIZED = {
-    f"tests.training.{name}"
-    for name in ("test_demo", "test_step", "planning.test_hlo", "planning.test_plan")
-}
-# It compares the bits of two programs, whose schedules have other numbers in them.
-TWO_SCHEDULES = "tests.training.test_other_steps"
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly(compiled: Path, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Compiling is most of what a test of a few small steps takes: runs of one config read the same
-    program back, and LLVM does without its slow passes, but where a test looks at what they make.
-    Processes that a test starts do the same. Here runs of one config share their step, too: it is
-    a function of its arguments, and traced once."""
-    name = request.module.__name__
-    with (
-        compiling(
-            older_emitters=name != TWO_SCHEDULES,
-            **kept_in(compiled),
-            **{QUICKLY: name not in OPTIMIZED},
-        ),
-        pytest.MonkeyPatch.context() as patch,
-    ):
+@pytest.fixture(scope="session", autouse=True)
+def shared_steps() -> Iterator[None]:
+    """Runs of one config share their step: it is a function of its arguments, and traced once."""
+    with pytest.MonkeyPatch.context() as patch:
         for function in ("make_optimizer", "learning_rate_schedule", "make_train_step"):
             patch.setattr(build, function, functools.cache(getattr(build, function)))
         yield

@@ -10,8 +10,6 @@ import griffin_lm
 from training import build, demo, inputs
 from training.named_runs import RUNS
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.fixture
 def quick(small, tmp_path, monkeypatch):

@@ -14,9 +14,9 @@ from flax import nnx
 from eval.diagnostics.panel import by_name, update_ratios
 from recurrentgemma import sharding
 from recurrentgemma.errors import UserError
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import by_path, unstack
 from recurrentgemma.sharding import MeshConfig, make_mesh
+from tests.drawn import untrained
 from tests.training.small_rows import BATCH, CONFIG, TIME, positions_of
 from training import loop, run_folder
 from training.data.batches import Batch
@@ -76,7 +76,7 @@ def test_a_mesh_gives_the_same(short):
     """With the parameters and the batch laid over it; the rows of the gradients are others."""
     config = dataclasses.replace(short, diagnostics_every=1)
     mesh = make_mesh(MeshConfig(data=1, fsdp=2, sequence=2), jax.devices()[:4])
-    graphdef, params = nnx.split(Griffin(config.model, rngs=nnx.Rngs(0)), nnx.Param)
+    graphdef, params = nnx.split(untrained(config.model), nnx.Param)
     mixture = Mixture((InMemory([np.arange(3000, dtype=np.int32) % 251]),), (1.0,))
     ratios = jax.jit(update_ratios)(params, params)
     alone = Diagnostics(config, graphdef, mixture, None)(params, (), ratios)
@@ -91,7 +91,7 @@ def test_a_mesh_gives_the_same(short):
 
 def test_update_ratios_are_those_of_the_parameters():
     config = dataclasses.replace(CONFIG, num_layers=2, pattern=("recurrent",), scan_layers=True)
-    graphdef, params = nnx.split(Griffin(config, rngs=nnx.Rngs(0)), nnx.Param)
+    graphdef, params = nnx.split(untrained(config), nnx.Param)
     tokens_BT = np.random.default_rng(0).integers(0, 64, (BATCH, TIME), np.int32)
     ones_BT = np.ones((BATCH, TIME), np.float32)
     batch = Batch(*map(jnp.asarray, (tokens_BT, tokens_BT, ones_BT, positions_of(0))))

@@ -16,9 +16,9 @@ import pytest
 from flax import nnx
 
 from checkpoints import store
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from tests.checkpoints import run_steps
+from tests.drawn import untrained
 from training import loop, run, run_folder
 from training.configs import TrainConfig
 from training.data.batches import Batches
@@ -36,7 +36,7 @@ def train(config: TrainConfig, run_dir: Path) -> bool:
 
 def left_by(run_dir: Path, config: TrainConfig) -> dict:
     """All that a run leaves: parameters, optimizer, data order and metrics of every checkpoint."""
-    _, params = nnx.split(Griffin(config.model, rngs=nnx.Rngs(1)), nnx.Param)
+    _, params = nnx.split(untrained(config.model, 1), nnx.Param)
     fresh = init_train_state(params, make_optimizer(config.optimizer, steps=config.steps))
     documents = [np.arange(2)]
     steps = {}

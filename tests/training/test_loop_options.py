@@ -26,8 +26,6 @@ from training.launch import Launch
 from training.observe import progress
 from training.observe.metrics import TIMINGS, read_metrics
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 ONE = Launch(devices=1, tensorboard=False)
 
 

@@ -14,7 +14,7 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.parameters import param_shapes
 from recurrentgemma.presets import PRESETS, tiny
 from recurrentgemma.sharding import parameter_name
-from tests.drawn import normal
+from tests.drawn import normal, untrained
 from training.optim import (
     OptimConfig,
     decay_mask,
@@ -22,8 +22,6 @@ from training.optim import (
     learning_rate_schedule,
     make_optimizer,
 )
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 # Every kind of parameter by the end of its canonical name, and whether it decays.
 KINDS = {
@@ -114,7 +112,7 @@ def test_muon_takes_the_weights_of_linear_layers_and_nothing_else(num_layers, sc
         num_layers=num_layers,
         scan_layers=scan_layers,
     )
-    params = nnx.state(Griffin(config, rngs=nnx.Rngs(0)), nnx.Param)
+    params = nnx.state(untrained(config), nnx.Param)
     optim = OptimConfig(learning_rate=1.0, warmup_steps=0, weight_decay=0.0, algorithm="muon")
     tx = make_optimizer(optim, steps=10)
     grads = jax.tree.map(lambda x: normal(x.size, x.shape), params)

@@ -9,8 +9,8 @@ import optax
 import pytest
 from flax import nnx
 
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.parameters import param_shapes
+from tests.drawn import untrained
 from tests.training.small_rows import CONFIG
 from training.per_layer import stacked, unstacked
 
@@ -18,7 +18,7 @@ from training.per_layer import stacked, unstacked
 @pytest.mark.parametrize("scanned", [False, True])
 def test_there_and_back(scanned: bool):
     config = dataclasses.replace(CONFIG, num_layers=5, scan_layers=scanned)
-    params = nnx.state(Griffin(config, rngs=nnx.Rngs(0)), nnx.Param)
+    params = nnx.state(untrained(config), nnx.Param)
     tree = (params, optax.adam(1e-3).init(params), {"other": np.arange(3)})
     flat = unstacked(tree, config)
     for arrays in (flat[0], flat[1][0].mu, flat[1][0].nu):

@@ -25,8 +25,6 @@ from training import run, run_folder
 from training.configs import TrainConfig
 from training.observe.metrics import TIMINGS, read_metrics
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 ROOT = Path(__file__).parents[2]
 
 

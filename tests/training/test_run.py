@@ -18,11 +18,11 @@ from checkpoints import store
 from checkpoints.convert import convert
 from recurrentgemma import params, sharding
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.sharding import MeshConfig, make_mesh
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from recurrentgemma.text.tokenizer import find_tokenizer
 from tests.checkpoints import run_steps
+from tests.drawn import untrained
 from training import per_layer, run
 from training.configs import TrainConfig
 from training.data.batches import Batches
@@ -71,7 +71,7 @@ def shapes_of(config: GriffinConfig, tx: optax.GradientTransformation) -> TrainS
     """A train state without its values."""
 
     def init() -> TrainState:
-        return init_train_state(nnx.split(Griffin(config, rngs=nnx.Rngs(0)), nnx.Param)[1], tx)
+        return init_train_state(nnx.split(untrained(config), nnx.Param)[1], tx)
 
     return jax.eval_shape(init)
 
@@ -226,7 +226,7 @@ def test_what_lay_beside_the_tokenizer_of_a_base_reaches_an_export(
     for name, text in beside.items():
         assert (run_dir / name).read_text() == text
     assert run.run_tokenizer(run_dir, config, ()).stop_ids == (257, 260, 65)
-    run_steps.save(run_dir, 1, params.flat_params(Griffin(model, rngs=nnx.Rngs(0))))
+    run_steps.save(run_dir, 1, params.flat_params(untrained(model)))
     convert(run_dir, tmp_path / "out", "huggingface")
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ mine }}"
     exported = json.loads((tmp_path / "out" / "generation_config.json").read_text())

@@ -19,11 +19,10 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch
 from recurrentgemma.sharded import init_params, place, start_state
 from recurrentgemma.sharding import MeshConfig, make_mesh
+from tests.drawn import untrained
 from tests.training.small_rows import BATCH, CONFIG, TIME, positions_of
 from training.optim import OptimConfig, make_optimizer
 from training.step import init_train_state, make_train_step
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 STEPS = 20
 MESHES = {
@@ -87,7 +86,7 @@ def train(
 @functools.cache
 def initial(config: GriffinConfig) -> tuple[nnx.GraphDef[Griffin], nnx.State]:
     """The structure and the first parameters, on the host: steps take what they are given."""
-    graphdef, params = nnx.split(Griffin(config, rngs=nnx.Rngs(0)), nnx.Param)
+    graphdef, params = nnx.split(untrained(config), nnx.Param)
     return graphdef, jax.tree.map(np.asarray, params)
 
 
@@ -135,6 +134,7 @@ def test_rows_in_two_parts_are_the_same_step(one_device):
     np.testing.assert_allclose(losses, one_device[:3], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_muon_in_two_parts():
     muon = dataclasses.replace(ADAMW, algorithm="muon")
     losses = train(MESHES["fsdp-sequence-tensor"], 4, optim=muon, accumulation=2).losses
@@ -156,6 +156,7 @@ def broken_gather(monkeypatch):
     monkeypatch.setattr(parallel, "_replicate_float32", lambda x, axes: x)
 
 
+@pytest.mark.usefixtures("traced_anew")
 @pytest.mark.parametrize(
     ("broken", "name"),
     [
@@ -270,7 +271,11 @@ def carried_losses(
 
 @pytest.mark.parametrize(
     "mesh",
-    [None, MESHES["data-fsdp-sequence"], pytest.param(MESHES["tensor"], marks=pytest.mark.slow)],
+    [
+        pytest.param(None, marks=pytest.mark.slow),
+        MESHES["data-fsdp-sequence"],
+        pytest.param(MESHES["tensor"], marks=pytest.mark.slow),
+    ],
 )
 def test_a_carried_state_goes_on(mesh):
     """Three batches of a third of the rows, the state carried, lose what the whole rows do."""

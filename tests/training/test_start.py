@@ -6,15 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from flax import nnx
 
 import recurrentgemma as rg
 from checkpoints.convert import convert
 from recurrentgemma.errors import UserError
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from tests.checkpoints import run_steps
+from tests.drawn import untrained
 from training import run
 from training.configs import TrainConfig
 from training.data.config import DataConfig
@@ -89,7 +88,7 @@ def rounded(small: TrainConfig, tmp_path: Path) -> Path:
     model = dataclasses.replace(small.model, vocab_size=384)
     config = dataclasses.replace(small, model=model)
     run.begin_run(tmp_path / "run", config, ByteTokenizer())
-    params = flat_params(Griffin(model, rngs=nnx.Rngs(0)))
+    params = flat_params(untrained(model))
     run_steps.save(tmp_path / "run", 1, params)
     return tmp_path / "run"
 

@@ -14,13 +14,13 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.parameters import param_shapes
 from recurrentgemma.params import from_flat_params
+from tests.compiling import for_users
+from tests.drawn import untrained
 from tests.recurrentgemma.models import call
 from training.configs import TrainConfig
 from training.data.batches import Batch, Batches
 from training.optim import OptimConfig, make_optimizer
 from training.step import TrainState, TrainStep, init_train_state, make_train_step
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 # What the golden step, and the parameters after three of them, were when this was written.
 GOLDEN = {
@@ -61,6 +61,7 @@ def golden_batch() -> Batch:
     )
 
 
+@for_users()
 def test_golden_step(small: TrainConfig):
     graphdef, params = nnx.split(fixed_params(small.model), nnx.Param)
     tx = make_optimizer(OptimConfig(warmup_steps=0), steps=10)
@@ -87,7 +88,7 @@ def test_golden_step(small: TrainConfig):
 
 
 def learner(config: TrainConfig, steps: int) -> tuple[TrainState, TrainStep]:
-    graphdef, params = nnx.split(Griffin(config.model, rngs=nnx.Rngs(0)), nnx.Param)
+    graphdef, params = nnx.split(untrained(config.model), nnx.Param)
     tx = make_optimizer(config.optimizer, steps=steps)
     return init_train_state(params, tx), make_train_step(graphdef, tx)
 

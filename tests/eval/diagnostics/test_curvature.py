@@ -13,8 +13,6 @@ from eval.diagnostics import curvature
 from recurrentgemma.errors import MissingExtra, UserError
 from tests.drawn import normal
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 KEY = jax.random.key(0)
 
 
@@ -24,8 +22,7 @@ def apply(params, x_NI):
 
 @pytest.fixture(scope="module")
 def params():
-    a, b = jax.random.split(KEY)
-    return {"in": jax.random.normal(a, (4, 6)), "out": jax.random.normal(b, (6, 2))}
+    return {"in": normal(0, (4, 6)), "out": normal(1, (6, 2))}
 
 
 @pytest.fixture(scope="module")

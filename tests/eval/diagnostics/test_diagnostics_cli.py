@@ -24,8 +24,6 @@ from recurrentgemma.params import flat_params
 from tests.docs.world import PLAY, write_model
 from tests.eval.dynamic.small import CONFIG
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 PROBE = ["--probe.steps", "6", "--probe.rows", "8", "--probe.length", "16"]
 SMALL = ["--devices", "1", "--tokens", "256", "--sequence-length", "32", "--gradients", "4"]
 

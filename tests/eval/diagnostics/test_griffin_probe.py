@@ -7,20 +7,17 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import nnx
 
 from eval.diagnostics.griffin_probe import ProbeOptimizer, float32, learner, random_tokens
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch
+from tests.drawn import untrained
 from tests.training.small_rows import CONFIG
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def test_random_tokens_are_learned_by_heart():
     config = dataclasses.replace(CONFIG, pattern=("recurrent",), num_layers=1)
-    graphdef, params = nnx.split(Griffin(config, rngs=nnx.Rngs(0)), nnx.Param)
+    graphdef, params = nnx.split(untrained(config), nnx.Param)
     rng = np.random.default_rng(0)
     tokens_BT = rng.integers(0, 64, (4, 12), np.int32)
     positions_BT = np.tile(np.arange(12, dtype=np.int32), (4, 1))

@@ -11,18 +11,16 @@ from flax import nnx
 
 from eval.diagnostics import layers
 from eval.diagnostics.interference import last_block, row_products
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.params import unstack
+from tests.drawn import untrained
 from tests.training.small_rows import CONFIG, TIME, positions_of
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @pytest.mark.parametrize("layer", ["tail", "group"])
 def test_products_of_the_last_blocks_gradients(layer):
     config = dataclasses.replace(CONFIG, num_layers=3 if layer == "tail" else 2, scan_layers=True)
-    model = Griffin(config, rngs=nnx.Rngs(0))
+    model = untrained(config)
     rng = np.random.default_rng(0)
     tokens_BT, targets_BT = rng.integers(0, 64, (2, 3, TIME), np.int32)
     positions_BT = positions_of(1)[:3]

@@ -19,9 +19,8 @@ from recurrentgemma.losses import Batch
 from recurrentgemma.params import flat_params, from_flat_params
 from recurrentgemma.sharded import on_mesh
 from recurrentgemma.sharding import P
+from tests.drawn import untrained
 from tests.training.small_rows import BATCH, CONFIG, TIME, positions_of
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 THREE = dataclasses.replace(
     CONFIG, num_layers=5, pattern=("recurrent", "local_attention"), scan_layers=True
@@ -30,7 +29,7 @@ THREE = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def model() -> Griffin:
-    return Griffin(THREE, rngs=nnx.Rngs(0))
+    return untrained(THREE)
 
 
 @pytest.fixture(scope="module")

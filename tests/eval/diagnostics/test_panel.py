@@ -9,15 +9,13 @@ from flax import nnx
 from eval.diagnostics import panel
 from eval.diagnostics.layers import no_moments
 from recurrentgemma.errors import UserError
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params
+from tests.drawn import untrained
 from tests.training.small_rows import CONFIG
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def test_matrices_by_canonical_name():
-    model = Griffin(CONFIG, rngs=nnx.Rngs(0))
+    model = untrained(CONFIG)
     params = nnx.state(model, nnx.Param)
     tenth = jax.tree.map(lambda x: -x / 10, params)
     norms, ratios = jax.jit(lambda p, u: (panel.weight_norms(p), panel.update_ratios(p, u)))(

@@ -11,8 +11,6 @@ import pytest
 from eval.diagnostics.probe import Task, classification, fit, probe, regression, sine_targets
 from tests.drawn import normal
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 STEPS = 60
 
 

@@ -9,8 +9,6 @@ import pytest
 from eval.diagnostics import representation as rep
 from recurrentgemma.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 ROWS, WIDTH = 300, 24
 
 

@@ -6,7 +6,6 @@ import functools
 from pathlib import Path
 
 import numpy as np
-from flax import nnx
 
 from checkpoints import hyper_adapters
 from eval.documents import InMemory
@@ -17,9 +16,9 @@ from eval.dynamic.replay import make_replay
 from eval.dynamic.statistics import Statistics, gradient_statistics
 from recurrentgemma.config import GriffinConfig
 from recurrentgemma.generation.lm import LanguageModel
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.hyper_adapters import HyperConfig, fresh_codes, fresh_templates
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from tests.drawn import untrained
 from training.data.document import Document
 from training.data.held_out import HeldOut
 
@@ -53,7 +52,7 @@ RICH = dataclasses.replace(
 
 @functools.cache
 def language_model(config: GriffinConfig = CONFIG, seed: int = 0) -> LanguageModel:
-    return LanguageModel(Griffin(config, rngs=nnx.Rngs(seed)), ByteTokenizer())
+    return LanguageModel(untrained(config, seed), ByteTokenizer())
 
 
 def write_templates(folder: Path, config: GriffinConfig = CONFIG) -> str:

@@ -17,8 +17,6 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.generation.lm import LanguageModel
 from tests.eval.dynamic.small import MQA, PLAIN, RICH, ids_of, language_model, write_templates
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 TEXT = "to be, or not to be, that is the question: whether " * 8
 
 

@@ -14,8 +14,6 @@ from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from tests.eval.dynamic.small import CONFIG, PLAIN, language_model, statistics
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):

@@ -21,8 +21,6 @@ from recurrentgemma.errors import UserError
 from tests.docs.world import PLAY, write_model
 from tests.eval.dynamic.small import CONFIG
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 ROOT = Path(__file__).parents[3]
 TEXTS = [PLAY * 2, "Über " * 7]
 SMALL = ["--devices", "1", "--segment-length", "16", "--optimizer.learning-rate", "1e-2"]

@@ -22,8 +22,6 @@ from recurrentgemma.errors import UserError
 from tests.docs.world import PLAY, write_model
 from tests.eval.dynamic.small import CONFIG
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def test_the_plan_has_every_choice():
     variants = plan(PARTS, (16, 64, 256), 12)

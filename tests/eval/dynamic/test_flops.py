@@ -16,8 +16,6 @@ from recurrentgemma.presets import preset
 from tests.eval.dynamic.small import CONFIG, ids_of, language_model, write_templates
 from training.planning import hlo, products
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 LENGTH = 128
 WIDE = dataclasses.replace(CONFIG, width=64, mlp_width=192, lru_width=64, pattern=("recurrent",))
 STATIC = DynamicConfig(segment_length=LENGTH).static()

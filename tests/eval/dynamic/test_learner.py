@@ -14,8 +14,6 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.sharding import MeshConfig, make_mesh
 from tests.eval.dynamic.small import PLAIN, RICH, ids_of, language_model, log_probs, run, statistics
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 TEXTS = [ids_of(33, seed) for seed in range(3)]
 
 

@@ -12,8 +12,6 @@ from eval.dynamic.config import DynamicConfig, OptimizerConfig
 from eval.dynamic.optimizers import anchored, make_tx
 from recurrentgemma.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 FIRST = {"a": jnp.array([1.0, -2.0, 0.5]), "b": jnp.array([[3.0]])}
 NOW = {"a": jnp.array([1.5, -2.5, 0.0]), "b": jnp.array([[2.0]])}
 GRADS = {"a": jnp.array([0.2, -0.1, 0.4]), "b": jnp.array([[-3.0]])}

@@ -16,8 +16,6 @@ from recurrentgemma.params import flat_params, from_flat_params
 from tests.eval.dynamic.small import CONFIG, MQA, ids_of, language_model, write_templates
 from tests.recurrentgemma.models import call
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def names(**choices) -> set[str]:
     return set(split(language_model(), DynamicConfig(**choices)).pretrained)

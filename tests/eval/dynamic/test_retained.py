@@ -11,8 +11,6 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.params import from_flat_params
 from tests.eval.dynamic.small import CONFIG, PLAIN, documents, ids_of, language_model, log_probs
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def test_it_is_the_score_with_the_parameters_of_now():
     learner, retention = Learner(language_model(), PLAIN), Retention(documents(30, 9), most=34)

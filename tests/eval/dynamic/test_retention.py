@@ -9,8 +9,6 @@ import pytest
 from eval.dynamic import retention
 from recurrentgemma.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 RNG = np.random.default_rng(0)
 INPUTS = jnp.asarray(RNG.normal(size=(5, 3)), jnp.float32)
 PARAMS = {"w": jnp.asarray(RNG.normal(size=(3, 4)), jnp.float32), "b": jnp.zeros(4)}

@@ -17,8 +17,6 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.state import init_state
 from tests.eval.dynamic.small import CONFIG, PLAIN, documents, language_model, statistics
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def test_they_are_the_mean_of_squares_over_segments():
     parts, squares = split(language_model(), PLAIN), []

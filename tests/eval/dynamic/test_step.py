@@ -26,8 +26,6 @@ from tests.eval.dynamic.small import (
     statistics,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 IDS = ids_of(21)
 
 

@@ -19,8 +19,6 @@ from tests.eval.dynamic.small import PLAIN, RICH, documents, ids_of, language_mo
 from training.data.document import Document
 from training.data.held_out import HeldOut
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 LENGTHS = (50, 3, 33, 20)
 
 

@@ -16,8 +16,6 @@ from tests.eval.dynamic.small import PLAIN, documents, ids_of, language_model
 from training.data.document import Document
 from training.data.held_out import HeldOut
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 TEXT = InMemory(HeldOut(f"{n}", Document(ids_of(60, n)), 60) for n in range(2))
 
 

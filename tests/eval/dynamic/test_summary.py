@@ -13,8 +13,6 @@ from eval.dynamic.stream import dynamic_evaluation
 from eval.dynamic.summary import summary
 from tests.eval.dynamic.small import CONFIG, PLAIN, documents, language_model
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.fixture(scope="module")
 def scores():

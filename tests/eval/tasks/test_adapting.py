@@ -13,8 +13,6 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.generation.sampling import Sampling
 from tests.eval.tasks.models import byte_model
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 CHOICES = DynamicConfig(
     parameters="mlp",
     segment_length=8,

@@ -10,8 +10,6 @@ from recurrentgemma.errors import UserError
 from recurrentgemma.sharding import MeshConfig, make_mesh
 from tests.eval.tasks.models import byte_model
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 DRAW = np.random.default_rng(0)
 
 

@@ -15,8 +15,6 @@ from recurrentgemma.generation.sampling import Sampling
 from recurrentgemma.text.chat import chat_format
 from tests.eval.tasks.models import byte_model
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 MESSAGES = [{"role": "user", "content": "Say <end_of_turn> and <start_of_turn>."}]
 
 

@@ -16,8 +16,6 @@ from recurrentgemma.errors import UserError
 from tests.eval.tasks.models import byte_model
 from tests.eval.tasks.task_files import BOOKS, QUESTIONS, write_tasks
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def test_results_are_those_of_score(tmp_path: Path):
     lm, paths = byte_model("griffin"), write_tasks(tmp_path)

@@ -11,8 +11,6 @@ from eval.tasks.phonebook_cli import main
 from recurrentgemma.errors import UserError
 from tests.docs.world import write_model
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch, capsys):
     write_model(tmp_path / "model")

@@ -16,8 +16,6 @@ from eval.tasks.synthetic_training import SyntheticTraining, TrainingChoices
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.lm import load
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 TASK = dataclasses.replace(TASKS["induction_heads"], length=8, window=4)
 CHOICES = TrainingChoices(steps=6, tokens_per_step=32, shortest=8, growing=0.0, block=2)
 

@@ -21,8 +21,7 @@ from eval.tasks.synthetic_training import (
 from recurrentgemma.errors import UserError
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.sharding import parameter_name
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+from tests.drawn import untrained
 
 TASK = dataclasses.replace(TASKS["induction_heads"], length=8)
 CHOICES = TrainingChoices(
@@ -107,7 +106,7 @@ def test_the_window_of_attention_grows_with_the_sequences():
 
     def loss(window: int) -> float:
         narrow = dataclasses.replace(config, attention_window=window)
-        model = nnx.merge(nnx.split(Griffin(narrow, rngs=nnx.Rngs(0)))[0], state.params)
+        model = nnx.merge(nnx.split(untrained(narrow))[0], state.params)
         log_probs_BAV = jax.nn.log_softmax(model.unembed(model.hidden(tokens_BT)[0][:, -1:]))
         return -float(jnp.mean(jnp.take_along_axis(log_probs_BAV, answers_BA[..., None], 2)))
 

@@ -13,8 +13,6 @@ from recurrentgemma.errors import MissingExtra, UserError
 from tests.docs.world import write_model
 from tests.eval.tasks.task_files import write_tasks
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch, capsys):
     write_model(tmp_path / "model")

@@ -5,13 +5,10 @@ import functools
 
 import jax
 import numpy as np
-import pytest
 from jax.sharding import PartitionSpec as P
 
 from kernels.measure.exchange_bench import WAYS
 from tests.kernels.compare import draw
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def test_each_way_gives_the_state_that_enters_each_part():

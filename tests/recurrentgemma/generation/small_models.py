@@ -4,11 +4,9 @@ around the model."""
 
 import dataclasses
 
-from flax import nnx
-
 from recurrentgemma.generation.lm import LanguageModel
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.text.tokenizer import Tokenizer
+from tests.drawn import untrained
 from tests.recurrentgemma.models import CONFIGS
 
 KINDS = {
@@ -23,4 +21,4 @@ CONFIG = dataclasses.replace(KINDS["griffin"], vocab_size=300)  # with room for 
 
 def lm_of(kind: str, tokenizer: Tokenizer | None = None, **changes) -> LanguageModel:
     config = dataclasses.replace(KINDS[kind], **changes)
-    return LanguageModel(Griffin(config, rngs=nnx.Rngs(0)), tokenizer)
+    return LanguageModel(untrained(config), tokenizer)

@@ -11,7 +11,7 @@ from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.text.tokenizer import ByteTokenizer
 from tests.recurrentgemma.generation.small_models import lm_of
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly", "small_chunks")
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 
 class Endless(ByteTokenizer):

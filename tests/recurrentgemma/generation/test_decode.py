@@ -17,7 +17,7 @@ from recurrentgemma.params import flat_params, from_flat_params
 from tests.recurrentgemma.generation.small_models import KINDS, lm_of
 from tests.recurrentgemma.models import call
 
-pytestmark = pytest.mark.usefixtures("small_chunks", "compiled_quickly")
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 SAMPLE = jax.jit(sample)
 SAMPLED: dict[str, Any] = {"temperature": 1.0, "top_p": 0.95, "seed": 7}

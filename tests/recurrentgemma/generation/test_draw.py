@@ -12,8 +12,6 @@ from scipy import special
 from recurrentgemma.generation.draw import SamplingArrays, log_probs, sample, sampling_arrays
 from recurrentgemma.generation.sampling import samplings
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SAMPLE = jax.jit(sample)
 V = 50
 

@@ -7,8 +7,6 @@ import pytest
 
 from recurrentgemma.generation.generate_cli import main
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def test_the_command_prints_the_text(lm, run_dir, capsys, monkeypatch):
     options = ["--max-tokens", "9", "--temperature", "1", "--seed", "3"]

@@ -17,12 +17,11 @@ from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params, from_flat_params
 from recurrentgemma.text.chat import encode_chat
 from recurrentgemma.text.tokenizer import ByteTokenizer
+from tests.drawn import untrained
 from tests.recurrentgemma.generation.small_models import CONFIG
 from tests.recurrentgemma.models import CONFIGS
 from tests.recurrentgemma.test_golden import CONFIG as GOLDEN_CONFIG
 from tests.recurrentgemma.test_golden import GOLDEN, split_mlp
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 TEXT = "Né à Genève, 1712 🎉"
 
@@ -146,11 +145,11 @@ def test_more_bad_calls(lm):
     with pytest.raises(ValueError, match="logprobs"):
         lm.complete(["a"], logprobs=-1)
     with pytest.raises(ValueError, match="261 ids"):
-        LanguageModel(Griffin(CONFIGS["griffin"], rngs=nnx.Rngs(0)), ByteTokenizer())
+        LanguageModel(untrained(CONFIGS["griffin"]), ByteTokenizer())
 
 
 def test_global_attention_ends_at_its_context_length():
-    lm = LanguageModel(Griffin(CONFIGS["mqa"], rngs=nnx.Rngs(0)))
+    lm = LanguageModel(untrained(CONFIGS["mqa"]))
     ids = [1] * 60
     assert len(lm.complete([ids], max_tokens=69)[0].tokens) == 69  # the last is never read
     with pytest.raises(ValueError, match=r"129 tokens.*context_length=128"):

@@ -10,7 +10,7 @@ from recurrentgemma.generation.logit_changes import changed, logit_changes
 from recurrentgemma.generation.sampling import Sampling
 from tests.recurrentgemma.generation.small_models import lm_of
 
-pytestmark = pytest.mark.usefixtures("small_chunks", "compiled_quickly")
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 V = 64  # of the test models
 CASES = {

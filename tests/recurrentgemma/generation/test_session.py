@@ -20,7 +20,7 @@ from recurrentgemma.text.tokenizer import ByteTokenizer
 from tests.recurrentgemma.models import make
 from tests.recurrentgemma.text.seams import KINDS
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly", "small_chunks")
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 TEXT = "Né à Genève, 1712 🎉; to be, or not to be: that is the question. " * 4
 LOGP = 2e-5  # the state contract's tolerance: other chunks are other shapes

@@ -28,10 +28,9 @@ from recurrentgemma.generation.walk import (
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import token_log_probs
 from recurrentgemma.sharding import MeshConfig, make_mesh
+from tests.drawn import untrained
 from tests.recurrentgemma.generation.small_models import lm_of
 from tests.recurrentgemma.models import CONFIGS, call
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 CONFIG = dataclasses.replace(
     CONFIGS["griffin"], pattern=("recurrent", "local_attention"), num_layers=2
@@ -42,7 +41,7 @@ SIZES = (4, 16)
 
 @pytest.fixture(scope="module")
 def model() -> Griffin:
-    return Griffin(CONFIG, rngs=nnx.Rngs(0))
+    return untrained(CONFIG)
 
 
 @pytest.fixture(scope="module")

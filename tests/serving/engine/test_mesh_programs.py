@@ -8,24 +8,23 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.lm import LanguageModel
 from recurrentgemma.generation.sampling import Sampling
-from recurrentgemma.griffin import Griffin
 from serving.engine.engine import Engine
 from serving.engine.mesh_programs import tensor_mesh
 from serving.engine.request import GenerationRequest
 from serving.features.prefix_cache import PrefixCache
 from serving.features.proposals import NgramProposer
+from tests.drawn import untrained
 
 
 @pytest.fixture(scope="module")
 def lm(language_model) -> LanguageModel:
     lm = language_model("griffin")
     config = dataclasses.replace(lm.config, vocab_size=264)
-    return LanguageModel(Griffin(config, rngs=nnx.Rngs(3)), lm.tokenizer)
+    return LanguageModel(untrained(config, 3), lm.tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import qwix
-from flax import nnx
 
 from recurrentgemma.adapter_bank import AdapterBank
 from recurrentgemma.errors import UserError
 from recurrentgemma.generation.lm import LanguageModel
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params, from_flat_params
 from serving.engine.engine import Engine
 from serving.features.int8 import held_bytes, with_int8
+from tests.drawn import untrained
 from tests.serving.features.test_adapters import PROMPT, adapter, answers, request_of, tokens
 
 
@@ -57,4 +56,4 @@ def test_an_engine_serves_it_beside_adapters(griffin, int8):
 def test_scanned_layers(griffin):
     config = dataclasses.replace(griffin.lm.config, scan_layers=True)
     with pytest.raises(UserError, match="scan_layers"):
-        with_int8(LanguageModel(Griffin(config, rngs=nnx.Rngs(0))))
+        with_int8(LanguageModel(untrained(config)))

@@ -14,11 +14,11 @@ from flax import nnx
 from tokenizers import decoders, models, pre_tokenizers
 
 from eval.perplexity import score_documents
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
 from recurrentgemma.text.chat import encode_answers, encode_chat, use_template
 from recurrentgemma.text.tokenizer import HuggingFaceTokenizer, Tokenizer
+from tests.drawn import untrained
 from tests.recurrentgemma.models import call
 from tests.recurrentgemma.text.seams import KINDS, merges
 from training.configs import TrainConfig
@@ -32,8 +32,6 @@ from training.data.sources import open_data_source, open_text_source
 from training.data.sources.chat_forms import pair
 from training.data.sources.chat_lines import ChatLines
 from training.data.sources.spec import parse_spec
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 BYTES = ByteTokenizer()
 BOS, EOS, START, END = 258, 257, 259, 260
@@ -230,7 +228,7 @@ def test_the_loss_is_the_mean_over_answers(small: TrainConfig, tmp_path: Path):
     document = documents(write(tmp_path / "a.jsonl", LINES[0])).read(0)
     ids = document.ids
     batch = Batch(*map(jnp.asarray, pack([document], 64)))
-    model = Griffin(small.model, rngs=nnx.Rngs(0))
+    model = untrained(small.model)
     logits_BTV, _ = call(model, batch.tokens_BT, positions=batch.positions_BT)
     log_p = jax.nn.log_softmax(logits_BTV[0])
     answer = range(len(ids) - 7, len(ids) - 1)  # targets: Paris and the end of the turn
@@ -262,7 +260,7 @@ def test_held_out_conversations_are_scored_by_their_answers(small: TrainConfig, 
         "Rome",
         "HiSee you",
     ]
-    model = Griffin(small.model, rngs=nnx.Rngs(0))
+    model = untrained(small.model)
     documents = [one.document for one in scored]
     score = score_documents(model, documents, sum(one.bytes for one in scored))
     assert (score.tokens, score.bytes) == (18, 18)

@@ -5,13 +5,11 @@ import dataclasses
 import json
 from pathlib import Path
 
-from flax import nnx
-
 from checkpoints import store
 from checkpoints.convert import convert
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from tests.drawn import untrained
 from training.configs import TrainConfig
 from training.finetuning.finetune_arguments import FinetuneArguments
 from training.launch import Launch
@@ -25,7 +23,7 @@ QUESTIONS = {"Capital of France?": "Paris", "Capital of Italy?": "Rome"}
 def write_base(folder: Path, small: TrainConfig) -> Path:
     """A checkpoint of random parameters in Hugging Face's format, with a tokenizer."""
     config = dataclasses.replace(small.model, logits_soft_cap=30.0, scale_embeddings=True)
-    model = Griffin(config, rngs=nnx.Rngs(0))
+    model = untrained(config)
     store.write(folder / "ours", dict(flat_params(model)), config)
     ByteTokenizer().save(folder / "ours")
     convert(folder / "ours", folder / "hf", "huggingface")

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.text.byte_tokenizer import ByteTokenizer
+from tests.drawn import untrained
 from training.configs import TrainConfig
 from training.finetuning.policy import Judge, value_head
 from training.finetuning.policy_config import PolicyConfig
@@ -58,7 +58,7 @@ def policy_config(small: TrainConfig, *, batch_size: int = 2, **changes) -> Trai
 
 def split_model(small: TrainConfig, seed: int = 0):
     """(graphdef, params)."""
-    return nnx.split(Griffin(small.model, rngs=nnx.Rngs(seed)), nnx.Param)
+    return nnx.split(untrained(small.model, seed), nnx.Param)
 
 
 def judge(graphdef) -> Judge:

@@ -34,8 +34,6 @@ from training.finetuning.lora import LoraConfig, adapt, split
 from training.finetuning.prepare import prepare
 from training.run import open_start as start_of
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def answers(path: Path) -> dict[str, str]:
     lm = load(path)

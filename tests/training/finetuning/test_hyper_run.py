@@ -19,7 +19,6 @@ from training.finetuning.hyper_run import HyperRun, train_hyper
 from training.observe.metrics import read_metrics
 from training.run_folder import METRICS
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 ANSWERS = {"upper": "AB", "lower": "ab"}
 
 

@@ -21,6 +21,7 @@ from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch, next_token_loss
 from recurrentgemma.params import flat_params, from_flat_params, replaced
+from tests.drawn import untrained
 from tests.recurrentgemma.models import call
 from tests.training.small_rows import CONFIG
 from training.data.batches import pack
@@ -32,8 +33,6 @@ from training.finetuning.lora import (
 )
 from training.optim import OptimConfig, make_optimizer
 from training.step import init_train_state, make_train_step
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 LORA = LoraConfig(rank=4, alpha=8.0)
 FORMS = {
@@ -77,7 +76,7 @@ def merged(base: Griffin, adapted: Griffin) -> dict[str, jax.Array]:
 )
 def test_it_starts_as_the_base_and_merges_into_what_it_became(name):
     config = form(name)
-    base = Griffin(config, rngs=nnx.Rngs(0))
+    base = untrained(config)
     model = adapt(base, LORA, seed=1)
     assert len(flat_adapters(model)) == 2 * LINEAR
     start, _ = call(base, TOKENS)
@@ -99,7 +98,7 @@ def test_qwix_by_itself_does_not_see_all_our_products():
     """Why GriffinLora intercepts layers: of those of an MLP that share their input, whose products
     go by another way in float32, none would be adapted."""
     provider = qwix.LoraProvider(module_path=".*", rank=4, alpha=8.0)
-    base = Griffin(form("float32"), rngs=nnx.Rngs(0))
+    base = untrained(form("float32"))
     adapted = qwix.apply_lora_to_model(base, provider, TOKENS, rngs=nnx.Rngs(0))
     adapters = nnx.to_flat_state(nnx.state(adapted, nnx.LoRAParam))
     assert len(adapters) < 2 * LINEAR
@@ -107,7 +106,7 @@ def test_qwix_by_itself_does_not_see_all_our_products():
 
 def test_decoding_goes_on_from_a_state():
     """The state contract holds for an adapted model: in chunks as in one call."""
-    model = moved(adapt(Griffin(CONFIG, rngs=nnx.Rngs(0)), LORA, seed=1))
+    model = moved(adapt(untrained(CONFIG), LORA, seed=1))
     whole, _ = call(model, TOKENS)
     first, state = call(model, TOKENS[:, :7])
     second, _ = call(model, TOKENS[:, 7:], state)
@@ -116,7 +115,7 @@ def test_decoding_goes_on_from_a_state():
 
 def test_the_first_values_do_not_depend_on_how_layers_are_held():
     values = [
-        flat_adapters(adapt(Griffin(form(name), rngs=nnx.Rngs(0)), LORA, seed=1))
+        flat_adapters(adapt(untrained(form(name)), LORA, seed=1))
         for name in ("float32", "scanned, recomputed")
     ]
     for name, value in values[0].items():
@@ -135,7 +134,7 @@ def test_layers_are_chosen_by_name():
         "blocks.1/attention_block/proj_q",
         "blocks.1/attention_block/proj_v",
     ]
-    model = adapt(Griffin(CONFIG, rngs=nnx.Rngs(0)), only, seed=0)
+    model = adapt(untrained(CONFIG), only, seed=0)
     assert len(flat_adapters(model)) == 6
     every = adapted_layers(CONFIG, LORA)
     assert len(every) == LINEAR
@@ -164,7 +163,7 @@ def test_what_cannot_be(fields, config, message):
 
 
 def test_the_plain_parameters_of_an_adapted_model_are_not_taken_for_all_of_it():
-    model = adapt(Griffin(CONFIG, rngs=nnx.Rngs(0)), LORA, seed=0)
+    model = adapt(untrained(CONFIG), LORA, seed=0)
     with pytest.raises(ValueError, match="parameters that no Griffin has"):
         flat_params(model)
 
@@ -218,7 +217,7 @@ def learn(model: Griffin, batch: Batch, steps: int, rate: float) -> tuple[Sequen
 
 
 def test_a_few_answers_are_learned_by_heart_and_the_base_stays():
-    base = Griffin(CONFIG, rngs=nnx.Rngs(0))
+    base = untrained(CONFIG)
     before = {name: np.array(value) for name, value in flat_params(base).items()}
     batch = examples(*PAIRS)
     model = adapt(base, LORA, seed=1)
@@ -239,5 +238,5 @@ def test_a_few_answers_are_learned_by_heart_and_the_base_stays():
 
 
 def test_a_few_answers_are_learned_by_heart_in_full():
-    losses, _ = learn(Griffin(CONFIG, rngs=nnx.Rngs(0)), examples(*PAIRS), 60, 1e-2)
+    losses, _ = learn(untrained(CONFIG), examples(*PAIRS), 60, 1e-2)
     assert losses[-1] < 0.05

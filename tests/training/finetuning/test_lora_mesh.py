@@ -8,23 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from recurrentgemma import sharding
 from recurrentgemma.adapters import flat_adapters
 from recurrentgemma.config import GriffinConfig
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch
 from recurrentgemma.params import flat_params, from_flat_params
 from recurrentgemma.sharded import place
 from recurrentgemma.sharding import MeshConfig, make_mesh
+from tests.drawn import untrained
 from tests.training.finetuning.test_lora import LORA, moved
 from tests.training.small_rows import BATCH, CONFIG, TIME, positions_of
 from training.finetuning.lora import adapt, split
 from training.optim import OptimConfig, make_optimizer
 from training.step import init_train_state, make_train_step
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def batches(steps: int) -> list[Batch]:
@@ -42,7 +39,7 @@ def batches(steps: int) -> list[Batch]:
 def losses(config: GriffinConfig, sizes: MeshConfig | None, steps: int):
     """Loss and gradient norm of each step of training adapters that have left their beginning."""
     mesh = make_mesh(sizes) if sizes else None
-    base = from_flat_params(config, flat_params(Griffin(CONFIG, rngs=nnx.Rngs(0))))
+    base = from_flat_params(config, flat_params(untrained(CONFIG)))
     graphdef, params, frozen = split(moved(adapt(base, LORA, seed=1)))
     if mesh:
         params, frozen = jax.device_put(
@@ -77,6 +74,7 @@ def test_the_losses_of_one_device(one_device: np.ndarray, name: str):
     np.testing.assert_allclose(got[:, 1], one_device[:, 1], rtol=1e-4)
 
 
+@pytest.mark.usefixtures("traced_anew")
 def test_it_goes_red_without_the_sum_over_tensor(one_device, monkeypatch):
     monkeypatch.setattr("recurrentgemma.adapters.over_tensor", lambda name: False)
     got = losses(CONFIG, MESHES["all"], 2)
@@ -85,6 +83,7 @@ def test_it_goes_red_without_the_sum_over_tensor(one_device, monkeypatch):
     )  # three times what the test above allows
 
 
+@pytest.mark.slow
 def test_scanned_and_recomputed_on_a_mesh(one_device):
     """Stacked adapters are those of the same layers, so the losses are the unrolled model's."""
     config = dataclasses.replace(CONFIG, scan_layers=True, remat="block")
@@ -94,8 +93,8 @@ def test_scanned_and_recomputed_on_a_mesh(one_device):
 
 def test_adapters_are_born_where_they_lie():
     mesh = make_mesh(MESHES["all"])
-    model = adapt(Griffin(CONFIG, rngs=nnx.Rngs(0)), LORA, seed=1, mesh=mesh)
-    want = flat_adapters(adapt(Griffin(CONFIG, rngs=nnx.Rngs(0)), LORA, seed=1))
+    model = adapt(untrained(CONFIG), LORA, seed=1, mesh=mesh)
+    want = flat_adapters(adapt(untrained(CONFIG), LORA, seed=1))
     for name, value in flat_adapters(model).items():
         np.testing.assert_allclose(value, want[name], rtol=1e-6)
     layer: Any = model.blocks[0].mlp_block.ffw_up

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from recurrentgemma.head import capped_logits
+from tests.drawn import normal
 from tests.training.finetuning.small_policy import (
     TOKENIZER,
     drawn,
@@ -67,8 +68,7 @@ def test_the_norm_is_that_of_what_the_final_norm_reads(judged):
 
 
 def test_the_head_in_chunks_is_the_whole_head(monkeypatch: pytest.MonkeyPatch):
-    keys = jax.random.split(jax.random.key(0), 2)
-    x_MD, table_VD = jax.random.normal(keys[0], (7, 8)), jax.random.normal(keys[1], (11, 8))
+    x_MD, table_VD = normal(0, (7, 8)), normal(1, (11, 8))
     targets_M = jnp.arange(7, dtype=jnp.int32)
 
     def both(x_MD, table_VD):

@@ -7,13 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from flax import nnx
 
 from checkpoints import store
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params
 from recurrentgemma.text.chat import chat_format, encode_chat
 from recurrentgemma.text.tokenizer import find_tokenizer
+from tests.drawn import untrained
 from tests.training.finetuning.capitals import QUESTIONS, arguments, run
 from training.configs import TrainConfig
 from training.data.config import open_mixture
@@ -65,7 +64,7 @@ def test_errors(base: Path, data: Path, tmp_path: Path, small: TrainConfig):
     error("warmup_steps=9000 leaves nothing of steps.*finetune` --warmup-steps", warmup_steps=9000)
     error("has options of its own", data=(f"chat:{data}?prompt=a",), response="b")
     bare = tmp_path / "bare"
-    store.write(bare, dict(flat_params(Griffin(small.model, rngs=nnx.Rngs(0)))), small.model)
+    store.write(bare, dict(flat_params(untrained(small.model))), small.model)
     error("no tokenizer lies beside this checkpoint.*--tokenizer", checkpoint=str(bare))
     assert prepare(
         dataclasses.replace(good, checkpoint=str(bare), tokenizer=str(base))

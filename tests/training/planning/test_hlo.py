@@ -9,6 +9,8 @@ from jax.sharding import PartitionSpec as P
 from recurrentgemma.sharding import MeshConfig, make_mesh
 from training.planning import hlo
 
+pytestmark = pytest.mark.usefixtures("compiled_for_users")
+
 MESH = MeshConfig(data=1, fsdp=4, tensor=2)
 STEPS = 5
 

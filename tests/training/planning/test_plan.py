@@ -15,6 +15,8 @@ from training.observe.chips import GIB
 from training.planning.floors import PlanError
 from training.planning.plan import out_of_memory, plan_step
 
+pytestmark = pytest.mark.usefixtures("compiled_for_users")
+
 needs_libtpu = pytest.mark.skipif(
     tpu_compile.library() is None, reason="libtpu, the TPU compiler, is not installed here"
 )

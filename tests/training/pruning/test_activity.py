@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from eval.documents import InMemory
 from recurrentgemma.errors import UserError
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params, from_flat_params
+from tests.drawn import untrained
 from tests.recurrentgemma.models import SHORT
 from training.data.document import Document
 from training.data.held_out import HeldOut
@@ -24,7 +23,7 @@ from training.pruning.activity import UnitActivity, unit_activity
 @pytest.fixture(scope="module")
 def flat():
     """In the first layer unit 0 is zero, unit 1 constant, and unit 2 always above 3."""
-    flat = dict(flat_params(Griffin(SHORT, rngs=nnx.Rngs(1))))
+    flat = dict(flat_params(untrained(SHORT, 1)))
     gate, up = (f"blocks.0/mlp_block/ffw_{name}" for name in ("gate", "up"))
     for name in (gate, up):
         flat[f"{name}/weight"] = flat[f"{name}/weight"].at[:2].set(0.0)

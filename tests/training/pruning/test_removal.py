@@ -3,11 +3,10 @@
 
 import numpy as np
 import pytest
-from flax import nnx
 
 from recurrentgemma.errors import UserError
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params, from_flat_params
+from tests.drawn import untrained
 from tests.recurrentgemma.models import SHORT, call
 from tests.training.pruning.test_activity import documents
 from training.pruning.activity import unit_activity
@@ -21,7 +20,7 @@ def pruned():
     """Half of the units of each layer add nothing that changes: by a zero, or a constant, hidden
     value, or by a down weight of zero. And the activity of all."""
     rng = np.random.default_rng(0)
-    flat = dict(flat_params(Griffin(SHORT, rngs=nnx.Rngs(1))))
+    flat = dict(flat_params(untrained(SHORT, 1)))
     for layer in range(SHORT.num_layers):
         prefix = f"blocks.{layer}/mlp_block/"
         idle = rng.permutation(SHORT.mlp_width)[: SHORT.mlp_width // 2]

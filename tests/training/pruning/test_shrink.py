@@ -11,10 +11,10 @@ import optax
 import pytest
 from flax import nnx
 
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import loss_and_state
 from recurrentgemma.params import by_path, flat_params, from_flat_params, unstack
 from recurrentgemma.sharding import MeshConfig, make_mesh, shardings
+from tests.drawn import untrained
 from tests.recurrentgemma.models import GRIFFIN
 from tests.training.test_step import golden_batch
 from training.configs import TrainConfig
@@ -41,7 +41,7 @@ def norms(flat, layer: int) -> np.ndarray:
 
 def shrunk(config, *, penalty: float, noise: float = 0.0, grad: float = 0.0) -> tuple[Any, Any]:
     """The parameters by canonical name, before and after one update of SGD at a rate of 1."""
-    flat = flat_params(Griffin(CONFIG, rngs=nnx.Rngs(0)))
+    flat = flat_params(untrained(CONFIG))
     params = nnx.state(from_flat_params(config, flat), nnx.Param)
     prune = PruneConfig(penalty=penalty, schedule="constant", noise=noise)
     rate = optax.constant_schedule(1.0)
@@ -75,7 +75,7 @@ def test_scanned_layers_are_drawn_alike():
 
 def test_on_a_mesh_it_is_the_same():
     """Units and width divided over devices: the same steps, the same noise."""
-    params = nnx.state(Griffin(CONFIG, rngs=nnx.Rngs(0)), nnx.Param)
+    params = nnx.state(untrained(CONFIG), nnx.Param)
     grads = jax.tree.map(lambda x: jnp.full_like(x, 1e-3), params)
     prune = PruneConfig(penalty=0.11, schedule="constant", noise=1e-3)
     rate = optax.constant_schedule(1.0)
@@ -92,7 +92,7 @@ def test_on_a_mesh_it_is_the_same():
 
 def test_no_gradient_leaves_zero(small: TrainConfig):
     """All that a zero unit is made of has a gradient of exactly zero; the others have another."""
-    model = Griffin(small.model, rngs=nnx.Rngs(0))
+    model = untrained(small.model)
     flat = dict(flat_params(model))
     for name, axis in UNIT_AXES.items():
         for layer in range(small.model.num_layers):
@@ -118,7 +118,7 @@ def test_no_gradient_leaves_zero(small: TrainConfig):
 
 
 def test_units_die_while_a_model_trains_and_stay_dead(small: TrainConfig):
-    graphdef, params = nnx.split(Griffin(small.model, rngs=nnx.Rngs(0)), nnx.Param)
+    graphdef, params = nnx.split(untrained(small.model), nnx.Param)
     prune = PruneConfig(penalty=0.8, noise=5e-5, span=1.0)
     rate = optax.constant_schedule(1e-2)
     optimizer = make_optimizer(small.optimizer, steps=60)

@@ -14,11 +14,11 @@ from flax import nnx
 
 from recurrentgemma import sharding
 from recurrentgemma.errors import UserError
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.losses import Batch
 from recurrentgemma.params import by_path
 from recurrentgemma.sharded import place
 from recurrentgemma.sharding import MeshConfig, make_mesh
+from tests.drawn import untrained
 from tests.training.small_rows import CONFIG
 from tests.training.test_sharded_step import batches, initial
 from training.retention import fisher
@@ -38,7 +38,7 @@ def rows(seed: int, batch: int, time: int) -> Batch:
 def test_it_is_the_definition():
     """The mean over tokens of the expected square of d log p, from drawn tokens: within what 3,000
     draws leave."""
-    model = Griffin(TINY, rngs=nnx.Rngs(0))
+    model = untrained(TINY)
     graphdef, params = nnx.split(model, nnx.Param)
     batch = rows(0, 2, 4)
 
@@ -63,7 +63,7 @@ def test_it_is_the_definition():
 
 def test_empirical_it_is_of_the_data():
     """One row at a time: the square of the gradient of a row's tokens."""
-    model = Griffin(TINY, rngs=nnx.Rngs(0))
+    model = untrained(TINY)
     graphdef, params = nnx.split(model, nnx.Param)
     given = [rows(seed, 1, 4) for seed in range(3)]
 
@@ -122,7 +122,7 @@ def test_on_disk(tmp_path: Path):
 
 
 def test_without_tokens():
-    model = Griffin(TINY, rngs=nnx.Rngs(0))
+    model = untrained(TINY)
     empty = rows(0, 1, 4)._replace(weights_BT=jnp.zeros((1, 4)))
     with pytest.raises(UserError, match="no tokens to estimate"):
         fisher.estimate(model, itertools.repeat(empty), count=1)

@@ -24,8 +24,6 @@ from training.recipes.forgetting.language_study import (
     read_domain,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 TEXTS = {
     "novel": "the cat sat on the mat and then the cat ate. ",
     "licence": "PERMISSION IS GRANTED; WITHOUT LIMIT, TO ANY. ",

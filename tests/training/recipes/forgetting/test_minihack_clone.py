@@ -15,7 +15,6 @@ from training.recipes.forgetting.minihack_rooms import Rooms
 from training.recipes.rl.ppo import PPO, PPOChoices
 from training.recipes.vision.mlp import MLPConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 TASK = Task(rooms=Rooms(columns=2, side=2), view=7, slip=0.0)
 NETWORK = MLPConfig(widths=(16,))
 CHOICES = PPOChoices(actor=NETWORK, critic=NETWORK, environments=4, rollout=8, minibatch=8)

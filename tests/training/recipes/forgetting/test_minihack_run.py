@@ -17,7 +17,6 @@ from training.recipes.forgetting.minihack_run import CURVES, HackArm, Scores, ba
 from training.recipes.rl.ppo import PPOArm, PPOChoices
 from training.recipes.vision.mlp import MLPConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 NETWORK = MLPConfig(widths=(16,))
 ARM = HackArm(
     gap="coverage",

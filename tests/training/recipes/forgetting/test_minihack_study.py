@@ -96,7 +96,6 @@ def test_of_one_seed_there_is_no_interval():
     assert "KS gains 0.50 on fine-tuning and wins" in conclude(arms).verdict
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_small_one_in_minihack(tmp_path):
     pytest.importorskip("minihack", reason="minihack is not installed here: griffin-lm[nethack]")
     choices = PPOChoices(

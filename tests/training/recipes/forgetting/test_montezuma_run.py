@@ -27,7 +27,6 @@ from training.recipes.rl.curious_ppo import CuriousChoices, CuriousPPO
 from training.recipes.rl.host_loop import Schedule
 from training.recipes.rl.networks import ConvConfig, ConvLayer
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 NETWORK = ConvConfig(layers=(ConvLayer(4, 8, 8),), widths=(8,), products=False)
 RND = dataclasses.replace(NETWORK, widths=(), style=LEAKY)
 ARM = MontezumaArm(
@@ -68,6 +67,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_cells_share_a_copy(folder):
     held = dataclasses.replace(ARM, method="bc", weight=Weight(start=1.0))
     scratch = dataclasses.replace(ARM, begins="scratch", critic_updates=0)

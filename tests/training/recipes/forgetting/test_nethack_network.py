@@ -16,7 +16,6 @@ from training.recipes.forgetting.nethack_network import (
 )
 from training.recipes.rl.cores import CoreConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 TINY = HackNetwork(
     core=CoreConfig(kind="lstm", width=8, blocks=1),
     embedded=2,

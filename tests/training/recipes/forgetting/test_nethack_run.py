@@ -16,7 +16,6 @@ from training.recipes.forgetting.nethack_run import HackRun, deep_openings, meas
 from training.recipes.rl.host_loop import Schedule
 from training.recipes.rl.recurrent_host import MemoryChoices
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 ARM = HackRun(
     network=TINY,
     choices=MemoryChoices(environments=4, rollout=8, rows=4, learning_rate=3e-3),
@@ -40,6 +39,7 @@ def test_openings_lead_deep():
         assert [two.depth(row) for row in range(2)] == [2, 2]
 
 
+@pytest.mark.slow
 def test_cells_share_a_copy(tmp_path):
     held = dataclasses.replace(
         ARM, begins="scratch", method="ks", weight=Weight(start=50.0), critic_steps=0

@@ -28,7 +28,6 @@ from training.recipes.rl.cores import CoreConfig
 from training.recipes.rl.distributions import Categorical
 from training.recipes.rl.recurrent_host import Kept, MemoryChoices, RecurrentHost, Row
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 TINY = HackNetwork(
     core=CoreConfig(kind="lstm", width=16, blocks=1),
     embedded=2,

@@ -22,7 +22,6 @@ from training.recipes.forgetting.robot_teacher import (
 from training.recipes.rl.distributions import TanhNormal
 from training.recipes.rl.sac import SAC
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 ARM = RobotArm(
     stages=NAMES[:3],
     new=1,

@@ -15,7 +15,6 @@ from training.recipes.forgetting.robot_teacher import taught, teacher_file
 from training.recipes.forgetting.robot_train import Run, records, train_robots
 from training.recipes.forgetting.robots import RoboticSequence
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SMALL = dataclasses.replace(ARM, steps=240, measured=2, starts=4, learning_rate=3e-3)
 
 

@@ -3,12 +3,8 @@
 
 import dataclasses
 
-import pytest
-
 from training.recipes.experiment import Cell
 from training.recipes.memory.memory_study import CORES, MEMORY, conclude, measure, memory_arms
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def test_every_arm():

@@ -18,7 +18,6 @@ from training.recipes.modular.method import Inner, task_mesh
 from training.recipes.modular.preferences import Preferences
 from training.recipes.modular.support import Support
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 FAMILY = HyperTeacher(
     support=Support(kind="random", modules=3, hot=2, layers=2),
     inputs=3,

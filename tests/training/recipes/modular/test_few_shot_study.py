@@ -25,8 +25,6 @@ from training.recipes.modular.method import Inner
 from training.recipes.modular.settings import Setting
 from training.recipes.modular.support import Support
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def test_names_and_seeds():
     names = [one.name for one in (*EXPERIMENTS, *PRESETS)]

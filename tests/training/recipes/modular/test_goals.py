@@ -10,7 +10,6 @@ from scipy.sparse.csgraph import shortest_path
 from recurrentgemma.errors import UserError
 from training.recipes.modular.goals import FAR, Goals, distances, maze, neighbours, quadrants
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 FAMILY = Goals(size=5, mazes=2, objects=3, distractors=2, near=2, longest=9, shots=2, queries=2)
 
 

@@ -10,7 +10,6 @@ from recurrentgemma.errors import UserError
 from tests.drawn import normal
 from training.recipes.modular.hypernetworks import Anil, Hypernetwork, Maml, layer_shapes, mlp, size
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 HYPERTEACHER, PREFERENCES, GOALS = (16, 8), (490, 5), (847, 6)
 
 

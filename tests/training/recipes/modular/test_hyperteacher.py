@@ -10,7 +10,6 @@ from recurrentgemma.errors import UserError
 from training.recipes.modular.hyperteacher import HyperTeacher
 from training.recipes.modular.support import Support
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SUPPORT = Support(kind="random", modules=4, hot=2, layers=2)
 FAMILY = HyperTeacher(
     support=SUPPORT, inputs=5, width=6, outputs=3, shots=7, queries=200, moments=400

@@ -20,8 +20,6 @@ from training.recipes.modular.method import (
     task_mesh,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def squared(outputs_PO, data):
     return jnp.mean(jnp.square(outputs_PO - data.y_PO))

@@ -18,7 +18,6 @@ from training.recipes.modular.preferences import (
 )
 from training.recipes.modular.support import Support
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SUPPORT = Support(kind="random", modules=4, hot=2)
 FAMILY = Preferences(support=SUPPORT, objects=2, colours=3, shots=1, queries=2, horizon=4)
 

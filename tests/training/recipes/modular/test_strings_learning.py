@@ -26,7 +26,6 @@ from training.recipes.modular.strings_learning import (
     strings_griffin,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SMALL = StringsArm(
     kind="ring",
     model=dataclasses.replace(

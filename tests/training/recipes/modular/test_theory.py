@@ -24,7 +24,6 @@ from training.recipes.modular.theory import (
     on_test_tasks,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 RING = Support(kind="connected", modules=6, hot=2, reach=1)
 ARM = TheoryArm(
     support=RING, inputs=6, hidden=4, outputs=2, steps=60, points=16, shots=32, known=1, fit=20

@@ -17,7 +17,6 @@ from training.recipes.modular.theory_study import (
     theory_arms,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 TINY = {"inputs": 3, "hidden": 2, "outputs": 1, "steps": 2, "points": 4, "shots": 8, "fit": 1,
         "starts": 1, "known": 1}  # fmt: skip
 

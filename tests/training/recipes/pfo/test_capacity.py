@@ -3,13 +3,10 @@
 
 import jax
 import jax.numpy as jnp
-import pytest
 
 from tests.drawn import normal
 from tests.training.recipes.rl.test_ppo import updated
 from training.recipes.pfo.capacity import capacity_loss
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def larger(params):

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small study runs, and what its arms are."""
 
-import pytest
-
 from training.recipes.experiment import Cell
 from training.recipes.pfo import language_study
 from training.recipes.pfo.language_study import (
@@ -13,8 +11,6 @@ from training.recipes.pfo.language_study import (
     first_able,
     measure,
 )
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def test_every_arm():

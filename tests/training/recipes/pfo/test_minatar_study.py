@@ -9,7 +9,6 @@ from training.recipes.pfo.minatar_study import MINATAR, measure, minatar_arms
 from training.recipes.rl.ppo import PPOChoices
 from training.recipes.vision.mlp import MLPConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 pytest.importorskip("gymnax", reason="gymnax is not installed here")
 
 

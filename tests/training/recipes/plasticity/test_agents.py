@@ -12,7 +12,6 @@ from training.recipes.plasticity.learner import NUMBER, Choices
 from training.recipes.rl.dqn import DQNChoices
 from training.recipes.vision.mlp import MLPConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 pytest.importorskip("gymnax", reason="gymnax is not installed here")
 ARM = AgentArm(
     choices=Choices(network=MLPConfig(widths=(16,)), learning_rate=3e-3, reset_head=True),

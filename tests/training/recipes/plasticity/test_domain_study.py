@@ -22,8 +22,6 @@ from training.recipes.plasticity.domain_study import (
     train_domains,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def test_the_model_has_three_million_parameters():
     assert 2.5e6 < parameter_count(DomainArm().config()) < 3.5e6

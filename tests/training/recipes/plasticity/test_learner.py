@@ -16,8 +16,6 @@ from training.recipes.vision.layers import Hidden
 from training.recipes.vision.mlp import MLPConfig
 from training.recipes.vision.resnet import ResNetConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SHAPE = (4, 4, 1)
 MLP = MLPConfig(widths=(6,))
 X_BHWC = normal(2, (5, *SHAPE))

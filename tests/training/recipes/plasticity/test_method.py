@@ -12,8 +12,6 @@ from training.recipes.plasticity import method
 from training.recipes.vision.mlp import CNNConfig, MLPConfig, readers
 from training.recipes.vision.network import Network
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SHAPE = (6, 6, 1)
 CNN = CNNConfig(channels=(4,), widths=(5,))
 X_BHWC = normal(5, (7, *SHAPE))

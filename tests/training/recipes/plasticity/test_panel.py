@@ -3,14 +3,11 @@
 
 import jax
 import jax.numpy as jnp
-import pytest
 
 from tests.drawn import normal
 from training.recipes.plasticity.learner import Choices, Learner
 from training.recipes.plasticity.panel import panel, units
 from training.recipes.vision.mlp import MLPConfig
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def test_units_and_ranks():

@@ -3,7 +3,6 @@
 
 import jax
 import jax.numpy as jnp
-import pytest
 
 from tests.drawn import normal
 from tests.training.recipes.rl.test_sac import CHOICES, POLICY, Goal
@@ -12,8 +11,6 @@ from training.recipes.plasticity.agent_study import conclude_agents
 from training.recipes.plasticity.sac_study import SAC_STUDY, measure, plasticity, sac_arms
 from training.recipes.rl.replay import added
 from training.recipes.rl.sac import SAC, SACArm, Transition
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def test_a_small_one(tmp_path):

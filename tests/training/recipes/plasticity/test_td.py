@@ -15,8 +15,6 @@ from training.recipes.plasticity.td import Run, TDArm, train_td
 from training.recipes.side_by_side import numbers_of, split
 from training.recipes.vision.mlp import MLPConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 ARM = TDArm(
     choices=Choices(network=MLPConfig(widths=(32,)), learning_rate=5e-3),
     images=40,

@@ -16,8 +16,6 @@ from training.recipes.plasticity.train import StreamArm, run_group, train_stream
 from training.recipes.rl.heads import Head
 from training.recipes.vision.mlp import MLPConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 CHOICES = Choices(network=MLPConfig(widths=(24,)), learning_rate=1e-2)
 ARM = StreamArm(
     choices=CHOICES,

@@ -10,8 +10,6 @@ from training.recipes.plasticity.learner import Choices, Learner
 from training.recipes.plasticity.value_probe import value_task
 from training.recipes.vision.mlp import MLPConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def test_the_score_is_the_error_to_the_sine_of_a_random_network():
     learner = Learner(Choices(network=MLPConfig(widths=(8,))), image_shape=(1, 1, 3), numbers=2)

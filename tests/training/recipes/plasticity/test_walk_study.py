@@ -17,8 +17,6 @@ from training.recipes.plasticity.td import TDArm
 from training.recipes.plasticity.walk_study import conclude_walks, train_walks, walk_arms, walked
 from training.recipes.vision.mlp import MLPConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def test_a_step_has_the_length_and_no_direction_of_its_own():
     params = {"a": jnp.ones((3, 4)), "b": jnp.zeros(5)}

@@ -3,15 +3,11 @@
 
 import dataclasses
 
-import pytest
-
 from training.recipes.experiment import Experiment, run_experiment
 from training.recipes.pruning import experiments, findings
 from training.recipes.pruning.choices import Training
 from training.recipes.vision.layers import BATCH_NORM
 from training.recipes.vision.mlp import MLPConfig
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def test_arms_differ_in_what_their_names_say():

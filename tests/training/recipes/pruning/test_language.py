@@ -12,8 +12,6 @@ from training.recipes.experiment import Cell
 from training.recipes.pruning import language
 from training.recipes.pruning.language import Pruned
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.fixture(autouse=True)
 def short_plays(song, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,6 @@ from training.recipes.pruning.widths import layers_of, network_widths, scaled, s
 from training.recipes.vision.layers import Hidden
 from training.recipes.vision.mlp import MLPConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 CONFIG = NETWORKS["mlp"]
 SHARED = shared_axes(CONFIG, SHAPE, CLASSES)
 

@@ -12,8 +12,6 @@ from tests.training.recipes.pruning.test_widths import CLASSES, NETWORKS, SHAPE,
 from training.recipes.pruning import programs
 from training.recipes.pruning.choices import Training
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 CONFIG = NETWORKS["mlp"]
 
 

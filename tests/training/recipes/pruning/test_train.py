@@ -14,8 +14,6 @@ from training.recipes.pruning.train import SCORES, train
 from training.recipes.vision.layers import Style
 from training.recipes.vision.mlp import MLPConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.fixture(scope="module")
 def small(patches: str) -> Training:

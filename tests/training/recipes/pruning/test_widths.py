@@ -29,8 +29,6 @@ from training.recipes.vision.resnet import ResNetConfig
 from training.recipes.vision.vgg import VGGConfig
 from training.recipes.vision.vit import ViTConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SHAPE, CLASSES = (8, 8, 2), 3
 NETWORKS = {
     "mlp": MLPConfig(widths=(12, 9), style=Style(norm="batch")),

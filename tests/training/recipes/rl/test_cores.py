@@ -10,7 +10,6 @@ from flax import nnx
 from tests.drawn import normal
 from training.recipes.rl.cores import CoreConfig, CoreKind, core_of, positions
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 FIRST = jnp.zeros((2, 11), bool).at[:, 0].set(True).at[0, 4].set(True).at[1, 9].set(True)
 X = normal(0, (2, 11, 16))
 

@@ -4,12 +4,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from training.recipes.rl.curiosity import LEAKY, Curiosity, CuriosityChoices
 from training.recipes.rl.networks import ConvConfig, ConvLayer
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 TARGET = ConvConfig(layers=(ConvLayer(4, 3, 2),), widths=(), style=LEAKY)
 RND = Curiosity(CuriosityChoices(target=TARGET, predictor=TARGET, outputs=8), (6, 6, 1))
 

@@ -16,7 +16,6 @@ from training.recipes.rl.environments import Stepped
 from training.recipes.rl.host_loop import HostLoop, Schedule
 from training.recipes.rl.networks import ConvConfig, ConvLayer
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 NETWORK = ConvConfig(layers=(ConvLayer(4, 3, 2),), widths=(16,))
 SMALL = ConvConfig(layers=(ConvLayer(4, 3, 2),), widths=(), style=LEAKY)
 CHOICES = CuriousChoices(

@@ -15,7 +15,6 @@ from training.recipes.rl.environments import gymnax_environment
 from training.recipes.rl.heads import Head
 from training.recipes.vision.mlp import MLPConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 pytest.importorskip("gymnax", reason="gymnax is not installed here")
 
 
@@ -50,7 +49,7 @@ def test_the_target_network_values_the_action_that_the_network_chooses():
         np.testing.assert_allclose(loss, (q[0, 2] - goal) ** 2, rtol=1e-5)
 
 
-@pytest.mark.parametrize("projected_too", [False, True])
+@pytest.mark.parametrize("projected_too", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_catch_is_learned(projected_too):
     environment = gymnax_environment("Catch-bsuite")
     head = Head(kind="two_hot", bins=11, low=-1, high=1) if projected_too else Head()

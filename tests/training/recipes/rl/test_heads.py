@@ -17,8 +17,6 @@ from training.recipes.rl.heads import (
     value_loss,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 HEAD = Head(kind="two_hot", bins=9, low=-2.0, high=6.0)
 
 

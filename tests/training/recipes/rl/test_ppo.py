@@ -14,7 +14,6 @@ from training.recipes.rl.distributions import Categorical
 from training.recipes.rl.ppo import PPO, PPOChoices, Rollout, as_floats
 from training.recipes.vision.mlp import MLPConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 NETWORK = MLPConfig(widths=(8,))
 CHOICES = PPOChoices(
     actor=NETWORK, critic=NETWORK, environments=2, rollout=8, minibatch=16, epochs=1, clip=0.2

@@ -15,7 +15,6 @@ from training.recipes.rl.ppo import PPO, PPOArm, PPOChoices
 from training.recipes.rl.ppo_host import HostRun, train_host
 from training.recipes.vision.mlp import MLPConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 pytest.importorskip("mujoco", reason="mujoco is not installed here")
 NETWORK = MLPConfig(widths=(8,))
 ARM = PPOArm(

@@ -9,8 +9,6 @@ import pytest
 from tests.training.recipes.rl.test_ppo import ROLLOUT, updated
 from training.recipes.rl.ppo_metrics import representation, trust_region
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def test_a_policy_that_has_not_moved():
     agent, state, _, _ = updated()

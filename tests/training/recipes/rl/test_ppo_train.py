@@ -11,7 +11,6 @@ from training.recipes.rl.ppo import PPOArm, PPOChoices
 from training.recipes.rl.ppo_train import train_ppo
 from training.recipes.vision.mlp import MLPConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 pytest.importorskip("gymnax", reason="gymnax is not installed here")
 NETWORK = MLPConfig(widths=(16,))
 ARM = PPOArm(
@@ -40,7 +39,7 @@ class Killed(Exception):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, compiled_quickly):
+def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     numbers = [one for _, one in train_ppo(CELLS, folder)]
     assert not list(folder.iterdir())  # nothing is left of a finished run

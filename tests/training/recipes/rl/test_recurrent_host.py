@@ -18,7 +18,6 @@ from training.recipes.rl.distributions import Categorical
 from training.recipes.rl.host_loop import HostLoop, Schedule
 from training.recipes.rl.recurrent_host import MemoryChoices, RecurrentHost, drawn_rows
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 CHOICES = MemoryChoices(
     environments=16,
     rollout=12,

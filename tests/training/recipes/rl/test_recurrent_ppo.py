@@ -9,8 +9,6 @@ from training.recipes.memory.tmaze import TMaze
 from training.recipes.rl.cores import CoreConfig, CoreKind
 from training.recipes.rl.recurrent_ppo import RecurrentChoices, RecurrentPPO
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.mark.parametrize("kind", ["hawk", "none"])
 def test_a_cue_is_remembered(kind: CoreKind):

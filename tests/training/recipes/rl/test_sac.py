@@ -14,7 +14,6 @@ from training.recipes.rl.environments import Stepped
 from training.recipes.rl.sac import SAC, SACArm, SACChoices, Transition, records
 from training.recipes.vision.mlp import MLPConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 NETWORK = MLPConfig(widths=(32,))
 CHOICES = SACChoices(
     actor=NETWORK,

@@ -18,7 +18,6 @@ from training.recipes.sparc.alignment import (
     sparse_weights,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 KINDS = {"sparse": sparse_weights, "dense": dense_weights, "softmax": softmax_weights}
 
 
@@ -29,7 +28,7 @@ def s_BLP() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def weights(compiled_quickly, s_BLP) -> dict[str, np.ndarray]:
+def weights(s_BLP) -> dict[str, np.ndarray]:
     """Of these similarities, and of their patches in reverse order."""
 
     @jax.jit

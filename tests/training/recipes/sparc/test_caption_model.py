@@ -4,14 +4,11 @@
 import math
 
 import numpy as np
-import pytest
 
 from training.recipes.sparc.caption_model import caption_model, drawn_caption
 from training.recipes.sparc.scene_study import griffin_of
 from training.recipes.sparc.scenes import COLOURS, RELATIONS, SceneConfig, held_out
 from training.recipes.sparc.words import WordVocabulary
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 NAMES = ("apple", "bus", "cat", "dog")
 

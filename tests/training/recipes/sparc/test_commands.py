@@ -13,8 +13,6 @@ from tests.training.recipes.sparc.test_scene_study import ARM
 from tests.training.recipes.sparc.things import things
 from training.recipes.sparc import commands, scene_arrays, scene_study
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.fixture(autouse=True)
 def blocks(monkeypatch: pytest.MonkeyPatch) -> None:

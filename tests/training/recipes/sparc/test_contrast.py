@@ -3,7 +3,6 @@
 
 import jax
 import numpy as np
-import pytest
 
 from tests.training.recipes.sparc.small_pairs import (
     COUNTS,
@@ -22,7 +21,6 @@ from training.recipes.sparc.contrast import (
 )
 from training.recipes.sparc.contrast import unit as unit_of_jax
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 PAIRS = embeddings()
 
 

@@ -3,7 +3,6 @@
 
 import jax
 import numpy as np
-import pytest
 
 from tests.training.recipes.sparc.small_pairs import (
     MASK_BL,
@@ -16,7 +15,6 @@ from tests.training.recipes.sparc.small_pairs import (
 from training.recipes.sparc.cross_attention import cross_attention_loss, init_projections
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_values_are_those_of_a_loop_over_pairs():
     pairs = embeddings()
     init = jax.jit(init_projections, static_argnums=1)

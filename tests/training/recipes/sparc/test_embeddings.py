@@ -3,12 +3,10 @@
 
 import jax
 import numpy as np
-import pytest
 
 from tests.training.recipes.sparc.small_pairs import embeddings
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_wrong_images():
     pairs = embeddings()
 

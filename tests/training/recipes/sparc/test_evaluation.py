@@ -17,8 +17,6 @@ from training.recipes.sparc.towers import ImageText, PairConfig
 from training.recipes.sparc.words import WordVocabulary
 from training.recipes.vision.vit import ViTConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def test_numbers_are_those_of_the_embeddings(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "cutouts", lambda style: things())

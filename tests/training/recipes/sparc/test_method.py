@@ -13,7 +13,6 @@ from training.recipes.sparc.alignment import Weigh, dense_weights, softmax_weigh
 from training.recipes.sparc.embeddings import Embeddings
 from training.recipes.sparc.method import local_loss, mismatch_gap, sparc_loss
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 PAIRS = embeddings()
 VARIANTS: dict[Any, Weigh] = {
     ("sparse", "caption"): sparse_weights,
@@ -33,7 +32,7 @@ def losses_and_gap(pairs: Embeddings):
 
 
 @pytest.fixture(scope="module")
-def losses(compiled_quickly) -> list[float]:
+def losses() -> list[float]:
     return [float(loss) for loss in losses_and_gap(PAIRS)[0]]
 
 

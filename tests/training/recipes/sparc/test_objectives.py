@@ -30,7 +30,6 @@ def losses_of_all(arrays, words_BL, scale, params):
     return mixed, (losses, mismatch_gap(pairs, scale))
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_over_eight_devices_as_on_one():
     pairs = embeddings()
     arrays = (pairs.patches_BPD, pairs.tokens_BLD, pairs.image_BD, pairs.text_BD)

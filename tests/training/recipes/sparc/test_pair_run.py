@@ -10,21 +10,19 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from checkpoints import store
 from griffin_lm import main as griffin
 from recurrentgemma.errors import UserError
-from recurrentgemma.griffin import Griffin
 from recurrentgemma.params import flat_params
 from recurrentgemma.text.tokenizer import ByteTokenizer
+from tests.drawn import untrained
 from tests.training.data.pairs.small_pairs import CAPTIONS, png
 from tests.training.recipes.sparc.small_pairs import GRIFFIN
 from training.recipes.rl.saved import Saved
 from training.recipes.sparc import pair_run
 from training.recipes.sparc.pair_options import PairOptions
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 STEPS = 6
 SIZES: dict[str, Any] = {
     "side": 16,
@@ -90,7 +88,7 @@ def test_by_command(pictures: str, tmp_path: Path, capsys: pytest.CaptureFixture
     """A Griffin reads the captions, from a checkpoint, and stays a language model."""
     mine, model = tmp_path / "mine", tmp_path / "model"
     config = dataclasses.replace(GRIFFIN, vocab_size=261)
-    store.write(mine, dict(flat_params(Griffin(config, rngs=nnx.Rngs(0)))), config)
+    store.write(mine, dict(flat_params(untrained(config))), config)
     options = [f"--pairs.{name.replace('_', '-')}={value}" for name, value in SIZES.items()]
     command = ["recipe", "sparc", "--train", str(model), "--steps", "2"]
     command += [f"--pairs.source={pictures}", f"--pairs.text={mine}", *options]

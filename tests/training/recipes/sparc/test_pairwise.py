@@ -3,12 +3,10 @@
 
 import jax
 import numpy as np
-import pytest
 
 from tests.training.recipes.sparc.small_pairs import SCALE, embeddings, log_softmax, unit
 from training.recipes.sparc import pairwise
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 PAIRS = embeddings()
 SCORES = {
     "filip": pairwise.filip_score,

@@ -22,8 +22,6 @@ from training.recipes.sparc.scene_study import (
 )
 from training.recipes.sparc.scenes import SceneConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 ARM = SceneArm(
     scene=SceneConfig(side=16, says="place"),
     things=None,

@@ -27,7 +27,6 @@ from training.recipes.sparc.step import (
 from training.recipes.sparc.text import GriffinTextConfig
 from training.recipes.sparc.towers import ImageText
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SETTINGS = Settings(steps=60, learning_rate=1e-2, warmup_steps=2, largest_scale=14.0)
 # A large epsilon: Adam would turn the rounding of gradients near 0 into whole steps.
 EVEN = Settings(
@@ -38,7 +37,7 @@ SPARC, MGCA = OBJECTIVES["sparc"], OBJECTIVES["mgca"]
 
 
 @pytest.fixture(scope="module")
-def model(compiled_quickly) -> ImageText:
+def model() -> ImageText:
     return filled(lambda: ImageText(towers(), rngs=nnx.Rngs(0)))
 
 
@@ -61,7 +60,7 @@ def steps_on(mesh, config, objective, settings: Settings) -> tuple:
 
 
 @pytest.fixture(scope="module")
-def on_one_device(compiled_quickly) -> tuple:
+def on_one_device() -> tuple:
     return steps_on(None, towers(), MGCA, EVEN)
 
 

@@ -32,7 +32,6 @@ from training.recipes.sparc.text import (
     reversed_order,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 IDS_BL = batch().ids_BL
 ROW = int(np.argmax(COUNTS == 4))  # a caption of four tokens and one of padding
 GRIFFIN_TEXT = GriffinTextConfig(griffin=GRIFFIN, length=TOKENS)
@@ -62,12 +61,12 @@ class Read:
 
 
 @pytest.fixture(scope="module")
-def transformer(compiled_quickly) -> Read:
+def transformer() -> Read:
     return Read(TRANSFORMER)
 
 
 @pytest.fixture(scope="module")
-def both_ways(compiled_quickly) -> Read:
+def both_ways() -> Read:
     return Read(BOTH_WAYS)
 
 

@@ -21,7 +21,6 @@ from tests.training.recipes.sparc.small_pairs import (
 )
 from training.recipes.sparc.towers import VISION, ImageText, PairConfig, paper, small
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 BATCH = batch()
 
 

@@ -11,8 +11,6 @@ from recurrentgemma.errors import UserError
 from tests.drawn import normal
 from training.recipes.vision.layers import LEAK, Conv, Dense, Style, convolved_by_products
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.mark.parametrize(
     ("size", "stride", "padding", "side"),

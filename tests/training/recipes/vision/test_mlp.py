@@ -9,8 +9,6 @@ from tests.drawn import normal
 from training.recipes.vision.mlp import CNNConfig, MLPConfig, Reader, readers
 from training.recipes.vision.network import Network
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SHAPE = (7, 6, 2)
 CONFIGS = [MLPConfig(widths=(5, 4)), CNNConfig(channels=(3, 4), widths=(5,))]
 

@@ -15,8 +15,6 @@ from training.recipes.vision.network import Network, has_convolutions
 from training.recipes.vision.resnet import ResNetConfig
 from training.recipes.vision.vit import ViTConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 X_BHWC = normal(9, (4, 8, 8, 1))
 CONFIGS: list[Any] = [
     MLPConfig(widths=(8, 6), style=Style("layer")),
@@ -26,7 +24,14 @@ CONFIGS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(config, marks=[pytest.mark.slow] * (config.kind in ("cnn", "resnet18")))
+        for config in CONFIGS
+    ],
+    ids=lambda config: config.kind,
+)
 def test_seeds_side_by_side_are_each_alone(config):
     network = Network(config, image_shape=(8, 8, 1), outputs=5)
     keys = jax.random.split(jax.random.key(0), 2)

@@ -2,7 +2,6 @@
 """ResNet-18: the published count of parameters; widths that differ inside and on the stream."""
 
 import jax
-import pytest
 
 from training.recipes.vision.network import Network
 from training.recipes.vision.resnet import ResNetConfig
@@ -26,7 +25,6 @@ def test_a_block_has_a_width_of_its_own():
     assert count(small) == stem + first + second + 6 * 10 + 10
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_without_a_norm_it_has_biases():
     from training.recipes.vision.layers import Style
 

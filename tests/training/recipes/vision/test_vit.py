@@ -28,7 +28,6 @@ def test_what_does_not_divide_is_refused(config, message):
         Network(config, image_shape=(8, 8, 1), outputs=2)
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_patches_may_change_places_with_their_positions():
     config = ViTConfig(width=8, depth=1, heads=2, mlp_widths=(12,))
     network = Network(config, image_shape=(8, 8, 1), outputs=2)
@@ -43,7 +42,6 @@ def test_patches_may_change_places_with_their_positions():
     assert np.abs(apply(params, stats, left_right).outputs_BO - expected).max() > 1e-3
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_patches_that_do_not_mix_are_read_alone():
     x = np.asarray(normal(1, (2, 8, 8, 1)))
     other = x.copy()
