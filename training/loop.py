@@ -114,7 +114,7 @@ def _loop(built: Built, train_state: TrainState, signals: list[int]) -> int:
             step += 1
             observed = metrics.pop(OBSERVED, {})
             progress.step(step, metrics, epoch=epoch)  # reads the step before: this one runs on
-            if built.trace.step(metrics):
+            if built.trace.step(metrics, progress.pause):
                 progress.say(f"step {step:,}: traced into {built.trace.folder}")
             stopping = cluster.should_stop(step, bool(signals))
             if built.diagnostics is not None and step % config.diagnostics_every == 0:

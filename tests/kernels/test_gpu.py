@@ -124,7 +124,9 @@ def test_segments(interpreter, short_segments, reverse):
     check_rg_lru(20, 5, dtype, padded=not reverse)
 
 
-@pytest.mark.parametrize(("time", "reverse"), [(3, True), (20, False)])
+@pytest.mark.parametrize(
+    ("time", "reverse"), [pytest.param(3, True, marks=pytest.mark.slow), (20, False)]
+)
 def test_effects(interpreter, short_segments, time, reverse):
     """What a sequence does to a state, alone: for sequences that are cut over devices."""
     gated = [draw(i, 2, time, 5) for i in range(3)]
@@ -160,7 +162,8 @@ def zeros(shape, dtype) -> list[jax.ShapeDtypeStruct]:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    "shape", [*MODEL_SHAPES[:2], pytest.param(MODEL_SHAPES[2], marks=pytest.mark.slow)]
+    "shape",
+    [MODEL_SHAPES[0], *(pytest.param(s, marks=pytest.mark.slow) for s in MODEL_SHAPES[1:3])],
 )
 def test_kernels_lower_for_cuda(shape, dtype):
     walks = 2 if shape[0] == 1 else 1  # cut into segments: once for their effects, once for h

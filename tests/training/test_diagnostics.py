@@ -72,6 +72,7 @@ def test_a_run_logs_its_panel(watched):
     assert watched[0]["diagnostics/final/norm"] != watched[1]["diagnostics/final/norm"]
 
 
+@pytest.mark.slow
 def test_a_mesh_gives_the_same(short):
     """With the parameters and the batch laid over it; the rows of the gradients are others."""
     config = dataclasses.replace(short, diagnostics_every=1)

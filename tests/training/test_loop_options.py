@@ -100,6 +100,7 @@ def test_the_carried_state_is_used(sourced, tmp_path):
     assert losses[0][1] != pytest.approx(losses[1][1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_mesh_has_the_losses_of_one_device(sourced, tmp_path):
     """Documents carried on, rows in two parts, held-out text scored over the mesh."""
     launch = Launch(devices=4, mesh=MeshConfig(data=1, fsdp=2, sequence=2), tensorboard=False)

@@ -203,7 +203,7 @@ def _loop(built: _Built, state: PolicyState, step: int, signals: list[int]) -> i
             step += 1
             metrics = {**numbers, **metrics, **measured}
             progress.step(step, metrics)
-            if built.trace.step(metrics):
+            if built.trace.step(metrics, progress.pause):
                 progress.say(f"iteration {step:,}: traced into {built.trace.folder}")
             stopping = cluster.should_stop(step, bool(signals))
             is_last = step == config.steps

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trace of a few steps, for XProf: `pip install xprof`, then `xprof --logdir RUN_DIR/profile`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,28 @@ class Trace:
         self.folder, self._steps = run_dir / FOLDER, steps
         self._seen, self._is_running = 0, False
 
-    def step(self, result: Any) -> bool:
-        """Tell of each step after it was dispatched. Returns whether it has waited for `result`
-        and written the trace."""
+    def step(self, result: Any, pause: Callable[[], None]) -> bool:
+        """Tell of each step after it was dispatched. Returns whether it has written the trace.
+        Beginning and writing take their time: before, it waits for `result` and calls `pause`."""
         self._seen += 1
         if self._steps and self._seen == WARM_UP:
             jax.block_until_ready(result)
+            pause()
             jax.profiler.start_trace(str(self.folder))
             self._is_running = True
         elif self._is_running and self._seen == WARM_UP + self._steps:
-            self.close(result)
+            jax.block_until_ready(result)
+            pause()
+            self._write()
             return True
         return False
 
     def close(self, result: Any = None) -> None:
         """Write what there is, if it is being recorded."""
         if self._is_running:
-            self._is_running = False
             jax.block_until_ready(result)
-            jax.profiler.stop_trace()
+            self._write()
+
+    def _write(self) -> None:
+        self._is_running = False
+        jax.profiler.stop_trace()

@@ -121,12 +121,16 @@ class TrainingProgress:
         whatever its number."""
         assert self._dispatched is not None
         self._dispatched.evaluated.update(numbers)
-        self._watch.interrupted()
+        self.pause()
 
     def flush(self) -> None:
         """Report the last step too, waiting for it."""
         before, self._dispatched = self._dispatched, None
         self._report(before)
+        self.pause()
+
+    def pause(self) -> None:
+        """Something else than a step takes time from here on."""
         self._watch.interrupted()
 
     def say(self, line: str) -> None:

@@ -41,13 +41,16 @@ class Stopwatch:
         self._started = clock()
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._last: float | None = None  # when the step before was there
-        self._in_steps, self._timed, self._steps, self._waited = 0.0, 0, 0, 0.0
+        self._idle_since = self._started  # or busy with something else, unless a step was there
+        self._longest: list[float] = []  # that each step after an interruption can have taken
+        self._in_steps, self._timed, self._waited = 0.0, 0, 0.0
 
     def step(self) -> None:
         """The result of one more step is there."""
         now = self._clock()
-        self._steps += 1
-        if self._last is not None:
+        if self._last is None:
+            self._longest.append(now - self._idle_since)
+        else:
             self._recent.append(now - self._last)
             self._in_steps += now - self._last
             self._timed += 1
@@ -55,7 +58,8 @@ class Stopwatch:
 
     def interrupted(self) -> None:
         """Something else than a step takes time from here on, until the next step is there."""
-        self._last = None
+        if self._last is not None:
+            self._last, self._idle_since = None, self._clock()
 
     def waiting(self, get: Callable[[], Item]) -> Item:
         """get(), a batch, for which the loop stands still."""
@@ -75,19 +79,20 @@ class Stopwatch:
         tokens_per_second, or of another unit; mfu (model FLOP/s, nothing recomputed counted, over
         the devices' bfloat16 peak; None where that is not known); goodput (the share of the wall
         time since the start that steps took: those that followed an interruption count as long as
-        the others on average); data_wait (the share of it that the loop waited for batches);
-        memory_bytes (the most that a device of this process held; without an accelerator, that the
-        process did).
+        the others on average, and no longer than they can have taken); data_wait (the share of it
+        that the loop waited for batches); memory_bytes (the most that a device of this process
+        held; without an accelerator, that the process did).
         """
         rate, wall = self.items_per_second, self._clock() - self._started
         mean = self._in_steps / self._timed if self._timed else 0.0
+        in_steps = self._in_steps + sum(min(mean, longest) for longest in self._longest)
         mfu = None
         if rate is not None and self._flops is not None and self._peak:
             mfu = rate * self._flops / self._items / self._peak
         return {
             f"{self.unit}_per_second": rate,
             "mfu": mfu,
-            "goodput": self._steps * mean / wall if self._timed else None,
+            "goodput": in_steps / wall if self._timed else None,
             "data_wait": self._waited / wall,
             "memory_bytes": peak_memory(),
         }

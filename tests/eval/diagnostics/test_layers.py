@@ -86,6 +86,7 @@ def test_batches_and_unstacked_layers_give_the_same(model, batch, at_once):
             assert float(got[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-5), name
 
 
+@pytest.mark.slow
 def test_a_mesh_gives_the_same(model, batch, at_once):
     mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=2, sequence=2, tensor=2))
     graphdef, params = nnx.split(model)

@@ -55,6 +55,7 @@ def test_greedy_is_what_greedy_decoding_gives():
     assert [continuation.greedy for continuation in scored] == [True, False, False]
 
 
+@pytest.mark.slow
 def test_on_a_mesh():
     lm = byte_model("griffin")
     mesh = make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4])

@@ -58,7 +58,7 @@ def records(run_dir: Path) -> list[dict]:
 def test_the_reward_rises_in_full(base: Path, tmp_path: Path, capsys):
     prompts = write_prompts(tmp_path / "prompts.jsonl")
     reward = f"{write_reward(tmp_path)}:reward"
-    options = ["--reward", reward, "--iterations", "6", "--learning-rate", "5e-3", "--kl", "0"]
+    options = ["--reward", reward, "--iterations", "6", "--learning-rate", "1e-2", "--kl", "0"]
     options += ["--eval-data", str(prompts), "--eval-every", "3", "--log-every", "2"]
     options += ["--group-size", "8"]
     run_dir = tmp_path / "run"

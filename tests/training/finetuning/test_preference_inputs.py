@@ -69,6 +69,7 @@ def test_stopped_it_goes_on_bit_for_bit(base: Path, pairs: Path, tmp_path: Path,
     load_checkpoint(run_dir)
 
 
+@pytest.mark.slow
 def test_in_full_by_kto(base: Path, pairs: Path, tmp_path: Path, capsys):
     run_dir = tmp_path / "run"
     given = command(base, pairs, run_dir, "--method", "kto", "--learning-rate", "3e-3")

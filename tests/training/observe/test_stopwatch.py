@@ -46,6 +46,21 @@ def test_rate_goodput_and_mfu():
     assert readings["mfu"] == pytest.approx(500 * flops / (4 * 197e12))
 
 
+def test_a_step_after_an_interruption_is_no_longer_than_it_can_have_been():
+    """The mean of few steps may be far from it, and goodput is a share."""
+    clock = Clock()
+    watch = Stopwatch(items_per_step=8, clock=clock)
+    for seconds in (0.5, 10):
+        clock.now += seconds
+        watch.step()
+    for _ in range(3):
+        watch.interrupted()
+        watch.interrupted()  # evaluated, then saved
+        clock.now += 1
+        watch.step()
+    assert watch.readings()["goodput"] == pytest.approx(1)
+
+
 def test_a_slow_step_does_not_change_the_rate():
     clock = Clock()
     watch = Stopwatch(items_per_step=8, flops_per_step=1e9, devices=jax.devices()[:1], clock=clock)
