@@ -1,6 +1,6 @@
 # make demo   set up .venv, train a small Griffin on Shakespeare and serve it (stop with Ctrl-C)
 # make test   set up .venv and run every test
-# make quick  two thirds of the tests, in 5 minutes
+# make quick  two thirds of the tests, in 2 minutes
 # make browser  the tests of the server's page in headless Chromium, which it installs (580 MB)
 # make docs   the documentation as a site, in docs/_build/html
 # make lint   ruff and pyright

@@ -11,7 +11,8 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,40 @@ def griffin(*arguments: str, **environment: str) -> subprocess.Popen:
         text=True,
         env={**ENVIRONMENT, **environment},
     )
+
+
+def killed(command: Sequence[str], began: Callable[[], object]) -> None:
+    """The command is begun, and killed with signal 9 as soon as `began`."""
+    process = griffin(*command)
+    _wait(process, began)
+    process.kill()
+    process.communicate()
+
+
+def ended(
+    command: Sequence[str],
+    tell: Callable[[str], None] | None = None,
+    *,
+    when: Callable[[], object] | None = None,
+) -> tuple[str, str]:
+    """What the command writes to both outputs. Given `tell`, a node is killed `when`, or after five
+    seconds."""
+    process = griffin(*command)
+    if tell is not None:
+        since = time.monotonic()
+        _wait(process, when or (lambda: time.monotonic() > since + 5))
+        tell("kill")
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output, errors
+
+
+def _wait(process: subprocess.Popen, until: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 200
+    while not until():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def main() -> None:

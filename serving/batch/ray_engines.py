@@ -2,8 +2,9 @@
 """A batch over a Ray cluster: engines on many machines, behind the four names of batch.Takes.
 
 Each engine lives in an actor, which Ray puts where there is room. A line goes to the engine that
-has the fewest, and a few lines wait at each, so that no slot does. What an engine had when its
-process or machine was lost is answered by another, and a new engine takes its place.
+has the fewest of those that have begun, and a few lines wait at each, so that no slot does. What an
+engine had when its process or machine was lost is answered by another, and a new engine takes its
+place as soon as there is room for one.
 """
 
 import time
@@ -64,7 +65,7 @@ class RayEngines:
         actor = ray.remote(_Actor).options(**share_of(cpus, gpus))
         self._new_actor = lambda: actor.remote(make_engine, model)
         self._engines = [_Remote(self._new_actor()) for _ in range(count or room)]
-        self._homeless: deque[Line] = deque()  # of engines that were lost
+        self._homeless: deque[Line] = deque()  # of engines that were lost, or before one has begun
         self._lost = 0
 
     def close(self) -> None:
@@ -77,22 +78,30 @@ class RayEngines:
         return len(self._engines)
 
     @property
+    def _begun(self) -> list["_Remote"]:
+        return [engine for engine in self._engines if engine.has_begun]
+
+    @property
     def room(self) -> bool:
-        return not self._homeless and any(len(e.lines) < self._most for e in self._engines)
+        begun = self._begun
+        return not self._homeless and (not begun or any(len(e.lines) < self._most for e in begun))
 
     @property
     def busy(self) -> bool:
         return bool(self._homeless) or any(engine.lines for engine in self._engines)
 
     def take(self, line: Line) -> None:
-        engine = min(self._engines, key=lambda engine: len(engine.lines))
+        if not self._begun:
+            self._homeless.append(line)
+            return
+        engine = min(self._begun, key=lambda engine: len(engine.lines))
         engine.lines[line.custom_id] = line
         engine.unsent.append(line)
 
     def step(self) -> list[Response]:
         """Send what is taken, and wait for a while. Raises UserError: an engine cannot be made, or
         engines are lost one after another."""
-        while self._homeless:
+        while self._homeless and self._begun:
             self.take(self._homeless.popleft())
         for engine in self._engines:
             if engine.call is None and engine.lines:
@@ -116,6 +125,7 @@ class RayEngines:
             return []
         if refusal is not None:
             raise UserError(refusal)
+        engine.has_begun = True
         for response in answers:
             self._lost = 0
             del engine.lines[response.line.custom_id]
@@ -139,6 +149,7 @@ class _Remote:
         self.actor = actor
         self.lines: dict[str, Line] = {}  # by custom_id: what it has, and will be sent
         self.unsent: list[Line] = []
+        self.has_begun = False  # it may be waiting for room in the cluster
         self.call: Any = actor.start.remote()
 
 

@@ -20,6 +20,7 @@ from recurrentgemma.text.tokenizer import train_sentencepiece
 from tests.checkpoints.test_ray_cluster import FakeRay
 from tests.docs.world import CONFIG, PLAY, write_model
 from tests.eval.test_ray_perplexity import check_same
+from tests.ray_nodes import ended, killed, ray_nodes
 
 SMALL = ["--devices", "1", "--chunk-length", "64", "--batch-size", "2"]
 
@@ -109,6 +110,18 @@ def test_on_a_cluster_the_numbers_are_those_alone(folder: Path, tmp_path: Path, 
     monkeypatch.setattr(ray_perplexity, "score_group", counted)
     main([*argv, str(tmp_path / "ray"), "--ray", "local"])
     assert sorted(tasks) == [(name, [n]) for name in ("griffin", "mqa") for n in range(3)]
+    ours, theirs = (read_result(tmp_path / out)["result"] for out in ("ray", "alone"))
+    check_same(ours, theirs)
+
+
+@pytest.mark.slow  # three nodes, each of which imports JAX and compiles
+def test_three_nodes_one_lost_and_the_driver_too(folder: Path, tmp_path: Path):
+    argv = ["eval", "extrapolation", *arguments(folder, "--length", "64", "--batch-size", "1")]
+    with ray_nodes(3) as (address, tell):
+        ended([*argv, "--out", str(tmp_path / "alone")])
+        command = [*argv, "--out", str(tmp_path / "ray"), "--ray", address]
+        killed(command, lambda: list((tmp_path / "ray").glob("progress/group-0-*.safetensors")))
+        ended(command, tell)
     ours, theirs = (read_result(tmp_path / out)["result"] for out in ("ray", "alone"))
     check_same(ours, theirs)
 

@@ -3,7 +3,6 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from eval.ray_perplexity import groups_of
 from recurrentgemma.errors import UserError
 from tests.checkpoints.test_ray_cluster import FakeRay
 from tests.docs.world import PLAY, write_model
-from tests.ray_nodes import griffin, ray_nodes
+from tests.ray_nodes import ended, killed, ray_nodes
 
 
 @pytest.fixture
@@ -123,21 +122,8 @@ def test_three_nodes_one_lost_and_the_driver_too(folder: Path):
     text = (folder / "a.jsonl").read_text()
     (folder / "a.jsonl").write_text(text * 6)  # five groups
     with ray_nodes(3) as (address, tell):
-        process = griffin("eval", "perplexity", *arguments(folder, "alone"))
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors
+        ended(["eval", "perplexity", *arguments(folder, "alone")])
         command = ["eval", "perplexity", *arguments(folder, "ray", "--ray", address)]
-        process = griffin(*command)
-        deadline = time.monotonic() + 200
-        while not list((folder / "ray").glob("progress/group-*.safetensors")):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.kill()
-        process.communicate()
-        process = griffin(*command)
-        time.sleep(5)
-        tell("kill")
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+        killed(command, lambda: list((folder / "ray").glob("progress/group-*.safetensors")))
+        ended(command, tell)
     check_same(result(folder, "ray"), result(folder, "alone"))

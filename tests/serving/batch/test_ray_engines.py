@@ -2,7 +2,6 @@
 """A batch over a cluster: each line is answered once, whoever is lost; and one over Ray itself."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -22,8 +21,7 @@ from serving.batch.journal import open_journal
 from serving.batch.lines import Line, Requests
 from serving.batch.ray_engines import RayEngines
 from tests.checkpoints import run_steps
-
-ROOT = Path(__file__).parents[3]
+from tests.ray_nodes import ended, killed, ray_nodes
 
 
 def engine() -> Any:
@@ -36,12 +34,13 @@ class Lost(Exception):
 
 class LocalRay:
     """What RayEngines asks of Ray, in this process: a call is made when its answer is fetched. The
-    calls whose numbers are in `lost` find their actor gone."""
+    calls whose numbers are in `lost` find their actor gone; the cluster has room for so many actors
+    as `places` says, and those after them never begin."""
 
     exceptions = SimpleNamespace(RayActorError=Lost)
 
-    def __init__(self, lost: tuple[int, ...] = (), cpus: int = 2):
-        self.lost, self.cpus = lost, cpus
+    def __init__(self, lost: tuple[int, ...] = (), cpus: int = 2, places: int = 100):
+        self.lost, self.cpus, self.places = lost, cpus, places
         self.calls = self.actors = 0
         self.killed: list[Any] = []
         self.kill = self.killed.append
@@ -59,17 +58,18 @@ class LocalRay:
     def remote(self, kind: type) -> Any:
         def new(*given: Any) -> Any:
             self.actors += 1
-            actor = kind(*given)
+            actor, is_placed = kind(*given), self.actors <= self.places
 
             def method(call: Callable) -> Any:
-                return SimpleNamespace(remote=lambda *given: Call(lambda: call(*given)))
+                return SimpleNamespace(remote=lambda *given: Call(lambda: call(*given), is_placed))
 
             return SimpleNamespace(start=method(actor.start), work=method(actor.work))
 
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=new))
 
     def wait(self, calls: list, *, num_returns: int, timeout: float) -> tuple[list, list]:
-        return calls[:1], calls[1:]
+        ended = [call for call in calls if call.is_placed][:1]
+        return ended, [call for call in calls if call not in ended]
 
     def get(self, call: "Call") -> Any:
         self.calls += 1
@@ -79,8 +79,8 @@ class LocalRay:
 
 
 class Call:
-    def __init__(self, answer: Callable):
-        self.answer = answer
+    def __init__(self, answer: Callable, is_placed: bool):
+        self.answer, self.is_placed = answer, is_placed
 
 
 class OneALine:
@@ -133,6 +133,19 @@ def test_each_line_is_answered_once(lost, actors, cluster, asked, line, tmp_path
     assert len(ray.killed) == 2
 
 
+def test_an_engine_that_finds_no_place_gets_no_line(cluster, asked, line, tmp_path):
+    """A machine is lost and no other comes: those that are left answer all."""
+    requests = Requests(asked([line(f"{number}", {}) for number in range(12)]))
+    ray = LocalRay(lost=(4,), places=2)
+    with (
+        closing(cluster(ray)) as engines,
+        open_journal(tmp_path / "out.jsonl", requests, {}) as journal,
+    ):
+        answer_all(requests, journal, engines)
+        assert sorted(journal.done) == sorted(requests.numbers)
+    assert ray.actors == 3
+
+
 def test_what_cannot_be_begun(cluster, asked, line, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--ray auto: there is no cluster"):
         cluster(LocalRay(), address="auto")
@@ -160,25 +173,58 @@ def test_what_cannot_be_begun(cluster, asked, line, tmp_path, monkeypatch):
         RayEngines(engine, model="m", slots=1, address="local")
 
 
-@pytest.mark.slow  # a cluster, and two engines that compile their programs
-def test_a_batch_over_ray(asked, line, tmp_path, language_model):
-    pytest.importorskip("ray", reason='needs Ray: pip install "ray>=2.50"')
+def model_of_run(folder: Path, language_model) -> Any:
+    """A model, and the run folder that it came from."""
     lm = language_model("griffin")
-    store.write_run_config(tmp_path, lm.config, {})
-    run_steps.save(tmp_path, 1, flat_params(lm.model))
-    lm.tokenizer.save(tmp_path)
-    bodies = [
-        {"prompt": f"{n}", "max_tokens": 5 + n, "temperature": 1, "seed": n} for n in range(9)
-    ]
-    path, out = asked([line(f"{n}", body) for n, body in enumerate(bodies)]), tmp_path / "out.jsonl"
-    files = [str(tmp_path), str(path), str(out)]
-    options = ["--ray", "local", "--ray-engines", "2", "--ray-cpus", "0.5", "--slots", "2"]
-    command = [sys.executable, "-m", "griffin_lm", "batch", *files, *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert "2 engines of 2 slots" in done.stdout
+    store.write_run_config(folder, lm.config, {})
+    run_steps.save(folder, 1, flat_params(lm.model))
+    lm.tokenizer.save(folder)
+    return lm
+
+
+def check_answers(lm: Any, out: Path, bodies: list[dict[str, Any]]) -> None:
+    """Those of the model by itself, each once and in their order."""
     records = map(json.loads, out.read_text().splitlines())
     assert [record["response"]["body"]["choices"][0]["text"] for record in records] == [
         lm.generate(b["prompt"], max_tokens=b["max_tokens"], temperature=1, seed=b["seed"])
         for b in bodies
     ]
+
+
+@pytest.mark.slow  # a cluster, and two engines that compile their programs
+def test_a_batch_over_ray(asked, line, tmp_path, language_model):
+    pytest.importorskip("ray", reason='needs Ray: pip install "ray>=2.50"')
+    lm = model_of_run(tmp_path, language_model)
+    bodies = [
+        {"prompt": f"{n}", "max_tokens": 5 + n, "temperature": 1, "seed": n} for n in range(9)
+    ]
+    path, out = asked([line(f"{n}", body) for n, body in enumerate(bodies)]), tmp_path / "out.jsonl"
+    options = ["--ray", "local", "--ray-engines", "2", "--ray-cpus", "0.5", "--slots", "2"]
+    output, _ = ended(["batch", str(tmp_path), str(path), str(out), *options])
+    assert "2 engines of 2 slots" in output
+    check_answers(lm, out, bodies)
+
+
+@pytest.mark.slow  # three nodes, each of which imports JAX and compiles
+def test_three_nodes_one_lost_and_the_driver_too(asked, line, tmp_path, language_model):
+    """The command is killed after some answers and called again; then a node is killed with all
+    that its engine was asked."""
+    lm = model_of_run(tmp_path, language_model)
+    bodies = [
+        {"prompt": f"{n}", "max_tokens": 20 + n % 7, "temperature": 1, "seed": n}
+        for n in range(1000)
+    ]
+    path, out = asked([line(f"{n}", body) for n, body in enumerate(bodies)]), tmp_path / "out.jsonl"
+    journal = tmp_path / "out.jsonl.part"
+
+    def answers() -> int:
+        return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+    with ray_nodes(3) as (address, tell):
+        options = ["--ray", address, "--ray-engines", "3", "--ray-cpus", "1", "--slots", "2"]
+        command = ["batch", str(tmp_path), str(path), str(out), *options]
+        killed(command, lambda: answers() > 20)
+        before = answers()
+        assert not out.exists()
+        ended(command, tell, when=lambda: answers() > before + 100)
+    check_answers(lm, out, bodies)

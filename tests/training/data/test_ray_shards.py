@@ -2,14 +2,13 @@
 """Shards by a cluster are those of one machine, byte for byte, whoever is lost."""
 
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from recurrentgemma.errors import UserError
-from tests.ray_nodes import griffin, ray_nodes
+from tests.ray_nodes import ended, killed, ray_nodes
 from tests.training.data.test_shard_writer import files_of
 from training.data.ray_shards import write_one
 from training.data.shard_folder import DiskFolder, open_folder
@@ -68,22 +67,14 @@ def test_three_nodes_one_lost_and_the_driver_too(corpus: Path, whole: Path, tmp_
         command = ["data", "tokenize", f"jsonl:{corpus}/a.jsonl", "--tokenizer", str(corpus)]
         command += ["--shards", "9", "--ray", address]
         for place in (str(out), f"file://{tmp_path}/url"):
-            process = griffin(*command, "--out", place)
-            deadline = time.monotonic() + 200
             folder = Path(place.removeprefix("file://"))
-            while len(list(folder.glob("tokens-*.array_record"))) < 2:
-                assert process.poll() is None, process.communicate()
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            process.kill()
-            process.communicate()
+            killed(
+                [*command, "--out", place],
+                lambda folder=folder: len(list(folder.glob("tokens-*.array_record"))) >= 2,
+            )
             finished = {p: p.stat().st_mtime_ns for p in folder.glob("tokens-*.array_record")}
             assert not (folder / "tokens.json").exists()
-            process = griffin(*command, "--out", place)
-            time.sleep(5)
-            tell("kill")
-            output, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors
+            output, _ = ended([*command, "--out", place], tell)
             assert "9 shards" in output
             assert {path: path.stat().st_mtime_ns for path in finished} == finished
             expected = {name: data for name, data in files_of(whole).items() if name != ".lock"}

@@ -3,14 +3,13 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from eval.options import RayOptions
 from tests.checkpoints.test_ray_cluster import FakeRay
-from tests.ray_nodes import griffin, ray_nodes
+from tests.ray_nodes import ended, killed, ray_nodes
 from training.recipes.experiment import run_experiment
 from training.recipes.pfo.toy import TOY
 from training.recipes.ray_cells import OnCluster, Origin, compute, find_experiment
@@ -55,28 +54,15 @@ def test_cells_on_a_cluster_are_the_cells_alone(tmp_path: Path, monkeypatch):
 @pytest.mark.slow  # three nodes, each of which imports JAX and compiles
 def test_three_nodes_one_lost_and_the_driver_too(tmp_path: Path):
     def results(kind: str) -> dict[str, str]:
-        return {path.name: path.read_text() for path in tmp_path.glob(f"{kind}/*/*/cells/*")}
+        return {path.name: path.read_text() for path in tmp_path.glob(f"{kind}/*/*/cells/[!.]*")}
 
     command = ["recipe", "forgetting", "mdp", "--seeds", "3", "--out"]
     with ray_nodes(3) as (address, tell):
-        process = griffin(*command, str(tmp_path / "alone"))
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors
+        ended([*command, str(tmp_path / "alone")])
         on_cluster = [*command, str(tmp_path / "ray"), "--ray", address]
-        process = griffin(*on_cluster)
-        deadline = time.monotonic() + 200
-        while not results("ray"):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.kill()
-        process.communicate()
+        killed(on_cluster, lambda: results("ray"))
         first = results("ray")
         assert first.items() <= results("alone").items()
-        process = griffin(*on_cluster)
-        time.sleep(4)
-        tell("kill")
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+        _, errors = ended(on_cluster, tell)
         assert f"{12 - len(first)} of 12 cells to compute" in errors
         assert results("ray") == results("alone")
