@@ -82,15 +82,12 @@ def killed(command: Sequence[str], began: Callable[[], object]) -> None:
 def ended(
     command: Sequence[str],
     tell: Callable[[str], None] | None = None,
-    *,
     when: Callable[[], object] | None = None,
 ) -> tuple[str, str]:
-    """What the command writes to both outputs. Given `tell`, a node is killed `when`, or after five
-    seconds."""
+    """What the command writes to both outputs. Given both, a node is killed as soon as `when`."""
     process = griffin(*command)
-    if tell is not None:
-        since = time.monotonic()
-        _wait(process, when or (lambda: time.monotonic() > since + 5))
+    if tell is not None and when is not None:
+        _wait(process, when)
         tell("kill")
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors

@@ -226,5 +226,5 @@ def test_three_nodes_one_lost_and_the_driver_too(asked, line, tmp_path, language
         killed(command, lambda: answers() > 20)
         before = answers()
         assert not out.exists()
-        ended(command, tell, when=lambda: answers() > before + 100)
+        ended(command, tell, lambda: answers() > before + 100)
     check_answers(lm, out, bodies)
