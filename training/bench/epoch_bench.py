@@ -28,7 +28,7 @@ from training.data.document import Document
 from training.data.documents import InMemory, Mixture
 from training.data.packing import PackedBatches
 from training.data.prefetch import Prefetched
-from training.data.sums import BLOCK, PART
+from training.data.sums import BLOCK, PART, give_back
 from training.data.token_shards import (
     INDEX,
     METADATA,
@@ -85,7 +85,9 @@ class RepeatedLengths:
         return REPEATS * len(self._lengths)
 
     def __getitem__(self, documents: np.ndarray) -> np.ndarray:
-        return self._lengths[documents % len(self._lengths)]
+        lengths = self._lengths[documents % len(self._lengths)]
+        give_back(self._lengths)  # an epoch gives back what is a map itself
+        return lengths
 
 
 def write_folder(folder: Path, documents: int) -> None:
