@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the programs of some tests are compiled."""
+"""How the programs of tests are compiled."""
 
 import contextlib
 import functools

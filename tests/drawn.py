@@ -26,7 +26,8 @@ def integers(seed: int, shape: Sequence[int], below: int) -> jax.Array:
 
 def untrained(config: GriffinConfig, seed: int = 0) -> Griffin:
     """A model as it is before training: Griffin(config, rngs=nnx.Rngs(seed)) has other numbers of
-    the same distributions (recurrentgemma/blocks.py)."""
+    the same distributions, as recurrentgemma/test_blocks.py holds it to."""
+    assert config.a_init == "code"
     rng = np.random.default_rng(seed)
     out = 2 / config.num_layers
     deviations = {

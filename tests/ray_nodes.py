@@ -79,16 +79,22 @@ def killed(command: Sequence[str], began: Callable[[], object]) -> None:
     process.communicate()
 
 
-def ended(
-    command: Sequence[str],
-    tell: Callable[[str], None] | None = None,
-    when: Callable[[], object] | None = None,
+def ended(command: Sequence[str]) -> tuple[str, str]:
+    """What the command writes to both outputs."""
+    return _end(griffin(*command))
+
+
+def ended_without_a_node(
+    command: Sequence[str], tell: Callable[[str], None], when: Callable[[], object]
 ) -> tuple[str, str]:
-    """What the command writes to both outputs. Given both, a node is killed as soon as `when`."""
+    """What the command writes to both outputs. A node is killed as soon as `when`."""
     process = griffin(*command)
-    if tell is not None and when is not None:
-        _wait(process, when)
-        tell("kill")
+    _wait(process, when)
+    tell("kill")
+    return _end(process)
+
+
+def _end(process: subprocess.Popen) -> tuple[str, str]:
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return output, errors

@@ -14,7 +14,7 @@ from eval.ray_perplexity import groups_of
 from recurrentgemma.errors import UserError
 from tests.checkpoints.test_ray_cluster import FakeRay
 from tests.docs.world import PLAY, write_model
-from tests.ray_nodes import ended, killed, ray_nodes
+from tests.ray_nodes import ended, ended_without_a_node, killed, ray_nodes
 
 
 @pytest.fixture
@@ -129,5 +129,5 @@ def test_three_nodes_one_lost_and_the_driver_too(folder: Path):
             return len(list((folder / "ray").glob("progress/group-*.safetensors")))
 
         killed(command, groups)
-        ended(command, tell, lambda: groups() > 1)
+        ended_without_a_node(command, tell, lambda: groups() > 1)
     check_same(result(folder, "ray"), result(folder, "alone"))

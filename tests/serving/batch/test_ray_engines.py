@@ -21,7 +21,7 @@ from serving.batch.journal import open_journal
 from serving.batch.lines import Line, Requests
 from serving.batch.ray_engines import RayEngines
 from tests.checkpoints import run_steps
-from tests.ray_nodes import ended, killed, ray_nodes
+from tests.ray_nodes import ended, ended_without_a_node, killed, ray_nodes
 
 
 def engine() -> Any:
@@ -226,5 +226,5 @@ def test_three_nodes_one_lost_and_the_driver_too(asked, line, tmp_path, language
         killed(command, lambda: answers() > 20)
         before = answers()
         assert not out.exists()
-        ended(command, tell, lambda: answers() > before + 100)
+        ended_without_a_node(command, tell, lambda: answers() > before + 100)
     check_answers(lm, out, bodies)

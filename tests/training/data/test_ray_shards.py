@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recurrentgemma.errors import UserError
-from tests.ray_nodes import ended, killed, ray_nodes
+from tests.ray_nodes import ended_without_a_node, killed, ray_nodes
 from tests.training.data.test_shard_writer import files_of
 from training.data.ray_shards import write_one
 from training.data.shard_folder import DiskFolder, open_folder
@@ -73,7 +73,9 @@ def test_three_nodes_one_lost_and_the_driver_too(corpus: Path, whole: Path, tmp_
             killed([*command, place], lambda: len(shards()) >= 2)
             finished = shards()
             assert not (folder / "tokens.json").exists()
-            output, _ = ended([*command, place], tell, lambda: len(shards()) > len(finished))
+            output, _ = ended_without_a_node(
+                [*command, place], tell, lambda: len(shards()) > len(finished)
+            )
             assert "9 shards" in output
             assert finished.items() <= shards().items()
             expected = {name: data for name, data in files_of(whole).items() if name != ".lock"}
