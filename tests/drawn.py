@@ -26,8 +26,7 @@ def integers(seed: int, shape: Sequence[int], below: int) -> jax.Array:
 
 def untrained(config: GriffinConfig, seed: int = 0) -> Griffin:
     """A model as it is before training: Griffin(config, rngs=nnx.Rngs(seed)) has other numbers of
-    the same distributions, as recurrentgemma/test_blocks.py holds it to."""
-    assert config.a_init == "code"
+    the same distributions, as recurrentgemma/test_blocks.py and test_layers.py hold it to."""
     rng = np.random.default_rng(seed)
     out = 2 / config.num_layers
     deviations = {
@@ -44,7 +43,11 @@ def untrained(config: GriffinConfig, seed: int = 0) -> Griffin:
         if name.endswith(("scale", "bias", "/b")):
             value = np.zeros(shape)
         elif name.endswith("a_param"):
-            value = np.log(np.expm1(-0.5 * np.log(rng.uniform(0.9**2, 0.999**2, shape))))
+            if config.a_init == "paper":
+                minus_log_a = -np.log(rng.uniform(0.9, 0.999, shape)) / 8
+            else:
+                minus_log_a = -np.log(rng.uniform(0.9**2, 0.999**2, shape)) / 2
+            value = np.log(np.expm1(minus_log_a))
         else:
             std = [std for end, std in deviations.items() if name.endswith(end)]
             value = rng.normal(size=shape) * (std[0] if std else config.width**-0.5)

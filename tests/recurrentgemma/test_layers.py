@@ -3,6 +3,7 @@
 initial decay of the RG-LRU."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,10 +13,11 @@ import pytest
 from flax import nnx
 
 import recurrentgemma as rg
+from recurrentgemma.config import GriffinConfig
 from recurrentgemma.griffin import Griffin
 from recurrentgemma.layers import ROPE_BASE, rotary
 from recurrentgemma.params import flat_params
-from tests.drawn import normal
+from tests.drawn import normal, untrained
 
 TRAINED = 8192  # tokens that RecurrentGemma was trained on at a time
 
@@ -60,11 +62,13 @@ def test_only_half_of_each_head_turns():
     assert (y[:, 1:, :, :8] != x[:, 1:, :, :8]).all()
 
 
+@pytest.mark.parametrize(
+    "make", [lambda config: Griffin(config, rngs=nnx.Rngs(0)), untrained], ids=["ours", "of tests"]
+)
 @pytest.mark.parametrize("a_init", ["code", "paper"])
-def test_initial_decay(a_init: str):
+def test_initial_decay(a_init: str, make: Callable[[GriffinConfig], Griffin]):
     config = dataclasses.replace(rg.tiny(), num_layers=1, lru_width=4096, a_init=a_init)
-    model = Griffin(config, rngs=nnx.Rngs(0))
-    a_param = flat_params(model)["blocks.0/recurrent_block/rg_lru/a_param"]
+    a_param = flat_params(make(config))["blocks.0/recurrent_block/rg_lru/a_param"]
     a = np.exp(-np.asarray(jax.nn.softplus(a_param)))
     drawn = a if a_init == "code" else a**8
     assert 0.9 <= drawn.min() < 0.901
