@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plans of docs/training.md.
 
-    python -m training.planning.plan_report [MODEL:SLICE ...] [--out FILE]
+    python -m training.planning.plan_report [MODEL:SLICE ...] [--remat POLICY] [--out FILE]
 
 The published models on slices of 16 and 256 chips at one row of 8,192 tokens a chip (and half a row
 where that does not fit), then a row of a million tokens over a slice, each with the policy that
-recomputes least of those that fit. Three hours on two cores; needs no TPU. With MODEL:SLICE, such
-as recurrentgemma_2b:v5e:4x4, only those. Plans are kept as `griffin plan` keeps them, and FILE
-(JSON lines) keeps the lines of the table; a second call goes on from both.
+recomputes least of those that fit, or with POLICY. Three hours on two cores, one with a POLICY;
+needs no TPU. With MODEL:SLICE, such as recurrentgemma_2b:v5e:4x4, only those. Plans are kept as
+`griffin plan` keeps them, and FILE (JSON lines) keeps the lines of the table; a second call goes
+on from both.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from typing import Any
 
 from kernels.measure.command import options
 from recurrentgemma.presets import preset
+from recurrentgemma.remat import POLICIES
 from recurrentgemma.sharding import MeshConfig
 from training.data.packages import cache_directory
 from training.planning.plan import topology_size
@@ -74,9 +76,11 @@ HEAD = (
 )
 
 
-def best(model: str, topology: str, batch: int, time: int, mesh: MeshConfig) -> dict[str, Any]:
-    """The plan with the least recomputation that fits."""
-    config = dataclasses.replace(preset(model), dtype="bfloat16", scan_layers=True, remat="auto")
+def best(
+    model: str, remat: str, topology: str, batch: int, time: int, mesh: MeshConfig
+) -> dict[str, Any]:
+    """The plan with this policy; with "auto", that with the least recomputation that fits."""
+    config = dataclasses.replace(preset(model), dtype="bfloat16", scan_layers=True, remat=remat)
     shape = {"batch": batch, "sequence": time}
     waiting = candidates(config, topology, meshes=[mesh], **shape)
 
@@ -90,20 +94,24 @@ def best(model: str, topology: str, batch: int, time: int, mesh: MeshConfig) -> 
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("only", nargs="*", metavar="MODEL:SLICE")
+    parser.add_argument("--remat", choices=("auto", *POLICIES), default="auto", metavar="POLICY")
     parser.add_argument("--out", type=Path, default=Path("plans.jsonl"))
     arguments = parser.parse_args()
-    out = arguments.out
+    out, remat = arguments.out, arguments.remat
     done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    known = {(d["model"], d["topology"], d["batch"], d["sequence"]): d for d in done}
+    known = {
+        (d["model"], d.get("asked", "auto"), d["topology"], d["batch"], d["sequence"]): d
+        for d in done
+    }
     plans = []
     waiting = [
         job for job in jobs() if not arguments.only or f"{job[0]}:{job[1]}" in arguments.only
     ]
     while waiting:
         model, topology, batch, time, mesh = waiting.pop(0)
-        key = (model, topology, batch, time)
+        key = (model, remat, topology, batch, time)
         if key not in known:
-            known[key] = {"model": model, **best(model, topology, batch, time, mesh)}
+            known[key] = {"model": model, "asked": remat, **best(*key, mesh)}
             with out.open("a") as file:
                 file.write(json.dumps(known[key]) + "\n")
         plans.append(known[key])

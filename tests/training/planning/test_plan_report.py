@@ -37,21 +37,23 @@ def test_a_line_has_a_cell_for_each_heading():
 
 
 def test_the_finished_are_not_made_again(tmp_path, monkeypatch, capsys):
-    jobs = [("recurrentgemma_2b", "v5e:4x4", 16, 8192, None)]
     asked = []
 
     def best(*job):
         asked.append(job)
         return PLAN
 
-    monkeypatch.setattr(plan_report, "jobs", lambda: list(jobs))
+    monkeypatch.setattr(
+        plan_report, "jobs", lambda: [("recurrentgemma_2b", "v5e:4x4", 16, 8192, None)]
+    )
     monkeypatch.setattr(plan_report, "best", best)
     monkeypatch.setattr(plan_report, "topology_size", lambda topology: 16)
-    monkeypatch.setattr("sys.argv", ["plan_report", "--out", str(tmp_path / "plans.jsonl")])
-    for _ in range(2):
+    for remat in ("auto", "block", "auto"):
+        out = str(tmp_path / "plans.jsonl")
+        monkeypatch.setattr("sys.argv", ["plan_report", "--out", out, "--remat", remat])
         plan_report.main()
         assert "half_mlp" in capsys.readouterr().out
-    assert asked == jobs
+    assert asked == [("recurrentgemma_2b", r, "v5e:4x4", 16, 8192, None) for r in ("auto", "block")]
     monkeypatch.setattr("sys.argv", ["plan_report", "griffin_14b:v5e:4x4"])
     plan_report.main()
     assert "half_mlp" not in capsys.readouterr().out
