@@ -30,7 +30,7 @@ ENVIRONMENT = {
 @contextlib.contextmanager
 def ray_nodes(nodes: int, **environment: str) -> Iterator[tuple[str, Callable[[str], None]]]:
     """The address of a cluster of nodes of one CPU, and what tells it to kill or add one."""
-    pytest.importorskip("ray", reason='needs Ray: pip install "ray>=2.50"')
+    pytest.importorskip("ray", reason="needs Ray: pip install 'griffin-lm[ray]'")
     process = subprocess.Popen(
         [sys.executable, __file__, str(nodes)],
         stdin=subprocess.PIPE,

@@ -19,9 +19,11 @@ head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$head:6379
 
 srun --nodes=1 --ntasks=1 --nodelist="$head" ray start --head --port=6379 --block &
-until ray status --address "$address" > /dev/null 2>&1; do sleep 2; done
-srun --nodes=$((SLURM_NNODES - 1)) --ntasks=$((SLURM_NNODES - 1)) --exclude="$head" \
-    ray start --address="$address" --block &
+for _ in {1..60}; do ray status --address "$address" > /dev/null 2>&1 && break; sleep 2; done
+if [ "$SLURM_NNODES" -gt 1 ]; then
+    srun --nodes=$((SLURM_NNODES - 1)) --ntasks=$((SLURM_NNODES - 1)) --exclude="$head" \
+        ray start --address="$address" --block &
+fi
 
 griffin data tokenize 'parquet:/shared/web/*.parquet' --tokenizer /shared/tokenizer \
     --out /shared/tokens/web --ray "$address"

@@ -7,9 +7,10 @@ engines, here or on other machines, can stand behind these four.
 
 import itertools
 import json
-import uuid
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from eval.options import identity
 from recurrentgemma.errors import UserError
 from serving.batch.lines import Line
 from serving.engine.engine import Engine
@@ -32,9 +33,8 @@ class Response(NamedTuple):
     status_code: int
     body: dict[str, Any]
 
-    def record(self) -> dict[str, Any]:
-        """A line of OpenAI's output, or of its file of errors."""
-        number = uuid.uuid4().hex
+    def record(self, number: str) -> dict[str, Any]:
+        """A line of OpenAI's output, or of its file of errors. number: of the request."""
         response = {"status_code": self.status_code, "request_id": number, "body": self.body}
         return {
             "id": f"batch_req_{number}",
@@ -49,8 +49,16 @@ class Answerer:
 
     def __init__(self, engine: Engine, *, model: str):
         self._engine, self._model = engine, model
+        self._identity: Mapping[str, Any] | None = None
         self._live: dict[int, tuple[_Asked, int]] = {}  # engine's id -> line, which of its choices
         self._refused: list[Response] = []
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What tells the engine's model from another one."""
+        if self._identity is None:
+            self._identity = identity(self._engine.lm)
+        return self._identity
 
     @property
     def room(self) -> bool:

@@ -3,12 +3,14 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -92,6 +94,7 @@ def run(arguments: BatchArguments) -> int:
             name = option.replace("_", "-")
             raise UserError(f"--{name} {getattr(arguments, option)}: expected {least} or more")
     _check_ray(arguments)
+    _check_files(arguments)
     if not arguments.requests.is_file():
         raise UserError(
             f"there is no file {arguments.requests}: expected requests, a JSON object a line"
@@ -100,11 +103,12 @@ def run(arguments: BatchArguments) -> int:
     errors = arguments.errors or out.with_name(f"{out.stem}.errors{out.suffix}")
     if len({path.resolve() for path in (arguments.requests, out, errors)}) < 3:
         raise UserError("the requests, the answers and the errors need three different files")
-    if finished(out, errors, requests):
+    model = arguments.model_name or title(arguments.path)
+    arguments = _with_whole_paths(arguments)
+    settings = _settings(arguments, model)
+    if finished(out, errors, requests, settings):
         print(f"{out} has all {len(requests):,} answers already")
         return 1 if errors.exists() else 0
-    model = arguments.model_name or title(arguments.path)
-    settings = {"path": arguments.path, "model": model, "dtype": arguments.dtype}
     with open_journal(out, requests, settings) as journal:
         before = len(journal.done)
         if before:
@@ -144,6 +148,47 @@ def _check_ray(arguments: BatchArguments) -> None:
             raise UserError(f"{option} {value}: expected 0 or more")
         if arguments.ray is None and value != getattr(BatchArguments, name):
             raise UserError(f"{option} has no effect without --ray")
+
+
+def _check_files(arguments: BatchArguments) -> None:
+    for path in (arguments.requests, arguments.out, arguments.errors or arguments.out):
+        if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
+            raise UserError(
+                f"{path} is a URL: requests and answers are files, on this machine or a mount; a "
+                "cluster's machines need to see PATH alone"
+            )
+    for path in (arguments.out, arguments.errors or arguments.out):
+        if not path.parent.is_dir():
+            raise UserError(f"there is no folder {path.parent}, in which {path.name} is to be")
+
+
+def _with_whole_paths(arguments: BatchArguments) -> BatchArguments:
+    """As another machine, or another folder, finds what is here."""
+    given = {name: getattr(arguments, name) for name in ("path", "config", "chat_template")}
+    whole = {
+        name: str(Path(value).absolute())
+        for name, value in given.items()
+        if value is not None and Path(value).exists()
+    }
+    return dataclasses.replace(arguments, **whole)
+
+
+def _settings(arguments: BatchArguments, model: str) -> dict[str, Any]:
+    """What answers depend on beside the requests, as far as it is known before the model is."""
+    from checkpoints.store import latest_step
+
+    path, template = Path(arguments.path), arguments.chat_template
+    if template is not None and Path(template).is_file():
+        template = hashlib.sha256(Path(template).read_bytes()).hexdigest()
+    return {
+        "path": str(path.resolve()) if path.exists() else arguments.path,
+        "step": latest_step(path) if path.is_dir() else None,
+        "model": model,
+        "dtype": arguments.dtype,
+        "config": arguments.config,
+        "chat template": template,
+        "max_prompt": arguments.max_prompt,
+    }
 
 
 @contextlib.contextmanager

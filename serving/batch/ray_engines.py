@@ -7,13 +7,25 @@ engine had when its process or machine was lost is answered by another, and a ne
 place as soon as there is room for one.
 """
 
+import contextlib
+import socket
+import sys
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-from checkpoints.ray_cluster import INSTALL, connect, share_of
-from recurrentgemma.errors import MissingExtra, UserError
+from checkpoints.ray_cluster import (
+    Patience,
+    joined,
+    lacking,
+    machines_of,
+    other_version,
+    package_version,
+    room_for,
+    share_of,
+)
+from recurrentgemma.errors import UserError
 from serving.batch.answerer import Answerer, Response
 from serving.batch.lines import Line
 from serving.engine.engine import Engine
@@ -24,10 +36,10 @@ _LOST = 3  # engines that may be lost in a row without an answer between
 
 
 class RayEngines:
-    """Of `count` engines; 0: as many as the cluster has room for.
+    """Of `count` engines; 0: as many as the cluster's machines have room for.
 
     make_engine: called in each actor; Ray sends it there, so the package is installed on every
-      machine and what it reads can be read from each.
+      machine, in this version, and what it reads can be read from each, and is the same.
     model: as in Answerer. slots: of each engine. cpus, gpus: that each engine takes of its machine.
     address: of the cluster; "auto": the one that this machine belongs to; "local": one that is
       begun here, and ends with this.
@@ -45,34 +57,35 @@ class RayEngines:
         cpus: float = 1.0,
         gpus: float = 0.0,
     ):
-        try:
-            import ray  # type: ignore[import-not-found]
-        except ImportError:
-            raise MissingExtra(INSTALL) from None
-        self._ray, self._most = ray, AT_ONCE * slots
-        connect(ray, address)
-        resources = ray.cluster_resources()
-        rooms = [int(resources.get("CPU", 0) // cpus)] if cpus else []
-        rooms += [int(resources.get("GPU", 0) // gpus)] if gpus else []
-        room = min(rooms, default=1)
-        if room < max(count, 1):
-            ray.shutdown()
-            raise UserError(
-                f"--ray {address}: this cluster has room for {room} engines of {cpus:g} CPUs and "
-                f"{gpus:g} GPUs, and {max(count, 1)} are asked for; see --ray-engines, --ray-cpus "
-                "and --ray-gpus"
-            )
-        actor = ray.remote(_Actor).options(**share_of(cpus, gpus))
-        self._new_actor = lambda: actor.remote(make_engine, model)
-        self._engines = [_Remote(self._new_actor()) for _ in range(count or room)]
-        self._homeless: deque[Line] = deque()  # of engines that were lost, or before one has begun
-        self._lost = 0
+        self._most = AT_ONCE * slots
+        with contextlib.ExitStack() as stack:
+            self._ray = ray = stack.enter_context(joined(address))
+            room = room_for(ray, cpus, gpus)
+            if room < max(count, 1):
+                raise UserError(
+                    f"--ray {address}: {machines_of(ray)}, which have room for {room} engines of "
+                    f"{cpus:g} CPUs and {gpus:g} GPUs, and {max(count, 1)} are asked for; see "
+                    "--ray-engines, --ray-cpus and --ray-gpus"
+                )
+            self._patience = Patience(ray, cpus, gpus)
+            actor = ray.remote(_Actor).options(**share_of(cpus, gpus))
+            self._new_actor = lambda: actor.remote(make_engine, model, package_version())
+            self._engines = [_Remote(self._new_actor()) for _ in range(count or room)]
+            self._homeless: deque[Line] = deque()  # of lost engines, or before one has begun
+            self._lost = 0
+            self._first: _Beginning | None = None  # of the engines that have begun
+            self._stack = stack.pop_all()
 
     def close(self) -> None:
         """End the engines; what they were answering is lost."""
-        for engine in self._engines:
-            self._ray.kill(engine.actor)
-        self._ray.shutdown()
+        with self._stack:
+            for engine in self._engines:
+                self._ray.kill(engine.actor)
+
+    @property
+    def identity(self) -> Mapping[str, Any] | None:
+        """Of the model, which is that of every engine; None as long as none has begun."""
+        return None if self._first is None else self._first.identity
 
     def __len__(self) -> int:
         return len(self._engines)
@@ -99,8 +112,9 @@ class RayEngines:
         engine.unsent.append(line)
 
     def step(self) -> list[Response]:
-        """Send what is taken, and wait for a while. Raises UserError: an engine cannot be made, or
-        engines are lost one after another."""
+        """Send what is taken, and wait for a while. Raises UserError: an engine cannot be made, is
+        of another version of this package or of another model than the first; or engines are lost
+        one after another."""
         while self._homeless and self._begun:
             self.take(self._homeless.popleft())
         for engine in self._engines:
@@ -113,31 +127,49 @@ class RayEngines:
         ended, others = self._ray.wait(list(calls), num_returns=1, timeout=_SECONDS)
         if others:
             ended += self._ray.wait(others, num_returns=len(others), timeout=0)[0]
+        self._patience.look(bool(ended))
         return [response for call in ended for response in self._answers(calls[call])]
 
     def _answers(self, engine: "_Remote") -> list[Response]:
         """Of a call of this engine that has ended."""
         call, engine.call = engine.call, None
         try:
-            answers, refusal = self._ray.get(call)
+            told = self._ray.get(call)
         except self._ray.exceptions.RayActorError as error:
             self._replace(engine, error)
             return []
-        if refusal is not None:
-            raise UserError(refusal)
-        engine.has_begun = True
-        for response in answers:
+        if isinstance(told, str):
+            raise UserError(told)
+        if isinstance(told, _Beginning):
+            self._compare(told)
+            engine.has_begun = True
+            return []
+        for response in told:
             self._lost = 0
             del engine.lines[response.line.custom_id]
-        return answers
+        return told
+
+    def _compare(self, begun: "_Beginning") -> None:
+        self._first = first = self._first or begun
+        different = [
+            name for name in first.identity if begun.identity[name] != first.identity[name]
+        ]
+        if different:
+            raise UserError(
+                f"the machines {first.machine} and {begun.machine} see different models under the "
+                f"same name ({', '.join(different)}): give one that every machine shares"
+            )
 
     def _replace(self, engine: "_Remote", error: Exception) -> None:
+        if (message := lacking(error)) is not None:
+            raise UserError(message) from None
         self._lost += 1
         if self._lost > _LOST:
             raise UserError(
                 f"{self._lost} engines were lost one after another, without an answer between: "
                 f"{error}; what is answered is kept"
             )
+        print(f"an engine was lost; {len(engine.lines)} lines go to others", file=sys.stderr)
         self._homeless.extend(engine.lines.values())
         self._engines[self._engines.index(engine)] = _Remote(self._new_actor())
 
@@ -153,22 +185,33 @@ class _Remote:
         self.call: Any = actor.start.remote()
 
 
-class _Actor:
-    """One engine, there. Every call gives (answers, None), or ([], why there is no engine)."""
+class _Beginning(NamedTuple):
+    """Of an engine that is there."""
 
-    def __init__(self, make_engine: Callable[[], Engine], model: str):
-        self._make_engine, self._model = make_engine, model
+    machine: str
+    identity: Mapping[str, Any]
+
+
+class _Actor:
+    """One engine, there."""
+
+    def __init__(self, make_engine: Callable[[], Engine], model: str, version: str):
+        self._make_engine, self._model, self._version = make_engine, model, version
         self._waiting: deque[Line] = deque()
         self._answerer: Answerer
 
-    def start(self) -> tuple[list[Response], str | None]:
+    def start(self) -> _Beginning | str:
+        """Or why there is no engine."""
+        if (refusal := other_version(self._version)) is not None:
+            return refusal
+        machine = socket.gethostname()
         try:
             self._answerer = Answerer(self._make_engine(), model=self._model)
-        except UserError as error:
-            return [], str(error)
-        return [], None
+        except (UserError, OSError) as error:
+            return f"the machine {machine}: {error}"
+        return _Beginning(machine, self._answerer.identity)
 
-    def work(self, lines: list[Line]) -> tuple[list[Response], str | None]:
+    def work(self, lines: list[Line]) -> list[Response]:
         """Answer for a while."""
         answerer, answers = self._answerer, []
         self._waiting.extend(lines)
@@ -177,4 +220,4 @@ class _Actor:
             while self._waiting and answerer.room:
                 answerer.take(self._waiting.popleft())
             answers += answerer.step()
-        return answers, None
+        return answers

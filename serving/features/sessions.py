@@ -9,7 +9,8 @@
 
 A file is that of `Session.save`: `lm.session("sessions/alice.session")` goes on from it, and what
 `Session.save` wrote there is a session here. A session is read from its file when it is used and
-written when an answer is over: a server that is killed loses none.
+written when an answer is over: a server that is killed loses none. Several servers may share the
+folder: a session is leased by one of them at a time.
 """
 
 import contextlib
@@ -43,6 +44,7 @@ from serving.features.adaptation import (
     reread,
 )
 from serving.features.adapters import ServedAdapter
+from serving.features.name_locks import NameLocks
 
 ENDING = ".session"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -97,6 +99,7 @@ class Sessions:
         self.tokenizer = lm.tokenizer
         self._lock = threading.Lock()
         self._busy: set[str] = set()
+        self._elsewhere = NameLocks(folder / ".locks")
 
     def names(self) -> list[str]:
         """Of all sessions, sorted. Files that no request can name are none."""
@@ -139,11 +142,7 @@ class Sessions:
         are too many, or it learns and none may here.
         """
         path = self._path(name)
-        with self._lock:
-            if name in self._busy:
-                raise SessionBusy(f"session {name!r} is answering another request: try again")
-            self._busy.add(name)
-        try:
+        with self._alone(name):
             if new and not path.is_file():
                 if len(self.names()) >= self._most:
                     raise UserError(
@@ -161,9 +160,23 @@ class Sessions:
             else:
                 self._check_not_lost(name, point)
                 yield Lease(self, name, point)
+
+    @contextlib.contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """No other request has this session, here or on another server. Raises SessionBusy."""
+        with self._lock:
+            if name in self._busy:
+                raise SessionBusy(f"session {name!r} is answering another request: try again")
+            if not self._elsewhere.take(name):
+                message = f"session {name!r} is answering a request on another server: try again"
+                raise SessionBusy(message)
+            self._busy.add(name)
+        try:
+            yield
         finally:
             with self._lock:
                 self._busy.discard(name)
+                self._elsewhere.give_back(name)
 
     def write(self, name: str, point: Point) -> None:
         """The session stands there now; its file is whole at any time."""
@@ -192,9 +205,7 @@ class Sessions:
     def delete(self, name: str) -> None:
         """Raises NoSuchSession, SessionBusy."""
         self.info(name)
-        with self._lock:
-            if name in self._busy:
-                raise SessionBusy(f"session {name!r} is answering a request: try again")
+        with self._alone(name):
             self._forget_adapter(name)
             self._path(name).unlink(missing_ok=True)
 
@@ -209,9 +220,7 @@ class Sessions:
     def adapt_no_more(self, name: str) -> None:
         """It goes on as the base, from its last tokens; what it has learned is forgotten. Raises
         NoSuchSession, SessionBusy, SessionDamaged."""
-        with self._lock:
-            if name in self._busy:
-                raise SessionBusy(f"session {name!r} is answering a request: try again")
+        with self._alone(name):
             point = self.point(name)
             if point.adapter:
                 self.write(name, reread(point))

@@ -43,7 +43,7 @@ def deepminds(tmp_path_factory) -> tuple[Path, Path]:
 def test_a_verb_has_the_option_that_its_error_names(deepminds, capsys, monkeypatch, command):
     path, config = deepminds
     monkeypatch.setattr("serving.serve_cli.EngineThread", lambda build, **_: build())
-    monkeypatch.setattr("serving.serve_cli.Engine", _refuse_loaded)
+    monkeypatch.setattr("serving.serve_engine.Engine", _refuse_loaded)
     command = [str(path) if word == "PATH" else word for word in command]
     assert griffin(command) == 2
     assert "on the command line --config, a preset or a config.json" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 """Calls on a cluster are answered once, whoever is lost; what cannot be is said. With Ray itself:
 the tests of what is built on this."""
 
+import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -11,7 +13,16 @@ from typing import Any
 import pytest
 
 from checkpoints import ray_cluster
-from checkpoints.ray_cluster import Task, call, joined, package_version, results_of, share_of
+from checkpoints.ray_cluster import (
+    Patience,
+    Task,
+    call,
+    joined,
+    package_version,
+    results_of,
+    room_for,
+    share_of,
+)
 from recurrentgemma.errors import MissingExtra, UserError
 
 
@@ -30,7 +41,7 @@ class FakeRay:
 
     exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
 
-    def __init__(self, refuses: Exception | None = None, cpus: float = 2):
+    def __init__(self, refuses: Exception | None = None, cpus: tuple[float, ...] = (2.0, 1.0)):
         self.refuses, self.cpus, self.is_joined = refuses, cpus, False
         self.cancelled: list[Any] = []
         self.options: dict[str, Any] = {}
@@ -43,8 +54,9 @@ class FakeRay:
     def shutdown(self) -> None:
         self.is_joined = False
 
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": self.cpus}
+    def nodes(self) -> list[dict[str, Any]]:
+        lost = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+        return [lost, *({"Alive": True, "Resources": {"CPU": cpus}} for cpus in self.cpus)]
 
     def put(self, value: Any) -> Any:
         return SimpleNamespace(value=value, fetch=lambda: value)
@@ -151,7 +163,8 @@ def test_another_version_is_refused(ray, monkeypatch):
     assert result is None
     assert refusal is not None
     assert refusal.endswith(
-        f"has griffin-lm {version}, and this one 0.0.9 (abc): install the same on every machine"
+        f"has griffin-lm {version}, and that of the command 0.0.9 (abc): install the same on "
+        "every machine"
     )
 
 
@@ -173,12 +186,16 @@ def test_no_cluster_no_room_no_token_and_no_ray(ray, monkeypatch):
         ray.refuses = None
     with pytest.raises(UserError, match=f"--ray {address}: there is no cluster .*refused"):
         joined(address).__enter__()
-    with pytest.raises(UserError, match="the cluster has 2 CPUs, and a task takes 3"):
-        list(results_of(ray, scaled, 1, [Task(0, (1,))], cpus=3))
-    with pytest.raises(UserError, match="the cluster has 0 GPUs, and a task takes 1"):
+    machines = "machines are 1 of 2 CPUs and 0 GPUs, 1 of 1 CPUs and 0 GPUs, and a task takes"
+    with pytest.raises(UserError, match=f"{machines} 3 CPUs and 0 GPUs of one machine"):
+        list(results_of(ray, scaled, 1, [Task(0, (1,))], cpus=3))  # though there are three
+    with pytest.raises(UserError, match=f"{machines} 1 CPUs and 1 GPUs of one machine"):
         list(results_of(ray, scaled, 1, [Task(0, (1,))], gpus=1))
+    for address in ("", "garbage", "ray://head:10001", "head:99999", "head", "head:"):
+        with pytest.raises(UserError, match=f"--ray '{address}': expected HOST:PORT"):
+            joined(address).__enter__()
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtra, match='pip install "ray'), joined("auto"):
+    with pytest.raises(MissingExtra, match=r"pip install 'griffin-lm.ray"), joined("auto"):
         pass
 
 
@@ -190,3 +207,48 @@ def test_what_is_shared_is_fetched_once_for_many_calls(ray, monkeypatch):
     for reference in (references[0], references[0], references[1]):
         call(scaled, package_version(), [reference], (1,))
     assert fetched == references
+
+
+def test_room_is_that_of_each_machine(ray):
+    assert room_for(ray, 1, 0) == 3
+    assert room_for(ray, 2, 0) == 1
+    assert room_for(ray, 0.1, 0) == 30
+    assert room_for(ray, 0, 1) == room_for(ray, 3, 0) == 0
+    assert room_for(ray, 0, 0) == 2
+
+
+def test_who_waits_for_a_machine_says_so_once(ray, monkeypatch, capsys):
+    monkeypatch.setattr(ray_cluster, "_PATIENCE", -1.0)
+    patience = Patience(ray, 1, 0)
+    patience.look(False)
+    assert not capsys.readouterr().err  # there is room: it takes long
+    ray.cpus = ()
+    for _ in range(3):
+        patience.look(False)
+    assert capsys.readouterr().err.count("no machine with 1 CPUs and 0 GPUs is left") == 1
+
+
+def test_a_scheduler_ends_it_as_ctrl_c_does(ray):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), joined("local"):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not ray.is_joined
+
+
+@pytest.mark.parametrize(
+    ("token", "mode", "expected"),
+    [(False, None, None), (True, None, "token"), (True, "disabled", "disabled")],
+)
+def test_a_token_that_is_there_is_given(ray, monkeypatch, tmp_path, token, mode, expected):
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.environ", {**os.environ, "HOME": str(tmp_path)})
+    os.environ.pop("RAY_AUTH_MODE", None)
+    if token:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray/auth_token").write_text("secret")
+    if mode is not None:
+        os.environ["RAY_AUTH_MODE"] = mode
+    with joined("local"):
+        assert os.environ.get("RAY_AUTH_MODE") == expected

@@ -3,17 +3,13 @@
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tyro
 import yaml
 
-from checkpoints import store
-from recurrentgemma.params import flat_params
-from serving.serve_cli import ServeArguments
-from tests.checkpoints import run_steps
+from serving.serve_options import ServeArguments
 from training.data.data_cli import TokenizeArguments
 
 ROOT = Path(__file__).parents[2]
@@ -88,45 +84,3 @@ def test_the_clusters_of_ray_run_commands_that_there_are():
         assert container["volumeMounts"][0]["name"] == "shared"
     done = subprocess.run(["bash", "-n", EXAMPLES / "slurm/ray.sh"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-RAY = """
-import httpx, sys
-import ray
-from ray import serve
-from examples.serving.ray_serve import Arguments, app
-
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-serve.start(http_options={"port": int(sys.argv[2])})
-serve.run(app(Arguments(path=sys.argv[1], slots=1, cpus=0.5, cache=0.01)))
-url = f"http://127.0.0.1:{sys.argv[2]}"
-places = {}
-for session in ("alice", "bob", "carol", "dave", "erin", "frank"):
-    headers = {"X-Session-Id": session}
-    answers = [httpx.get(f"{url}/replica", headers=headers).json()["replica"] for _ in range(4)]
-    assert len(set(answers)) == 1, answers
-    places[session] = answers[0]
-assert len(set(places.values())) == 2, places
-body = {"prompt": "ab", "max_tokens": 8, "temperature": 0}
-texts = set()
-for session in places:
-    answer = httpx.post(f"{url}/v1/completions", json=body, headers={"X-Session-Id": session})
-    texts.add(answer.json()["choices"][0]["text"])
-assert len(texts) == 1, texts
-with httpx.stream("POST", f"{url}/v1/completions", json=body | {"stream": True}) as answer:
-    assert list(answer.iter_lines())[-2] == "data: [DONE]"
-serve.shutdown()
-print("every session at its replica, and all answer alike")
-"""
-
-
-@pytest.mark.slow  # two replicas compile their programs
-def test_ray_serve(tmp_path, language_model):
-    pytest.importorskip("ray", reason='needs Ray: pip install "ray[serve]>=2.60"')
-    lm = language_model("griffin")
-    store.write_run_config(tmp_path, lm.config, {})
-    run_steps.save(tmp_path, 1, flat_params(lm.model))
-    lm.tokenizer.save(tmp_path)
-    command = [sys.executable, "-c", RAY, str(tmp_path), "8765"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT)
-    assert "every session at its replica" in done.stdout, done.stderr

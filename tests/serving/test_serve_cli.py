@@ -17,9 +17,6 @@ import pytest
 import griffin_lm
 from checkpoints import store
 from recurrentgemma.params import flat_params
-from recurrentgemma.text.byte_tokenizer import ByteTokenizer
-from recurrentgemma.text.tokenizer_files import TEMPLATE
-from serving.serve_cli import _check_chats
 from tests.checkpoints import run_steps
 from tests.checkpoints.fake_hub import cache, commit_of, files_in
 
@@ -32,50 +29,6 @@ def test_a_port_in_use_is_an_error_before_anything_is_loaded(capsys):
     assert f"port {port} on 127.0.0.1 is already in use" in captured.err
     assert "--port" in captured.err
     assert "loading" not in captured.out
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--port", "70000"], "expected 0 (any free port) to 65535"),
-        (["--host", "no.such.host.invalid"], "try 127.0.0.1"),
-        (["--host", "203.0.113.1"], "is not an address of this machine"),
-        (["--slots", "0"], "--slots 0: expected 1 or more"),
-        (["--queue", "-1"], "--queue -1: expected 0 or more"),
-        (["--max-body", "0"], "--max-body 0: expected 1 or more"),
-        (["--max-prompt", "0"], "--max-prompt 0: expected 1 or more"),
-        (["--drain", "-1"], "--drain -1.0: expected 0 or more"),
-        (["--max-open", "0"], "--max-open 0: expected 1 or more"),
-        (["--cache", "nan"], "--cache nan: expected 0 or more"),
-        (["--timeout", "inf"], "--timeout inf: expected 0 or more"),
-        (["--adapting", "-1"], "--adapting -1: expected 0 or more"),
-        (["--adapting", "1"], "--adapting N needs --sessions DIR"),
-        (["--mesh.tensor", "2", "--adapters", "a=p"], "--adapters with --mesh.tensor"),
-        (["--mesh.tensor", "2", "--load-adapters"], "--load-adapters with --mesh.tensor"),
-        (["--mesh.tensor", "2", "--speculate", "ngram"], "--speculate with --mesh.tensor"),
-        (["--mesh.tensor", "2", "--quantize", "int8"], "--quantize with --mesh.tensor"),
-        (["--open-metrics"], "--open-metrics has no effect without keys"),
-        (["--max-adapters", "2"], "--max-adapters has no effect without --adapters"),
-        (["--adapter-rank", "2"], "--adapter-rank has no effect without --adapters"),
-        (["--speculate", "draft"], "--speculate draft and --draft PATH need each other"),
-        (["--speculate-least", "2"], "--speculate-least has no effect without --speculate"),
-        (["--sessions", __file__], "a file, expected a folder"),
-        (["--cors", "chat.example"], "--cors chat.example: expected an origin"),
-        (["--cors", "https://chat.example/"], "without a path"),
-        (["--dynamic.overlap", "8"], "--dynamic.* has no effect without --adapting"),
-        (
-            ["--adapting", "1", "--sessions", "s", "--quantize", "int8"],
-            "--adapting with --quantize or --mesh.tensor",
-        ),
-        (
-            ["--adapting", "1", "--sessions", "s", "--dynamic.parameters", "mlp"],
-            "a session learns a low-rank adapter",
-        ),
-    ],
-)
-def test_bad_options(capsys, options, message):
-    assert griffin_lm.main(["serve", "no-such-checkpoint", *options]) == 2
-    assert message in capsys.readouterr().err
 
 
 def test_an_unknown_option_and_help(capsys):
@@ -167,22 +120,6 @@ def test_a_template_with_a_mistake_ends_the_server(run_dir, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert f"error: {tmp_path}/my.jinja, line 2: the chat template cannot write" in done.stderr
-
-
-def test_a_mistake_in_the_checkpoints_own_template_is_a_warning(capsys):
-    """Not for a checkpoint that knows no chats, nor for what a template refuses."""
-    tokenizer = ByteTokenizer()
-    for template in ("{{ raise_exception('first a system message') }}", "a\n{% if %}"):
-        tokenizer.beside = {TEMPLATE: template.encode()}
-        _check_chats(tokenizer, "runs/x")
-        tokenizer = ByteTokenizer()
-    warning = "warning: runs/x: chat_template.jinja, line 2: the chat template has a syntax error"
-    [line] = capsys.readouterr().out.splitlines()
-    assert line.startswith(warning)
-    assert "chats are refused" in line
-    tokenizer.control_tokens = {}
-    _check_chats(tokenizer, "runs/x")
-    assert capsys.readouterr().out == ""
 
 
 def test_sigterm_lets_answers_end(run_dir, tmp_path, language_model):

@@ -105,16 +105,24 @@ def tokenize(arguments: TokenizeArguments) -> None:
         shown = f"{done.tokens:,} tokens  {rate:,.0f} tokens/s" if done.tokens else ""
         bar.update(task, total=done.all_documents, completed=done.documents, shown=shown)
 
-    with bar:
-        metadata = tokenise(
-            arguments.sources,
-            arguments.tokenizer,
-            arguments.out,
-            shards=arguments.shards,
-            workers=arguments.workers,
-            ray=arguments.ray,
-            progress=show,
+    try:
+        with bar:
+            metadata = tokenise(
+                arguments.sources,
+                arguments.tokenizer,
+                arguments.out,
+                shards=arguments.shards,
+                workers=arguments.workers,
+                ray=arguments.ray,
+                progress=show,
+            )
+    except KeyboardInterrupt:
+        print(
+            f"interrupted: {arguments.out} has the shards that are finished, if any; the same "
+            "command goes on",
+            file=sys.stderr,
         )
+        raise
     print(
         f"{arguments.out}: {metadata['documents']:,} documents, {metadata['tokens']:,} tokens of "
         f"{metadata['bytes'] / max(metadata['tokens'], 1):.2f} bytes, {len(metadata['shards'])} "

@@ -15,7 +15,7 @@ written again. See `token_shards.py` for what is left at the end.
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,6 +80,11 @@ def tokenise(
     be read; a worker was killed. OSError: no space left, and the like. What is finished by then
     stays.
     """
+    if str(out).startswith("memory:"):
+        raise UserError(
+            f"--out {out}: what is in memory is seen by one process, and each shard is written by "
+            "one of its own; give a folder, or the URL of a store"
+        )
     folder = open_folder(out)
     require_free(folder, tokens=(METADATA, UNFINISHED), left=LEFT_BY_SYSTEM)
     sources = [open_text_source(spec) for spec in specs]
@@ -147,9 +152,10 @@ def _begin(folder: ShardFolder, manifest: dict[str, Any]) -> dict[str, Any] | No
         before = manifest
         write_json(folder, UNFINISHED, manifest)
     there, asked = comparable(before), comparable(manifest)
-    if changed := [f"{n}: {there.get(n)} -> {asked[n]}" for n in asked if there.get(n) != asked[n]]:
+    if changed := [name for name in asked if there.get(name) != asked[name]]:
+        shown = [f"{n}: {_shown(n, before)} -> {_shown(n, manifest)}" for n in changed]
         raise UserError(
-            f"{folder} holds something else (there -> asked): {'; '.join(changed)}. Ask for "
+            f"{folder} holds something else (there -> asked): {'; '.join(shown)}. Ask for "
             f"what is there to go on with it, or choose another --out"
         )
     for name in names:
@@ -171,6 +177,16 @@ def _begin(folder: ShardFolder, manifest: dict[str, Any]) -> dict[str, Any] | No
                 file=sys.stderr,
             )
     return finished
+
+
+def _shown(name: str, manifest: Mapping[str, Any]) -> str:
+    """An entry of a manifest, for a message."""
+    if name != "sources":
+        return str(manifest.get(name))
+    return ", ".join(
+        f"{source['spec']} ({source['documents']:,} documents, {source['fingerprint'][:8]})"
+        for source in manifest["sources"]
+    )
 
 
 def _read_metadata(folder: ShardFolder) -> dict[str, Any]:

@@ -41,8 +41,8 @@ def test_completions_and_chats(griffin):
     assert len(choices[0]["logprobs"]["tokens"]) <= 8
     text = responses[2].body["choices"][0]["message"]["content"]
     assert text == griffin.lm.chat(messages, max_tokens=9, temperature=1.0, seed=3)
-    record = responses[2].record()
-    assert record["custom_id"] == "id-2"
+    record = responses[2].record("5")
+    assert (record["id"], record["custom_id"]) == ("batch_req_5", "id-2")
     assert record["error"] is None
     assert (record["response"]["status_code"], record["response"]["body"]) == (
         200,

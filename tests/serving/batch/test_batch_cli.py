@@ -70,6 +70,39 @@ def test_ctrl_c_and_on(batch, griffin, monkeypatch, tmp_path, capsys):
     assert len(records(tmp_path / "out.jsonl")) == 2
 
 
+def test_answers_are_those_of_the_model_and_the_options(batch, tmp_path, monkeypatch):
+    """All custom_ids are there, but what is asked now is something else."""
+    (tmp_path / "m").mkdir()
+    steps = [3]
+    monkeypatch.setattr("checkpoints.store.latest_step", lambda run: steps[-1])
+    template = tmp_path / "template.jinja"
+    template.write_text("{{ messages }}")
+    monkeypatch.chdir(tmp_path)
+    options = ["--chat-template", "template.jinja"]
+    assert batch(*options) == 1
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    options[1] = "../template.jinja"
+
+    def refused() -> bool:
+        with pytest.raises(UserError, match="not of these requests by this model with these opt"):
+            batch(*options)
+        return True
+
+    assert refused()  # m is another path here
+    monkeypatch.chdir(tmp_path)
+    options[1] = "template.jinja"
+    assert batch(*options) == 1
+    options += ["--dtype", "bfloat16"]
+    assert refused()
+    options = options[:2]
+    steps.append(4)  # it has been trained on
+    assert refused()
+    steps.pop()
+    template.write_text("{{ messages[0] }}")
+    assert refused()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -77,6 +110,8 @@ def test_ctrl_c_and_on(batch, griffin, monkeypatch, tmp_path, capsys):
         (["--max-prompt", "0"], "--max-prompt 0"),
         (["--cache", "nan"], "--cache nan: expected 0 or more"),
         (["--errors", "out.jsonl"], "three different files"),
+        (["--errors", "s3://bucket/errors.jsonl"], "is a URL: requests and answers are files"),
+        (["--errors", "nowhere/errors.jsonl"], "no folder nowhere, in which errors.jsonl is to be"),
     ],
 )
 def test_what_cannot_be(batch, options, message, tmp_path, monkeypatch):

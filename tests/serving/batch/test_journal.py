@@ -41,7 +41,33 @@ def test_files_in_the_order_of_the_requests(requests, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("asked.jsonl", "errors.jsonl", "out.jsonl"),
     ]
-    assert finished(out, errors, requests)
+    assert finished(out, errors, requests, SETTINGS)
+
+
+def test_a_batch_of_the_same_names_is_another_one(requests, asked, line, tmp_path):
+    """Other prompts, another model or other options, though each custom_id is there."""
+    out, errors = tmp_path / "out.jsonl", tmp_path / "errors.jsonl"
+    with open_journal(out, requests, SETTINGS) as journal:
+        for number, one in enumerate(requests):
+            journal.add(response(one, 400 if number else 200))
+        journal.finish(out, errors)
+    others = Requests(asked([line(name, {"prompt": "else"}) for name in "abcd"]))
+    for of, settings in ((others, SETTINGS), (requests, {"model": "n"})):
+        with pytest.raises(UserError, match="not of these requests by this model with these"):
+            finished(out, errors, of, settings)
+    assert finished(out, errors, requests, SETTINGS)
+
+
+def test_a_start_without_an_answer_leaves_nothing_behind(requests, tmp_path):
+    """And what one that was killed has left holds nobody back."""
+    out, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
+    with open_journal(out, requests, SETTINGS) as journal:
+        journal.hold_to({"weights": "one"})
+        kept = part.read_bytes()
+    assert not part.exists()
+    part.write_bytes(kept)
+    with open_journal(out, requests, {"model": "n"}) as journal:
+        journal.hold_to({"weights": "another"})
 
 
 @pytest.mark.parametrize("cut", [1, 30, 10_000])
@@ -65,12 +91,13 @@ def test_a_line_that_is_not_whole_is_cut_off(requests, tmp_path, cut):
 
 def test_another_batch_is_refused(requests, asked, line, tmp_path):
     out, errors = tmp_path / "out.jsonl", tmp_path / "errors.jsonl"
-    with (
-        open_journal(out, requests, SETTINGS),
-        pytest.raises(UserError, match="being written by another process"),
-        open_journal(out, requests, SETTINGS),
-    ):
-        pass
+    with open_journal(out, requests, SETTINGS) as journal:
+        with (
+            pytest.raises(UserError, match="being written by another process"),
+            open_journal(out, requests, SETTINGS),
+        ):
+            pass
+        journal.add(response(next(iter(requests))))
     with (
         pytest.raises(UserError, match=r"begun with model 'm' \(here 'n'\)"),
         open_journal(out, requests, {"model": "n"}),
@@ -79,17 +106,17 @@ def test_another_batch_is_refused(requests, asked, line, tmp_path):
     others = Requests(asked([line("z", {})]))
     with pytest.raises(UserError, match="other requests"), open_journal(out, others, SETTINGS):
         pass
-    (tmp_path / "out.jsonl.part").write_text('{"batch": 3}\n')
+    (tmp_path / "out.jsonl.part").write_text('{"batch": 3}\n{"custom_id": "z"}\n')
     with pytest.raises(UserError, match="damaged"), open_journal(out, others, SETTINGS):
         pass
     out.write_text('{"custom_id": "a"}\n')
     with pytest.raises(UserError, match="not of these requests"):
-        finished(out, errors, others)
+        finished(out, errors, others, SETTINGS)
     out.unlink()
     (tmp_path / "out.jsonl.part").unlink()
     errors.write_text("")
     with pytest.raises(UserError, match=r"errors.jsonl is there, and no out.jsonl"):
-        finished(out, errors, others)
+        finished(out, errors, others, SETTINGS)
 
 
 KILLED = """

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from checkpoints import store
+from checkpoints.ray_cluster import package_version
 from recurrentgemma.errors import UserError
 from recurrentgemma.params import flat_params
 from serving.batch import ray_engines
@@ -34,13 +35,19 @@ class Lost(Exception):
 
 class LocalRay:
     """What RayEngines asks of Ray, in this process: a call is made when its answer is fetched. The
-    calls whose numbers are in `lost` find their actor gone; the cluster has room for so many actors
-    as `places` says, and those after them never begin."""
+    calls whose numbers are in `lost` find their actor gone, for the reason `why`; the cluster has
+    room for so many actors as `places` says, and those after them never begin."""
 
     exceptions = SimpleNamespace(RayActorError=Lost)
 
-    def __init__(self, lost: tuple[int, ...] = (), cpus: int = 2, places: int = 100):
-        self.lost, self.cpus, self.places = lost, cpus, places
+    def __init__(
+        self,
+        lost: tuple[int, ...] = (),
+        machines: tuple[int, ...] = (2,),
+        places: int = 100,
+        why: str = "it was killed",
+    ):
+        self.lost, self.machines, self.places, self.why = lost, machines, places, why
         self.calls = self.actors = 0
         self.killed: list[Any] = []
         self.kill = self.killed.append
@@ -49,8 +56,8 @@ class LocalRay:
         if address != "local":
             raise ConnectionError("nobody answers")
 
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": self.cpus}
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"CPU": float(cpus)}} for cpus in self.machines]
 
     def shutdown(self) -> None:
         pass
@@ -74,7 +81,7 @@ class LocalRay:
     def get(self, call: "Call") -> Any:
         self.calls += 1
         if self.calls in self.lost:
-            raise Lost("it was killed")
+            raise Lost(self.why)
         return call.answer()
 
 
@@ -88,6 +95,7 @@ class OneALine:
 
     def __init__(self, engine: Any, *, model: str):
         self.lines: list[Line] = []
+        self.identity = {"weights": engine, "dtype": "float32"}
 
     @property
     def room(self) -> bool:
@@ -153,23 +161,38 @@ def test_what_cannot_be_begun(cluster, asked, line, tmp_path, monkeypatch):
         cluster(LocalRay(), count=3)
     with pytest.raises(UserError, match="room for 0 engines of 1 CPUs and 1 GPUs, and 1 "):
         cluster(LocalRay(), gpus=1.0)
+    machines = LocalRay(machines=(2, 1, 1))
+    message = "are 2 of 1 CPUs and 0 GPUs, 1 of 2 CPUs and 0 GPUs, which have room for 0 engines"
+    with pytest.raises(UserError, match=message):
+        cluster(machines, cpus=3.0)  # of four, which no machine has
+    assert len(cluster(machines)) == 4
 
     def no_engine() -> Any:
         raise UserError("there is no checkpoint there")
 
+    weights = iter("abcd")
+    everywhere = tuple(range(1, 99))
+    missing = "TemporaryActor, ip=10.0.0.7: ModuleNotFoundError: No module named 'serving'"
+    changed = "the machine .* has griffin-lm .*, and that of the command an older one: install the"
     requests = Requests(asked([line("a", {})]))
-    for make_engine, lost, message in (
-        (no_engine, (), "there is no checkpoint there"),
-        (engine, tuple(range(1, 99)), "4 engines were lost .* it was killed; what is answered is"),
+    for make_engine, ray, version, message in (
+        (no_engine, LocalRay(), None, r"the machine \S+: there is no checkpoint there"),
+        (engine, LocalRay(everywhere), None, "4 engines were lost .* it was killed; what is answ"),
+        (engine, LocalRay(everywhere, why=missing), None, "machine 10.0.0.7 lacks .*'serving'.: i"),
+        (engine, LocalRay(), "an older one", changed),
+        (lambda: next(weights), LocalRay(), None, r"see different models .* \(weights\): give on"),
     ):
+        monkeypatch.setattr(
+            ray_engines, "package_version", lambda v=version: v or package_version()
+        )
         with (
-            closing(cluster(LocalRay(lost), make_engine, count=1)) as engines,
+            closing(cluster(ray, make_engine)) as engines,
             open_journal(tmp_path / "out.jsonl", requests, {}) as journal,
             pytest.raises(UserError, match=message),
         ):
             answer_all(requests, journal, engines)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match='pip install "ray'):
+    with pytest.raises(UserError, match=r"pip install 'griffin-lm"):
         RayEngines(engine, model="m", slots=1, address="local")
 
 
@@ -193,7 +216,7 @@ def check_answers(lm: Any, out: Path, bodies: list[dict[str, Any]]) -> None:
 
 @pytest.mark.slow  # a cluster, and two engines that compile their programs
 def test_a_batch_over_ray(asked, line, tmp_path, language_model):
-    pytest.importorskip("ray", reason='needs Ray: pip install "ray>=2.50"')
+    pytest.importorskip("ray", reason="needs Ray: pip install 'griffin-lm[ray]'")
     lm = model_of_run(tmp_path, language_model)
     bodies = [
         {"prompt": f"{n}", "max_tokens": 5 + n, "temperature": 1, "seed": n} for n in range(9)

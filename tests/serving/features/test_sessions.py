@@ -1,5 +1,7 @@
 """A session goes on where it was, whatever happened to it in between."""
 
+import subprocess
+import sys
 import threading
 
 import jax
@@ -138,6 +140,32 @@ def test_one_at_a_time(griffin, sessions):
     for thread in threads:
         thread.join()
     assert "in" in seen
+
+
+OTHER = """
+import sys
+from pathlib import Path
+from serving.features.name_locks import NameLocks
+locks = NameLocks(Path(sys.argv[1]))
+assert locks.take("a")
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_another_server_on_the_same_folder_holds_it(sessions, tmp_path):
+    command = [sys.executable, "-c", OTHER, str(tmp_path / "sessions/.locks")]
+    with subprocess.Popen(command, stdin=-1, stdout=-1) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(SessionBusy, match="session 'a' is answering a request on another serv"):
+            sessions.lease("a").__enter__()
+        with sessions.lease("b"):
+            pass
+        other.kill()
+    with sessions.lease("a"):
+        pass
+    assert sessions.names() == []
 
 
 def test_a_damaged_file_is_refused_and_the_others_live_on(griffin, sessions, tmp_path):

@@ -210,7 +210,8 @@ def test_a_document_that_cannot_be_read_stops_it_and_loses_nothing(tmp_path: Pat
     assert not list(out.glob(".tokens*"))
     assert not (out / "tokens-00003-of-00004.array_record").exists()
     (tmp_path / "a.jsonl").write_text(good)
-    with pytest.raises(ValueError, match=r"holds something else .*: sources: "):
+    message = r"sources: jsonl:\S+ \([\d,]+ documents, \w+\) -> jsonl:\S+ \([\d,]+ documents, "
+    with pytest.raises(ValueError, match=message):
         tokenise([f"jsonl:{tmp_path}/a.jsonl"], "bytes", out, shards=4, workers=1)
 
 
@@ -218,6 +219,8 @@ def test_what_makes_no_sense_is_refused(corpus: Path, whole: Path, tmp_path: Pat
     spec, out = f"jsonl:{corpus}/a.jsonl", tmp_path / "out"
     with pytest.raises(ValueError, match="nothing to tokenise: name at least one source"):
         tokenise([], "bytes", out)
+    with pytest.raises(ValueError, match="--out memory://x: what is in memory is seen by one"):
+        tokenise([spec], "bytes", "memory://x")
     with pytest.raises(ValueError, match="holds token ids already"):
         tokenise([f"arrayrecord:{whole}"], "bytes", out)
     with pytest.raises(ValueError, match="1501 shards of 1500 documents: expected 1 to 1500"):
