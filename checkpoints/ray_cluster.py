@@ -78,7 +78,6 @@ def _give_token() -> None:
     names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     if any(name in os.environ for name in names) or (Path.home() / ".ray/auth_token").exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # what is refused, we say
 
 
 def _connect(ray: Any, address: str, *, answers: bool) -> None:
@@ -101,7 +100,8 @@ def _connect(ray: Any, address: str, *, answers: bool) -> None:
             ) from None
         raise UserError(
             f"--ray {address}: there is no cluster ({reason}); `ray start --head` begins one, and "
-            "--ray local one for this command alone"
+            "--ray local one for this command alone. If there is one, its token is another than "
+            "this machine's (RAY_AUTH_TOKEN, or the file ~/.ray/auth_token)"
         ) from None
 
 

@@ -23,6 +23,7 @@ import contextlib
 import importlib.util
 import json
 import platform
+import re
 import shlex
 import shutil
 import sys
@@ -164,6 +165,9 @@ def open_results(
         raise MissingExtra(
             "--out draws plots, which needs matplotlib: run `pip install 'griffin-lm[eval]'`"
         )
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(folder)):
+        url = str(folder).replace(":/", "://", 1)
+        raise UserError(f"--out {url} is a URL: expected a folder, on this machine or a mount")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: --out takes a folder, which is made")
     folder.mkdir(parents=True, exist_ok=True)

@@ -107,7 +107,7 @@ def run(arguments: BatchArguments) -> int:
     arguments = _with_whole_paths(arguments)
     settings = _settings(arguments, model)
     if finished(out, errors, requests, settings):
-        print(f"{out} has all {len(requests):,} answers already")
+        print(f"{out} has every answer already ({len(requests):,})")
         return 1 if errors.exists() else 0
     with open_journal(out, requests, settings) as journal:
         before = len(journal.done)
@@ -153,42 +153,53 @@ def _check_ray(arguments: BatchArguments) -> None:
 def _check_files(arguments: BatchArguments) -> None:
     for path in (arguments.requests, arguments.out, arguments.errors or arguments.out):
         if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
+            url = str(path).replace(":/", "://", 1)
             raise UserError(
-                f"{path} is a URL: requests and answers are files, on this machine or a mount; a "
+                f"{url} is a URL: requests and answers are files, on this machine or a mount; a "
                 "cluster's machines need to see PATH alone"
             )
     for path in (arguments.out, arguments.errors or arguments.out):
         if not path.parent.is_dir():
             raise UserError(f"there is no folder {path.parent}, in which {path.name} is to be")
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, and a file of answers is to be there")
 
 
 def _with_whole_paths(arguments: BatchArguments) -> BatchArguments:
     """As another machine, or another folder, finds what is here."""
-    given = {name: getattr(arguments, name) for name in ("path", "config", "chat_template")}
     whole = {
         name: str(Path(value).absolute())
-        for name, value in given.items()
-        if value is not None and Path(value).exists()
+        for name in ("config", "chat_template")
+        if (value := getattr(arguments, name)) is not None and Path(value).is_file()
     }
+    if Path(arguments.path).exists():
+        whole["path"] = str(Path(arguments.path).absolute())
     return dataclasses.replace(arguments, **whole)
 
 
 def _settings(arguments: BatchArguments, model: str) -> dict[str, Any]:
     """What answers depend on beside the requests, as far as it is known before the model is."""
+    from checkpoints.sampled_digest import sampled_digest
     from checkpoints.store import latest_step
 
-    path, template = Path(arguments.path), arguments.chat_template
-    if template is not None and Path(template).is_file():
-        template = hashlib.sha256(Path(template).read_bytes()).hexdigest()
+    path = Path(arguments.path)
     return {
         "path": str(path.resolve()) if path.exists() else arguments.path,
         "step": latest_step(path) if path.is_dir() else None,
+        "files of the model": sampled_digest(path),
         "model": model,
         "dtype": arguments.dtype,
-        "config": arguments.config,
-        "chat template": template,
+        "config": _name_or_digest(arguments.config),
+        "chat template": _name_or_digest(arguments.chat_template),
         "max_prompt": arguments.max_prompt,
     }
+
+
+def _name_or_digest(given: str | None) -> str | None:
+    """Of a file, what tells its content."""
+    if given is None or not Path(given).is_file():
+        return given
+    return hashlib.sha256(Path(given).read_bytes()).hexdigest()[:32]
 
 
 @contextlib.contextmanager
@@ -199,6 +210,7 @@ def _answerer(arguments: BatchArguments, model: str) -> "Iterator[Takes]":
 
         yield Answerer(_engine(arguments), model=model)
         return
+    from checkpoints.sampled_digest import sampled_digest
     from serving.batch.ray_engines import RayEngines
 
     engines = RayEngines(
@@ -209,6 +221,7 @@ def _answerer(arguments: BatchArguments, model: str) -> "Iterator[Takes]":
         count=arguments.ray_engines,
         cpus=arguments.ray_cpus,
         gpus=arguments.ray_gpus,
+        files=(arguments.path, sampled_digest(arguments.path)),
     )
     with contextlib.closing(engines):
         print(f"{len(engines)} engines of {arguments.slots} slots")

@@ -25,7 +25,8 @@ from recurrentgemma.errors import UserError
 from serving.batch.answerer import Response
 from serving.batch.lines import Requests
 
-DIGESTS = ("requests", "chat template")  # of what a batch depends on: named, and not shown
+# Of what a batch depends on these are named in messages, and not shown.
+DIGESTS = ("requests", "files of the model", "config", "chat template")
 
 
 class Journal:
@@ -163,8 +164,8 @@ def finished(out: Path, errors: Path, requests: Requests, settings: Mapping[str,
     batch = _batch(requests, settings)
     if sorted(ids) != sorted(f"batch_req_{_number(batch, name)}" for name in requests.numbers):
         raise UserError(
-            f"{out} is there, and not of these requests by this model with these options: give "
-            "another, or remove it"
+            f"{out} is there, and with {errors.name} (if any line was refused) it is not of these "
+            "requests by this model with these options: give another, or remove it"
         )
     journal.unlink(missing_ok=True)  # of one that was killed at its very end
     return True

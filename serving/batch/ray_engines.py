@@ -25,6 +25,7 @@ from checkpoints.ray_cluster import (
     room_for,
     share_of,
 )
+from checkpoints.sampled_digest import sampled_digest
 from recurrentgemma.errors import UserError
 from serving.batch.answerer import Answerer, Response
 from serving.batch.lines import Line
@@ -43,6 +44,8 @@ class RayEngines:
     model: as in Answerer. slots: of each engine. cpus, gpus: that each engine takes of its machine.
     address: of the cluster; "auto": the one that this machine belongs to; "local": one that is
       begun here, and ends with this.
+    files: the model's path, and its checkpoints.sampled_digest here; None: it is not here, and the
+      engines are compared with one another alone.
     Raises MissingExtra without Ray; UserError: there is no such cluster, or no room in it.
     """
 
@@ -56,6 +59,7 @@ class RayEngines:
         count: int = 0,
         cpus: float = 1.0,
         gpus: float = 0.0,
+        files: tuple[str, str | None] = ("", None),
     ):
         self._most = AT_ONCE * slots
         with contextlib.ExitStack() as stack:
@@ -69,7 +73,7 @@ class RayEngines:
                 )
             self._patience = Patience(ray, cpus, gpus)
             actor = ray.remote(_Actor).options(**share_of(cpus, gpus))
-            self._new_actor = lambda: actor.remote(make_engine, model, package_version())
+            self._new_actor = lambda: actor.remote(make_engine, model, package_version(), files)
             self._engines = [_Remote(self._new_actor()) for _ in range(count or room)]
             self._homeless: deque[Line] = deque()  # of lost engines, or before one has begun
             self._lost = 0
@@ -195,8 +199,15 @@ class _Beginning(NamedTuple):
 class _Actor:
     """One engine, there."""
 
-    def __init__(self, make_engine: Callable[[], Engine], model: str, version: str):
+    def __init__(
+        self,
+        make_engine: Callable[[], Engine],
+        model: str,
+        version: str,
+        files: tuple[str, str | None],
+    ):
         self._make_engine, self._model, self._version = make_engine, model, version
+        self._files = files
         self._waiting: deque[Line] = deque()
         self._answerer: Answerer
 
@@ -204,8 +215,13 @@ class _Actor:
         """Or why there is no engine."""
         if (refusal := other_version(self._version)) is not None:
             return refusal
-        machine = socket.gethostname()
+        machine, (path, digest) = socket.gethostname(), self._files
         try:
+            if digest is not None and sampled_digest(path) not in (digest, None):
+                return (
+                    f"the machine {machine} sees another model at {path} than the command: give "
+                    "one that every machine shares"
+                )
             self._answerer = Answerer(self._make_engine(), model=self._model)
         except (UserError, OSError) as error:
             return f"the machine {machine}: {error}"

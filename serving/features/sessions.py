@@ -74,7 +74,7 @@ class SessionInfo:
     name: str
     bytes: int
     used: float  # seconds since the epoch
-    busy: bool
+    busy: bool  # here; of other servers on the same folder nothing is known
     learns: bool
 
 
@@ -184,10 +184,10 @@ class Sessions:
 
     def create(self, name: str, *, adapt: bool = False) -> None:
         """An empty one, which learns where `adapt`. Raises SessionExists, UserError."""
-        if self._path(name).exists():
-            raise SessionExists(f"there is a session {name!r}: choose another name", field="name")
+        self._require_free(name)
         adaptations = self._adaptations if adapt else None
         with self.lease(name) as lease:
+            self._require_free(name)  # it may have begun since
             self.write(name, lease.point)
             if adaptations is not None:
                 adaptations.turn_on(name, lease.point)
@@ -195,12 +195,16 @@ class Sessions:
     def fork(self, name: str, new: str) -> None:
         """A copy under another name. Raises NoSuchSession, SessionBusy, SessionDamaged,
         SessionExists."""
-        if self._path(new).exists():
-            raise SessionExists(f"there is a session {new!r}: choose another name", field="name")
+        self._require_free(new)
         with self.lease(name, new=False) as lease, self.lease(new) as other:
+            self._require_free(new)
             self.write(other.name, lease.point)
             if self.info(name).learns:
                 self._adaptations.copy(name, new)
+
+    def _require_free(self, name: str) -> None:
+        if self._path(name).exists():
+            raise SessionExists(f"there is a session {name!r}: choose another name", field="name")
 
     def delete(self, name: str) -> None:
         """Raises NoSuchSession, SessionBusy."""

@@ -33,7 +33,7 @@ def test_answers_and_errors(batch, griffin, tmp_path, capsys):
     assert (error["custom_id"], error["response"]["status_code"]) == ("b", 400)
     assert error["response"]["body"]["error"]["param"] == "top_p"
     assert batch() == 1  # it is done: nothing is answered anew
-    assert "all 3 answers already" in capsys.readouterr().out
+    assert "has every answer already (3)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -73,16 +73,19 @@ def test_ctrl_c_and_on(batch, griffin, monkeypatch, tmp_path, capsys):
 def test_answers_are_those_of_the_model_and_the_options(batch, tmp_path, monkeypatch):
     """All custom_ids are there, but what is asked now is something else."""
     (tmp_path / "m").mkdir()
+    weights = tmp_path / "m/model.safetensors"
+    weights.write_text("one")
+    (tmp_path / "c.json").write_text("{}")
     steps = [3]
     monkeypatch.setattr("checkpoints.store.latest_step", lambda run: steps[-1])
     template = tmp_path / "template.jinja"
     template.write_text("{{ messages }}")
     monkeypatch.chdir(tmp_path)
-    options = ["--chat-template", "template.jinja"]
+    options = ["--chat-template", "template.jinja", "--config", "c.json"]
     assert batch(*options) == 1
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    options[1] = "../template.jinja"
+    options[1:4:2] = "../template.jinja", "../c.json"
 
     def refused() -> bool:
         with pytest.raises(UserError, match="not of these requests by this model with these opt"):
@@ -91,16 +94,20 @@ def test_answers_are_those_of_the_model_and_the_options(batch, tmp_path, monkeyp
 
     assert refused()  # m is another path here
     monkeypatch.chdir(tmp_path)
-    options[1] = "template.jinja"
+    options[1:4:2] = "template.jinja", str(tmp_path / "c.json")
     assert batch(*options) == 1
     options += ["--dtype", "bfloat16"]
     assert refused()
-    options = options[:2]
+    options = options[:4]
     steps.append(4)  # it has been trained on
     assert refused()
     steps.pop()
-    template.write_text("{{ messages[0] }}")
-    assert refused()
+    for file in (template, weights, tmp_path / "c.json"):
+        before = file.read_text()
+        file.write_text("another")
+        assert refused()
+        file.write_text(before)
+    assert batch(*options) == 1
 
 
 @pytest.mark.parametrize(
@@ -110,7 +117,8 @@ def test_answers_are_those_of_the_model_and_the_options(batch, tmp_path, monkeyp
         (["--max-prompt", "0"], "--max-prompt 0"),
         (["--cache", "nan"], "--cache nan: expected 0 or more"),
         (["--errors", "out.jsonl"], "three different files"),
-        (["--errors", "s3://bucket/errors.jsonl"], "is a URL: requests and answers are files"),
+        (["--errors", "s3://bucket/errors.jsonl"], "s3://bucket/errors.jsonl is a URL: requests"),
+        (["--errors", "."], "is a folder, and a file of answers is to be there"),
         (["--errors", "nowhere/errors.jsonl"], "no folder nowhere, in which errors.jsonl is to be"),
     ],
 )

@@ -173,6 +173,9 @@ def test_what_cannot_be_begun(cluster, asked, line, tmp_path, monkeypatch):
     weights = iter("abcd")
     everywhere = tuple(range(1, 99))
     missing = "TemporaryActor, ip=10.0.0.7: ModuleNotFoundError: No module named 'serving'"
+    here = tmp_path / "here"
+    here.write_text("one")
+    files = (str(here), "the digest of another")
     changed = "the machine .* has griffin-lm .*, and that of the command an older one: install the"
     requests = Requests(asked([line("a", {})]))
     for make_engine, ray, version, message in (
@@ -191,6 +194,12 @@ def test_what_cannot_be_begun(cluster, asked, line, tmp_path, monkeypatch):
             pytest.raises(UserError, match=message),
         ):
             answer_all(requests, journal, engines)
+    with (
+        closing(cluster(LocalRay(), files=files)) as engines,
+        open_journal(tmp_path / "out.jsonl", requests, {}) as journal,
+        pytest.raises(UserError, match=r"sees another model at \S+here than the command: give one"),
+    ):
+        answer_all(requests, journal, engines)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'griffin-lm"):
         RayEngines(engine, model="m", slots=1, address="local")

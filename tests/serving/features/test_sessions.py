@@ -193,6 +193,23 @@ def test_an_empty_one_and_a_name_that_is_taken(griffin, sessions):
         assert turn(griffin, lease, "x", seed=1) == turn(griffin, other, "x", seed=1)
 
 
+@pytest.mark.parametrize("call", [lambda s: s.create("b"), lambda s: s.fork("a", "b")])
+def test_a_name_that_is_taken_at_the_same_time(sessions, monkeypatch, call):
+    """By another server, say: what that has answered stays."""
+    sessions.create("a")
+    lease, point = sessions.lease, sessions.point("a")._replace(count=5)
+
+    def late(name: str, **options):
+        if name == "b":
+            sessions.write("b", point)
+        return lease(name, **options)
+
+    monkeypatch.setattr(sessions, "lease", late)
+    with pytest.raises(SessionExists, match="there is a session 'b'"):
+        call(sessions)
+    assert sessions.point("b").count == 5
+
+
 def test_a_piece_of_a_token_is_held_as_text(griffin, sessions):
     """What a stop string has cut off is not in it, and what was told is."""
     with sessions.lease("a") as lease:
