@@ -48,6 +48,7 @@ from serving.features.name_locks import NameLocks
 
 ENDING = ".session"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+LEARNING = "/"  # among the locks of names, of which it is none
 NONE_LEARNS = "no session learns on this server: have it started with --adapting 1 or more"
 
 
@@ -82,7 +83,9 @@ class Sessions:
     """The sessions in a folder, of one model. Any thread may call it.
 
     most: of them; one more is refused until another is deleted.
-    adaptations: of those that learn, in the same folder; None: none may.
+    adaptations: of those that learn, in the same folder; None: none may. What they have learned is
+      in this process's memory.
+    Raises SessionBusy: they learn in another server on this folder.
     """
 
     def __init__(
@@ -100,6 +103,11 @@ class Sessions:
         self._lock = threading.Lock()
         self._busy: set[str] = set()
         self._elsewhere = NameLocks(folder / ".locks")
+        if adaptations is not None and not self._elsewhere.take(LEARNING):
+            raise SessionBusy(
+                f"another server has the sessions in {folder} learn, and one at a time may: ask "
+                "that one, or start this one without --adapting or with another --sessions"
+            )
 
     def names(self) -> list[str]:
         """Of all sessions, sorted. Files that no request can name are none."""

@@ -15,7 +15,7 @@ written again. See `token_shards.py` for what is left at the end.
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,9 +158,7 @@ def _begin(folder: ShardFolder, manifest: dict[str, Any]) -> dict[str, Any] | No
             f"{folder} holds something else (there -> asked): {'; '.join(shown)}. Ask for "
             f"what is there to go on with it, or choose another --out"
         )
-    for name in names:
-        if name.startswith(".") and name.endswith(".tmp"):
-            folder.remove(name)
+    _clear_away(folder, names)
     for number in range(manifest["shard_count"]):
         name = shard_name(number, manifest["shard_count"])
         written = finished["shards"][number] if finished else None
@@ -177,6 +175,13 @@ def _begin(folder: ShardFolder, manifest: dict[str, Any]) -> dict[str, Any] | No
                 file=sys.stderr,
             )
     return finished
+
+
+def _clear_away(folder: ShardFolder, names: Iterable[str]) -> None:
+    """What was left half written."""
+    for name in names:
+        if name.startswith(".") and name.endswith(".tmp"):
+            folder.remove(name)
 
 
 def _shown(name: str, manifest: Mapping[str, Any]) -> str:
@@ -246,6 +251,7 @@ def _finish(shards: Shards, finished: dict[str, Any] | None) -> dict[str, Any]:
         if name not in here:
             raise UserError(f"{folder}/{name}: this shard is missing; {AGAIN}")
     folder.remove(UNFINISHED)
+    _clear_away(folder, here)  # of a machine that was lost meanwhile
     if isinstance(folder, DiskFolder):
         TokenShards(folder.path)  # every shard is there, and whole
     return finished

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -148,6 +149,7 @@ from pathlib import Path
 from serving.features.name_locks import NameLocks
 locks = NameLocks(Path(sys.argv[1]))
 assert locks.take("a")
+assert locks.take("/")
 print(flush=True)
 sys.stdin.read()
 """
@@ -162,6 +164,8 @@ def test_another_server_on_the_same_folder_holds_it(sessions, tmp_path):
             sessions.lease("a").__enter__()
         with sessions.lease("b"):
             pass
+        with pytest.raises(SessionBusy, match=r"another server has the sessions in \S+ learn"):
+            Sessions(tmp_path / "sessions", sessions._lm, adaptations=cast(Any, object()))
         other.kill()
     with sessions.lease("a"):
         pass

@@ -79,6 +79,16 @@ def test_killed_and_called_again_is_the_same(
     assert files_of(out) == files_of(whole)
 
 
+def test_what_a_lost_machine_leaves_meanwhile_is_cleared_away(corpus, whole, tmp_path):
+    out = tmp_path / "out"
+
+    def leave(done: object) -> None:
+        (out / ".tokens-00008-of-00009.array_record.1.tmp").write_bytes(b"half a shard")
+
+    tokenise([f"jsonl:{corpus}/a.jsonl"], str(corpus), out, shards=9, workers=1, progress=leave)
+    assert files_of(out) == files_of(whole)
+
+
 @pytest.mark.parametrize("last", ["documents.npy", "tokens.json"])
 def test_stopped_at_the_very_end_and_called_again_is_the_same(
     corpus: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
