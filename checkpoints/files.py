@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from recurrentgemma.errors import UserError
 
 LOCK = ".lock"
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # what is there is not what was written
 
 
@@ -71,14 +73,25 @@ def locked(directory: Path) -> Iterator[None]:
             message = f"{directory} is being written by another process; wait for it to end"
             raise UserError(message) from None
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
-            print(
-                f"{directory} is on a file system without locks ({error.strerror}): see to it that "
-                f"only one program writes there",
-                file=sys.stderr,
-            )
+            tell_without_locks(directory, error)
         yield
+
+
+def tell_without_locks(directory: Path, error: OSError) -> None:
+    """Say so, on stderr, where the file system knows no locks. Raises the error: it is another."""
+    if error.errno not in WITHOUT_LOCKS:
+        raise error
+    print(
+        f"{directory} is on a file system without locks ({error.strerror}): see to it that only "
+        "one program writes there",
+        file=sys.stderr,
+    )
+
+
+def url_in(path: Path) -> str | None:
+    """The URL that a path was made of, where a command takes none."""
+    text = str(path)
+    return text.replace(":/", "://", 1) if re.match(r"[a-z][a-z0-9+.-]+:/", text) else None
 
 
 @contextlib.contextmanager

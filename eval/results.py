@@ -23,7 +23,6 @@ import contextlib
 import importlib.util
 import json
 import platform
-import re
 import shlex
 import shutil
 import sys
@@ -37,7 +36,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 import griffin_lm
-from checkpoints.files import locked, naming, new_file
+from checkpoints.files import locked, naming, new_file, url_in
 from recurrentgemma.errors import MissingExtra, UserError
 
 RESULT, PROGRESS, SETTINGS = "result.json", "progress", "settings.json"
@@ -165,8 +164,7 @@ def open_results(
         raise MissingExtra(
             "--out draws plots, which needs matplotlib: run `pip install 'griffin-lm[eval]'`"
         )
-    if re.match(r"[a-z][a-z0-9+.-]+:/", str(folder)):
-        url = str(folder).replace(":/", "://", 1)
+    if (url := url_in(folder)) is not None:
         raise UserError(f"--out {url} is a URL: expected a folder, on this machine or a mount")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: --out takes a folder, which is made")

@@ -59,7 +59,7 @@ def make_engine(arguments: ServeArguments) -> Engine:
         slots=arguments.slots,
         max_prompt=arguments.max_prompt,
         constrained=True,
-        constraints=_constraints(lm.tokenizer),
+        constraints=constraints_of(lm.tokenizer),
         rows=arguments.prompts,
         cache=_cache(arguments),
         model=served_name(arguments),
@@ -112,7 +112,7 @@ def _proposer(arguments: ServeArguments, lm: "LanguageModel") -> "Proposer | Non
     return DraftProposals(draft, lm, arguments.slots)
 
 
-def _constraints(tokenizer: "Tokenizer | None") -> Constraints | None:
+def constraints_of(tokenizer: "Tokenizer | None") -> Constraints | None:
     """Where the tokenizer can be held to a form."""
     try:
         return None if tokenizer is None else Constraints(tokenizer)

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from checkpoints.files import url_in
 from checkpoints.hub_names import title
 from recurrentgemma.errors import UserError
 
@@ -115,7 +115,7 @@ def run(arguments: BatchArguments) -> int:
             print(f"{before:,} of {len(requests):,} lines were answered before")
         if before < len(requests):
             with (
-                _answerer(arguments, model) as answerer,
+                _answerer(arguments, model, settings["files of the model"]) as answerer,
                 progress_bar("answering", len(requests), unit="lines") as bar,
             ):
                 tokens = journal.tokens
@@ -152,8 +152,7 @@ def _check_ray(arguments: BatchArguments) -> None:
 
 def _check_files(arguments: BatchArguments) -> None:
     for path in (arguments.requests, arguments.out, arguments.errors or arguments.out):
-        if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
-            url = str(path).replace(":/", "://", 1)
+        if (url := url_in(path)) is not None:
             raise UserError(
                 f"{url} is a URL: requests and answers are files, on this machine or a mount; a "
                 "cluster's machines need to see PATH alone"
@@ -203,14 +202,13 @@ def _name_or_digest(given: str | None) -> str | None:
 
 
 @contextlib.contextmanager
-def _answerer(arguments: BatchArguments, model: str) -> "Iterator[Takes]":
-    """One engine here, or those of a cluster."""
+def _answerer(arguments: BatchArguments, model: str, digest: str | None) -> "Iterator[Takes]":
+    """One engine here, or those of a cluster, where the model's files have this digest, too."""
     if arguments.ray is None:
         from serving.batch.answerer import Answerer
 
         yield Answerer(_engine(arguments), model=model)
         return
-    from checkpoints.sampled_digest import sampled_digest
     from serving.batch.ray_engines import RayEngines
 
     engines = RayEngines(
@@ -221,7 +219,7 @@ def _answerer(arguments: BatchArguments, model: str) -> "Iterator[Takes]":
         count=arguments.ray_engines,
         cpus=arguments.ray_cpus,
         gpus=arguments.ray_gpus,
-        files=(arguments.path, sampled_digest(arguments.path)),
+        files=(arguments.path, digest),
     )
     with contextlib.closing(engines):
         print(f"{len(engines)} engines of {arguments.slots} slots")
@@ -232,26 +230,20 @@ def _engine(arguments: BatchArguments) -> "Engine":
     import recurrentgemma as rg
     from recurrentgemma.text.chat import use_template
     from serving.engine.engine import Engine
-    from serving.features.constraints import Constraints
     from serving.features.prefix_cache import PrefixCache
+    from serving.serve_engine import constraints_of
 
     lm = rg.load(arguments.path, arguments.config, dtype=arguments.dtype)
-    constraints = None
-    if lm.tokenizer is not None:
-        if arguments.chat_template is not None:
-            use_template(lm.tokenizer, arguments.chat_template)
-        try:
-            constraints = Constraints(lm.tokenizer)
-        except UserError as error:
-            print(f"no schemas, regular expressions or grammars: {error}")
-    elif arguments.chat_template is not None:
-        raise UserError("--chat-template: this checkpoint has no tokenizer")
+    if arguments.chat_template is not None:
+        if lm.tokenizer is None:
+            raise UserError("--chat-template: this checkpoint has no tokenizer")
+        use_template(lm.tokenizer, arguments.chat_template)
     return Engine(
         lm,
         slots=arguments.slots,
         max_prompt=arguments.max_prompt,
         constrained=True,
-        constraints=constraints,
+        constraints=constraints_of(lm.tokenizer),
         rows=arguments.prompts,
         cache=PrefixCache(device_bytes=int(arguments.cache * 2**30), host_bytes=0),
     )

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of which one process at a time holds each, on whatever machine that shares the folder."""
 
-import errno
 import fcntl
 import hashlib
 import os
-import sys
 import weakref
 from pathlib import Path
 
-WITHOUT = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+from checkpoints.files import WITHOUT_LOCKS, tell_without_locks
 
 
 class NameLocks:
@@ -31,9 +29,9 @@ class NameLocks:
         except (BlockingIOError, PermissionError):
             return False
         except OSError as error:
-            if error.errno not in WITHOUT:
-                raise
-            self._tell(error)
+            if error.errno not in WITHOUT_LOCKS or not self._is_told:
+                tell_without_locks(self._path.parent, error)
+            self._is_told = True
         return True
 
     def give_back(self, name: str) -> None:
@@ -41,17 +39,8 @@ class NameLocks:
         try:
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _byte(name))
         except OSError as error:
-            if error.errno not in WITHOUT:
+            if error.errno not in WITHOUT_LOCKS:
                 raise
-
-    def _tell(self, error: OSError) -> None:
-        if not self._is_told:
-            self._is_told = True
-            print(
-                f"{self._path.parent} is on a file system without locks ({error.strerror}): see to "
-                "it that only one server uses it",
-                file=sys.stderr,
-            )
 
 
 def _byte(name: str) -> int:

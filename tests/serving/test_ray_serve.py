@@ -64,7 +64,7 @@ def test_what_cannot_be(given, message):
 
 
 RAY = """
-import httpx, sys
+import httpx, sys, threading
 import ray
 from ray import serve
 from serving.ray_serve import app
@@ -72,7 +72,8 @@ from serving.ray_serve import app
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 serve.start(http_options={"port": int(sys.argv[2])})
 given = {"path": sys.argv[1], "slots": "1", "cpus": "0.5", "cache": "0.01"}
-serve.run(app(given | {"sessions": sys.argv[3], "log_requests": "false"}))
+given |= {"sessions": sys.argv[3], "log_requests": "false"}
+serve.run(app(given))
 url = f"http://127.0.0.1:{sys.argv[2]}"
 places = {}
 for session in ("alice", "bob", "carol", "dave", "erin", "frank"):
@@ -104,6 +105,27 @@ for _ in range(2):
     httpx.delete(f"{url}/v1/sessions/ann", headers={"Authorization": "Bearer secret"})
 assert said == [told(one) for _ in range(3)], said
 assert httpx.post(f"{url}/v1/completions", json={"prompt": "x"}).status_code == 401
+
+# Another deployment takes over while clients ask.
+statuses, is_over = [], threading.Event()
+def ask_on(header):
+    headers = {"X-Session-Id": header, "Authorization": "Bearer secret"}
+    while not is_over.is_set():
+        body = {"prompt": "ab", "max_tokens": 8, "temperature": 0}
+        answer = httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=60)
+        statuses.append((answer.status_code, answer.text[-200:] * (answer.status_code != 200)))
+clients = [threading.Thread(target=ask_on, args=(session,)) for session in list(places)[:3]]
+for client in clients:
+    client.start()
+before = places[one]
+serve.run(app(given | {"slots": "2"}))
+is_over.set()
+for client in clients:
+    client.join()
+headers = {"X-Session-Id": one, "Authorization": "Bearer secret"}
+assert httpx.get(f"{url}/replica", headers=headers).json()["replica"] != before
+assert {status for status, _ in statuses} == {200}, statuses
+assert len(statuses) > 20, len(statuses)
 serve.shutdown()
 print("every session at its replica, and all answer alike")
 """
@@ -119,6 +141,6 @@ def test_ray_serve(tmp_path, language_model):
     command = [sys.executable, "-c", RAY, str(tmp_path), "8765", str(tmp_path / "sessions")]
     environment = os.environ | {"GRIFFIN_API_KEYS": "secret", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=400, cwd=tmp_path, env=environment
+        command, capture_output=True, text=True, timeout=500, cwd=tmp_path, env=environment
     )
     assert "every session at its replica" in done.stdout, done.stderr
